@@ -1,0 +1,255 @@
+"""The whole pipeline in one process on the embedded backend: what `ruum-batch run` starts."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import io
+import os
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from ops.events_file import EventsFile
+from shared import manifest, wiring
+from shared.adapters.google.gemini import GeminiModel
+from shared.clock import SystemClock
+from shared.errors import ManifestRejected
+from shared.heartbeat import Heartbeat
+from shared.manifest import Manifest, Problem
+from shared.messages import ImageChanged, decode
+from shared.model import Batch, BatchState, Counts
+from shared.ports import Delivery, Pictures, StagingModel, StoredObject
+from shared.settings import Settings
+from shared.sources import SourceRules
+from shared.staging.download import Downloader
+from shared.staging.photo_source import PhotoSource
+from shared.staging.pool import PicturePool
+from shared.staging.preview import PreviewModel
+from shared.subscriber import Subscriber, consume
+from shared.topology import CHANGES_TOPIC, DEAD_LETTER_DOOR, EVENTS_SUBSCRIPTION
+
+LOCAL_CLIENT_FOLDER: Final = "local"  # manifests/<folder>/: on one machine the folder says nothing about the client
+KEY_VARIABLES: Final = ("GEMINI_API_KEY", "GOOGLE_API_KEY")  # the names Google's own tools read, in this order
+CHANGES_AT_ONCE: Final = 200
+WATCH_SECONDS: Final = 0.5  # how often progress is looked at; the end itself is told by an event
+
+ModelMaker = Callable[[Settings, PicturePool], StagingModel]
+
+
+class FolderInUse(Exception):
+    """Another process works with the data folder."""
+
+
+class OurFault(Exception):
+    """The configuration does not allow work to go on; the text says what is wrong."""
+
+
+def gemini_key(environ: Mapping[str, str]) -> str | None:
+    """The key that is set, if any."""
+    return next((environ[name] for name in KEY_VARIABLES if environ.get(name)), None)
+
+
+def model_maker(name: str | None, environ: Mapping[str, str]) -> tuple[str, ModelMaker]:
+    """(name, maker) of the model asked for, or of Gemini when a key is set. Raises `OurFault` without a key for it."""
+    key = gemini_key(environ)
+    if name == "gemini" and key is None:
+        raise OurFault(f"--model gemini needs a key in {KEY_VARIABLES[0]} (https://aistudio.google.com/apikey)")
+    if key is not None and name != "preview":
+        return "gemini", lambda settings, pool: GeminiModel(key, settings.gemini)
+    return "preview", lambda settings, pool: PreviewModel(pool)
+
+
+@asynccontextmanager
+async def locked(data: Path) -> AsyncIterator[None]:
+    """Hold the data folder for this process; the system lets go of it however the process ends."""
+    data.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(data / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise FolderInUse(f"another ruum-batch works in {data}; wait for it or give another --data") from None
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def open_backend(clock: SystemClock, data: Path, out: Path) -> wiring.Embedded:
+    """The backend of a data folder, its results below `out`."""
+    data.mkdir(parents=True, exist_ok=True)
+    folders = {"intake": data / "intake", "work": data / "work", "results": out}
+    return wiring.embedded(clock, data / "batch.sqlite", folders)
+
+
+class LocalRun:
+    """One manifest's way through the rooms. Use `open`, then `ingest`, then `work`."""
+
+    def __init__(
+        self, settings: Settings, embedded: wiring.Embedded, clock: SystemClock, folders: list[Path], events: Path
+    ) -> None:
+        self._settings = settings
+        self._embedded = embedded
+        self._clock = clock
+        self._folders = folders
+        self._events = events
+        self.store = embedded.store
+        self.rooms = wiring.rooms(embedded.backend, clock, settings, self._rules_of, folder_is_client=False)
+        self.closed = asyncio.Event()
+        self._batch_id = ""
+
+    @classmethod
+    async def open(cls, settings: Settings, data: Path, out: Path, manifest_path: Path, photos: list[Path]) -> LocalRun:
+        """Open the backend. Photos may come from the manifest's folder, `photos`, and folders of earlier batches."""
+        clock = SystemClock()
+        embedded = open_backend(clock, data, out)
+        await embedded.store.take_over()
+        folders = [manifest_path.parent.resolve(), *(folder.resolve() for folder in photos)]
+        for batch in await embedded.store.batches():
+            folders.append(Path(batch.manifest.base.removeprefix("file://")))
+        return cls(settings, embedded, clock, list(dict.fromkeys(folders)), out / "events.jsonl")
+
+    def _rules_of(self, stored: StoredObject) -> SourceRules:
+        return SourceRules(
+            base=stored.metadata["base"],
+            allow_http=self._settings.download.allow_http,
+            folders=tuple(str(folder) for folder in self._folders),
+        )
+
+    async def ingest(self, path: Path, content: bytes) -> Batch:
+        """Put the manifest into the intake bucket and take it in; the batch may be `rejected`."""
+        name = f"manifests/{LOCAL_CLIENT_FOLDER}/{path.name}"
+        base = path.parent.resolve().as_uri().rstrip("/") + "/"
+        bucket = self._settings.buckets.intake
+        await self._embedded.objects.put(
+            bucket, name, content, content_type="application/octet-stream", metadata={"base": base}
+        )
+        batch = await self.rooms.ingest.handle(bucket, name)
+        if batch is None:
+            raise OurFault(f"{name} was not taken for a manifest")
+        self._batch_id = batch.id
+        return batch
+
+    async def work(
+        self,
+        make_model: ModelMaker,
+        stop: asyncio.Event,
+        grace_seconds: float,
+        show: Callable[[Batch, Counts], None],
+        pictures: Pictures | None = None,
+    ) -> Batch:
+        """Stage until the batch is closed and its event written, or `stop` is set. Raises `OurFault`."""
+        pool = PicturePool(self._settings.photo)
+        downloader = Downloader(self._settings.download, self._settings.photo.most_bytes)
+        model = make_model(self._settings, pool)
+        heartbeat = Heartbeat(self.store, self._clock, self._settings.worker.heartbeat_seconds)
+        source = PhotoSource(downloader, self._embedded.objects, self._folders, self._settings.photo.most_bytes)
+        room = wiring.stage_image(
+            self._embedded.backend,
+            self._clock,
+            self._settings,
+            heartbeat=heartbeat,
+            source=source,
+            pictures=pictures or pool,
+            model=model,
+        )
+        faults: list[str] = []
+
+        def halted(reason: str) -> None:
+            faults.append(reason)
+            stop.set()
+
+        subscriber = Subscriber(self._embedded.queue, room.handle, self._clock, self._settings.worker, halted)
+        await heartbeat.beat()
+        background = [asyncio.create_task(loop) for loop in (heartbeat.run(), *self._consumers())]
+        subscribing = asyncio.create_task(subscriber.run(stop, grace_seconds))
+        try:
+            batch = await self._watch(stop, subscribing, show)
+            stop.set()
+            await subscribing
+            return batch if not faults else self._fault(faults[0])
+        finally:
+            for task in background:
+                task.cancel()
+            await asyncio.gather(*background, return_exceptions=True)
+            await heartbeat.stop()
+            await downloader.aclose()
+            if isinstance(model, GeminiModel):
+                await model.aclose()
+            pool.close()
+            self._embedded.database.close()
+
+    def _fault(self, reason: str) -> Batch:
+        raise OurFault(reason)
+
+    def _consumers(self) -> list[Any]:
+        """The loops that stand in for Eventarc and for the CRM."""
+        events = EventsFile(self._events, self._on_event)
+
+        async def changed(delivery: Delivery) -> None:
+            await self.rooms.aggregate.handle(decode(ImageChanged, delivery.data))
+
+        async def dead(delivery: Delivery) -> None:
+            await self.rooms.dead_letter.handle(delivery.data, delivery.attributes)
+
+        queue, clock = self._embedded.queue, self._clock
+        return [
+            consume(queue, CHANGES_TOPIC, changed, most=CHANGES_AT_ONCE, clock=clock),
+            consume(queue, DEAD_LETTER_DOOR, dead, most=10, clock=clock),
+            consume(queue, EVENTS_SUBSCRIPTION, events.handle, most=10, clock=clock),
+        ]
+
+    def _on_event(self, event: dict[str, Any]) -> None:
+        if event["type"] == "ruum.batch.completed" and event["subject"] == self._batch_id:
+            self.closed.set()
+
+    async def _watch(
+        self, stop: asyncio.Event, subscribing: asyncio.Task[None], show: Callable[[Batch, Counts], None]
+    ) -> Batch:
+        """Show progress until the batch is closed and announced, or work has stopped."""
+        while True:
+            batch = await self.store.batch(self._batch_id)
+            if batch is None:
+                raise RuntimeError(f"batch {self._batch_id} is gone")
+            show(batch, await self.store.counts(batch.id))
+            announced = batch.state is BatchState.CLOSED and batch.announced_round >= batch.round
+            if announced and not await self._embedded.queue.waiting(EVENTS_SUBSCRIPTION):
+                return batch
+            if subscribing.done() or stop.is_set():
+                return batch
+            # Carries on a closing that a kill interrupted; does nothing in every other case.
+            await self.rooms.closer.check(batch.id)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(WATCH_SECONDS):
+                    await self.closed.wait()
+
+
+def checked(
+    content: bytes, name: str, settings: Settings, rules: SourceRules
+) -> tuple[Manifest | None, tuple[Problem, ...]]:
+    """The manifest, or its problems."""
+    try:
+        return manifest.read(io.BytesIO(content), name, settings.manifest, rules), ()
+    except ManifestRejected as error:
+        return None, error.problems
+
+
+def summary(batch: Batch, counts: Counts, cost_usd: float, results: Path) -> dict[str, Any]:
+    """What `--json` prints of a batch."""
+    done: dict[str, Any] = msgspec.to_builtins(
+        {
+            "batchId": batch.id,
+            "state": batch.outcome,
+            "total": batch.total,
+            "completed": counts.completed,
+            "failed": counts.failed,
+            "cancelled": counts.cancelled,
+            "successRate": round(counts.completed / batch.total, 4) if batch.total else 0.0,
+            "costUsd": cost_usd,
+            "resultsDir": str(results),
+        }
+    )
+    return done

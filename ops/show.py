@@ -1,0 +1,81 @@
+"""How the command line shows things: progress, problems, summaries. Everything for people goes to stderr but results."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any, Final
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from shared.manifest import Problem
+from shared.model import Batch, Counts
+
+MOST_PROBLEMS_SHOWN: Final = 50  # on a terminal; the file has all of them
+PLAIN_SECONDS: Final = 5.0  # between two lines of progress where there is no terminal
+
+err = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+out = Console(highlight=False, markup=False, soft_wrap=True)
+
+
+def problems(name: str, found: Sequence[Problem], written_to: str | None) -> None:
+    """A rejected manifest's problems, one a line."""
+    err.print(f"{name}: rejected, {len(found)} problem{'s' if len(found) != 1 else ''}")
+    for problem in found[:MOST_PROBLEMS_SHOWN]:
+        err.print(f"  {problem}")
+    if len(found) > MOST_PROBLEMS_SHOWN:
+        err.print(f"  … and {len(found) - MOST_PROBLEMS_SHOWN} more")
+    if written_to:
+        err.print(f"All of them as JSON: {written_to}")
+
+
+def as_json(document: dict[str, Any]) -> None:
+    """One JSON object on stdout."""
+    sys.stdout.write(json.dumps(document, ensure_ascii=False, indent=2) + "\n")
+
+
+class BatchProgress:
+    """A bar with counts and time left on a terminal, a line every few seconds elsewhere. A context manager."""
+
+    def __init__(self) -> None:
+        self._bar: Progress | None = None
+        self._task = TaskID(0)
+        self._printed_at = 0.0
+        self._printed = -1
+
+    def __enter__(self) -> BatchProgress:
+        if err.is_terminal:
+            self._bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[detail]}"),
+                TimeElapsedColumn(),
+                TextColumn("left"),
+                TimeRemainingColumn(),
+                console=err,
+            )
+            self._task = self._bar.add_task("staging", total=None, detail="")
+            self._bar.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    def show(self, batch: Batch, counts: Counts) -> None:
+        """Called often; shows what changed."""
+        detail = f"{counts.failed} failed" if counts.failed else ""
+        if self._bar:
+            self._bar.update(
+                self._task, description=batch.state.value, total=batch.total, completed=counts.settled, detail=detail
+            )
+            return
+        now = time.monotonic()
+        finished = counts.settled == batch.total
+        if counts.settled != self._printed and (finished or now - self._printed_at >= PLAIN_SECONDS):
+            self._printed, self._printed_at = counts.settled, now
+            err.print(f"{batch.id}: {counts.settled} of {batch.total} settled, {counts.failed} failed")

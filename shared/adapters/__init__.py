@@ -1,0 +1,1 @@
+"""One package per backend; each implements the ports of `shared.ports`."""

@@ -1,0 +1,1 @@
+"""One machine, no server: SQLite for documents and messages, a directory for objects."""

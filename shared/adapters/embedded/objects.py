@@ -1,0 +1,128 @@
+"""The ObjectStore as a directory: objects are plain files people can open; generations and metadata are in SQLite.
+
+A write replaces the file and commits its row under the database's write lock. A kill between the two leaves the new
+bytes under the old generation; the write is then repeated by whoever takes the work over, and writers carry the same
+or a higher fence, so no reader is misled for longer than that.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+
+from shared.adapters.embedded.database import Database
+from shared.errors import PreconditionFailed
+from shared.ports import Clock, StoredObject
+
+_COLUMNS = "bucket, name, generation, bytes, metadata, updated_at"
+
+
+def _object(row: tuple[str, str, int, int, str, float]) -> StoredObject:
+    bucket, name, generation, size, metadata, updated_at = row
+    return StoredObject(bucket, name, generation, size, json.loads(metadata), updated_at)
+
+
+def _checked(name: str) -> str:
+    """Refuse names that would leave the bucket's folder; ours never do, a bug's might."""
+    if not name or name.startswith("/") or "\\" in name or any(part in ("", ".", "..") for part in name.split("/")):
+        raise ValueError(f"not an object name: {name!r}")
+    return name
+
+
+class EmbeddedObjects:
+    """See `shared.ports.ObjectStore`. `folders` maps each bucket to its directory; None keeps objects in memory."""
+
+    def __init__(self, database: Database, clock: Clock, folders: Mapping[str, Path] | None) -> None:
+        self._database = database
+        self._clock = clock
+        self._folders = folders
+
+    def _path(self, bucket: str, name: str) -> Path | None:
+        return None if self._folders is None else self._folders[bucket] / _checked(name)
+
+    async def put(
+        self,
+        bucket: str,
+        name: str,
+        data: bytes,
+        *,
+        content_type: str,
+        metadata: Mapping[str, str] | None = None,
+        if_generation: int | None = None,
+    ) -> StoredObject:
+        path = self._path(bucket, name)
+        kept = json.dumps({**(metadata or {}), "contentType": content_type})
+        temporary = None
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+            temporary.write_bytes(data)
+
+        def work(connection: sqlite3.Connection) -> StoredObject:
+            now_there = self._row(connection, bucket, name)
+            if if_generation is not None and if_generation != (now_there.generation if now_there else 0):
+                raise PreconditionFailed(f"{bucket}/{name} is not at generation {if_generation}")
+            connection.execute("UPDATE generations SET last = last + 1")
+            generation = connection.execute("SELECT last FROM generations").fetchone()[0]
+            row = (bucket, name, generation, len(data), kept, self._clock.now())
+            content = data if path is None else None
+            connection.execute("INSERT OR REPLACE INTO objects VALUES (?, ?, ?, ?, ?, ?, ?)", (*row, content))
+            if path is not None and temporary is not None:
+                temporary.replace(path)
+            return _object(row)
+
+        try:
+            return await self._database.write("object write", work)
+        finally:
+            if temporary is not None:
+                temporary.unlink(missing_ok=True)
+
+    def _row(self, connection: sqlite3.Connection, bucket: str, name: str) -> StoredObject | None:
+        query = f"SELECT {_COLUMNS} FROM objects WHERE bucket = ? AND name = ?"
+        row = connection.execute(query, (bucket, name)).fetchone()
+        if row is None:
+            return None
+        path = self._path(bucket, name)
+        # A file that a person deleted is gone, whatever the row says.
+        return _object(row) if path is None or path.is_file() else None
+
+    async def stat(self, bucket: str, name: str) -> StoredObject | None:
+        return await self._database.read("object read", lambda connection: self._row(connection, bucket, name))
+
+    async def get(self, bucket: str, name: str) -> tuple[StoredObject, bytes] | None:
+        def work(connection: sqlite3.Connection) -> tuple[StoredObject, bytes] | None:
+            found = self._row(connection, bucket, name)
+            if found is None:
+                return None
+            path = self._path(bucket, name)
+            if path is not None:
+                return found, path.read_bytes()
+            query = "SELECT content FROM objects WHERE bucket = ? AND name = ?"
+            return found, connection.execute(query, (bucket, name)).fetchone()[0]
+
+        return await self._database.read("object read", work)
+
+    async def list(self, bucket: str, prefix: str) -> AsyncIterator[StoredObject]:
+        # A range instead of LIKE: "_" and "%" are ordinary characters in names.
+        query = f"SELECT {_COLUMNS} FROM objects WHERE bucket = ? AND name >= ? AND name < ? ORDER BY name"
+        values = (bucket, prefix, prefix + "\U0010ffff")
+        rows = await self._database.read("object list", lambda c: c.execute(query, values).fetchall())
+        for row in rows:
+            yield _object(row)
+
+    async def delete(self, bucket: str, name: str) -> None:
+        path = self._path(bucket, name)
+
+        def work(connection: sqlite3.Connection) -> None:
+            connection.execute("DELETE FROM objects WHERE bucket = ? AND name = ?", (bucket, name))
+            if path is not None:
+                path.unlink(missing_ok=True)
+
+        await self._database.write("object delete", work)
+
+    def uri(self, bucket: str, name: str) -> str:
+        path = self._path(bucket, name)
+        return f"memory://{bucket}/{name}" if path is None else path.resolve().as_uri()

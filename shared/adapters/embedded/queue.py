@@ -1,0 +1,157 @@
+"""The Queue on SQLite, with Pub/Sub's semantics: at least once, leases, backoff, delivery attempts, dead letters."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sqlite3
+from collections.abc import Sequence
+from typing import Final
+
+
+from shared.adapters.embedded.database import Database
+from shared.ports import Clock, Delivery, Message
+from shared.topology import CHANGES_TOPIC, Policy, Topology
+
+# Messages of other processes (a `retry-failed` beside a `run`) are noticed this late; our own wake the puller at once.
+FOREIGN_SECONDS: Final = 1.0
+# The change feed plays Eventarc's part, whose first retry comes after 10 s; here a fold that failed is soon repeated.
+CHANGES_POLICY: Final = Policy(ack_deadline_seconds=60, retry_minimum_seconds=1, retry_maximum_seconds=60)
+LONGEST_LEASE_SECONDS: Final = 600.0  # Pub/Sub's own maximum
+BACKOFF_FACTOR: Final = 2.0
+
+
+class EmbeddedQueue:
+    """See `shared.ports.Queue`. A message lies once per subscription of its topic, as in Pub/Sub."""
+
+    def __init__(self, database: Database, clock: Clock, topology: Topology) -> None:
+        self._database = database
+        self._clock = clock
+        self._topology = topology
+        self._policies = {CHANGES_TOPIC: CHANGES_POLICY}
+        for topic in topology.topics:
+            self._policies.update(topology.subscriptions(topic))
+        self._arrivals = {name: asyncio.Event() for name in self._policies}
+
+    def _subscriptions(self, topic: str) -> Sequence[str]:
+        return [CHANGES_TOPIC] if topic == CHANGES_TOPIC else list(self._topology.topics[topic].subscriptions)
+
+    async def publish(self, topic: str, messages: Sequence[Message]) -> None:
+        await self._database.write("publish", lambda connection: self.publish_within(connection, topic, messages))
+        self.wake(topic)
+
+    def publish_within(self, connection: sqlite3.Connection, topic: str, messages: Sequence[Message]) -> None:
+        """Publish inside a transaction of the caller, who calls `wake` once it is committed."""
+        now = self._clock.now()
+        connection.executemany(
+            "INSERT INTO messages (subscription, data, attributes, published_at, due_at) VALUES (?, ?, ?, ?, ?)",
+            [
+                (subscription, message.data, json.dumps(dict(message.attributes)) if message.attributes else "", now, now)
+                for subscription in self._subscriptions(topic)
+                for message in messages
+            ],
+        )
+
+    def wake(self, topic: str) -> None:
+        """Tell the pullers of a topic's subscriptions that something has come."""
+        for subscription in self._subscriptions(topic):
+            self._arrivals[subscription].set()
+
+    async def pull(self, subscription: str, most: int, wait_seconds: float) -> list[Delivery]:
+        deadline = self._clock.monotonic() + wait_seconds
+        arrival = self._arrivals[subscription]
+        while True:
+            arrival.clear()
+            if await self._database.read("queue look", lambda connection: self._is_due(connection, subscription)):
+                deliveries = await self._database.write("pull", lambda c: self._lease(c, subscription, most))
+                if deliveries:
+                    return deliveries
+            left = deadline - self._clock.monotonic()
+            if left <= 0:
+                return []
+            pause = min(left, await self._database.read("queue look", lambda c: self._next_due(c, subscription)))
+            try:
+                async with asyncio.timeout(pause):
+                    await arrival.wait()
+            except TimeoutError:
+                pass
+
+    def _is_due(self, connection: sqlite3.Connection, subscription: str) -> bool:
+        query = "SELECT 1 FROM messages WHERE subscription = ? AND due_at <= ? LIMIT 1"
+        return connection.execute(query, (subscription, self._clock.now())).fetchone() is not None
+
+    def _next_due(self, connection: sqlite3.Connection, subscription: str) -> float:
+        """Seconds until a message of the subscription falls due, at most `FOREIGN_SECONDS` when others can write."""
+        query = "SELECT min(due_at) FROM messages WHERE subscription = ?"
+        due = connection.execute(query, (subscription,)).fetchone()[0]
+        most = FOREIGN_SECONDS if self._database.path else LONGEST_LEASE_SECONDS
+        return most if due is None else min(most, max(0.001, due - self._clock.now()))
+
+    def _lease(self, connection: sqlite3.Connection, subscription: str, most: int) -> list[Delivery]:
+        policy = self._policies[subscription]
+        now = self._clock.now()
+        rows = connection.execute(
+            "SELECT id, data, attributes, deliveries, published_at FROM messages"
+            " WHERE subscription = ? AND due_at <= ? ORDER BY due_at, id LIMIT ?",
+            (subscription, now, most),
+        ).fetchall()
+        deliveries = []
+        for identity, data, attributes, count, published_at in rows:
+            decoded: dict[str, str] = json.loads(attributes) if attributes else {}
+            if policy.max_deliveries is not None and count >= policy.max_deliveries:
+                self._dead_letter(connection, identity, policy, Message(data, decoded))
+                continue
+            attempt = count + 1
+            ack_id = f"{identity}.{attempt}"
+            deliveries.append(Delivery(ack_id, str(identity), data, decoded, attempt, published_at))
+        connection.executemany(
+            "UPDATE messages SET deliveries = deliveries + 1, ack_id = ?, due_at = ? WHERE id = ?",
+            [(d.ack_id, now + policy.ack_deadline_seconds, int(d.message_id)) for d in deliveries],
+        )
+        return deliveries
+
+    def _dead_letter(self, connection: sqlite3.Connection, identity: int, policy: Policy, message: Message) -> None:
+        connection.execute("DELETE FROM messages WHERE id = ?", (identity,))
+        if policy.dead_letter_topic:
+            self.publish_within(connection, policy.dead_letter_topic, [message])
+            self.wake(policy.dead_letter_topic)
+
+    async def extend(self, subscription: str, ack_ids: Sequence[str], seconds: float) -> None:
+        now = self._clock.now()
+        until = now + min(seconds, LONGEST_LEASE_SECONDS)
+        rows = [(until, int(ack_id.partition(".")[0]), ack_id, now) for ack_id in ack_ids]
+        query = "UPDATE messages SET due_at = ? WHERE id = ? AND ack_id = ? AND due_at > ?"
+        await self._database.write("extend", lambda connection: connection.executemany(query, rows))
+
+    async def ack(self, subscription: str, ack_ids: Sequence[str]) -> None:
+        rows = [(int(ack_id.partition(".")[0]), ack_id) for ack_id in ack_ids]
+        query = "DELETE FROM messages WHERE id = ? AND ack_id = ?"
+        await self._database.write("ack", lambda connection: connection.executemany(query, rows))
+
+    async def nack(self, subscription: str, ack_ids: Sequence[str]) -> None:
+        def work(connection: sqlite3.Connection) -> None:
+            for ack_id in ack_ids:
+                key = (int(ack_id.partition(".")[0]), ack_id)
+                row = connection.execute("SELECT nacks FROM messages WHERE id = ? AND ack_id = ?", key).fetchone()
+                if row:
+                    due = self._clock.now() + self._backoff(self._policies[subscription], row[0])
+                    query = "UPDATE messages SET due_at = ?, nacks = nacks + 1, ack_id = NULL WHERE id = ?"
+                    connection.execute(query, (due, key[0]))
+
+        await self._database.write("nack", work)
+        self._arrivals[subscription].set()
+
+    def _backoff(self, policy: Policy, nacks: int) -> float:
+        """Doubling from the policy's minimum to its maximum, with up to a quarter of jitter."""
+        pause = min(policy.retry_maximum_seconds, policy.retry_minimum_seconds * BACKOFF_FACTOR**nacks)
+        return pause * self._clock.random.uniform(1.0, 1.25)
+
+    async def waiting(self, subscription: str) -> int:
+        """Messages of a subscription that are not acked yet, those in hand included."""
+        query = "SELECT count(*) FROM messages WHERE subscription = ?"
+
+        def work(connection: sqlite3.Connection) -> int:
+            count: int = connection.execute(query, (subscription,)).fetchone()[0]
+            return count
+
+        return await self._database.read("queue look", work)

@@ -1,0 +1,225 @@
+"""The BatchStore on SQLite: each change is read, decided and written in one transaction."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import AsyncIterator, Sequence
+from typing import Final, TypeVar
+
+import msgspec
+
+from shared import messages
+from shared.adapters.embedded.database import Database
+from shared.adapters.embedded.queue import EmbeddedQueue
+from shared.model import Batch, Counts, Document, Image, ImageState, Refusal, Tally, Worker
+from shared.ports import Decision, Message
+from shared.topology import CHANGES_TOPIC
+
+D = TypeVar("D", Batch, Image, Tally)
+
+PAGE: Final = 500  # images read at once: about 400 KB
+
+_batch = msgspec.json.Decoder(Batch)
+_image = msgspec.json.Decoder(Image)
+_tally = msgspec.json.Decoder(Tally)
+_worker = msgspec.json.Decoder(Worker)
+_encode = msgspec.json.Encoder().encode
+
+
+def _decide(document: D, decide: Decision[D], token: str) -> D | Refusal | None:
+    """The document to write, a refusal, or None when the last write was this very change."""
+    if document.token == token:
+        return None
+    decided = decide(document)
+    return decided if isinstance(decided, Refusal) else msgspec.structs.replace(decided, token=token)
+
+
+class EmbeddedStore:
+    """See `shared.ports.BatchStore`. An image and its change event are written in one transaction."""
+
+    def __init__(self, database: Database, queue: EmbeddedQueue) -> None:
+        self._database = database
+        self._queue = queue
+
+    async def create_batch(self, batch: Batch) -> Batch:
+        def work(connection: sqlite3.Connection) -> Batch:
+            connection.execute(
+                "INSERT OR IGNORE INTO batches VALUES (?, ?, ?)", (batch.id, _encode(batch), batch.created_at)
+            )
+            return _batch.decode(connection.execute("SELECT doc FROM batches WHERE id = ?", (batch.id,)).fetchone()[0])
+
+        return await self._database.write("batch write", work)
+
+    async def batch(self, batch_id: str) -> Batch | None:
+        def work(connection: sqlite3.Connection) -> Batch | None:
+            row = connection.execute("SELECT doc FROM batches WHERE id = ?", (batch_id,)).fetchone()
+            return _batch.decode(row[0]) if row else None
+
+        return await self._database.read("batch read", work)
+
+    async def batches(self) -> list[Batch]:
+        def work(connection: sqlite3.Connection) -> list[Batch]:
+            rows = connection.execute("SELECT doc FROM batches ORDER BY created_at DESC, id").fetchall()
+            return [_batch.decode(row[0]) for row in rows]
+
+        return await self._database.read("batch read", work)
+
+    async def change_batch(self, batch_id: str, decide: Decision[Batch], token: str) -> Batch | Refusal:
+        def work(connection: sqlite3.Connection) -> Batch | Refusal:
+            row = connection.execute("SELECT doc FROM batches WHERE id = ?", (batch_id,)).fetchone()
+            if row is None:
+                return Refusal.MISSING
+            before = _batch.decode(row[0])
+            after = _decide(before, decide, token)
+            if after is None or isinstance(after, Refusal):
+                return before if after is None else after
+            connection.execute("UPDATE batches SET doc = ? WHERE id = ?", (_encode(after), batch_id))
+            return after
+
+        return await self._database.write("batch write", work)
+
+    async def create_tallies(self, tallies: Sequence[Tally]) -> None:
+        rows = [(tally.batch, tally.shard, tally.counts.open, _encode(tally)) for tally in tallies]
+
+        def work(connection: sqlite3.Connection) -> None:
+            connection.executemany("INSERT OR IGNORE INTO tallies VALUES (?, ?, ?, ?)", rows)
+
+        await self._database.write("tally create", work)
+
+    async def tally(self, batch_id: str, shard: int) -> Tally | None:
+        def work(connection: sqlite3.Connection) -> Tally | None:
+            key = (batch_id, shard)
+            row = connection.execute("SELECT doc FROM tallies WHERE batch = ? AND shard = ?", key).fetchone()
+            return _tally.decode(row[0]) if row else None
+
+        return await self._database.read("tally read", work)
+
+    async def change_tally(self, batch_id: str, shard: int, decide: Decision[Tally], token: str) -> Tally | Refusal:
+        def work(connection: sqlite3.Connection) -> Tally | Refusal:
+            key = (batch_id, shard)
+            row = connection.execute("SELECT doc FROM tallies WHERE batch = ? AND shard = ?", key).fetchone()
+            if row is None:
+                return Refusal.MISSING
+            before = _tally.decode(row[0])
+            after = _decide(before, decide, token)
+            if after is None or isinstance(after, Refusal):
+                return before if after is None else after
+            connection.execute(
+                "UPDATE tallies SET open = ?, doc = ? WHERE batch = ? AND shard = ?",
+                (after.counts.open, _encode(after), *key),
+            )
+            return after
+
+        return await self._database.write("tally write", work)
+
+    async def open_images(self, batch_id: str) -> tuple[int, int]:
+        def work(connection: sqlite3.Connection) -> tuple[int, int]:
+            query = "SELECT coalesce(sum(open), 0), count(*) FROM tallies WHERE batch = ?"
+            total, shards = connection.execute(query, (batch_id,)).fetchone()
+            return total, shards
+
+        return await self._database.read("tally sum", work)
+
+    async def counts(self, batch_id: str) -> Counts:
+        def work(connection: sqlite3.Connection) -> Counts:
+            rows = connection.execute("SELECT doc FROM tallies WHERE batch = ?", (batch_id,)).fetchall()
+            return sum((_tally.decode(row[0]).counts for row in rows), Counts())
+
+        return await self._database.read("tally sum", work)
+
+    async def create_images(self, images: Sequence[Image]) -> None:
+        rows = [(image.batch, image.index, image.state.value, _encode(image)) for image in images]
+
+        def work(connection: sqlite3.Connection) -> None:
+            connection.executemany("INSERT OR IGNORE INTO images VALUES (?, ?, ?, ?)", rows)
+
+        await self._database.write("image create", work)
+
+    async def image(self, batch_id: str, index: int) -> Image | None:
+        def work(connection: sqlite3.Connection) -> Image | None:
+            key = (batch_id, index)
+            row = connection.execute("SELECT doc FROM images WHERE batch = ? AND position = ?", key).fetchone()
+            return _image.decode(row[0]) if row else None
+
+        return await self._database.read("image read", work)
+
+    async def images(self, batch_id: str, state: ImageState | None = None) -> AsyncIterator[Image]:
+        last = -1
+        while True:
+            page = await self._page(batch_id, state, last)
+            for image in page:
+                yield image
+            if len(page) < PAGE:
+                return
+            last = page[-1].index
+
+    async def _page(self, batch_id: str, state: ImageState | None, after: int) -> list[Image]:
+        query = "SELECT doc FROM images WHERE batch = ? AND position > ?"
+        values: tuple[str | int, ...] = (batch_id, after)
+        if state is not None:
+            query += " AND state = ?"
+            values = (*values, state.value)
+
+        def work(connection: sqlite3.Connection) -> list[Image]:
+            rows = connection.execute(f"{query} ORDER BY position LIMIT {PAGE}", values).fetchall()
+            return [_image.decode(row[0]) for row in rows]
+
+        return await self._database.read("image page", work)
+
+    async def change_image(
+        self, batch_id: str, index: int, decide: Decision[Image], token: str, seen: Image | None = None
+    ) -> Image | Refusal:
+        def work(connection: sqlite3.Connection) -> Image | Refusal:
+            key = (batch_id, index)
+            row = connection.execute("SELECT doc FROM images WHERE batch = ? AND position = ?", key).fetchone()
+            if row is None:
+                return Refusal.MISSING
+            before = _image.decode(row[0])
+            after = _decide(before, decide, token)
+            if after is None or isinstance(after, Refusal):
+                return before if after is None else after
+            connection.execute(
+                "UPDATE images SET state = ?, doc = ? WHERE batch = ? AND position = ?",
+                (after.state.value, _encode(after), *key),
+            )
+            event = messages.encode(messages.changed(before, after))
+            self._queue.publish_within(connection, CHANGES_TOPIC, [Message(event)])
+            return after
+
+        result = await self._database.write("image write", work)
+        self._queue.wake(CHANGES_TOPIC)
+        return result
+
+    async def beat(self, worker: Worker) -> None:
+        await self._put("workers", worker.id, worker)
+
+    async def worker(self, worker_id: str) -> Worker | None:
+        def work(connection: sqlite3.Connection) -> Worker | None:
+            row = connection.execute("SELECT doc FROM workers WHERE id = ?", (worker_id,)).fetchone()
+            return _worker.decode(row[0]) if row else None
+
+        return await self._database.read("worker read", work)
+
+    async def _put(self, table: str, key: str, document: Document) -> None:
+        def work(connection: sqlite3.Connection) -> None:
+            connection.execute(f"INSERT OR REPLACE INTO {table} VALUES (?, ?)", (key, _encode(document)))
+
+        await self._database.write(f"{table[:-1]} write", work)
+
+    async def take_over(self) -> None:
+        """Declare every earlier worker dead, and its leases and closer leases ended.
+
+        For a process that holds the exclusive lock of the data folder: nobody else can be alive, so nothing need wait
+        for a time-out.
+        """
+
+        def work(connection: sqlite3.Connection) -> None:
+            connection.execute("DELETE FROM workers")
+            connection.execute("UPDATE messages SET due_at = 0, ack_id = NULL WHERE ack_id IS NOT NULL")
+            for identity, doc in connection.execute("SELECT id, doc FROM batches").fetchall():
+                batch = _batch.decode(doc)
+                if batch.closer:
+                    free = msgspec.structs.replace(batch, closer=None, revision=batch.revision + 1)
+                    connection.execute("UPDATE batches SET doc = ? WHERE id = ?", (_encode(free), identity))
+
+        await self._database.write("take over", work)

@@ -1,0 +1,235 @@
+"""The three agents on Gemini, through google-genai.
+
+One long-lived client; no built-in retries (they ignore RetryInfo and hide calls from the quota); a total deadline
+around each call (the client's own is per read); nothing stored at the vendor (`store=False`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Final, NoReturn, TypeVar
+
+import httpx2
+from google import genai
+from google.genai import errors, types
+from pydantic import BaseModel, ValidationError
+
+from shared.errors import (
+    CodedError,
+    ConfigurationError,
+    DailyQuotaSpent,
+    ErrorCode,
+    ImageRejected,
+    RuumError,
+    Throttled,
+    WorldError,
+)
+from shared.ports import Answer, Photo, Request, Usage
+from shared.settings import Gemini
+from shared.staging import prompts
+from shared.staging.answers import Analysis, Verdict
+
+M = TypeVar("M", bound=BaseModel)
+
+# The aspect ratios the image model knows; the nearest is asked for, and the rest cropped away afterwards.
+_RATIOS: Final = ("1:1", "2:3", "3:2", "3:4", "4:3", "4:5", "5:4", "9:16", "16:9", "21:9")
+_REFUSALS: Final = {
+    types.FinishReason.SAFETY,
+    types.FinishReason.IMAGE_SAFETY,
+    types.FinishReason.PROHIBITED_CONTENT,
+    types.FinishReason.IMAGE_PROHIBITED_CONTENT,
+    types.FinishReason.BLOCKLIST,
+    types.FinishReason.SPII,
+    types.FinishReason.RECITATION,
+    types.FinishReason.IMAGE_RECITATION,
+}
+_SECONDS = re.compile(r"(\d+(?:\.\d+)?)s")
+
+
+class GeminiModel:
+    """Implements `shared.ports.StagingModel`. `aclose` at the end."""
+
+    def __init__(self, key: str, settings: Gemini) -> None:
+        self._settings = settings
+        self._client = genai.Client(
+            api_key=key,
+            vertexai=False,
+            http_options=types.HttpOptions(
+                base_url=settings.base_url,
+                api_version=settings.api_version,
+                timeout=int(max(settings.text_seconds, settings.image_seconds) * 1000),
+                retry_options=types.HttpRetryOptions(attempts=1),
+            ),
+        )
+
+    @property
+    def prompts(self) -> str:
+        return prompts.VERSION
+
+    @property
+    def text_model(self) -> str:
+        return self._settings.text_model
+
+    @property
+    def image_model(self) -> str:
+        return self._settings.image_model
+
+    async def analyse(self, photo: Photo, request: Request) -> Answer[Analysis]:
+        return await self._typed(Analysis, [prompts.analyse(request), _part(photo.jpeg)])
+
+    async def verify(self, photo: Photo, picture: bytes, analysis: Analysis, request: Request) -> Answer[Verdict]:
+        return await self._typed(Verdict, [prompts.verify(request, analysis), _part(photo.jpeg), _part(picture)])
+
+    async def generate(
+        self, photo: Photo, analysis: Analysis, request: Request, defects: Sequence[str]
+    ) -> Answer[bytes]:
+        config = types.GenerateContentConfig(
+            response_modalities=["IMAGE"],
+            image_config=types.ImageConfig(
+                aspect_ratio=nearest_ratio(photo.width, photo.height), image_size=self._settings.image_size
+            ),
+        )
+        contents = [prompts.generate(request, analysis, defects), _part(photo.jpeg)]
+        response = await self._call(self.image_model, contents, config, self._settings.image_seconds)
+        usage = _usage(self.image_model, response)
+        with _billed(usage):
+            parts = _parts(response)
+            pictures = [p.inline_data.data for p in parts if p.inline_data and p.inline_data.data and not p.thought]
+            if not pictures:
+                raise WorldError(ErrorCode.VENDOR_BAD_ANSWER, "the answer holds no picture")
+            return Answer(pictures[-1], usage)
+
+    async def _typed(self, kind: type[M], contents: list[Any]) -> Answer[M]:
+        config = types.GenerateContentConfig(response_mime_type="application/json", response_schema=kind)
+        response = await self._call(self.text_model, contents, config, self._settings.text_seconds)
+        usage = _usage(self.text_model, response)
+        with _billed(usage):
+            _parts(response)
+            value = response.parsed
+            if not isinstance(value, kind):
+                message = f"the answer does not fit {kind.__name__} (finish {_finish(response)})"
+                raise WorldError(ErrorCode.VENDOR_BAD_ANSWER, message)
+            return Answer(value, usage)
+
+    async def _call(
+        self, model: str, contents: list[Any], config: types.GenerateContentConfig, seconds: float
+    ) -> types.GenerateContentResponse:
+        """One call within its total deadline, every failure as one of our errors."""
+        stored_nowhere = config.model_copy(update={"store": False})
+        try:
+            async with asyncio.timeout(seconds):
+                return await self._client.aio.models.generate_content(
+                    model=model, contents=contents, config=stored_nowhere
+                )
+        except TimeoutError:
+            raise WorldError(ErrorCode.VENDOR_TIMEOUT, f"no answer from {model} within {seconds:g} s") from None
+        except errors.APIError as error:
+            _raise_for(error, model)
+        except httpx2.TimeoutException as error:
+            raise WorldError(ErrorCode.VENDOR_TIMEOUT, f"{model}: {type(error).__name__}") from error
+        except httpx2.HTTPError as error:
+            raise WorldError(ErrorCode.VENDOR_UNAVAILABLE, f"{model}: {type(error).__name__}") from error
+        except (json.JSONDecodeError, ValidationError, ValueError) as error:
+            raise WorldError(ErrorCode.VENDOR_BAD_ANSWER, f"{model}: {type(error).__name__}") from error
+
+    async def aclose(self) -> None:
+        """Close the client's connections."""
+        await self._client.aio.aclose()
+
+
+def nearest_ratio(width: int, height: int) -> str:
+    """The supported aspect ratio nearest to a picture's."""
+
+    def off(ratio: str) -> float:
+        across, down = map(int, ratio.split(":"))
+        quotient = (width / height) / (across / down)
+        return max(quotient, 1 / quotient)
+
+    return min(_RATIOS, key=off)
+
+
+def _part(jpeg: bytes) -> types.Part:
+    return types.Part.from_bytes(data=jpeg, mime_type="image/jpeg")
+
+
+def _parts(response: types.GenerateContentResponse) -> list[types.Part]:
+    """The parts of the first candidate. Raises when the vendor refused, or sent none."""
+    feedback = response.prompt_feedback
+    if feedback is not None and feedback.block_reason is not None:
+        raise ImageRejected(ErrorCode.REFUSED_BY_SAFETY, f"the vendor blocked it: {feedback.block_reason.value}")
+    if not response.candidates:
+        raise WorldError(ErrorCode.VENDOR_BAD_ANSWER, "the answer is empty")
+    candidate = response.candidates[0]
+    if candidate.finish_reason in _REFUSALS:
+        raise ImageRejected(ErrorCode.REFUSED_BY_SAFETY, f"the vendor refused it: {_finish(response)}")
+    parts = candidate.content.parts if candidate.content else None
+    if not parts:
+        raise WorldError(ErrorCode.VENDOR_BAD_ANSWER, f"the answer has no parts (finish {_finish(response)})")
+    return parts
+
+
+@contextmanager
+def _billed(usage: Usage) -> Iterator[None]:
+    """What an answer used is paid for, whether or not we can use the answer."""
+    try:
+        yield
+    except CodedError as error:
+        error.usage = usage
+        raise
+
+
+def _usage(model: str, response: types.GenerateContentResponse) -> Usage:
+    """Thinking counts as output: it is billed so."""
+    used = response.usage_metadata
+    if used is None:
+        return Usage(model)
+    return Usage(model, used.prompt_token_count or 0, (used.candidates_token_count or 0) + (used.thoughts_token_count or 0))
+
+
+def _finish(response: types.GenerateContentResponse) -> str:
+    reason = response.candidates[0].finish_reason if response.candidates else None
+    return reason.value if reason else "unknown"
+
+
+def _raise_for(error: errors.APIError, model: str) -> NoReturn:
+    """A status code as the error whose fault it is. Messages never carry the vendor's text, which may repeat our key."""
+    code: RuumError
+    if error.code == 429:
+        code = _throttled(error, model)
+    elif error.code >= 500 or error.code in (408, 499):
+        code = WorldError(ErrorCode.VENDOR_UNAVAILABLE, f"{model} answered {error.code}")
+    elif error.code in (401, 403):
+        code = ConfigurationError(f"{model} answered {error.code}: key or permission")
+    elif error.code == 404:
+        code = ConfigurationError(f"{model} answered 404: no such model for this key")
+    elif error.code == 400 and any(detail.get("reason") == "API_KEY_INVALID" for detail in _details(error)):
+        code = ConfigurationError(f"{model} answered 400: the key is not valid")
+    elif error.code == 400 and error.status == "FAILED_PRECONDITION":
+        code = ConfigurationError(f"{model} answered 400 FAILED_PRECONDITION: billing or region")
+    else:
+        # A request the vendor finds wrong: this photo's peculiarity or our bug. A few attempts, then it fails alone.
+        code = WorldError(ErrorCode.VENDOR_BAD_ANSWER, f"{model} answered {error.code} {error.status}")
+    raise code from None
+
+
+def _throttled(error: errors.APIError, model: str) -> RuumError:
+    details = _details(error)
+    violations = [v for detail in details for v in detail.get("violations", []) if isinstance(v, dict)]
+    if any("PerDay" in str(violation.get("quotaId", "")) for violation in violations):
+        return DailyQuotaSpent(f"the daily quota of {model} is spent")
+    for detail in details:
+        match = _SECONDS.fullmatch(str(detail.get("retryDelay", "")))
+        if match:
+            return Throttled(f"{model} answered 429", float(match[1]))
+    return Throttled(f"{model} answered 429")
+
+
+def _details(error: errors.APIError) -> list[dict[str, Any]]:
+    body = error.details
+    if isinstance(body, dict) and isinstance(body.get("error"), dict):
+        return [detail for detail in body["error"].get("details", []) if isinstance(detail, dict)]
+    return []

@@ -1,0 +1,258 @@
+"""What may be done to an image, as pure decisions: each answers the new image, or the refusal that says why not.
+
+Every backend runs these inside its own compare-and-set, so they may run more than once and must not have effects.
+
+    who             decision                     needs
+    a worker        claim                        the task's round; the holder's heartbeat if someone holds it
+    its holder      checkpoint release complete  the fence of its own claim
+                    fail cancel
+    DEAD LETTER     give_up                      no living claim; takes a fence of its own
+    an operator     cancel_queued requeue        a queued image; a failed image
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from shared.model import (
+    IMAGE_MOVES,
+    SETTLED_STATES,
+    Call,
+    Checkpoint,
+    Claim,
+    Failure,
+    Image,
+    ImageMove,
+    ImageState,
+    Output,
+    Refusal,
+    Worker,
+    image_key,
+)
+
+
+# A claim is dead this long after its worker's last heartbeat. Heartbeats come every 5 s; three may be lost.
+HEARTBEAT_STALE_SECONDS = 16.0
+# A living worker may hold an image this long, its waiting for quota not counted: several times the longest way of an
+# image (download 60 s, three generations of 120 s, as many verifications), so that only a stuck task is taken over.
+CLAIM_CAP_SECONDS = 1800.0
+# A third claim after two crashes is made alone; a crash while alone is the image's own.
+CRASHES_BEFORE_ALONE = 2
+
+
+def _move(image: Image, move: ImageMove, **changes: Any) -> Image | Refusal:
+    """Apply `move` by the table, raising the revision; an illegal move is refused and changes nothing."""
+    state = IMAGE_MOVES.get((image.state, move))
+    if state is None:
+        return Refusal.SETTLED if image.state in SETTLED_STATES else Refusal.ILLEGAL
+    return msgspec.structs.replace(image, state=state, revision=image.revision + 1, **changes)
+
+
+def claim_is_alive(image: Image, holder: Worker | None, now: float) -> bool:
+    """Whether the image's claim still stands: its worker's heartbeat is fresh and the claim is below the cap."""
+    return heartbeat_is_fresh(holder, now) and not claim_is_capped(image, holder, now)
+
+
+def heartbeat_is_fresh(holder: Worker | None, now: float) -> bool:
+    """Whether a worker has been heard of lately; one that was never heard of, or has said goodbye, has not."""
+    return holder is not None and not holder.stopped and now - holder.at < HEARTBEAT_STALE_SECONDS
+
+
+def claim_is_capped(image: Image, holder: Worker | None, now: float) -> bool:
+    """Whether the claim is older than the cap, waiting for quota not counted."""
+    if image.claim is None:
+        return False
+    waited = holder.waited_seconds.get(image_key(image.batch, image.index), 0.0) if holder else 0.0
+    return now - image.claim.at - waited >= CLAIM_CAP_SECONDS
+
+
+def claim(image: Image, *, task_round: int, worker: str, now: float, holder: Worker | None) -> Image | Refusal:
+    """Take the image for `worker` with a new fence.
+
+    `holder` is the heartbeat of the worker named in the image's present claim, as far as the caller knows it: without
+    it a held image is `HELD`, never taken over. Taking over the claim of a dead worker counts a crash; taking over a
+    capped claim of a living one, or what a worker left behind when it stopped, does not. A worker that died holding the image alone has shown whose fault it was:
+    the image fails.
+    """
+    if image.round != task_round:
+        return Refusal.OTHER_ROUND
+    if image.state in SETTLED_STATES:
+        return Refusal.SETTLED
+    crashes = image.crashes
+    if image.state is ImageState.PROCESSING and image.claim is not None:
+        if holder is None or holder.id != image.claim.worker or claim_is_alive(image, holder, now):
+            return Refusal.HELD
+        if not heartbeat_is_fresh(holder, now) and not holder.stopped:
+            crashes += 1
+            if image.claim.alone:
+                return _settled_by_crash(image, crashes, now)
+    return _move(
+        image,
+        ImageMove.CLAIM,
+        fence=image.fence + 1,
+        crashes=crashes,
+        claim=Claim(worker=worker, at=now, alone=crashes >= CRASHES_BEFORE_ALONE),
+    )
+
+
+def _settled_by_crash(image: Image, crashes: int, now: float) -> Image | Refusal:
+    message = f"the worker died {crashes} times with this image in hand, the last time with nothing else"
+    return _move(
+        image,
+        ImageMove.FAIL,
+        fence=image.fence + 1,
+        crashes=crashes,
+        claim=None,
+        error=Failure(code="worker_crashed", message=message),
+        settled_at=now,
+    )
+
+
+def _held(image: Image, fence: int) -> Refusal | None:
+    """None if the caller's claim (its fence) is the image's present one."""
+    if image.fence != fence:
+        return Refusal.STALE_FENCE
+    if image.state is not ImageState.PROCESSING:
+        return Refusal.SETTLED if image.state in SETTLED_STATES else Refusal.STALE_FENCE
+    return None
+
+
+def checkpoint(image: Image, *, fence: int, checkpoint: Checkpoint, calls: tuple[Call, ...]) -> Image | Refusal:
+    """Note paid work. `calls` are all of the image's calls so far, earlier attempts included."""
+    return _held(image, fence) or _move(image, ImageMove.CHECKPOINT, checkpoint=checkpoint, calls=calls)
+
+
+def release(
+    image: Image,
+    *,
+    fence: int,
+    calls: tuple[Call, ...],
+    checkpoint: Checkpoint | None = None,
+    error: Failure | None = None,
+    spend_attempt: bool = False,
+    max_attempts: int = 1,
+    now: float = 0.0,
+) -> Image | Refusal:
+    """Give the image back to the queue, or fail it when this attempt was its last.
+
+    With `spend_attempt` the attempt counts; the image fails with `error` when `max_attempts` are spent.
+    """
+    refusal = _held(image, fence)
+    if refusal:
+        return refusal
+    attempts = image.attempts + 1 if spend_attempt else image.attempts
+    changes: dict[str, Any] = {
+        "attempts": attempts,
+        "claim": None,
+        "calls": calls,
+        "checkpoint": checkpoint or image.checkpoint,
+        "error": error or image.error,
+    }
+    if spend_attempt and attempts >= max_attempts:
+        return _move(image, ImageMove.FAIL, settled_at=now, **changes)
+    return _move(image, ImageMove.RELEASE, **changes)
+
+
+def complete(
+    image: Image,
+    *,
+    fence: int,
+    output: Output,
+    calls: tuple[Call, ...],
+    durations_ms: dict[str, int],
+    prompts: str,
+    now: float,
+) -> Image | Refusal:
+    """Settle as completed."""
+    return _held(image, fence) or _move(
+        image,
+        ImageMove.COMPLETE,
+        claim=None,
+        error=None,
+        output=output,
+        calls=calls,
+        durations_ms=durations_ms,
+        prompts=prompts,
+        settled_at=now,
+    )
+
+
+def fail(
+    image: Image,
+    *,
+    fence: int,
+    error: Failure,
+    calls: tuple[Call, ...],
+    checkpoint: Checkpoint | None = None,
+    now: float,
+) -> Image | Refusal:
+    """Settle as failed by the image's own fault; the attempt that found it counts."""
+    return _held(image, fence) or _move(
+        image,
+        ImageMove.FAIL,
+        claim=None,
+        error=error,
+        calls=calls,
+        checkpoint=checkpoint or image.checkpoint,
+        attempts=image.attempts + 1,
+        settled_at=now,
+    )
+
+
+def cancel(image: Image, *, fence: int, calls: tuple[Call, ...], now: float) -> Image | Refusal:
+    """Settle an image in hand as cancelled, because its batch is."""
+    return _held(image, fence) or _move(image, ImageMove.CANCEL, claim=None, calls=calls, settled_at=now)
+
+
+def cancel_queued(image: Image, *, now: float) -> Image | Refusal:
+    """Settle a queued image as cancelled, with a fence of its own; what is in hand settles itself."""
+    if image.state is ImageState.PROCESSING:
+        return Refusal.HELD
+    return _move(image, ImageMove.CANCEL, fence=image.fence + 1, settled_at=now)
+
+
+def give_up(
+    image: Image, *, letter_round: int, error: Failure, holder: Worker | None, max_attempts: int, now: float
+) -> Image | Refusal:
+    """DEAD LETTER's decision: settle as failed, with a fence of its own, unless someone can still stage the image.
+
+    Refused: `OTHER_ROUND`, `SETTLED`, `HELD` (by a living claim), `UNCHANGED` (attempts are left: publish a task).
+    """
+    if image.round != letter_round:
+        return Refusal.OTHER_ROUND
+    if image.state in SETTLED_STATES:
+        return Refusal.SETTLED
+    if image.claim is not None and (holder is None or holder.id != image.claim.worker or claim_is_alive(image, holder, now)):
+        return Refusal.HELD
+    if image.attempts < max_attempts:
+        return Refusal.UNCHANGED
+    return _move(
+        image, ImageMove.FAIL, fence=image.fence + 1, claim=None, error=image.error or error, settled_at=now
+    )
+
+
+def requeue(image: Image) -> Image | Refusal:
+    """A replay's decision: a failed image gets a new round, with fresh attempts. Its paid work is kept.
+
+    A picture that failed verification is not kept: verifying the same picture again would reject it again.
+    """
+    if image.state is not ImageState.FAILED:
+        return Refusal.ILLEGAL
+    kept = image.checkpoint
+    if kept and image.error and image.error.code == "quality_rejected":
+        kept = Checkpoint(analysis=kept.analysis)
+    elif kept:
+        kept = msgspec.structs.replace(kept, generations=1 if kept.picture else 0)
+    return _move(
+        image,
+        ImageMove.REQUEUE,
+        round=image.round + 1,
+        attempts=0,
+        crashes=0,
+        claim=None,
+        error=None,
+        settled_at=None,
+        checkpoint=kept,
+    )

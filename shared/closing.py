@@ -1,0 +1,239 @@
+"""Counting images into tallies, and closing a batch exactly once per round.
+
+The order of the closing check is what makes it right: own shard committed, then the batch read, then the open counts
+summed, then the batch compared-and-set to `closing`. A replay in between moves the batch's revision and the check
+comes to nothing. See docs/architecture.md, "Closing".
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any, Final
+
+import msgspec
+
+from shared import names, report
+from shared.errors import PreconditionFailed
+from shared.messages import batch_event, iso
+from shared.model import (
+    BATCH_MOVES,
+    Batch,
+    BatchMove,
+    BatchState,
+    Completion,
+    Counts,
+    ImageState,
+    Lease,
+    Refusal,
+    ReportFile,
+    Tally,
+    shard_sizes,
+)
+from shared.ports import BatchStore, Clock, Message, ObjectStore, Queue
+from shared.settings import Settings
+from shared.topology import EVENTS_TOPIC
+
+# --- pure decisions ---------------------------------------------------------------------------------------------------
+
+
+def empty_tallies(batch: Batch) -> list[Tally]:
+    """The shards of a new batch: every image of theirs open, none folded in yet."""
+    sizes = shard_sizes(batch.total, batch.shards)
+    return [Tally(batch=batch.id, shard=shard, counts=Counts(queued=size)) for shard, size in enumerate(sizes)]
+
+
+def fold(tally: Tally, *, index: int, revision: int, state: ImageState) -> Tally | Refusal:
+    """Count an image's newest state; an older or repeated revision changes nothing."""
+    known_revision, known_state = tally.entries.get(index, (0, ImageState.QUEUED))
+    if revision <= known_revision:
+        return Refusal.UNCHANGED
+    return msgspec.structs.replace(
+        tally,
+        counts=tally.counts.moved(known_state, state),
+        entries={**tally.entries, index: (revision, state)},
+    )
+
+
+def move(batch: Batch, move: BatchMove, **changes: Any) -> Batch | Refusal:
+    """Apply a batch's move by the table, raising its revision."""
+    state = BATCH_MOVES.get((batch.state, move))
+    if state is None:
+        return Refusal.ILLEGAL
+    return msgspec.structs.replace(batch, state=state, revision=batch.revision + 1, **changes)
+
+
+def begin_closing(batch: Batch, *, seen_revision: int, lease: Lease, now: float) -> Batch | Refusal:
+    """From processing to closing, only if the batch is still the one that was read before the sum."""
+    if batch.revision != seen_revision:
+        return Refusal.STALE_REVISION
+    return move(batch, BatchMove.BEGIN_CLOSING, closer=lease, closing_at=now)
+
+
+def take_closer(batch: Batch, *, lease: Lease, now: float) -> Batch | Refusal:
+    """Carry on an interrupted closing once its closer's lease has run out."""
+    if batch.state is not BatchState.CLOSING:
+        return Refusal.ILLEGAL
+    if batch.closer and batch.closer.until > now:
+        return Refusal.BUSY
+    return msgspec.structs.replace(batch, closer=lease, revision=batch.revision + 1)
+
+
+def close(batch: Batch, *, completion: Completion, now: float) -> Batch | Refusal:
+    """From closing to closed, with the payload of the round's completion event."""
+    return move(batch, BatchMove.CLOSE, completion=completion, closer=None, closed_at=now)
+
+
+def note_announced(batch: Batch, *, round_announced: int) -> Batch | Refusal:
+    """Remember that a round's completion event has been published."""
+    if batch.announced_round >= round_announced:
+        return Refusal.UNCHANGED
+    return msgspec.structs.replace(batch, announced_round=round_announced, revision=batch.revision + 1)
+
+
+# --- the steps --------------------------------------------------------------------------------------------------------
+
+
+class Closer:
+    """Runs the closing check and carries a closing through: reports, closed, announced, noted."""
+
+    def __init__(self, store: BatchStore, queue: Queue, objects: ObjectStore, clock: Clock, settings: Settings) -> None:
+        self._store = store
+        self._queue = queue
+        self._objects = objects
+        self._clock = clock
+        self._settings = settings
+
+    async def check(self, batch_id: str) -> None:
+        """Close the batch if nothing of it is open; carry on whatever an earlier closer left unfinished.
+
+        Safe to call at any time and any number of times. The caller's own shard must be committed before.
+        """
+        batch = await self._store.batch(batch_id)
+        if batch is None:
+            return
+        if batch.state is BatchState.PROCESSING:
+            open_count, shards = await self._store.open_images(batch_id)
+            if open_count or shards != batch.shards:
+                return
+            seen, lease, now = batch.revision, self._lease(), self._clock.now()
+            changed = await self._store.change_batch(
+                batch_id, lambda b: begin_closing(b, seen_revision=seen, lease=lease, now=now), self._clock.token()
+            )
+            if isinstance(changed, Batch):
+                await self._finish(changed)
+        elif batch.state is BatchState.CLOSING:
+            lease, now = self._lease(), self._clock.now()
+            changed = await self._store.change_batch(
+                batch_id, lambda b: take_closer(b, lease=lease, now=now), self._clock.token()
+            )
+            if isinstance(changed, Batch):
+                await self._finish(changed)
+        elif batch.state is BatchState.CLOSED and batch.announced_round < batch.round:
+            await self.announce(batch)
+
+    def _lease(self) -> Lease:
+        until = self._clock.now() + self._settings.worker.closer_lease_seconds
+        return Lease(holder=self._clock.token(), until=until)
+
+    async def _finish(self, batch: Batch) -> None:
+        completion = await self._write_reports(batch)
+        now = self._clock.now()
+        closed = await self._store.change_batch(
+            batch.id, lambda b: close(b, completion=completion, now=now), self._clock.token()
+        )
+        if isinstance(closed, Batch):
+            await write_status(self._objects, self._settings.buckets.results, closed, completion.counts, now)
+            await self.announce(closed)
+
+    async def _write_reports(self, batch: Batch) -> Completion:
+        gathered = report.RoundReport(batch)
+        async for image in self._store.images(batch.id):
+            gathered.add(image)
+        counted = await self._store.counts(batch.id)
+        if gathered.counts != counted:
+            # Cannot be: every settled image was folded before the sum was zero. Better loud than a wrong bill.
+            raise RuntimeError(f"{batch.id}: images count {gathered.counts}, tallies {counted}")
+        files: dict[str, ReportFile] = {}
+        for name, data in gathered.files().items():
+            full = names.round_folder(batch) + name
+            bucket, kind = self._settings.buckets.results, report.content_type(name)
+            await self._objects.put(bucket, full, data, content_type=kind)
+            files[name] = ReportFile(name=full, sha256=hashlib.sha256(data).hexdigest(), bytes=len(data))
+        counts = gathered.counts
+        return Completion(
+            outcome=report.outcome(counts),
+            counts=counts,
+            success_rate=round(counts.completed / counts.total, 4),
+            cost_usd=report.usd(gathered.cost_micro_usd),
+            duration_seconds=round((batch.closing_at or batch.created_at) - batch.created_at, 3),
+            reports=files,
+        )
+
+    async def announce(self, batch: Batch) -> None:
+        """Publish the round's completion event and note it. A kill in between repeats the event under the same id."""
+        completion = batch.completion
+        if completion is None or batch.closed_at is None:
+            raise RuntimeError(f"{batch.id} is {batch.state} and has no completion to announce")
+        links = {name: self._objects.uri(self._settings.buckets.results, f.name) for name, f in completion.reports.items()}
+        data = {
+            "round": batch.round,
+            "outcome": completion.outcome,
+            "total": batch.total,
+            "counts": {state.value: completion.counts.of(state) for state in ImageState},
+            "successRate": completion.success_rate,
+            "costUsd": completion.cost_usd,
+            "durationSeconds": completion.duration_seconds,
+            "reports": {
+                name: {"uri": links[name], "sha256": file.sha256, "bytes": file.bytes}
+                for name, file in completion.reports.items()
+            },
+        }
+        event = batch_event(batch, "batch.completed", f"{batch.id}/{batch.round}", batch.closed_at, data)
+        await self._queue.publish(EVENTS_TOPIC, [Message(event.body(), event.attributes())])
+        announced = batch.round
+        await self._store.change_batch(
+            batch.id, lambda b: note_announced(b, round_announced=announced), self._clock.token()
+        )
+
+
+# Tries at replacing status.json when others write it too; whoever loses is older news or will write again.
+STATUS_TRIES: Final = 3
+
+
+async def write_status(objects: ObjectStore, bucket: str, batch: Batch, counts: Counts, now: float) -> None:
+    """Refresh the batch's status.json, never by older news: a newer round or more settled images stay."""
+    name = names.status_name(batch)
+    status = status_of(batch, counts, now)
+    order = (batch.round, batch.state is BatchState.CLOSED, counts.settled)
+    for _ in range(STATUS_TRIES):
+        known = await objects.stat(bucket, name)
+        if known is not None and tuple(msgspec.json.decode(known.metadata["order"])) > order:
+            return
+        try:
+            await objects.put(
+                bucket,
+                name,
+                msgspec.json.encode(status),
+                content_type="application/json",
+                metadata={"order": msgspec.json.encode(order).decode()},
+                if_generation=known.generation if known else 0,
+            )
+        except PreconditionFailed:
+            continue
+        return
+
+
+def status_of(batch: Batch, counts: Counts, now: float) -> dict[str, Any]:
+    """A batch's progress as status.json and the command line show it."""
+    completed_share = counts.settled / batch.total if batch.total else 0.0
+    return {
+        "batchId": batch.id,
+        "client": batch.client,
+        "state": batch.outcome,
+        "control": batch.control.value,
+        "round": batch.round,
+        "total": batch.total,
+        **{state.value: counts.of(state) for state in ImageState},
+        "progress": round(completed_share, 4),
+        "updatedAt": iso(now),
+    }

@@ -1,0 +1,94 @@
+"""DEAD LETTER: a task that came to nothing enters; its image is settled, or gets a fresh task.
+
+Letters are of two kinds: those our workers write after settling an image, and tasks that the queue itself gave up on.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Final
+
+from shared import claims
+from shared.errors import ErrorCode, RuumError
+from shared.messages import Letter, Task, Unreadable, decode, encode, task_for
+from shared.model import Failure, Image, Refusal, Worker
+from shared.ports import BatchStore, Clock, Message, Queue
+from shared.settings import Settings
+from shared.topology import DEAD_LETTER_TOPIC, topic_of
+
+log = logging.getLogger(__name__)
+
+LETTER_KIND: Final = {"kind": "letter"}  # attribute that tells our letters from tasks the queue dead-lettered
+
+
+class StillHeld(RuumError):
+    """A living worker holds the image: the letter has to come again later."""
+
+
+async def send_letter(queue: Queue, letter: Letter) -> None:
+    """Put a letter on the dead-letter topic."""
+    await queue.publish(DEAD_LETTER_TOPIC, [Message(encode(letter), LETTER_KIND)])
+
+
+async def known_holder(store: BatchStore, image: Image) -> Worker | None:
+    """The heartbeat of the worker that holds the image; one that left none is as good as dead. None: nobody holds it."""
+    if image.claim is None:
+        return None
+    return await store.worker(image.claim.worker) or Worker(id=image.claim.worker, at=0.0)
+
+
+class DeadLetter:
+    """See the module."""
+
+    def __init__(self, store: BatchStore, queue: Queue, clock: Clock, settings: Settings) -> None:
+        self._store = store
+        self._queue = queue
+        self._clock = clock
+        self._settings = settings
+
+    async def handle(self, data: bytes, attributes: Mapping[str, str]) -> None:
+        """Deal with one letter. Raises `StillHeld` when it has to come again."""
+        task = self._task(data, attributes)
+        if task is None:
+            return
+        image = await self._store.image(task.batch, task.index)
+        if image is None:
+            log.error("dead letter for an image that does not exist: %s/%s", task.batch, task.index)
+            return
+        holder = await known_holder(self._store, image)
+        now = self._clock.now()
+        error = Failure(code=ErrorCode.DELIVERIES_EXHAUSTED, message="its task was delivered too often without an outcome")
+        settled = await self._store.change_image(
+            task.batch,
+            task.index,
+            lambda known: claims.give_up(
+                known,
+                letter_round=task.round,
+                error=error,
+                holder=holder,
+                max_attempts=self._settings.attempts.most_attempts,
+                now=now,
+            ),
+            self._clock.token(),
+            seen=image,
+        )
+        if settled is Refusal.HELD:
+            raise StillHeld(f"{task.batch}/{task.index} is held by a living worker")
+        if settled is Refusal.UNCHANGED:
+            await self._queue.publish(topic_of(task.tier), [Message(encode(task_for(image, task.epoch)))])
+        elif isinstance(settled, Image):
+            log.warning("settled as failed by its dead letter: %s/%s", task.batch, task.index)
+
+    def _task(self, data: bytes, attributes: Mapping[str, str]) -> Task | None:
+        """The task behind a letter; None, and a line in the log, when there is none to be had."""
+        try:
+            if attributes.get("kind") != LETTER_KIND["kind"]:
+                return decode(Task, data)
+            letter = decode(Letter, data)
+        except Unreadable as error:
+            log.error("unreadable dead letter dropped: %s", error)  # noqa: TRY400 - a traceback would say no more
+            return None
+        if letter.task is None:
+            log.error("unreadable task was dead-lettered: %s", letter.message)
+        return letter.task

@@ -1,0 +1,122 @@
+"""Whose fault an error is, and therefore whether to try again.
+
+    RuumError
+    |-- CustomerError           permanent: the manifest's or the image's own fault
+    |   |-- ManifestRejected    the whole file, with every problem it has
+    |   `-- ImageRejected       one image, with a code of `ErrorCode`
+    |-- WorldError              transient: 5xx, time-out, lost connection; an attempt is spent
+    |-- Throttled               the vendor said 429: wait, no attempt is spent
+    |-- ConfigurationError      ours: key, model id, bucket, permission; work waits, operators are told
+    |   `-- DailyQuotaSpent     the vendor's day is used up: the same, until it resets
+    |-- LostClaim               another worker holds the image now: this one changes nothing more
+    |-- WorkStopped             the batch was paused or cancelled between two paid calls
+    `-- PreconditionFailed      an object store refused a write: the object has moved on
+
+Anything else that is raised is a bug: it spends an attempt, for it may be this image's alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from shared.manifest import Problem
+    from shared.ports import Usage
+
+
+class ErrorCode(StrEnum):
+    """Every code that an image's error, a letter or a report can carry.
+
+    The text behind each says what the reader of a report may do about it (docs/manifest.md repeats it).
+    """
+
+    SOURCE_NOT_FOUND = "source_not_found"  # 404 or 410, or no such file: correct the address
+    SOURCE_FORBIDDEN = "source_forbidden"  # 401 or 403: make the photo readable, or sign its address
+    SOURCE_NOT_ALLOWED = "source_not_allowed"  # an address we never read from: private network, other scheme
+    SOURCE_TOO_LARGE = "source_too_large"  # more bytes than a photo may have
+    NOT_A_PICTURE = "not_a_picture"  # not JPEG, PNG, WebP or HEIC, or damaged
+    PICTURE_TOO_LARGE = "picture_too_large"  # more pixels than a photo may have
+    PICTURE_TOO_SMALL = "picture_too_small"  # fewer pixels than staging needs
+    REFUSED_BY_SAFETY = "refused_by_safety"  # the vendor's safety rules refused photo or result
+    QUALITY_REJECTED = "quality_rejected"  # every generated picture failed verification
+    SOURCE_UNAVAILABLE = "source_unavailable"  # 5xx, time-out or lost connection at the photo's host
+    VENDOR_UNAVAILABLE = "vendor_unavailable"  # 5xx or lost connection at the model's vendor
+    VENDOR_TIMEOUT = "vendor_timeout"  # no answer within the deadline
+    VENDOR_BAD_ANSWER = "vendor_bad_answer"  # an answer that cannot be used: empty, malformed, truncated
+    STORAGE_UNAVAILABLE = "storage_unavailable"  # our database, queue or bucket did not answer
+    WORKER_CRASHED = "worker_crashed"  # the worker died with this image in hand, at last while it was alone
+    DELIVERIES_EXHAUSTED = "deliveries_exhausted"  # delivered too often without an outcome
+    CONFIGURATION = "configuration"  # ours; never the final error of an image
+    INTERNAL = "internal"  # a bug of ours
+
+
+class RuumError(Exception):
+    """The root: every error this product raises on purpose."""
+
+
+class CustomerError(RuumError):
+    """Permanent, and the customer's to correct."""
+
+
+class ManifestRejected(CustomerError):
+    """A manifest that cannot be accepted; `problems` holds every one that was found, in file order."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        super().__init__(f"{len(problems)} problem(s) in the manifest")
+        self.problems = tuple(problems)
+
+
+class CodedError(RuumError):
+    """An error that ends in an image's `error` field: a code for programs, a message for people.
+
+    `usage` is what the vendor's call that ended so has used all the same: refusals are billed too.
+    """
+
+    usage: Usage | None = None
+
+    def __init__(self, code: ErrorCode, message: str) -> None:
+        super().__init__(f"{code}: {message}")
+        self.code = code
+        self.message = message
+
+    def __reduce__(self) -> tuple[type, tuple[object, ...]]:
+        # Raised inside the picture subprocesses, so it must survive pickling.
+        return (type(self), (self.code, self.message))
+
+
+class ImageRejected(CodedError, CustomerError):
+    """This image can never be staged as it is; no retry will help."""
+
+
+class WorldError(CodedError):
+    """The world's fault: worth another attempt after a pause."""
+
+
+class Throttled(RuumError):
+    """The vendor asked us to slow down. `retry_after_seconds` is its wish, or None when it named none."""
+
+    def __init__(self, message: str, retry_after_seconds: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
+
+
+class ConfigurationError(RuumError):
+    """Ours to mend. Never rejects a customer's image: work waits and operators are alerted."""
+
+
+class DailyQuotaSpent(ConfigurationError):
+    """The vendor's daily quota is used up; work waits until it resets."""
+
+
+class LostClaim(RuumError):
+    """The image's fence has moved on: another worker holds it, or it is settled."""
+
+
+class WorkStopped(RuumError):
+    """The batch's control no longer says run."""
+
+
+class PreconditionFailed(RuumError):
+    """The object's generation is not the one the write was conditioned on."""

@@ -1,0 +1,33 @@
+"""Objects carry fences too: a worker that lost its claim cannot overwrite its successor's picture."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from shared.errors import LostClaim, PreconditionFailed
+from shared.ports import ObjectStore, StoredObject
+
+# Each failed try means another writer was quicker; two writers with claims at once are rare, three are a bug.
+_TRIES: Final = 5
+
+
+async def put_fenced(
+    objects: ObjectStore, bucket: str, name: str, data: bytes, *, content_type: str, fence: int
+) -> StoredObject:
+    """Create the object, or replace one whose fence is not higher. Raises `LostClaim` when it is."""
+    for _ in range(_TRIES):
+        known = await objects.stat(bucket, name)
+        if known is not None and int(known.metadata.get("fence", "0")) > fence:
+            raise LostClaim(f"{name} carries fence {known.metadata['fence']}, above ours of {fence}")
+        try:
+            return await objects.put(
+                bucket,
+                name,
+                data,
+                content_type=content_type,
+                metadata={"fence": str(fence)},
+                if_generation=known.generation if known else 0,
+            )
+        except PreconditionFailed:
+            continue
+    raise LostClaim(f"{name} is being written by others")

@@ -1,0 +1,195 @@
+"""INGEST: a manifest enters; a batch, its images and one task per image leave.
+
+Idempotent and resumable: the same object again is the same batch, and a run that was killed is carried on from the
+place noted in the batch. Nothing of a manifest is staged before all of it has been found valid.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import re
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+
+from shared import closing, manifest, names, report
+from shared.errors import ManifestRejected
+from shared.manifest import Manifest, Problem
+from shared.messages import batch_event, encode, task_for
+from shared.model import Batch, BatchMove, BatchState, Image, ManifestRef, Refusal, Tier, shards_for
+from shared.ports import BatchStore, Clock, Message, ObjectStore, Queue, StoredObject
+from shared.settings import Settings
+from shared.sources import SourceRules
+from shared.topology import EVENTS_TOPIC, topic_of
+
+log = logging.getLogger(__name__)
+
+# Images created and published between two notes of the place: Firestore commits at most 500 writes at once.
+CHUNK: Final = 500
+_NAME = re.compile(r"manifests/(?P<client>[^/]+)/(?P<path>.+\.(json|jsonl|csv))", re.IGNORECASE)
+
+
+class Ingest:
+    """See the module. `rules_of` tells what addresses a manifest object may name.
+
+    `folder_is_client`: the folder below manifests/ must be the manifest's client, as it must in the cloud, where
+    folders are what a client's key can write to.
+    """
+
+    def __init__(
+        self,
+        store: BatchStore,
+        queue: Queue,
+        objects: ObjectStore,
+        closer: closing.Closer,
+        clock: Clock,
+        settings: Settings,
+        rules_of: Callable[[StoredObject], SourceRules],
+        *,
+        folder_is_client: bool,
+    ) -> None:
+        self._store = store
+        self._queue = queue
+        self._objects = objects
+        self._closer = closer
+        self._clock = clock
+        self._settings = settings
+        self._rules_of = rules_of
+        self._folder_is_client = folder_is_client
+
+    async def handle(self, bucket: str, name: str) -> Batch | None:
+        """Take in the object; answer its batch (state `rejected` if it was), or None if it is no manifest by its name.
+
+        Raises what the stores raise; the caller tries again and nothing is done twice.
+        """
+        match = _NAME.fullmatch(name)
+        if match is None:
+            log.info("ignored %s/%s: not manifests/<client>/*.json, *.jsonl or *.csv", bucket, name)
+            return None
+        stored = await self._objects.stat(bucket, name)
+        if stored is None:
+            log.warning("ignored %s/%s: deleted before it was read", bucket, name)
+            return None
+        folder = match["client"]
+        try:
+            found = await self._read(stored, folder)
+        except ManifestRejected as error:
+            return await self._reject(stored, folder, error.problems)
+        batch = await self._store.create_batch(self._new_batch(stored, found))
+        if batch.manifest.sha256 != found.sha256:
+            problem = Problem(
+                "was used for other content before", field="batchId", value=found.batch_id, allowed="a new batchId"
+            )
+            return await self._reject(stored, folder, (problem,))
+        return await self._carry_on(batch, found)
+
+    async def _read(self, stored: StoredObject, folder: str) -> Manifest:
+        most = self._settings.manifest.most_bytes
+        if stored.bytes > most:
+            raise ManifestRejected([Problem(f"has {stored.bytes} bytes", allowed=f"at most {most} bytes")])
+        got = await self._objects.get(stored.bucket, stored.name)
+        content = got[1] if got else b""
+        found = manifest.read(io.BytesIO(content), stored.name, self._settings.manifest, self._rules_of(stored))
+        if self._folder_is_client and found.client != folder:
+            raise ManifestRejected(
+                [Problem("is not the folder's client", field="clientName", value=found.client_name, allowed=folder)]
+            )
+        return found
+
+    def _ref(self, stored: StoredObject, sha256: str) -> ManifestRef:
+        uri = self._objects.uri(stored.bucket, stored.name)
+        return ManifestRef(uri=uri, generation=stored.generation, sha256=sha256, base=self._rules_of(stored).base)
+
+    def _new_batch(self, stored: StoredObject, found: Manifest) -> Batch:
+        return Batch(
+            id=found.batch,
+            client=found.client,
+            client_name=found.client_name,
+            tier=found.tier,
+            manifest=self._ref(stored, found.sha256),
+            total=len(found.images),
+            shards=shards_for(len(found.images)),
+            created_at=self._clock.now(),
+        )
+
+    async def _carry_on(self, batch: Batch, found: Manifest) -> Batch:
+        if batch.state is BatchState.INGESTING:
+            await self._store.create_tallies(closing.empty_tallies(batch))
+            for start in range(batch.tasks_published, batch.total, CHUNK):
+                await self._take_in(batch, found, start)
+            opened = await self._open(batch)
+            batch = opened if isinstance(opened, Batch) else batch
+        await self._closer.check(batch.id)
+        return await self._store.batch(batch.id) or batch
+
+    async def _take_in(self, batch: Batch, found: Manifest, start: int) -> None:
+        """Create and publish one chunk of images, then note the place."""
+        images = [self._image(batch, found, i) for i in range(start, min(start + CHUNK, batch.total))]
+        await self._store.create_images(images)
+        tasks = [Message(encode(task_for(image, batch.control_epoch)), {"client": batch.client}) for image in images]
+        await self._queue.publish(topic_of(batch.tier), tasks)
+        place = start + len(images)
+
+        def note(known: Batch) -> Batch | Refusal:
+            if known.tasks_published >= place:
+                return Refusal.UNCHANGED
+            return msgspec.structs.replace(known, tasks_published=place, revision=known.revision + 1)
+
+        await self._store.change_batch(batch.id, note, self._clock.token())
+
+    def _image(self, batch: Batch, found: Manifest, index: int) -> Image:
+        wanted = found.images[index]
+        return Image(
+            batch=batch.id,
+            index=index,
+            source=wanted.source,
+            room_type=wanted.room_type,
+            design_style=wanted.design_style,
+            tier=batch.tier,
+            shard=index % batch.shards,
+            property_code=wanted.property_code,
+            created_at=batch.created_at,
+        )
+
+    async def _open(self, batch: Batch) -> Batch | Refusal:
+        """Announce acceptance, then open: a kill in between repeats the announcement under the same id."""
+        data = {"total": batch.total, "tier": batch.tier.value, "manifest": batch.manifest.uri}
+        event = batch_event(batch, "batch.accepted", f"{batch.id}/accepted", batch.created_at, data)
+        await self._queue.publish(EVENTS_TOPIC, [Message(event.body(), event.attributes())])
+        return await self._store.change_batch(
+            batch.id, lambda known: closing.move(known, BatchMove.OPEN), self._clock.token()
+        )
+
+    async def _reject(self, stored: StoredObject, folder: str, problems: tuple[Problem, ...]) -> Batch:
+        """Write the problems beside the results, announce them, remember the rejection. Repeating it changes nothing."""
+        name = names.errors_name(stored.name)
+        listed = [dict(msgspec.to_builtins(problem)) for problem in problems]
+        bucket = self._settings.buckets.results
+        await self._objects.put(bucket, name, report.rejection(stored.name, listed), content_type="application/json")
+        client = names.slug(folder).lower() or "unknown"
+        identity = f"{client}.rejected-{manifest.batch_of(client, None, f'{stored.name} {stored.generation}').split('.')[1]}"
+        batch = await self._store.create_batch(
+            Batch(
+                id=identity,
+                client=client,
+                client_name=folder,
+                tier=Tier.NORMAL,
+                manifest=self._ref(stored, ""),
+                total=0,
+                shards=0,
+                state=BatchState.REJECTED,
+                created_at=self._clock.now(),
+                problems=len(problems),
+            )
+        )
+        data = {
+            "manifest": self._objects.uri(stored.bucket, stored.name),
+            "problems": len(problems),
+            "firstProblems": [str(problem) for problem in problems[:10]],
+            "errors": self._objects.uri(bucket, name),
+        }
+        event = batch_event(batch, "batch.rejected", f"{identity}/rejected", batch.created_at, data)
+        await self._queue.publish(EVENTS_TOPIC, [Message(event.body(), event.attributes())])
+        return batch

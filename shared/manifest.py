@@ -1,0 +1,445 @@
+"""Reading manifests: JSON, JSON Lines and CSV become one `Manifest`, or every problem of the file at once.
+
+JSON Lines and CSV are read line by line; JSON is read whole, within the size limit. Nothing here fetches anything.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import Any, BinaryIO, Final, NoReturn
+
+import msgspec
+
+from shared import names
+from shared.errors import ManifestRejected
+from shared.model import Tier
+from shared.settings import ManifestLimits
+from shared.sources import BadSource, SourceRules, resolve
+from shared.vocabulary import ROOM_NAMES, STYLE_NAMES, TIER_NAMES, Vocabulary
+
+SUFFIXES: Final = (".json", ".jsonl", ".csv")
+HEADER_FIELDS: Final = ("batchId", "clientName", "designStyle", "roomType", "priority")
+IMAGE_FIELDS: Final = ("url", "propertyCode", "roomType", "designStyle")
+CSV_COLUMNS: Final = ("clientName", "url", "propertyCode", "roomType", "designStyle", "priority", "batchId")
+
+MOST_NAME_CHARACTERS: Final = 200  # client names and property codes: longer ones are pasted by mistake
+MOST_VALUE_SHOWN: Final = 80  # of an offending value, so that an error report stays readable
+_BATCH_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+_BATCH_ID_ALLOWED = "1 to 64 letters, digits, '_', '-' or '.', starting with a letter or digit"
+_MAGIC: Final = {
+    b"\xff\xd8\xff": "a JPEG picture", b"\x89PNG": "a PNG picture", b"RIFF": "a WebP picture", b"GIF8": "a GIF picture",
+    b"PK\x03\x04": "a zip file or spreadsheet", b"%PDF": "a PDF file", b"\x1f\x8b": "a gzip file",
+    b"\xd0\xcf\x11\xe0": "an old Excel file",
+}  # fmt: skip
+_UTF16 = (b"\xff\xfe", b"\xfe\xff")
+
+
+class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One thing wrong with a manifest.
+
+    `line` counts from 1 (JSON Lines, CSV, syntax errors), `pointer` is a JSON pointer (JSON); `value` is the offending
+    value shortened; `allowed` says what would do.
+    """
+
+    reason: str
+    line: int | None = None
+    pointer: str | None = None
+    field: str | None = None
+    value: str | None = None
+    allowed: str | None = None
+
+    def __str__(self) -> str:
+        place = f"line {self.line}: " if self.line else f"{self.pointer}: " if self.pointer is not None else ""
+        name = f"{self.field} " if self.field else ""
+        value = f"{self.value} " if self.value is not None else ""
+        allowed = f" (allowed: {self.allowed})" if self.allowed else ""
+        return f"{place}{name}{value}{self.reason}{allowed}"
+
+
+class ManifestImage(msgspec.Struct, frozen=True):
+    """One photo to stage; `source` is its absolute URI."""
+
+    source: str
+    room_type: str
+    design_style: str
+    property_code: str | None = None
+
+
+class Manifest(msgspec.Struct, frozen=True):
+    """What a customer wants. `client` is the slug of `client_name`; `sha256` that of the file's bytes."""
+
+    client_name: str
+    client: str
+    tier: Tier
+    images: tuple[ManifestImage, ...]
+    sha256: str
+    batch_id: str | None = None
+
+    @property
+    def batch(self) -> str:
+        """The batch's id everywhere: `<client>.<batchId>`, or of a hash of client and content."""
+        return batch_of(self.client, self.batch_id, self.sha256)
+
+
+def batch_of(client: str, batch_id: str | None, sha256: str) -> str:
+    """See `Manifest.batch`. 16 hex digits of a hash: a collision within one client needs billions of manifests."""
+    return f"{client}.{batch_id or hashlib.sha256(f'{client} {sha256}'.encode()).hexdigest()[:16]}"
+
+
+def read(stream: BinaryIO, name: str, limits: ManifestLimits, rules: SourceRules) -> Manifest:
+    """Read the manifest in `stream`; `name` ends in .json, .jsonl or .csv. Raises `ManifestRejected`."""
+    return _Reader(stream, name, limits, rules).read()
+
+
+class _Place(msgspec.Struct, frozen=True):
+    """Where in the file something stands."""
+
+    line: int | None = None
+    pointer: str | None = None
+
+    def at(self, field: str) -> _Place:
+        return self if self.pointer is None else _Place(pointer=f"{self.pointer}/{field}")
+
+
+class _Object(dict[str, Any]):
+    """A JSON object that remembers which of its keys stood there more than once."""
+
+    def __init__(self, pairs: list[tuple[str, Any]]) -> None:
+        super().__init__(pairs)
+        self.twice = [] if len(self) == len(pairs) else [key for key, times in Counter(k for k, _ in pairs).items() if times > 1]
+
+
+class _Stop(Exception):
+    """No use in reading on."""
+
+
+class _Reader:
+    def __init__(self, stream: BinaryIO, name: str, limits: ManifestLimits, rules: SourceRules) -> None:
+        self._stream = stream
+        self._name = name
+        self._limits = limits
+        self._rules = rules
+        self._hash = hashlib.sha256()
+        self._bytes = 0
+        self._problems: list[Problem] = []
+        self._images: list[ManifestImage] = []
+        self._header: dict[str, str | None] | None = None  # None until it was read
+        self._refused: set[str] = set()  # header fields with a bad value: images need not complain again
+        self._first_row: dict[str, str | None] | None = None  # CSV: what all rows must repeat
+        self._rooms: dict[str, str] = {}  # spellings seen, so that 10,000 images cost one look-up each
+        self._styles: dict[str, str] = {}
+
+    def read(self) -> Manifest:
+        try:
+            suffix = next((suffix for suffix in SUFFIXES if self._name.lower().endswith(suffix)), None)
+            if suffix is None:
+                self._stop("is not a manifest by its name", allowed="a name ending in .json, .jsonl or .csv")
+            self._sniff()
+            {".json": self._json, ".jsonl": self._json_lines, ".csv": self._csv}[suffix]()
+            if not self._images and not self._problems:
+                self._stop("names no image", allowed=f"1 to {self._limits.most_images} images")
+        except _Stop:
+            pass
+        header = self._header or {}
+        client_name = header.get("clientName")
+        if self._problems or client_name is None:
+            raise ManifestRejected(self._problems)
+        return Manifest(
+            client_name=client_name,
+            client=names.slug(client_name).lower(),
+            tier=Tier(header["priority"] or Tier.NORMAL),
+            images=tuple(self._images),
+            sha256=self._hash.hexdigest(),
+            batch_id=header["batchId"],
+        )
+
+    # --- problems
+
+    def _problem(self, reason: str, place: _Place | None = None, *, field: str | None = None, value: Any = None,
+                 allowed: str | None = None) -> None:  # fmt: skip
+        where = place or _Place()
+        shown = None if value is None else _shown(value)
+        self._problems.append(Problem(reason, where.line, where.pointer, field, shown, allowed))
+        if len(self._problems) >= self._limits.most_problems:
+            self._problems.append(Problem(f"more problems than the {self._limits.most_problems} listed"))
+            raise _Stop
+
+    def _stop(self, reason: str, place: _Place | None = None, **more: Any) -> NoReturn:
+        self._problem(reason, place, **more)
+        raise _Stop
+
+    # --- bytes
+
+    def _sniff(self) -> None:
+        """Refuse what is plainly something else, by its first bytes."""
+        head = self._stream.read(4096)
+        self._stream.seek(0)
+        if not head.strip():
+            self._stop("is empty", allowed="a manifest with at least one image")
+        for magic, kind in _MAGIC.items():
+            if head.startswith(magic):
+                self._stop(f"is {kind}, not a manifest", allowed="JSON, JSON Lines or CSV as UTF-8 text")
+        if head.startswith(_UTF16):
+            self._stop("is UTF-16 text", allowed="UTF-8")
+
+    def _lines(self) -> Iterator[tuple[int, str]]:
+        """Decoded lines with their numbers; the hash and size of the file grow with them."""
+        number = 0
+        while raw := self._stream.readline(self._limits.most_bytes + 1):
+            number += 1
+            self._count(raw)
+            yield number, self._decode(raw, number)
+
+    def _count(self, raw: bytes) -> None:
+        self._bytes += len(raw)
+        self._hash.update(raw)
+        if self._bytes > self._limits.most_bytes:
+            self._stop(f"is larger than {self._limits.most_bytes} bytes", allowed=f"at most {self._limits.most_bytes} bytes")
+
+    def _decode(self, raw: bytes, line: int) -> str:
+        try:
+            text = raw.decode("utf-8-sig" if line == 1 else "utf-8")
+        except UnicodeDecodeError as error:
+            bad_line = line + raw[: error.start].count(b"\n")
+            value = raw[max(0, error.start - 10) : error.end + 10].decode("latin-1")
+            self._stop("is not UTF-8 (saved as Latin-1 or Windows-1252?)", _Place(line=bad_line), value=value, allowed="UTF-8")
+        if "\x00" in text:
+            at = line + text[: text.index("\x00")].count("\n")
+            self._stop("holds a NUL byte", _Place(line=at), allowed="UTF-8 text")
+        return text
+
+    # --- JSON
+
+    def _json(self) -> None:
+        raw = self._stream.read(self._limits.most_bytes + 1)
+        self._count(raw)
+        document = self._parse(self._decode(raw, 1), _Place(pointer=""))
+        if isinstance(document, list):
+            self._stop("is a list", _Place(pointer=""), allowed='an object with "clientName" and "images"')
+        if not isinstance(document, dict):
+            self._stop("is not an object", _Place(pointer=""), value=document, allowed='an object with "images"')
+        images = document.pop("images", None)
+        self._take_header(document, _Place(pointer=""))
+        if not isinstance(images, list):
+            self._stop("is not a list" if images is not None else "is missing", _Place(pointer="/images"), field="images",
+                       value=images, allowed="a list of images")  # fmt: skip
+        for index, item in enumerate(images):
+            self._take_image(item, _Place(pointer=f"/images/{index}"))
+
+    def _json_lines(self) -> None:
+        for number, text in self._lines():
+            if not text.strip():
+                continue
+            place = _Place(line=number)
+            known = len(self._problems)
+            item = self._parse(text, place)
+            if item is None and len(self._problems) > known:
+                continue
+            if self._header is None:
+                if not isinstance(item, dict) or "url" in item:
+                    self._stop("is not a header", place, value=item, allowed='a first line {"clientName": …}')
+                self._take_header(item, place)
+            else:
+                self._take_image(item, place)
+
+    def _parse(self, text: str, place: _Place) -> Any:
+        """JSON with NaN and hostile nesting refused; None after a syntax error."""
+
+        def constant(name: str) -> NoReturn:
+            raise ValueError(f"{name} is not JSON")
+
+        try:
+            document = json.loads(text, object_pairs_hook=_Object, parse_constant=constant)
+        except json.JSONDecodeError as error:
+            line = (place.line or 1) + error.lineno - 1
+            excerpt = text[max(0, error.pos - 20) : error.pos + 20]
+            self._problem(f"is not JSON: {error.msg} at column {error.colno}", _Place(line=line), value=excerpt)
+        except RecursionError:
+            self._problem("is nested too deeply", place, allowed="an object with a list of flat objects")
+        except ValueError as error:
+            self._problem(f"is not JSON: {error}", place)
+        else:
+            return document
+        if place.line is None:
+            raise _Stop
+        return None
+
+    # --- CSV
+
+    def _csv(self) -> None:
+        lines = self._lines()
+        _, first = next(lines)
+        delimiter = ";" if first.count(";") > first.count(",") else ","
+        current = 1
+
+        def text() -> Iterator[str]:
+            nonlocal current
+            yield first
+            for number, line in lines:
+                current = number
+                yield line
+
+        rows = csv.reader(text(), delimiter=delimiter, strict=True)
+        try:
+            columns = self._columns(next(rows))
+            started = current + 1
+            for row in rows:
+                if any(cell.strip() for cell in row):
+                    self._take_row(row, columns, _Place(line=started))
+                started = current + 1
+        except csv.Error as error:
+            self._stop(f"is not CSV: {error}", _Place(line=current), allowed="quotes closed, fields below 128 KiB")
+
+    def _columns(self, row: list[str]) -> list[str]:
+        known = {name.lower(): name for name in CSV_COLUMNS}
+        place = _Place(line=1)
+        columns = []
+        for cell in row:
+            name = known.get(re.sub(r"[\s_-]", "", cell).lower(), "")
+            if not name and cell.strip():
+                self._problem("is not a column", place, field=_short(cell), allowed=", ".join(CSV_COLUMNS))
+            elif name and name in columns:
+                self._problem("stands twice", place, field=name, allowed="each column once")
+            columns.append(name)
+        for name in ("clientName", "url", "roomType", "designStyle"):
+            if name not in columns:
+                self._problem("is missing", place, field=name, allowed="a header line with " + ", ".join(CSV_COLUMNS))
+        if self._problems:
+            raise _Stop
+        return columns
+
+    def _take_row(self, row: list[str], columns: list[str], place: _Place) -> None:
+        if len(row) != len(columns):
+            self._problem(f"has {len(row)} fields", place, allowed=f"{len(columns)}, as the header line")
+            return
+        cells = {name: _unquoted(cell.strip()) for name, cell in zip(columns, row, strict=True) if name and cell.strip()}
+        same = {name: cells.get(name) for name in ("clientName", "batchId", "priority")}
+        if self._first_row is None:
+            self._take_header(same, place)
+            self._first_row = same
+        for name, value in same.items():
+            if value != self._first_row[name]:
+                first = self._first_row[name] or ""
+                self._problem("differs from the first row", place, field=name, value=value or "", allowed=repr(first))
+        self._take_image({name: value for name, value in cells.items() if name in IMAGE_FIELDS}, place)
+
+    # --- fields
+
+    def _take_header(self, fields: Mapping[str, Any], place: _Place) -> None:
+        self._unknown(fields, HEADER_FIELDS, place)
+        client_name = self._text(fields, "clientName", place, required=True)
+        if client_name and not names.slug(client_name):
+            self._problem("has no letter or digit", place.at("clientName"), field="clientName", value=client_name,
+                          allowed="a name with at least one of A-Z, 0-9")  # fmt: skip
+        batch_id = self._text(fields, "batchId", place)
+        if batch_id and not _BATCH_ID.fullmatch(batch_id):
+            self._problem("is not a batch id", place.at("batchId"), field="batchId", value=batch_id,
+                          allowed=_BATCH_ID_ALLOWED)  # fmt: skip
+        self._header = {
+            "clientName": client_name,
+            "batchId": batch_id,
+            "priority": self._choice(fields, "priority", TIER_NAMES, place),
+            "roomType": self._choice(fields, "roomType", ROOM_NAMES, place),
+            "designStyle": self._choice(fields, "designStyle", STYLE_NAMES, place),
+        }
+        self._refused = {name for name, value in self._header.items() if value is None and fields.get(name)}
+
+    def _take_image(self, item: Any, place: _Place) -> None:
+        if len(self._images) >= self._limits.most_images:
+            self._stop(f"more than {self._limits.most_images} images", place, allowed=f"1 to {self._limits.most_images} images")
+        if not isinstance(item, dict):
+            self._problem("is not an object", place, value=item, allowed='an object with "url"')
+            return
+        before = len(self._problems)
+        self._unknown(item, IMAGE_FIELDS, place)
+        source = self._source(item, place)
+        room = self._cached(self._rooms, item, "roomType", ROOM_NAMES, place)
+        style = self._cached(self._styles, item, "designStyle", STYLE_NAMES, place)
+        code = self._text(item, "propertyCode", place)
+        if len(self._problems) == before and source and room and style:
+            self._images.append(ManifestImage(source, room, style, code))
+
+    def _unknown(self, fields: Mapping[str, Any], known: tuple[str, ...], place: _Place) -> None:
+        for name in fields.twice if isinstance(fields, _Object) else ():
+            self._problem("stands twice", place.at(_short(name)), field=_short(name), allowed="each field once")
+        for name in fields:
+            if name not in known:
+                self._problem("is not a field here", place.at(_short(name)), field=_short(name), allowed=", ".join(known))
+
+    def _source(self, item: Mapping[str, Any], place: _Place) -> str | None:
+        url = self._text(item, "url", place, required=True, most=self._limits.most_url_characters)
+        if url is None:
+            return None
+        try:
+            return resolve(url, self._rules)
+        except BadSource as error:
+            self._problem(error.reason, place.at("url"), field="url", value=url, allowed=error.allowed)
+            return None
+
+    def _cached(self, seen: dict[str, str], item: Mapping[str, Any], field: str, names_known: Vocabulary, place: _Place
+                ) -> str | None:  # fmt: skip
+        value = item.get(field)
+        if isinstance(value, str) and value in seen:
+            return seen[value]
+        if value is None or value == "":
+            default = self._header[field] if self._header else None
+            if default is None and field not in self._refused:
+                self._problem("is missing here and in the header", place.at(field), field=field,
+                              allowed=f"one of {', '.join(names_known.values)}")  # fmt: skip
+            return default
+        choice = self._choice(item, field, names_known, place)
+        if choice is not None and isinstance(value, str):
+            seen[value] = choice
+        return choice
+
+    def _choice(self, fields: Mapping[str, Any], field: str, known: Vocabulary, place: _Place) -> str | None:
+        text = self._text(fields, field, place)
+        if text is None:
+            return None
+        value = known.match(text)
+        if value is None:
+            nearest = known.nearest(text)
+            allowed = "nearest: " + ", ".join(nearest) if nearest else "one of " + ", ".join(known.values)
+            self._problem("is not known", place.at(field), field=field, value=text, allowed=allowed)
+        return value
+
+    def _text(self, fields: Mapping[str, Any], field: str, place: _Place, *, required: bool = False,
+              most: int = MOST_NAME_CHARACTERS) -> str | None:  # fmt: skip
+        value = fields.get(field)
+        if value is None or value == "":
+            if required:
+                self._problem("is missing" if value is None else "is empty", place.at(field), field=field, allowed="a text")
+            return None
+        if not isinstance(value, str):
+            self._problem("is not a text", place.at(field), field=field, value=value, allowed="a text in quotes")
+            return None
+        if len(value) > most:
+            self._problem(f"has {len(value)} characters", place.at(field), field=field, value=value, allowed=f"at most {most}")
+            return None
+        if any(ord(character) < 0x20 or 0xD800 <= ord(character) <= 0xDFFF for character in value):
+            self._problem("holds control characters", place.at(field), field=field, value=value, allowed="printable text")
+            return None
+        return value
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= MOST_VALUE_SHOWN else text[: MOST_VALUE_SHOWN - 1] + "…"
+
+
+def _shown(value: Any) -> str:
+    """A value as it stands in JSON, shortened, safe to print on a terminal."""
+    try:
+        text = json.dumps(value, ensure_ascii=False) if not isinstance(value, str) else json.dumps(value[:200], ensure_ascii=False)
+    except (ValueError, RecursionError):
+        text = type(value).__name__
+    return _short(text.encode("utf-8", "replace").decode())
+
+
+def _unquoted(cell: str) -> str:
+    """Take away the quote that `report.neutral` puts before a cell that looks like a formula."""
+    return cell[1:] if len(cell) > 1 and cell[0] == "'" and cell[1] in "=+-@" else cell

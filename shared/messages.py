@@ -1,0 +1,136 @@
+"""The wire: what travels on topics, in one place. Every message carries a JSON body (see docs/cursed-knowledge.md)."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+import msgspec
+
+from shared.model import Batch, Document, Image, ImageState, Tier
+
+EVENT_SOURCE = "//ruum-batch"
+EVENT_TYPE_PREFIX = "ruum."
+
+
+D = TypeVar("D", bound=Document)
+
+
+class Unreadable(Exception):
+    """A message whose body is not what its topic carries; the text says why."""
+
+
+class Task(Document, frozen=True, kw_only=True):
+    """One image to stage: the message on a `stage-image-*` topic. `epoch` is the batch's control epoch when sent."""
+
+    batch: str
+    index: int
+    round: int
+    tier: Tier
+    epoch: int = 0
+
+
+class Letter(Document, frozen=True, kw_only=True):
+    """Why a task came to nothing: the message on the dead-letter topic. `task` is None when it could not be read."""
+
+    code: str
+    message: str
+    attempts: int = 0
+    task: Task | None = None
+    original: str = ""  # the unreadable body, shortened
+
+
+class ImageChanged(Document, frozen=True, kw_only=True):
+    """An image document was written: what AGGREGATE is told. `before` is the state it had until then."""
+
+    batch: str
+    index: int
+    shard: int
+    revision: int
+    state: ImageState
+    before: ImageState | None = None
+
+
+class Event(Document, frozen=True, kw_only=True):
+    """A CloudEvent 1.0 on the completion topic: `ce-*` attributes beside JSON data in a message, one object in a file."""
+
+    id: str
+    type: str
+    subject: str
+    time: float
+    data: dict[str, Any]
+    client: str
+
+    def attributes(self) -> dict[str, str]:
+        """Binary mode of the CloudEvents Pub/Sub binding, and `client` for subscription filters."""
+        return {
+            "ce-specversion": "1.0",
+            "ce-id": self.id,
+            "ce-type": self.type,
+            "ce-source": EVENT_SOURCE,
+            "ce-subject": self.subject,
+            "ce-time": iso(self.time),
+            "content-type": "application/json",
+            "client": self.client,
+        }
+
+    def body(self) -> bytes:
+        """The JSON data."""
+        return msgspec.json.encode(self.data)
+
+
+def structured(attributes: dict[str, str], body: bytes) -> dict[str, Any]:
+    """A received event as one CloudEvents JSON object (structured mode)."""
+    names = ("specversion", "id", "type", "source", "subject", "time")
+    event: dict[str, Any] = {name: attributes[f"ce-{name}"] for name in names if f"ce-{name}" in attributes}
+    event["datacontenttype"] = "application/json"
+    event["client"] = attributes.get("client", "")
+    event["data"] = msgspec.json.decode(body)
+    return event
+
+
+def encode(message: Document) -> bytes:
+    """Any message of this module as its JSON body."""
+    return msgspec.json.encode(message)
+
+
+def decode(kind: type[D], body: bytes) -> D:
+    """The message in `body`. Raises `Unreadable` with the reason."""
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise Unreadable(str(error)) from None
+
+
+def task_for(image: Image, epoch: int) -> Task:
+    """The task that asks for this image in its present round."""
+    return Task(batch=image.batch, index=image.index, round=image.round, tier=image.tier, epoch=epoch)
+
+
+def changed(before: Image | None, after: Image) -> ImageChanged:
+    """The change event of one write."""
+    return ImageChanged(
+        batch=after.batch,
+        index=after.index,
+        shard=after.shard,
+        revision=after.revision,
+        state=after.state,
+        before=before.state if before else None,
+    )
+
+
+def batch_event(batch: Batch, kind: str, event_id: str, at: float, data: dict[str, Any]) -> Event:
+    """An event about a batch. `kind` is what follows `ruum.`, such as `batch.completed`."""
+    return Event(
+        id=event_id,
+        type=EVENT_TYPE_PREFIX + kind,
+        subject=batch.id,
+        time=at,
+        client=batch.client,
+        data={"batchId": batch.id, "client": batch.client, **data},
+    )
+
+
+def iso(at: float) -> str:
+    """Seconds since the epoch as RFC 3339 in UTC, milliseconds kept."""
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,0 +1,50 @@
+"""Names of objects: where everything of a batch lies, in one place."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+from shared.model import Batch, Image
+
+_NOT_SLUG = re.compile(r"[^A-Za-z0-9_-]+")
+
+
+def slug(text: str, most: int = 64) -> str:
+    """`text` as `[A-Za-z0-9_-]{0,most}`: accents dropped, everything else folded into single hyphens."""
+    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
+    return _NOT_SLUG.sub("-", plain).strip("-")[:most].strip("-")
+
+
+def results_folder(batch: Batch) -> str:
+    """`results/<client>/<batch>/`: the batch id without the client it begins with."""
+    return f"results/{batch.client}/{batch.id.removeprefix(batch.client + '.')}/"
+
+
+def round_folder(batch: Batch) -> str:
+    """Where the reports of the batch's present round lie."""
+    return f"{results_folder(batch)}round-{batch.round}/"
+
+
+def status_name(batch: Batch) -> str:
+    return results_folder(batch) + "status.json"
+
+
+def picture_stem(image: Image) -> str:
+    """`<index>-<propertyCode>`, or the index alone."""
+    code = slug(image.property_code or "")
+    return f"{image.index}-{code}" if code else str(image.index)
+
+
+def work_folder(batch_id: str, index: int) -> str:
+    return f"work/{batch_id}/{index}/"
+
+
+def work_picture(image: Image, generation: int) -> str:
+    """A generated picture; the fence in its name keeps a stale worker from touching its successor's."""
+    return f"{work_folder(image.batch, image.index)}{image.fence}-{generation}"
+
+
+def errors_name(manifest_name: str) -> str:
+    """Where the problems of a rejected manifest are written, in the results bucket."""
+    return manifest_name + ".errors.json"

@@ -1,0 +1,173 @@
+"""What a round leaves behind: results.jsonl, results.csv, failed.csv and report.html.
+
+The bytes depend on the batch and its settled images only, never on when or by whom they are written: two closers that
+write them at once write the same.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable
+from importlib.resources import files
+from typing import Any, Final
+
+import msgspec
+
+from shared import names
+from shared.messages import iso
+from shared.model import Batch, Counts, Image, ImageState
+
+RESULT_COLUMNS: Final = (
+    "index", "propertyCode", "source", "roomType", "designStyle", "state", "output", "thumbnail", "errorCode",
+    "errorMessage", "attempts", "cached", "durationMs", "costUsd", "sha256",
+)  # fmt: skip
+MANIFEST_COLUMNS: Final = ("clientName", "url", "propertyCode", "roomType", "designStyle", "priority")
+_FORMULA_STARTS: Final = ("=", "+", "-", "@", "\t", "\r")
+_CONTENT_TYPES: Final = {"jsonl": "application/jsonl", "csv": "text/csv; charset=utf-8", "html": "text/html; charset=utf-8"}
+
+
+def content_type(name: str) -> str:
+    """The content type of a report file."""
+    return _CONTENT_TYPES[name.rpartition(".")[2]]
+
+
+def result_line(image: Image) -> dict[str, Any]:
+    """One image as results.jsonl shows it: times in ms, cost in USD, output names in the results bucket."""
+    output = image.output
+    return {
+        "index": image.index,
+        "propertyCode": image.property_code,
+        "source": image.source,
+        "roomType": image.room_type,
+        "designStyle": image.design_style,
+        "state": image.state.value,
+        "output": output.picture if output else None,
+        "thumbnail": output.thumbnail if output else None,
+        "error": {"code": image.error.code, "message": image.error.message} if image.error else None,
+        "attempts": tries(image),
+        "round": image.round,
+        "cached": image.cached,
+        "durationsMs": image.durations_ms,
+        "costUsd": usd(image.cost_micro_usd),
+        "sha256": output.sha256 if output else None,
+        "prompts": image.prompts,
+    }
+
+
+def tries(image: Image) -> int:
+    """How often the image was tried in its round, as people count: failed attempts, and the one that succeeded."""
+    return image.attempts + (image.state is ImageState.COMPLETED)
+
+
+def usd(micro: int) -> float:
+    """Millionths of a dollar as dollars."""
+    return micro / 1_000_000
+
+
+def outcome(counts: Counts) -> str:
+    """What a batch with these final counts came to."""
+    if counts.cancelled:
+        return "cancelled"
+    return "completed_with_failures" if counts.failed else "completed"
+
+
+def neutral(text: str) -> str:
+    """A cell that no spreadsheet takes for a formula; `shared.manifest` takes the quote away again."""
+    return "'" + text if text.startswith(_FORMULA_STARTS) else text
+
+
+def rejection(name: str, problems: list[dict[str, Any]]) -> bytes:
+    """`<manifest>.errors.json`."""
+    return msgspec.json.format(msgspec.json.encode({"manifest": name, "problems": problems}), indent=2)
+
+
+class _Table:
+    """A CSV file in the making."""
+
+    def __init__(self, columns: tuple[str, ...]) -> None:
+        self._text = io.StringIO()
+        self._writer = csv.writer(self._text, lineterminator="\r\n")
+        self._writer.writerow(columns)
+
+    def add(self, cells: list[Any]) -> None:
+        self._writer.writerow([neutral(cell) if isinstance(cell, str) else cell for cell in cells])
+
+    def bytes(self) -> bytes:
+        return ("\ufeff" + self._text.getvalue()).encode()  # the BOM tells Excel that it is UTF-8
+
+
+class RoundReport:
+    """Gathers a round's images, one by one in order of index, and makes the files of them."""
+
+    def __init__(self, batch: Batch) -> None:
+        self._batch = batch
+        self._lines: list[bytes] = []
+        self._results = _Table(RESULT_COLUMNS)
+        self._failed = _Table(MANIFEST_COLUMNS)
+        self._rows: list[list[Any]] = []
+        self.counts = Counts()
+        self.cost_micro_usd = 0
+
+    def add(self, image: Image) -> None:
+        line = result_line(image)
+        self._lines.append(msgspec.json.encode(line))
+        error = line["error"] or {"code": "", "message": ""}
+        self._results.add([
+            line["index"], line["propertyCode"] or "", line["source"], line["roomType"], line["designStyle"],
+            line["state"], line["output"] or "", line["thumbnail"] or "", error["code"], error["message"],
+            line["attempts"], line["cached"], sum(image.durations_ms.values()), line["costUsd"], line["sha256"] or "",
+        ])  # fmt: skip
+        if image.state is ImageState.FAILED:
+            self._failed.add([
+                self._batch.client_name, image.source, image.property_code or "", image.room_type, image.design_style,
+                image.tier.value,
+            ])  # fmt: skip
+        self._rows.append(self._page_row(image))
+        self.counts = self.counts + Counts(**{image.state.value: 1})
+        self.cost_micro_usd += image.cost_micro_usd
+
+    def _page_row(self, image: Image) -> list[Any]:
+        """What report.html needs of an image, positional to keep 10,000 of them below 2 MB."""
+        folder = names.results_folder(self._batch)
+        relative: Callable[[str], str] = lambda name: "../" + name.removeprefix(folder)
+        output = image.output
+        return [
+            image.index,
+            image.property_code or "",
+            image.room_type,
+            image.design_style,
+            image.state.value,
+            relative(output.picture) if output else "",
+            relative(output.before) if output else "",
+            relative(output.thumbnail) if output else "",
+            f"{image.error.code}: {image.error.message}" if image.error else "",
+            "" if output else image.source,
+        ]
+
+    def files(self) -> dict[str, bytes]:
+        """File name within the round's folder to its bytes."""
+        return {
+            "results.jsonl": b"".join(line + b"\n" for line in self._lines),
+            "results.csv": self._results.bytes(),
+            "failed.csv": self._failed.bytes(),
+            "report.html": self._page(),
+        }
+
+    def _page(self) -> bytes:
+        batch = self._batch
+        data = {
+            "batch": batch.id,
+            "client": batch.client_name,
+            "round": batch.round,
+            "outcome": outcome(self.counts),
+            "counts": {state.value: self.counts.of(state) for state in ImageState},
+            "costUsd": usd(self.cost_micro_usd),
+            "finished": iso(batch.closing_at or 0.0),
+            "seconds": round((batch.closing_at or 0.0) - batch.created_at, 1),
+            "images": self._rows,
+        }
+        # "<" is escaped so that no text of a customer can end the script element it stands in.
+        encoded = msgspec.json.encode(data).replace(b"<", b"\\u003c")
+        template = files("shared").joinpath("report.html").read_bytes()
+        return template.replace(b'"@DATA@"', encoded)

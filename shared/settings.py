@@ -1,0 +1,166 @@
+"""Every limit and default, with its unit and its reason. Doors and ops read them from the environment; nobody else does.
+
+A setting is overridden by `RUUM_<GROUP>_<NAME>`, such as `RUUM_MANIFEST_MOST_IMAGES=20000`; docs/settings.md lists all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Final
+
+import msgspec
+from msgspec import Meta
+
+ENVIRONMENT_PREFIX: Final = "RUUM_"
+
+Count = Annotated[int, Meta(ge=1)]
+Seconds = Annotated[float, Meta(gt=0)]
+Share = Annotated[float, Meta(ge=0, le=1)]
+
+
+class _Group(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of the setting groups."""
+
+
+class ManifestLimits(_Group, frozen=True, kw_only=True):
+    """What a manifest may be."""
+
+    most_images: Count = 10_000  # the product's promise; 100,000 is tried and works
+    most_bytes: Count = 32 * 1024 * 1024  # 10,000 images of 500 bytes are 5 MB; leaves room for long signed links
+    most_url_characters: Count = 4096  # signed links reach 1,500; browsers and CDNs stop at 8,000
+    most_problems: Count = 1000  # listed in one error report; more help nobody
+
+
+class PhotoLimits(_Group, frozen=True, kw_only=True):
+    """What a photo may be, and what is made of it."""
+
+    most_bytes: Count = 40 * 1024 * 1024  # a 48 MP JPEG at best quality has 25 MB
+    most_pixels: Count = 50_000_000  # 48 MP cameras pass; a decoded picture then needs 150 MB at most
+    fewest_pixels_side: Count = 64  # below that there is no room to see
+    longest_side_pixels: Count = 2048  # "2K", the size the image model works in
+    thumbnail_side_pixels: Count = 320  # two beside each other on a phone
+    jpeg_quality: Annotated[int, Meta(ge=1, le=95)] = 90  # above 95 Pillow only grows the file
+    subprocesses: Count = 2  # one per core of the worker; a codec uses its core fully
+    subprocess_bytes: Count = 1536 * 1024 * 1024  # address space: 150 MB of pixels some copies over, and the interpreter
+    job_seconds: Seconds = 60.0  # a 50 MP picture takes 2 s on a slow core
+
+
+class DownloadLimits(_Group, frozen=True, kw_only=True):
+    """How long and how far a photo's address is followed."""
+
+    total_seconds: Seconds = 60.0  # 40 MB at 6 Mbit/s
+    connect_seconds: Seconds = 10.0
+    most_redirects: Annotated[int, Meta(ge=0)] = 3  # CDNs use one or two
+    allow_http: bool = False  # plain http can be read and altered on the way
+    allow_private_addresses: bool = False  # for tests on loopback only: a private address is our own network
+
+
+class AttemptLimits(_Group, frozen=True, kw_only=True):
+    """How often an image is tried."""
+
+    most_attempts: Count = 3  # per round; the queue's 10 deliveries leave room above it for crashes and restarts
+
+
+class StagingRules(_Group, frozen=True, kw_only=True):
+    """When a generated picture is good enough."""
+
+    most_generations: Count = 3  # pictures bought for one image in one round before it is quality_rejected
+    least_structure_kept: Share = 0.7  # a changed room misleads buyers: the strictest of the three
+    least_realism: Share = 0.5
+    least_style_fit: Share = 0.5
+
+
+class WorkerLimits(_Group, frozen=True, kw_only=True):
+    """How one worker shares its time."""
+
+    in_flight: Count = 50  # 60 calls a minute of 50 s need 50 in flight
+    heartbeat_seconds: Seconds = 5.0  # a claim is dead after 16 s: three beats may be lost
+    lease_seconds: Seconds = 60.0  # the subscriptions' ack deadline
+    control_cache_seconds: Seconds = 5.0  # how late a worker may notice a pause or cancel
+    held_seconds: Seconds = 20.0  # how long a delivery waits when another worker holds its image
+    halt_seconds: Seconds = 60.0  # pause of pulling after a fault of our configuration
+    progress_seconds: Seconds = 3.0  # status.json and progress are refreshed at most so often
+    closer_lease_seconds: Seconds = 30.0  # writing the reports of 10,000 images takes about 2 s
+
+
+class Gemini(_Group, frozen=True, kw_only=True):
+    """The vendor's API. Model ids and prices change: look at docs/adr/0004 before trusting them."""
+
+    api_version: str = "v1"
+    base_url: str | None = None  # None: Google's; tests name a local server
+    text_model: str = "gemini-3.5-flash-lite"  # analyse and verify; the cheapest that sees pictures
+    image_model: str = "gemini-nano-banana-2.1"  # generate; $0.05 for a 2K picture
+    image_size: str = "2K"
+    text_seconds: Seconds = 60.0  # total deadline of one analyse or verify; 10 s is usual
+    image_seconds: Seconds = 120.0  # total deadline of one generate; 30 s is usual
+
+
+class Price(_Group, frozen=True, kw_only=True):
+    """US dollars per million tokens."""
+
+    input_usd: float
+    output_usd: float
+
+
+# Documentation of November 2026; the preview model is ours and free.
+PRICES: Final[dict[str, Price]] = {
+    "gemini-nano-banana-2.1": Price(input_usd=1.50, output_usd=30.0),
+    "gemini-3.5-flash-lite": Price(input_usd=0.30, output_usd=2.50),
+    "gemini-3.8-flash": Price(input_usd=0.75, output_usd=3.75),
+    "preview": Price(input_usd=0.0, output_usd=0.0),
+}
+
+
+class Buckets(_Group, frozen=True, kw_only=True):
+    """Names of the buckets. `work` may equal `results`: work objects live under `work/`."""
+
+    intake: str = "intake"
+    results: str = "results"
+    work: str = "work"
+
+
+class Settings(_Group, frozen=True, kw_only=True):
+    """All of it."""
+
+    manifest: ManifestLimits = ManifestLimits()
+    photo: PhotoLimits = PhotoLimits()
+    download: DownloadLimits = DownloadLimits()
+    attempts: AttemptLimits = AttemptLimits()
+    staging: StagingRules = StagingRules()
+    worker: WorkerLimits = WorkerLimits()
+    gemini: Gemini = Gemini()
+    buckets: Buckets = Buckets()
+    prices: dict[str, Price] = msgspec.field(default_factory=lambda: dict(PRICES))
+
+
+class BadSetting(Exception):
+    """An environment variable that is no setting, or whose value does not fit; the text names it and what is allowed."""
+
+
+def from_environment(environ: Mapping[str, str]) -> Settings:
+    """The settings with every `RUUM_<GROUP>_<NAME>` of `environ` applied. Raises `BadSetting`."""
+    groups = {
+        field.name: {inner.name for inner in msgspec.structs.fields(field.type)}
+        for field in msgspec.structs.fields(Settings)
+        if isinstance(field.type, type) and issubclass(field.type, _Group)
+    }
+    given: dict[str, dict[str, Any]] = {}
+    for variable, value in environ.items():
+        if not variable.startswith(ENVIRONMENT_PREFIX):
+            continue
+        name = variable.removeprefix(ENVIRONMENT_PREFIX).lower()
+        group = next((group for group in groups if name.startswith(group + "_")), None)
+        if group is None or name.removeprefix(group + "_") not in groups[group]:
+            raise BadSetting(f"{variable} is not a setting; docs/settings.md lists all of them")
+        given.setdefault(group, {})[name.removeprefix(group + "_")] = value
+    try:
+        return msgspec.convert(given, Settings, strict=False)
+    except msgspec.ValidationError as error:
+        place = str(error).rpartition("`$.")[2].rstrip("`")
+        raise BadSetting(f"{ENVIRONMENT_PREFIX}{place.replace('.', '_').upper()}: {error}") from None
+
+
+def cost_micro_usd(prices: Mapping[str, Price], model: str, input_tokens: int, output_tokens: int) -> int:
+    """What a call costs in millionths of a dollar, rounded up; a model without a price is a `KeyError`."""
+    price = prices[model]
+    return -int(-(input_tokens * price.input_usd + output_tokens * price.output_usd) // 1)

@@ -1,0 +1,100 @@
+"""Where a manifest may take photos from: pure rules on addresses, before anything is fetched."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+from urllib.parse import quote, unquote, urlsplit
+
+import msgspec
+
+
+class SourceRules(msgspec.Struct, frozen=True, kw_only=True):
+    """What addresses one manifest may name.
+
+    `base` is the URI of the manifest's folder, ending in "/": relative paths start there and may not leave it.
+    `gs_prefixes` are the `gs://bucket/prefix` its client may read; `folders` the local folders that absolute paths
+    may lie in (one machine only; empty in the cloud).
+    """
+
+    base: str
+    allow_http: bool = False
+    gs_prefixes: tuple[str, ...] = ()
+    folders: tuple[str, ...] = ()
+
+
+class BadSource(Exception):
+    """An address that may not be named. `allowed` says what may."""
+
+    def __init__(self, reason: str, allowed: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.allowed = allowed
+
+
+ALLOWED = "an https address, gs:// in an allowed bucket, or a path beside the manifest"
+
+
+def resolve(url: str, rules: SourceRules) -> str:
+    """The absolute URI (https, gs or file) of a manifest's `url`. Raises `BadSource`."""
+    if any(ord(character) < 0x20 or ord(character) == 0x7F for character in url):
+        raise BadSource("holds control characters", ALLOWED)
+    if url != url.strip() or not url:
+        raise BadSource("is empty or has spaces around it", ALLOWED)
+    scheme, separator, _ = url.partition("://")
+    if separator:
+        return _absolute(scheme.lower(), url, rules)
+    return _local(url, rules)
+
+
+def _absolute(scheme: str, url: str, rules: SourceRules) -> str:
+    if scheme == "https" or (scheme == "http" and rules.allow_http):
+        return _web(url)
+    if scheme == "http":
+        raise BadSource("plain http can be read and altered on the way", "https")
+    if scheme == "gs":
+        if _escapes(url.removeprefix("gs://")):
+            raise BadSource("leaves its folder", ALLOWED)
+        if not any(url.startswith(prefix) for prefix in rules.gs_prefixes):
+            raise BadSource("is not in a bucket this client may read", ", ".join(rules.gs_prefixes) or "no gs:// address")
+        return url
+    if scheme == "file" and rules.folders:
+        return _in_folders(Path(unquote(urlsplit(url).path)), rules.folders)
+    raise BadSource(f"has the scheme {scheme[:20]!r}", ALLOWED)
+
+
+def _web(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        _ = parts.port  # parsed, and refused, only when asked for
+    except ValueError as error:
+        raise BadSource(f"is not an address: {error}", ALLOWED) from None
+    if not parts.hostname:
+        raise BadSource("has no host", ALLOWED)
+    if parts.username is not None or parts.password is not None:
+        raise BadSource("holds a user name or password", "an address without credentials")
+    return url
+
+
+def _escapes(path: str) -> bool:
+    """Whether a path, taken literally or after percent-decoding, has a part that climbs."""
+    return any(".." in PurePosixPath(form).parts or "\\" in form for form in (path, unquote(path)))
+
+
+def _local(path: str, rules: SourceRules) -> str:
+    if path.startswith("/"):
+        if not rules.folders:
+            raise BadSource("is an absolute path", ALLOWED)
+        return _in_folders(Path(path), rules.folders)
+    if _escapes(path) or ":" in path.split("/", 1)[0]:
+        raise BadSource("leaves the manifest's folder", "a path beside the manifest, with forward slashes")
+    if not rules.base:
+        raise BadSource("is a path, but the manifest has no folder", ALLOWED)
+    clean = PurePosixPath(path).as_posix()
+    return rules.base + (quote(clean) if rules.base.startswith("file:") else clean)
+
+
+def _in_folders(path: Path, folders: Sequence[str]) -> str:
+    if ".." in path.parts or not any(path.is_relative_to(folder) for folder in folders):
+        raise BadSource("lies outside the folders photos may come from", "a file below " + " or ".join(folders))
+    return path.as_uri()

@@ -1,0 +1,431 @@
+"""STAGE IMAGE: a task enters; a verified picture and a settled image leave, or the task goes back, or a letter leaves.
+
+The table of errors and messages (docs/architecture.md, "What becomes of a message") is `StageImage.handle`: one row, one
+`except`. Everything written after the claim carries its fence.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext
+from enum import StrEnum
+from functools import partial
+from typing import Final, TypeVar
+
+import msgspec
+
+from shared import claims, names
+from shared.control import ControlCache
+from shared.dead_letter import known_holder, send_letter
+from shared.errors import (
+    CodedError,
+    ConfigurationError,
+    ErrorCode,
+    ImageRejected,
+    LostClaim,
+    Throttled,
+    WorkStopped,
+    WorldError,
+)
+from shared.fenced import put_fenced
+from shared.gate import Gate
+from shared.heartbeat import Heartbeat
+from shared.messages import Letter, Task, Unreadable, decode
+from shared.model import Batch, Call, Checkpoint, Control, Failure, Image, ImageState, Output, Refusal, image_key
+from shared.ports import Answer, BatchStore, Clock, Decision, Delivery, Finished, ImageSource, ObjectStore, Pictures, Queue, Request, Usage
+from shared.quota import Quota
+from shared.settings import Settings, cost_micro_usd
+from shared.staging.agents import Agents
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+MOST_MESSAGE_CHARACTERS: Final = 500  # of an error kept with an image: a sentence, not a page of HTML
+
+
+class Action(StrEnum):
+    """What the subscriber does with a delivery."""
+
+    ACK = "ack"
+    NACK = "nack"  # comes again after the queue's backoff
+    LET_GO = "let_go"  # neither: its lease is extended once by `seconds` and then left to run out
+    HALT = "halt"  # let go of it and stop pulling for a while: our configuration's fault
+
+
+class Disposition(msgspec.Struct, frozen=True):
+    """The action, for how long (LET_GO), and why (HALT)."""
+
+    action: Action
+    seconds: float = 0.0
+    reason: str = ""
+
+
+ACK: Final = Disposition(Action.ACK)
+NACK: Final = Disposition(Action.NACK)
+LOST: Final = Disposition(Action.LET_GO)
+
+
+class Tools(msgspec.Struct, frozen=True):
+    """Everything the room works with."""
+
+    store: BatchStore
+    queue: Queue
+    objects: ObjectStore
+    source: ImageSource
+    pictures: Pictures
+    agents: Agents
+    quota: Quota
+    heartbeat: Heartbeat
+    clock: Clock
+    settings: Settings
+
+
+class StageImage:
+    """See the module. One per worker: it knows the worker's heartbeat and keeps suspects apart."""
+
+    def __init__(self, tools: Tools) -> None:
+        self._tools = tools
+        self._control = ControlCache(tools.store, tools.clock, tools.settings.worker.control_cache_seconds)
+        self._gate = Gate()
+
+    async def handle(self, delivery: Delivery) -> Disposition:
+        """Deal with one task. Never raises, except when it is itself cancelled."""
+        try:
+            task = decode(Task, delivery.data)
+        except Unreadable as error:
+            shortened = delivery.data[:MOST_MESSAGE_CHARACTERS].decode("utf-8", "replace")
+            return await self._dead(Letter(code=ErrorCode.INTERNAL, message=f"unreadable task: {error}", original=shortened))
+        try:
+            return await self._handle(task)
+        except LostClaim as error:
+            log.warning("lost the claim of %s/%s: %s", task.batch, task.index, error)
+            return LOST
+        except ConfigurationError as error:
+            return Disposition(Action.HALT, reason=str(error))
+        except WorldError as error:
+            log.warning("storage failed for %s/%s: %s", task.batch, task.index, error)
+            return NACK
+        except Exception:
+            log.exception("bug while staging %s/%s", task.batch, task.index)
+            return NACK
+
+    async def _handle(self, task: Task) -> Disposition:
+        batch = await self._control.read(task.batch)
+        if batch is not None and batch.control is not Control.RUN:
+            stopped = await self._stopped(task)
+            if stopped is not None:
+                return stopped
+        async with self._gate.together():
+            claimed = await self._claim(task)
+            if isinstance(claimed, Refusal):
+                return await self._refused(task, claimed)
+            if claimed.state is ImageState.FAILED:
+                return await self._dead(self._letter(task, claimed))
+            if claimed.claim is None or not claimed.claim.alone:
+                return await self._work(task, claimed, nullcontext())
+        # Two workers died with this image in hand: it gets this one to itself.
+        return await self._work(task, claimed, self._gate.alone())
+
+    # --- before the claim
+
+    async def _stopped(self, task: Task) -> Disposition | None:
+        """What an uncached look at a batch that is not to run makes of a task; None: it runs again."""
+        batch = await self._control.read_now(task.batch)
+        if batch is None or batch.control is Control.RUN:
+            return None
+        if batch.control is Control.PAUSED:
+            # Resuming raises the epoch and publishes again: a task of a later epoch than this pause must not be forgotten.
+            return ACK if batch.control_epoch >= task.epoch else None
+        now = self._tools.clock.now()
+        result = await self._change(task, lambda image: claims.cancel_queued(image, now=now))
+        return self._held() if result is Refusal.HELD else ACK
+
+    async def _claim(self, task: Task) -> Image | Refusal:
+        """Claim the image; only when someone else holds it is that worker's heartbeat looked up."""
+        worker = self._tools.heartbeat.worker
+        decide = partial(claims.claim, task_round=task.round, worker=worker, now=self._tools.clock.now())
+        result = await self._change(task, lambda image: decide(image, holder=None))
+        if result is not Refusal.HELD:
+            return result
+        image = await self._tools.store.image(task.batch, task.index)
+        holder = await known_holder(self._tools.store, image) if image else None
+        if holder is None or holder.id == worker:
+            return Refusal.HELD
+        return await self._change(task, lambda image: decide(image, holder=holder))
+
+    async def _change(self, task: Task, decide: Decision[Image]) -> Image | Refusal:
+        return await self._tools.store.change_image(task.batch, task.index, decide, self._tools.clock.token())
+
+    async def _refused(self, task: Task, refusal: Refusal) -> Disposition:
+        if refusal is Refusal.HELD:
+            return self._held()
+        if refusal is Refusal.MISSING:
+            return await self._dead(Letter(code=ErrorCode.INTERNAL, message="no such image", task=task))
+        if refusal is Refusal.SETTLED:
+            image = await self._tools.store.image(task.batch, task.index)
+            if image is not None and image.state is ImageState.FAILED:
+                return await self._dead(self._letter(task, image))  # the letter may have been lost with its sender
+        return ACK
+
+    def _held(self) -> Disposition:
+        """Another worker has it: neither ack (it may die) nor nack (that spends deliveries of a healthy image)."""
+        return Disposition(Action.LET_GO, seconds=self._tools.settings.worker.held_seconds)
+
+    # --- with the claim
+
+    async def _work(self, task: Task, image: Image, room: AbstractAsyncContextManager[None]) -> Disposition:
+        hand = _Hand(self._tools, self._control, image)
+        try:
+            async with hand.waiting(room):
+                await hand.stage()
+        except LostClaim:
+            raise
+        except WorkStopped:
+            return await self._give_up_for_control(task, hand)
+        except ImageRejected as error:
+            failed = await hand.fail(error)
+            return await self._dead(self._letter(task, failed))
+        except ConfigurationError as error:
+            await hand.release(Failure(code=ErrorCode.CONFIGURATION, message=str(error)))
+            raise
+        except WorldError as error:
+            return await self._spend_attempt(task, hand, error.code, error.message)
+        except asyncio.CancelledError:
+            await asyncio.shield(hand.release(None))
+            raise
+        except Exception as error:
+            log.exception("bug while staging %s/%s", task.batch, task.index)
+            return await self._spend_attempt(task, hand, ErrorCode.INTERNAL, f"{type(error).__name__}: {error}")
+        finally:
+            self._tools.heartbeat.forget(image_key(image.batch, image.index))
+        return ACK
+
+    async def _give_up_for_control(self, task: Task, hand: _Hand) -> Disposition:
+        batch = await self._control.read_now(task.batch)
+        if batch is not None and batch.control is Control.CANCELLING:
+            await hand.cancel()
+            return ACK
+        await hand.release(None)
+        return ACK if batch is not None and batch.control is Control.PAUSED and batch.control_epoch >= task.epoch else NACK
+
+    async def _spend_attempt(self, task: Task, hand: _Hand, code: str, message: str) -> Disposition:
+        released = await hand.release(Failure(code=code, message=message[:MOST_MESSAGE_CHARACTERS]), spend_attempt=True)
+        log.info("attempt %d of %s/%s failed: %s", released.attempts, task.batch, task.index, message)
+        return await self._dead(self._letter(task, released)) if released.state is ImageState.FAILED else NACK
+
+    # --- letters
+
+    def _letter(self, task: Task, image: Image) -> Letter:
+        error = image.error or Failure(code=ErrorCode.INTERNAL, message="failed without an error")
+        return Letter(code=error.code, message=error.message, attempts=image.attempts, task=task)
+
+    async def _dead(self, letter: Letter) -> Disposition:
+        await send_letter(self._tools.queue, letter)
+        return ACK
+
+
+class _Hand:
+    """One claimed image: every change goes through its fence. Implements `shared.staging.agents.Desk`."""
+
+    def __init__(self, tools: Tools, control: ControlCache, image: Image) -> None:
+        self._tools = tools
+        self._control = control
+        self._image = image
+        self._calls = list(image.calls)
+        self._durations: dict[str, int] = {}
+        self._works: list[str] = [image.checkpoint.picture] if image.checkpoint and image.checkpoint.picture else []
+        self.checkpoint = image.checkpoint or Checkpoint()
+
+    async def stage(self) -> None:
+        """Fetch, stage, publish, settle. Raises whatever went wrong, with nothing settled."""
+        image, tools = self._image, self._tools
+        data = await self._timed("download", tools.source.fetch(image.source, image.batch.partition(".")[0]))
+        photo = await self._timed("prepare", tools.pictures.normalise(data))
+        request = Request(room_type=image.room_type, design_style=image.design_style)
+        finished = await tools.agents.stage(photo, request, self)
+        output = await self._timed("publish", self._publish(finished))
+        await self._change(
+            partial(
+                claims.complete,
+                fence=image.fence,
+                output=output,
+                calls=tuple(self._calls),
+                durations_ms=self._durations,
+                prompts=tools.agents.prompts,
+                now=tools.clock.now(),
+            )
+        )
+        await self._forget_works()
+
+    async def _publish(self, finished: Finished) -> Output:
+        batch = await self._batch()
+        folder, stem = names.results_folder(batch), names.picture_stem(self._image)
+        picture, thumbnail = f"{folder}images/{stem}.jpg", f"{folder}thumbnails/{stem}.jpg"
+        before = f"{folder}thumbnails/{stem}-before.jpg"
+        for name, data in ((before, finished.before), (thumbnail, finished.thumbnail), (picture, finished.jpeg)):
+            await put_fenced(
+                self._tools.objects,
+                self._tools.settings.buckets.results,
+                name,
+                data,
+                content_type="image/jpeg",
+                fence=self._image.fence,
+            )
+        return Output(
+            picture=picture,
+            thumbnail=thumbnail,
+            before=before,
+            sha256=finished.sha256,
+            width=finished.width,
+            height=finished.height,
+        )
+
+    async def _batch(self) -> Batch:
+        batch = await self._control.read(self._image.batch)
+        if batch is None:
+            raise RuntimeError(f"batch {self._image.batch} is gone")
+        return batch
+
+    async def _forget_works(self) -> None:
+        """Delete the work objects that the settled image needs no more; what is left over, reconcile finds."""
+        for name in self._works:
+            try:
+                await self._tools.objects.delete(self._tools.settings.buckets.work, name)
+            except CodedError as error:
+                log.warning("work object %s not deleted: %s", name, error)
+
+    # --- settling, all by the fence
+
+    async def _change(self, decide: Decision[Image]) -> Image:
+        image = self._image
+        changed = await self._tools.store.change_image(
+            image.batch, image.index, decide, self._tools.clock.token(), seen=image
+        )
+        if isinstance(changed, Refusal):
+            raise LostClaim(f"fence {image.fence}: {changed}")
+        self._image = changed
+        return changed
+
+    async def fail(self, error: ImageRejected) -> Image:
+        """Settle as failed by its own fault."""
+        failure = Failure(code=error.code, message=error.message[:MOST_MESSAGE_CHARACTERS])
+        return await self._change(
+            partial(
+                claims.fail,
+                fence=self._image.fence,
+                error=failure,
+                calls=tuple(self._calls),
+                checkpoint=self._checkpoint_or_none(),
+                now=self._tools.clock.now(),
+            )
+        )
+
+    async def release(self, error: Failure | None, *, spend_attempt: bool = False) -> Image:
+        """Give the image back, its paid work noted; see `claims.release`."""
+        return await self._change(
+            partial(
+                claims.release,
+                fence=self._image.fence,
+                calls=tuple(self._calls),
+                checkpoint=self._checkpoint_or_none(),
+                error=error,
+                spend_attempt=spend_attempt,
+                max_attempts=self._tools.settings.attempts.most_attempts,
+                now=self._tools.clock.now(),
+            )
+        )
+
+    async def cancel(self) -> Image:
+        """Settle as cancelled."""
+        decide = partial(claims.cancel, fence=self._image.fence, calls=tuple(self._calls), now=self._tools.clock.now())
+        return await self._change(decide)
+
+    def _checkpoint_or_none(self) -> Checkpoint | None:
+        return self.checkpoint if self.checkpoint != Checkpoint() else None
+
+    # --- the agents' desk
+
+    async def buy(self, step: str, model: str, call: Callable[[], Awaitable[Answer[T]]]) -> T:
+        """One paid call: after the batch's control and the quota allow it. A 429 is waited out, no attempt spent."""
+        tools = self._tools
+        while True:
+            if (await self._batch()).control is not Control.RUN:
+                raise WorkStopped(self._image.batch)
+            async with tools.heartbeat.waiting(image_key(self._image.batch, self._image.index)):
+                await tools.quota.reserve(model, self._image.tier)
+            started = tools.clock.monotonic()
+            try:
+                answer = await call()
+            except Throttled as throttled:
+                await tools.quota.throttled(model, throttled.retry_after_seconds)
+                continue
+            except CodedError as error:
+                if error.usage is not None:
+                    self._note_call(step, error.usage, started)
+                raise
+            self._note_call(step, answer.usage, started)
+            return answer.value
+
+    def _note_call(self, step: str, usage: Usage, started: float) -> None:
+        duration = self._elapsed_ms(started)
+        self.measured(step, duration)
+        self._calls.append(
+            Call(
+                step=step,
+                model=usage.model,
+                input_tokens=usage.input_tokens,
+                output_tokens=usage.output_tokens,
+                cost_micro_usd=cost_micro_usd(
+                    self._tools.settings.prices, usage.model, usage.input_tokens, usage.output_tokens
+                ),
+                duration_ms=duration,
+            )
+        )
+
+    async def keep(self, checkpoint: Checkpoint, picture: bytes | None) -> None:
+        """A new picture is written before the checkpoint that names it; without one the note can wait for the next write."""
+        self.checkpoint = checkpoint
+        if picture is None:
+            return
+        name = names.work_picture(self._image, checkpoint.generations)
+        work = self._tools.settings.buckets.work
+        await self._tools.objects.put(work, name, picture, content_type="application/octet-stream")
+        self._works.append(name)
+        self.checkpoint = msgspec.structs.replace(checkpoint, picture=name)
+        await self._change(
+            partial(claims.checkpoint, fence=self._image.fence, checkpoint=self.checkpoint, calls=tuple(self._calls))
+        )
+
+    async def kept_picture(self) -> bytes | None:
+        """A checkpoint whose object is missing is no checkpoint."""
+        if self.checkpoint.picture is None:
+            return None
+        found = await self._tools.objects.get(self._tools.settings.buckets.work, self.checkpoint.picture)
+        return found[1] if found else None
+
+    @asynccontextmanager
+    async def waiting(self, room: AbstractAsyncContextManager[None]) -> AsyncIterator[None]:
+        """Be inside `room`, the wait for it not counted as work."""
+        async with AsyncExitStack() as inside:
+            async with self._tools.heartbeat.waiting(image_key(self._image.batch, self._image.index)):
+                await inside.enter_async_context(room)
+            yield
+
+    # --- measuring
+
+    async def _timed(self, step: str, work: Awaitable[T]) -> T:
+        started = self._tools.clock.monotonic()
+        try:
+            return await work
+        finally:
+            self.measured(step, self._elapsed_ms(started))
+
+    def _elapsed_ms(self, started: float) -> int:
+        return round((self._tools.clock.monotonic() - started) * 1000)
+
+    def measured(self, step: str, duration_ms: int) -> None:
+        """Steps that are repeated add up."""
+        self._durations[step] = self._durations.get(step, 0) + duration_ms

@@ -1,0 +1,1 @@
+"""The three agents (analyse, generate, verify) and the handling of pictures."""

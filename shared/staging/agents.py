@@ -1,0 +1,109 @@
+"""The three agents in a row: analyse the room, generate the furnished picture, verify it, and again if it is not good.
+
+What they need of the room that employs them is a `Desk`: it pays for calls and keeps paid work safe.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Protocol, TypeVar
+
+import msgspec
+
+from shared.errors import ErrorCode, ImageRejected
+from shared.model import Checkpoint
+from shared.ports import Answer, Finished, Photo, Pictures, Request, StagingModel
+from shared.settings import StagingRules
+from shared.staging.answers import Analysis, Verdict
+
+T = TypeVar("T")
+
+MOST_DEFECTS = 8  # named to the next generation: more would drown the wish for the room itself
+
+
+class Desk(Protocol):
+    """What the agents ask of whoever employs them."""
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """Paid work of earlier attempts."""
+
+    async def buy(self, step: str, model: str, call: Callable[[], Awaitable[Answer[T]]]) -> T:
+        """Make a paid call when quota and batch allow it; note what it cost."""
+
+    async def keep(self, checkpoint: Checkpoint, picture: bytes | None) -> None:
+        """Make paid work safe before going on; `picture` is the newly generated one, named in the checkpoint's stead."""
+
+    async def kept_picture(self) -> bytes | None:
+        """The picture of the checkpoint, if it still exists."""
+
+    def measured(self, step: str, duration_ms: int) -> None:
+        """Note how long a step took."""
+
+
+class Agents:
+    """Stages one photo at a time; holds no state between photos."""
+
+    def __init__(self, model: StagingModel, pictures: Pictures, rules: StagingRules) -> None:
+        self._model = model
+        self._pictures = pictures
+        self._rules = rules
+
+    @property
+    def prompts(self) -> str:
+        """Version of the prompts in use."""
+        return self._model.prompts
+
+    async def stage(self, photo: Photo, request: Request, desk: Desk) -> Finished:
+        """The verified picture. Raises `ImageRejected` (quality_rejected) when none of the allowed generations is good."""
+        analysis = await self._analysis(photo, request, desk)
+        kept = await desk.kept_picture()
+        finished = await self._pictures.finish(kept, photo) if kept is not None else None
+        while True:
+            if finished is None:
+                finished = await self._generated(photo, analysis, request, desk)
+            picture = finished.jpeg
+            verdict = await desk.buy(
+                "verify", self._model.text_model, lambda: self._model.verify(photo, picture, analysis, request)
+            )
+            defects = self.defects(verdict)
+            if not defects:
+                return finished
+            if desk.checkpoint.generations >= self._rules.most_generations:
+                message = f"{desk.checkpoint.generations} pictures failed verification; the last: {'; '.join(defects)}"
+                raise ImageRejected(ErrorCode.QUALITY_REJECTED, message[:500])
+            await desk.keep(msgspec.structs.replace(desk.checkpoint, picture=None, defects=defects), None)
+            finished = None
+
+    async def _analysis(self, photo: Photo, request: Request, desk: Desk) -> Analysis:
+        if desk.checkpoint.analysis is not None:
+            return Analysis.model_validate_json(desk.checkpoint.analysis)
+        analysis = await desk.buy("analyse", self._model.text_model, lambda: self._model.analyse(photo, request))
+        # Noted with the next write only: an analysis is too cheap to deserve one of its own.
+        await desk.keep(msgspec.structs.replace(desk.checkpoint, analysis=analysis.model_dump_json()), None)
+        return analysis
+
+    async def _generated(self, photo: Photo, analysis: Analysis, request: Request, desk: Desk) -> Finished:
+        """Buy a picture, look whether it can be used at all, and only then keep it."""
+        known = desk.checkpoint
+        raw = await desk.buy(
+            "generate",
+            self._model.image_model,
+            lambda: self._model.generate(photo, analysis, request, known.defects),
+        )
+        finished = await self._pictures.finish(raw, photo)
+        await desk.keep(msgspec.structs.replace(known, generations=known.generations + 1), raw)
+        return finished
+
+    def defects(self, verdict: Verdict) -> tuple[str, ...]:
+        """Why a picture is not good enough, in words for the next generation; empty when it is."""
+        low = [
+            f"{name} scored {score:.2f}, needs {least:.2f}"
+            for name, score, least in (
+                ("structure kept", verdict.structure_kept, self._rules.least_structure_kept),
+                ("realism", verdict.realism, self._rules.least_realism),
+                ("style fit", verdict.style_fit, self._rules.least_style_fit),
+            )
+            if score < least
+        ]
+        return (*low, *verdict.defects)[:MOST_DEFECTS] if low else ()

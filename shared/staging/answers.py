@@ -1,0 +1,66 @@
+"""What the agents answer, typed. A model's answer that does not fit these types is not an answer.
+
+Pydantic, because google-genai turns these classes into the schema the vendor must keep to.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Fraction = float  # 0 to 1; the bounds stand on each field
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class Opening(_Frozen):
+    """A door, window or passage: where it is in the picture, as fractions of width and height."""
+
+    kind: Literal["window", "door", "passage", "stairs", "fireplace", "other"]
+    left: Fraction = Field(ge=0, le=1)
+    top: Fraction = Field(ge=0, le=1)
+    right: Fraction = Field(ge=0, le=1)
+    bottom: Fraction = Field(ge=0, le=1)
+
+
+class Light(_Frozen):
+    """Where the light comes from, how bright (0 dark to 1 bright), how warm (kelvin)."""
+
+    direction: Literal["left", "right", "front", "back", "above", "diffuse"]
+    brightness: Fraction = Field(ge=0, le=1)
+    temperature_kelvin: int = Field(ge=1000, le=20000)
+
+
+class Point(_Frozen):
+    """A place in the picture, as fractions of width and height."""
+
+    x: Fraction = Field(ge=0, le=1)
+    y: Fraction = Field(ge=0, le=1)
+
+
+class Analysis(_Frozen):
+    """The room as the camera saw it.
+
+    `floor` is the outline of the free floor; `vanishing_point` is where the lines that run away from the camera meet;
+    `palette` are the room's main colours as #rrggbb; `must_not_change` are things a furnished picture has to keep.
+    """
+
+    summary: str = Field(max_length=2000)
+    floor: list[Point] = Field(min_length=3, max_length=64)
+    vanishing_point: Point
+    openings: list[Opening] = Field(max_length=64)
+    light: Light
+    palette: list[str] = Field(max_length=12)
+    must_not_change: list[str] = Field(max_length=40)
+
+
+class Verdict(_Frozen):
+    """How good a furnished picture is. Scores from 0 (unusable) to 1 (perfect); defects in plain words."""
+
+    structure_kept: Fraction = Field(ge=0, le=1)
+    realism: Fraction = Field(ge=0, le=1)
+    style_fit: Fraction = Field(ge=0, le=1)
+    defects: list[str] = Field(max_length=40)

@@ -1,0 +1,63 @@
+"""Where photos come from: the web, a bucket, or (on one machine) a folder. Implements `shared.ports.ImageSource`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from shared.errors import ErrorCode, ImageRejected
+from shared.ports import ObjectStore
+from shared.staging.download import Downloader
+
+
+class PhotoSource:
+    """Fetches by scheme. `folders` are the local ones that may be read, links resolved; none in the cloud."""
+
+    def __init__(
+        self, downloader: Downloader, objects: ObjectStore, folders: Sequence[Path], most_bytes: int
+    ) -> None:
+        self._downloader = downloader
+        self._objects = objects
+        self._folders = [folder.resolve() for folder in folders]
+        self._most_bytes = most_bytes
+
+    async def fetch(self, uri: str, client: str) -> bytes:
+        """See `shared.ports.ImageSource`. `client` was checked against gs:// prefixes when the manifest was read."""
+        scheme = uri.partition("://")[0]
+        if scheme in ("https", "http"):
+            return await self._downloader.fetch(uri)
+        if scheme == "gs":
+            return await self._object(uri)
+        if scheme == "file" and self._folders:
+            return await asyncio.to_thread(self._file, Path(unquote(urlsplit(uri).path)))
+        raise ImageRejected(ErrorCode.SOURCE_NOT_ALLOWED, f"photos are not read from {scheme[:20]} addresses")
+
+    async def _object(self, uri: str) -> bytes:
+        bucket, _, name = uri.removeprefix("gs://").partition("/")
+        stored = await self._objects.stat(bucket, name)
+        if stored is not None and stored.bytes > self._most_bytes:
+            raise self._too_large()
+        found = await self._objects.get(bucket, name) if stored else None
+        if found is None:
+            raise ImageRejected(ErrorCode.SOURCE_NOT_FOUND, "no such object")
+        return found[1]
+
+    def _file(self, path: Path) -> bytes:
+        real = path.resolve()  # a link may lead out of the folder: what counts is where it ends
+        if not any(real.is_relative_to(folder) for folder in self._folders):
+            raise ImageRejected(ErrorCode.SOURCE_NOT_ALLOWED, "the file lies outside the folders photos may come from")
+        try:
+            if not real.is_file():  # neither folders nor pipes, which would never end
+                raise ImageRejected(ErrorCode.SOURCE_NOT_FOUND, "no such file")
+            with real.open("rb") as file:
+                data = file.read(self._most_bytes + 1)
+        except OSError as error:
+            raise ImageRejected(ErrorCode.SOURCE_FORBIDDEN, f"the file cannot be read: {error.strerror}") from None
+        if len(data) > self._most_bytes:
+            raise self._too_large()
+        return data
+
+    def _too_large(self) -> ImageRejected:
+        return ImageRejected(ErrorCode.SOURCE_TOO_LARGE, f"more than {self._most_bytes} bytes")
