@@ -1,4 +1,7 @@
-"""The command line. Exit codes: 0 all completed, 3 some failed, 2 manifest rejected, 1 our fault, 64 wrong usage, 130 Ctrl-C."""
+"""The command line.
+
+Exit codes: 0 all completed, 3 some failed, 2 manifest rejected, 1 our fault, 64 wrong usage, 130 Ctrl-C.
+"""
 
 from __future__ import annotations
 
@@ -78,10 +81,12 @@ def run(
     out: Annotated[Path, typer.Option(help="Folder for results/ and events.jsonl.")] = Path("staged"),
     data: Annotated[Path | None, typer.Option(help="Folder for the state of batches.  [default: OUT/.ruum]")] = None,
     model: Annotated[
-        ModelName | None, typer.Option(help="The staging model.  [default: gemini if GEMINI_API_KEY is set, else preview]")
+        ModelName | None,
+        typer.Option(help="The staging model.  [default: gemini if GEMINI_API_KEY is set, else preview]"),
     ] = None,
     max_in_flight: Annotated[
-        int | None, typer.Option(min=1, max=500, help="Images worked on at once.  [default: 4 for preview, 50 for gemini]")
+        int | None,
+        typer.Option(min=1, max=500, help="Images worked on at once.  [default: 4 for preview, 50 for gemini]"),
     ] = None,
     photos: Annotated[
         list[Path] | None, typer.Option(help="A further folder that photos may come from (repeatable).")
@@ -96,9 +101,7 @@ def run(
     except local.OurFault as error:
         _fail(str(error))
     in_flight = max_in_flight or (PREVIEW_IN_FLIGHT if name == "preview" else settings.worker.in_flight)
-    settings = msgspec.structs.replace(
-        settings, worker=msgspec.structs.replace(settings.worker, in_flight=in_flight)
-    )
+    settings = msgspec.structs.replace(settings, worker=msgspec.structs.replace(settings.worker, in_flight=in_flight))
     folder = data or out / ".ruum"
     try:
         code = asyncio.run(_run(settings, manifest, content, out, folder, photos or [], maker, name, as_json))
@@ -134,6 +137,7 @@ async def _run(
         here = await local.LocalRun.open(settings, data, out, manifest, photos)
         batch = await here.ingest(manifest, content)
         if batch.state is BatchState.REJECTED:
+            await here.deliver_events()
             _show_rejection(manifest, out)
             return REJECTED
         if not as_json:
@@ -296,7 +300,9 @@ def _show_rejection(manifest: Path, out: Path) -> None:
 
 def main() -> None:
     """Entry point of `ruum-batch`."""
-    logging.basicConfig(level=os.environ.get("LOG_LEVEL", "ERROR"), format="%(levelname)s %(message)s", stream=sys.stderr)
+    logging.basicConfig(
+        level=os.environ.get("LOG_LEVEL", "ERROR"), format="%(levelname)s %(message)s", stream=sys.stderr
+    )
     try:
         code = app(standalone_mode=False)
     except UsageError as error:

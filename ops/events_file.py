@@ -1,4 +1,4 @@
-"""The completion topic's subscriber on one machine: appends each event once to events.jsonl, as a CRM would keep them."""
+"""The completion topic's subscriber on one machine: appends each event once to events.jsonl, as a CRM would."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@
     GET  /stats                                the calls so far, counted
     POST /plan                                 change per_minute, per_day, latency or rates while running
 
-A call passes the key, the model list and the quota; then it meets its fault, if the plan has one for it, and its answer.
+A call passes the key, the model list and the quota; then it meets its fault, if the plan has one, and its answer.
 By hand: `python -m ops.gemini_server --latency 0.1 --per-minute 600 --fault 503=0.05` prints the base URL first.
 """
 
@@ -142,7 +142,7 @@ class Refused(Exception):
 
 
 def over_quota(model: str, limits: dict[str, int], retry_seconds: float) -> Refused:
-    """429 for `limits` (by quota id). The delay is cut to whole seconds as the vendor cuts it: a client must add one."""
+    """429 for `limits` (by quota id). The delay is cut to whole seconds as the vendor cuts it; clients must add one."""
     violations = [
         {"quotaId": quota_id, "quotaDimensions": {"location": "global", "model": model}, "quotaValue": str(limit)}
         for quota_id, limit in limits.items()
@@ -175,7 +175,11 @@ def read_ask(body: bytes) -> Ask:
         request = json.loads(body)
         config = request.get("generationConfig") or {}
         schema = config.get("responseSchema") or config.get("responseJsonSchema") or {}
-        known = [step for step, name in zip(TEXT, ("floor", "structure_kept")) if name in schema.get("properties", {})]
+        known = [
+            step
+            for step, name in zip(TEXT, ("floor", "structure_kept"), strict=True)
+            if name in schema.get("properties", {})
+        ]
         drawn = "IMAGE" in config.get("responseModalities", ())
         parts = [part for content in request["contents"] for part in content["parts"]]
         pictures = [part["inlineData"]["data"] for part in parts if "inlineData" in part]
@@ -332,7 +336,7 @@ class GeminiServer:
         names = ("model", "step", "store", "fault", "status", "answered")
         groups = Counter(tuple(getattr(call, name) for name in names) for call in self.calls)
         answered = sum(call.answered for call in self.calls)
-        rows = [dict(zip(names, group)) | {"count": count} for group, count in groups.items()]
+        rows = [dict(zip(names, group, strict=True)) | {"count": count} for group, count in groups.items()]
         return {"calls": len(self.calls), "answered": answered, "groups": rows}
 
     def change(self, wanted: Json) -> None:

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import unquote, urlsplit
 
 import msgspec
 
@@ -108,8 +109,8 @@ class LocalRun:
         embedded = open_backend(clock, data, out)
         await embedded.store.take_over()
         folders = [manifest_path.parent.resolve(), *(folder.resolve() for folder in photos)]
-        for batch in await embedded.store.batches():
-            folders.append(Path(batch.manifest.base.removeprefix("file://")))
+        earlier = await embedded.store.batches()
+        folders.extend(Path(unquote(urlsplit(batch.manifest.base).path)) for batch in earlier)
         return cls(settings, embedded, clock, list(dict.fromkeys(folders)), out / "events.jsonl")
 
     def _rules_of(self, stored: StoredObject) -> SourceRules:
@@ -195,12 +196,22 @@ class LocalRun:
         async def dead(delivery: Delivery) -> None:
             await self.rooms.dead_letter.handle(delivery.data, delivery.attributes)
 
-        queue, clock = self._embedded.queue, self._clock
+        queue = self._embedded.queue
         return [
-            consume(queue, CHANGES_TOPIC, changed, most=CHANGES_AT_ONCE, clock=clock),
-            consume(queue, DEAD_LETTER_DOOR, dead, most=10, clock=clock),
-            consume(queue, EVENTS_SUBSCRIPTION, events.handle, most=10, clock=clock),
+            consume(queue, CHANGES_TOPIC, changed, most=CHANGES_AT_ONCE),
+            consume(queue, DEAD_LETTER_DOOR, dead, most=10),
+            consume(queue, EVENTS_SUBSCRIPTION, events.handle, most=10),
         ]
+
+    async def deliver_events(self) -> None:
+        """Write the events that wait into events.jsonl, and close: all that is left to do after a rejection."""
+        events = EventsFile(self._events)
+        queue = self._embedded.queue
+        while deliveries := await queue.pull(EVENTS_SUBSCRIPTION, 100, 0.0):
+            for delivery in deliveries:
+                await events.handle(delivery)
+            await queue.ack(EVENTS_SUBSCRIPTION, [delivery.ack_id for delivery in deliveries])
+        self._embedded.database.close()
 
     def _on_event(self, event: dict[str, Any]) -> None:
         if event["type"] == "ruum.batch.completed" and event["subject"] == self._batch_id:

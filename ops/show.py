@@ -1,4 +1,4 @@
-"""How the command line shows things: progress, problems, summaries. Everything for people goes to stderr but results."""
+"""How the command line shows things: progress, problems, summaries. All but results goes to stderr."""
 
 from __future__ import annotations
 
@@ -6,10 +6,18 @@ import json
 import sys
 import time
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from shared.manifest import Problem
 from shared.model import Batch, Counts
@@ -46,7 +54,7 @@ class BatchProgress:
         self._printed_at = 0.0
         self._printed = -1
 
-    def __enter__(self) -> BatchProgress:
+    def __enter__(self) -> Self:
         if err.is_terminal:
             self._bar = Progress(
                 TextColumn("{task.description}"),

@@ -42,7 +42,7 @@ class Aggregate:
         await self._show_progress(change.batch)
 
     async def _show_progress(self, batch_id: str) -> None:
-        """Refresh status.json, at most every few seconds per process: summing per event would cost more than staging."""
+        """Refresh status.json, at most every few seconds per process: a sum per event would be dear."""
         now = self._clock.monotonic()
         every = self._settings.worker.progress_seconds
         if now - self._refreshed.get(batch_id, -every) < every:
@@ -52,6 +52,4 @@ class Aggregate:
         batch = await self._store.batch(batch_id)
         if batch is not None and batch.state is not BatchState.CLOSED:
             counts = await self._store.counts(batch_id)
-            await closing.write_status(
-                self._objects, self._settings.buckets.results, batch, counts, self._clock.now()
-            )
+            await closing.write_status(self._objects, self._settings.buckets.results, batch, counts, self._clock.now())

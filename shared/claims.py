@@ -32,7 +32,6 @@ from shared.model import (
     image_key,
 )
 
-
 # A claim is dead this long after its worker's last heartbeat. Heartbeats come every 5 s; three may be lost.
 HEARTBEAT_STALE_SECONDS = 16.0
 # A living worker may hold an image this long, its waiting for quota not counted: several times the longest way of an
@@ -73,8 +72,8 @@ def claim(image: Image, *, task_round: int, worker: str, now: float, holder: Wor
 
     `holder` is the heartbeat of the worker named in the image's present claim, as far as the caller knows it: without
     it a held image is `HELD`, never taken over. Taking over the claim of a dead worker counts a crash; taking over a
-    capped claim of a living one, or what a worker left behind when it stopped, does not. A worker that died holding the image alone has shown whose fault it was:
-    the image fails.
+    capped claim of a living one, or what a worker left behind when it stopped, does not. A worker that died holding
+    the image alone has shown whose fault it was: the image fails.
     """
     if image.round != task_round:
         return Refusal.OTHER_ROUND
@@ -224,13 +223,13 @@ def give_up(
         return Refusal.OTHER_ROUND
     if image.state in SETTLED_STATES:
         return Refusal.SETTLED
-    if image.claim is not None and (holder is None or holder.id != image.claim.worker or claim_is_alive(image, holder, now)):
+    if image.claim is not None and (
+        holder is None or holder.id != image.claim.worker or claim_is_alive(image, holder, now)
+    ):
         return Refusal.HELD
     if image.attempts < max_attempts:
         return Refusal.UNCHANGED
-    return _move(
-        image, ImageMove.FAIL, fence=image.fence + 1, claim=None, error=image.error or error, settled_at=now
-    )
+    return _move(image, ImageMove.FAIL, fence=image.fence + 1, claim=None, error=image.error or error, settled_at=now)
 
 
 def requeue(image: Image) -> Image | Refusal:

@@ -174,7 +174,9 @@ class Closer:
         completion = batch.completion
         if completion is None or batch.closed_at is None:
             raise RuntimeError(f"{batch.id} is {batch.state} and has no completion to announce")
-        links = {name: self._objects.uri(self._settings.buckets.results, f.name) for name, f in completion.reports.items()}
+        links = {
+            name: self._objects.uri(self._settings.buckets.results, f.name) for name, f in completion.reports.items()
+        }
         data = {
             "round": batch.round,
             "outcome": completion.outcome,

@@ -7,35 +7,21 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import Final
 
 from shared import claims
 from shared.errors import ErrorCode, RuumError
-from shared.messages import Letter, Task, Unreadable, decode, encode, task_for
-from shared.model import Failure, Image, Refusal, Worker
+from shared.heartbeat import known_holder
+from shared.messages import Letter, Task, Unreadable, decode, encode, is_letter, task_for
+from shared.model import Failure, Image, Refusal
 from shared.ports import BatchStore, Clock, Message, Queue
 from shared.settings import Settings
-from shared.topology import DEAD_LETTER_TOPIC, topic_of
+from shared.topology import topic_of
 
 log = logging.getLogger(__name__)
-
-LETTER_KIND: Final = {"kind": "letter"}  # attribute that tells our letters from tasks the queue dead-lettered
 
 
 class StillHeld(RuumError):
     """A living worker holds the image: the letter has to come again later."""
-
-
-async def send_letter(queue: Queue, letter: Letter) -> None:
-    """Put a letter on the dead-letter topic."""
-    await queue.publish(DEAD_LETTER_TOPIC, [Message(encode(letter), LETTER_KIND)])
-
-
-async def known_holder(store: BatchStore, image: Image) -> Worker | None:
-    """The heartbeat of the worker that holds the image; one that left none is as good as dead. None: nobody holds it."""
-    if image.claim is None:
-        return None
-    return await store.worker(image.claim.worker) or Worker(id=image.claim.worker, at=0.0)
 
 
 class DeadLetter:
@@ -58,7 +44,9 @@ class DeadLetter:
             return
         holder = await known_holder(self._store, image)
         now = self._clock.now()
-        error = Failure(code=ErrorCode.DELIVERIES_EXHAUSTED, message="its task was delivered too often without an outcome")
+        error = Failure(
+            code=ErrorCode.DELIVERIES_EXHAUSTED, message="its task was delivered too often without an outcome"
+        )
         settled = await self._store.change_image(
             task.batch,
             task.index,
@@ -83,7 +71,7 @@ class DeadLetter:
     def _task(self, data: bytes, attributes: Mapping[str, str]) -> Task | None:
         """The task behind a letter; None, and a line in the log, when there is none to be had."""
         try:
-            if attributes.get("kind") != LETTER_KIND["kind"]:
+            if not is_letter(attributes):
                 return decode(Task, data)
             letter = decode(Letter, data)
         except Unreadable as error:

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from shared.errors import RuumError
-from shared.model import Worker
+from shared.model import Image, Worker
 from shared.ports import BatchStore, Clock
 
 log = logging.getLogger(__name__)
@@ -57,3 +57,10 @@ class Heartbeat:
     def forget(self, key: str) -> None:
         """The image is no longer in hand."""
         self._waited.pop(key, None)
+
+
+async def known_holder(store: BatchStore, image: Image) -> Worker | None:
+    """The heartbeat of the image's holder (one that left none is as good as dead); None when nobody holds it."""
+    if image.claim is None:
+        return None
+    return await store.worker(image.claim.worker) or Worker(id=image.claim.worker, at=0.0)

@@ -163,13 +163,13 @@ class Ingest:
         )
 
     async def _reject(self, stored: StoredObject, folder: str, problems: tuple[Problem, ...]) -> Batch:
-        """Write the problems beside the results, announce them, remember the rejection. Repeating it changes nothing."""
+        """Write the problems beside the results, announce them, remember them. Repeating it changes nothing."""
         name = names.errors_name(stored.name)
         listed = [dict(msgspec.to_builtins(problem)) for problem in problems]
         bucket = self._settings.buckets.results
         await self._objects.put(bucket, name, report.rejection(stored.name, listed), content_type="application/json")
         client = names.slug(folder).lower() or "unknown"
-        identity = f"{client}.rejected-{manifest.batch_of(client, None, f'{stored.name} {stored.generation}').split('.')[1]}"
+        identity = manifest.rejected_id(client, stored.name, stored.generation)
         batch = await self._store.create_batch(
             Batch(
                 id=identity,

@@ -20,6 +20,7 @@ from shared.errors import ManifestRejected
 from shared.model import Tier
 from shared.settings import ManifestLimits
 from shared.sources import BadSource, SourceRules, resolve
+from shared.text import is_hostile, shortened
 from shared.vocabulary import ROOM_NAMES, STYLE_NAMES, TIER_NAMES, Vocabulary
 
 SUFFIXES: Final = (".json", ".jsonl", ".csv")
@@ -54,7 +55,7 @@ class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
     allowed: str | None = None
 
     def __str__(self) -> str:
-        place = f"line {self.line}: " if self.line else f"{self.pointer}: " if self.pointer is not None else ""
+        place = f"line {self.line}: " if self.line else f"{self.pointer}: " if self.pointer else ""
         name = f"{self.field} " if self.field else ""
         value = f"{self.value} " if self.value is not None else ""
         allowed = f" (allowed: {self.allowed})" if self.allowed else ""
@@ -92,8 +93,16 @@ def batch_of(client: str, batch_id: str | None, sha256: str) -> str:
 
 
 def read(stream: BinaryIO, name: str, limits: ManifestLimits, rules: SourceRules) -> Manifest:
-    """Read the manifest in `stream`; `name` ends in .json, .jsonl or .csv. Raises `ManifestRejected`."""
+    """Read the manifest in `stream` (seekable, buffered); `name` ends in .json, .jsonl or .csv.
+
+    Raises `ManifestRejected`.
+    """
     return _Reader(stream, name, limits, rules).read()
+
+
+def rejected_id(client: str, name: str, generation: int) -> str:
+    """The id of a rejected object. A batchId cannot hold the "~", so no accepted batch is ever called so."""
+    return f"{client}.rejected~{hashlib.sha256(f'{name} {generation}'.encode()).hexdigest()[:16]}"
 
 
 class _Place(msgspec.Struct, frozen=True):
@@ -103,7 +112,7 @@ class _Place(msgspec.Struct, frozen=True):
     pointer: str | None = None
 
     def at(self, field: str) -> _Place:
-        return self if self.pointer is None else _Place(pointer=f"{self.pointer}/{field}")
+        return self if self.pointer is None else _Place(pointer=f"{self.pointer}/{_pointer(field)}")
 
 
 class _Object(dict[str, Any]):
@@ -111,7 +120,9 @@ class _Object(dict[str, Any]):
 
     def __init__(self, pairs: list[tuple[str, Any]]) -> None:
         super().__init__(pairs)
-        self.twice = [] if len(self) == len(pairs) else [key for key, times in Counter(k for k, _ in pairs).items() if times > 1]
+        self.twice = (
+            [] if len(self) == len(pairs) else [key for key, times in Counter(k for k, _ in pairs).items() if times > 1]
+        )
 
 
 class _Stop(Exception):
@@ -126,6 +137,8 @@ class _Reader:
         self._rules = rules
         self._hash = hashlib.sha256()
         self._bytes = 0
+        self._objects = 0  # JSON objects made so far
+        self._seen = 0  # images met so far, bad ones too
         self._problems: list[Problem] = []
         self._images: list[ManifestImage] = []
         self._header: dict[str, str | None] | None = None  # None until it was read
@@ -164,8 +177,9 @@ class _Reader:
                  allowed: str | None = None) -> None:  # fmt: skip
         where = place or _Place()
         shown = None if value is None else _shown(value)
-        self._problems.append(Problem(reason, where.line, where.pointer, field, shown, allowed))
-        if len(self._problems) >= self._limits.most_problems:
+        if len(self._problems) < self._limits.most_problems:
+            self._problems.append(Problem(reason, where.line, where.pointer, field, shown, allowed))
+        else:
             self._problems.append(Problem(f"more problems than the {self._limits.most_problems} listed"))
             raise _Stop
 
@@ -179,18 +193,20 @@ class _Reader:
         """Refuse what is plainly something else, by its first bytes."""
         head = self._stream.read(4096)
         self._stream.seek(0)
-        if not head.strip():
+        if not head.removeprefix(b"\xef\xbb\xbf").strip() and len(head) < 4096:
             self._stop("is empty", allowed="a manifest with at least one image")
         for magic, kind in _MAGIC.items():
             if head.startswith(magic):
                 self._stop(f"is {kind}, not a manifest", allowed="JSON, JSON Lines or CSV as UTF-8 text")
+        if head[4:8] == b"ftyp":
+            self._stop("is a HEIC picture or a film, not a manifest", allowed="JSON, JSON Lines or CSV as UTF-8 text")
         if head.startswith(_UTF16):
             self._stop("is UTF-16 text", allowed="UTF-8")
 
     def _lines(self) -> Iterator[tuple[int, str]]:
         """Decoded lines with their numbers; the hash and size of the file grow with them."""
         number = 0
-        while raw := self._stream.readline(self._limits.most_bytes + 1):
+        while raw := self._stream.readline(self._limits.most_bytes - self._bytes + 1):
             number += 1
             self._count(raw)
             yield number, self._decode(raw, number)
@@ -199,15 +215,19 @@ class _Reader:
         self._bytes += len(raw)
         self._hash.update(raw)
         if self._bytes > self._limits.most_bytes:
-            self._stop(f"is larger than {self._limits.most_bytes} bytes", allowed=f"at most {self._limits.most_bytes} bytes")
+            self._stop(
+                f"is larger than {self._limits.most_bytes} bytes", allowed=f"at most {self._limits.most_bytes} bytes"
+            )
 
     def _decode(self, raw: bytes, line: int) -> str:
         try:
             text = raw.decode("utf-8-sig" if line == 1 else "utf-8")
         except UnicodeDecodeError as error:
-            bad_line = line + raw[: error.start].count(b"\n")
-            value = raw[max(0, error.start - 10) : error.end + 10].decode("latin-1")
-            self._stop("is not UTF-8 (saved as Latin-1 or Windows-1252?)", _Place(line=bad_line), value=value, allowed="UTF-8")
+            bad_line = line + error.object[: error.start].count(b"\n")
+            value = error.object[max(0, error.start - 10) : error.end + 10].decode("latin-1")
+            self._stop(
+                "is not UTF-8 (saved as Latin-1 or Windows-1252?)", _Place(line=bad_line), value=value, allowed="UTF-8"
+            )
         if "\x00" in text:
             at = line + text[: text.index("\x00")].count("\n")
             self._stop("holds a NUL byte", _Place(line=at), allowed="UTF-8 text")
@@ -226,8 +246,9 @@ class _Reader:
         images = document.pop("images", None)
         self._take_header(document, _Place(pointer=""))
         if not isinstance(images, list):
-            self._stop("is not a list" if images is not None else "is missing", _Place(pointer="/images"), field="images",
-                       value=images, allowed="a list of images")  # fmt: skip
+            reason = "is missing" if images is None else "is not a list"
+            place = _Place(pointer="/images")
+            self._stop(reason, place, field="images", value=images, allowed="a list of images")
         for index, item in enumerate(images):
             self._take_image(item, _Place(pointer=f"/images/{index}"))
 
@@ -239,6 +260,9 @@ class _Reader:
             known = len(self._problems)
             item = self._parse(text, place)
             if item is None and len(self._problems) > known:
+                if self._header is None:
+                    self._header = dict.fromkeys(HEADER_FIELDS)
+                    self._refused = set(HEADER_FIELDS)
                 continue
             if self._header is None:
                 if not isinstance(item, dict) or "url" in item:
@@ -247,16 +271,21 @@ class _Reader:
             else:
                 self._take_image(item, place)
 
+    def _object(self, pairs: list[tuple[str, Any]]) -> _Object:
+        """One object more. Bounded while parsing: `{},{},…` would take 160 bytes of memory for each of the file's."""
+        self._objects += 1
+        if self._objects > 2 * (self._limits.most_images + self._limits.most_problems) + 100:
+            self._stop(
+                f"holds more than {self._limits.most_images} images", allowed=f"1 to {self._limits.most_images} images"
+            )
+        return _Object(pairs)
+
     def _parse(self, text: str, place: _Place) -> Any:
         """JSON with NaN and hostile nesting refused; None after a syntax error."""
-
-        def constant(name: str) -> NoReturn:
-            raise ValueError(f"{name} is not JSON")
-
         try:
-            document = json.loads(text, object_pairs_hook=_Object, parse_constant=constant)
+            document = json.loads(text, object_pairs_hook=self._object, parse_int=_int)
         except json.JSONDecodeError as error:
-            line = (place.line or 1) + error.lineno - 1
+            line = place.line or error.lineno
             excerpt = text[max(0, error.pos - 20) : error.pos + 20]
             self._problem(f"is not JSON: {error.msg} at column {error.colno}", _Place(line=line), value=excerpt)
         except RecursionError:
@@ -275,7 +304,9 @@ class _Reader:
         lines = self._lines()
         _, first = next(lines)
         delimiter = ";" if first.count(";") > first.count(",") else ","
-        current = 1
+        current = started = 1
+        if "\r" in first.rstrip("\r\n"):
+            self._stop("has old line ends (CR alone)", _Place(line=1), allowed="CR LF or LF")
 
         def text() -> Iterator[str]:
             nonlocal current
@@ -293,7 +324,7 @@ class _Reader:
                     self._take_row(row, columns, _Place(line=started))
                 started = current + 1
         except csv.Error as error:
-            self._stop(f"is not CSV: {error}", _Place(line=current), allowed="quotes closed, fields below 128 KiB")
+            self._stop(f"is not CSV: {error}", _Place(line=started), allowed="quotes closed, fields below 128 KiB")
 
     def _columns(self, row: list[str]) -> list[str]:
         known = {name.lower(): name for name in CSV_COLUMNS}
@@ -317,15 +348,17 @@ class _Reader:
         if len(row) != len(columns):
             self._problem(f"has {len(row)} fields", place, allowed=f"{len(columns)}, as the header line")
             return
-        cells = {name: _unquoted(cell.strip()) for name, cell in zip(columns, row, strict=True) if name and cell.strip()}
+        cells = {
+            name: _unquoted(cell.strip()) for name, cell in zip(columns, row, strict=True) if name and cell.strip()
+        }
         same = {name: cells.get(name) for name in ("clientName", "batchId", "priority")}
         if self._first_row is None:
             self._take_header(same, place)
             self._first_row = same
         for name, value in same.items():
-            if value != self._first_row[name]:
+            if value != self._first_row[name] and name not in self._refused:
                 first = self._first_row[name] or ""
-                self._problem("differs from the first row", place, field=name, value=value or "", allowed=repr(first))
+                self._problem("differs from the first row", place, field=name, value=value or "", allowed=_shown(first))
         self._take_image({name: value for name, value in cells.items() if name in IMAGE_FIELDS}, place)
 
     # --- fields
@@ -347,11 +380,16 @@ class _Reader:
             "roomType": self._choice(fields, "roomType", ROOM_NAMES, place),
             "designStyle": self._choice(fields, "designStyle", STYLE_NAMES, place),
         }
-        self._refused = {name for name, value in self._header.items() if value is None and fields.get(name)}
+        self._refused = {
+            name for name, value in self._header.items() if value is None and fields.get(name) not in (None, "")
+        }
 
     def _take_image(self, item: Any, place: _Place) -> None:
-        if len(self._images) >= self._limits.most_images:
-            self._stop(f"more than {self._limits.most_images} images", place, allowed=f"1 to {self._limits.most_images} images")
+        self._seen += 1
+        if self._seen > self._limits.most_images:
+            self._stop(
+                f"more than {self._limits.most_images} images", place, allowed=f"1 to {self._limits.most_images} images"
+            )
         if not isinstance(item, dict):
             self._problem("is not an object", place, value=item, allowed='an object with "url"')
             return
@@ -369,7 +407,9 @@ class _Reader:
             self._problem("stands twice", place.at(_short(name)), field=_short(name), allowed="each field once")
         for name in fields:
             if name not in known:
-                self._problem("is not a field here", place.at(_short(name)), field=_short(name), allowed=", ".join(known))
+                self._problem(
+                    "is not a field here", place.at(_short(name)), field=_short(name), allowed=", ".join(known)
+                )
 
     def _source(self, item: Mapping[str, Any], place: _Place) -> str | None:
         url = self._text(item, "url", place, required=True, most=self._limits.most_url_characters)
@@ -413,31 +453,51 @@ class _Reader:
         value = fields.get(field)
         if value is None or value == "":
             if required:
-                self._problem("is missing" if value is None else "is empty", place.at(field), field=field, allowed="a text")
+                self._problem(
+                    "is missing" if value is None else "is empty", place.at(field), field=field, allowed="a text"
+                )
             return None
         if not isinstance(value, str):
             self._problem("is not a text", place.at(field), field=field, value=value, allowed="a text in quotes")
             return None
         if len(value) > most:
-            self._problem(f"has {len(value)} characters", place.at(field), field=field, value=value, allowed=f"at most {most}")
+            self._problem(
+                f"has {len(value)} characters", place.at(field), field=field, value=value, allowed=f"at most {most}"
+            )
             return None
-        if any(ord(character) < 0x20 or 0xD800 <= ord(character) <= 0xDFFF for character in value):
-            self._problem("holds control characters", place.at(field), field=field, value=value, allowed="printable text")
+        if is_hostile(value):
+            self._problem(
+                "holds control characters", place.at(field), field=field, value=value, allowed="printable text"
+            )
             return None
         return value
 
 
 def _short(text: str) -> str:
-    return text if len(text) <= MOST_VALUE_SHOWN else text[: MOST_VALUE_SHOWN - 1] + "…"
+    return shortened(text, MOST_VALUE_SHOWN)
+
+
+def _pointer(key: str) -> str:
+    """A key as a part of a JSON pointer (RFC 6901)."""
+    return key.replace("~", "~0").replace("/", "~1")
 
 
 def _shown(value: Any) -> str:
     """A value as it stands in JSON, shortened, safe to print on a terminal."""
     try:
-        text = json.dumps(value, ensure_ascii=False) if not isinstance(value, str) else json.dumps(value[:200], ensure_ascii=False)
+        text = (
+            json.dumps(value, ensure_ascii=False)
+            if not isinstance(value, str)
+            else json.dumps(value[:200], ensure_ascii=False)
+        )
     except (ValueError, RecursionError):
         text = type(value).__name__
-    return _short(text.encode("utf-8", "replace").decode())
+    return _short(text)
+
+
+def _int(digits: str) -> float:
+    """A number of any length: thousands of digits are refused later where they stand, not by the interpreter."""
+    return int(digits) if len(digits) < 400 else float(digits)
 
 
 def _unquoted(cell: str) -> str:

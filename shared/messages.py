@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import msgspec
 
 from shared.model import Batch, Document, Image, ImageState, Tier
+from shared.ports import Message
 
 EVENT_SOURCE = "//ruum-batch"
 EVENT_TYPE_PREFIX = "ruum."
@@ -52,7 +54,7 @@ class ImageChanged(Document, frozen=True, kw_only=True):
 
 
 class Event(Document, frozen=True, kw_only=True):
-    """A CloudEvent 1.0 on the completion topic: `ce-*` attributes beside JSON data in a message, one object in a file."""
+    """A CloudEvent 1.0 on the completion topic: `ce-*` attributes beside JSON data, or one object in a file."""
 
     id: str
     type: str
@@ -105,6 +107,16 @@ def decode(kind: type[D], body: bytes) -> D:
 def task_for(image: Image, epoch: int) -> Task:
     """The task that asks for this image in its present round."""
     return Task(batch=image.batch, index=image.index, round=image.round, tier=image.tier, epoch=epoch)
+
+
+def letter_message(letter: Letter) -> Message:
+    """A letter as it goes to the dead-letter topic; its attribute tells it from tasks the queue itself gave up on."""
+    return Message(encode(letter), {"kind": "letter"})
+
+
+def is_letter(attributes: Mapping[str, str]) -> bool:
+    """Whether a message on the dead-letter topic is one of our letters."""
+    return attributes.get("kind") == "letter"
 
 
 def changed(before: Image | None, after: Image) -> ImageChanged:

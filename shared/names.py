@@ -13,7 +13,7 @@ _NOT_SLUG = re.compile(r"[^A-Za-z0-9_-]+")
 def slug(text: str, most: int = 64) -> str:
     """`text` as `[A-Za-z0-9_-]{0,most}`: accents dropped, everything else folded into single hyphens."""
     plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
-    return _NOT_SLUG.sub("-", plain).strip("-")[:most].strip("-")
+    return re.sub("-{2,}", "-", _NOT_SLUG.sub("-", plain)).strip("-_")[:most].strip("-_")
 
 
 def results_folder(batch: Batch) -> str:

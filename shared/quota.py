@@ -39,5 +39,7 @@ class PauseOnThrottle:
             await self._clock.sleep(wait)
 
     async def throttled(self, model: str, retry_after_seconds: float | None) -> None:
-        pause = DEFAULT_PAUSE_SECONDS if retry_after_seconds is None else retry_after_seconds + RETRY_AFTER_MARGIN_SECONDS
+        pause = (
+            DEFAULT_PAUSE_SECONDS if retry_after_seconds is None else retry_after_seconds + RETRY_AFTER_MARGIN_SECONDS
+        )
         self._open_at[model] = max(self._open_at.get(model, 0.0), self._clock.monotonic() + pause)

@@ -24,7 +24,11 @@ RESULT_COLUMNS: Final = (
 )  # fmt: skip
 MANIFEST_COLUMNS: Final = ("clientName", "url", "propertyCode", "roomType", "designStyle", "priority")
 _FORMULA_STARTS: Final = ("=", "+", "-", "@", "\t", "\r")
-_CONTENT_TYPES: Final = {"jsonl": "application/jsonl", "csv": "text/csv; charset=utf-8", "html": "text/html; charset=utf-8"}
+_CONTENT_TYPES: Final = {
+    "jsonl": "application/jsonl",
+    "csv": "text/csv; charset=utf-8",
+    "html": "text/html; charset=utf-8",
+}
 
 
 def content_type(name: str) -> str:

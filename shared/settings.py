@@ -1,4 +1,4 @@
-"""Every limit and default, with its unit and its reason. Doors and ops read them from the environment; nobody else does.
+"""Every limit and default, with its unit and its reason. Only doors and ops read the environment.
 
 A setting is overridden by `RUUM_<GROUP>_<NAME>`, such as `RUUM_MANIFEST_MOST_IMAGES=20000`; docs/settings.md lists all.
 """
@@ -41,7 +41,9 @@ class PhotoLimits(_Group, frozen=True, kw_only=True):
     thumbnail_side_pixels: Count = 320  # two beside each other on a phone
     jpeg_quality: Annotated[int, Meta(ge=1, le=95)] = 90  # above 95 Pillow only grows the file
     subprocesses: Count = 2  # one per core of the worker; a codec uses its core fully
-    subprocess_bytes: Count = 1536 * 1024 * 1024  # address space: 150 MB of pixels some copies over, and the interpreter
+    subprocess_bytes: Count = (
+        1536 * 1024 * 1024
+    )  # address space: 150 MB of pixels some copies over, and the interpreter
     job_seconds: Seconds = 60.0  # a 50 MP picture takes 2 s on a slow core
 
 
@@ -134,7 +136,7 @@ class Settings(_Group, frozen=True, kw_only=True):
 
 
 class BadSetting(Exception):
-    """An environment variable that is no setting, or whose value does not fit; the text names it and what is allowed."""
+    """An environment variable that is no setting, or whose value does not fit; the text says what is allowed."""
 
 
 def from_environment(environ: Mapping[str, str]) -> Settings:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from urllib.parse import quote, unquote, urlsplit
 
 import msgspec
+
+from shared.text import is_hostile
+
+_NOT_IN_HOSTS = frozenset(' \\<>"{}|^`')
+_BRACKETS = re.compile(r"\[[0-9A-Fa-f:.]+\](:\d*)?")
 
 
 class SourceRules(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,7 +43,7 @@ ALLOWED = "an https address, gs:// in an allowed bucket, or a path beside the ma
 
 def resolve(url: str, rules: SourceRules) -> str:
     """The absolute URI (https, gs or file) of a manifest's `url`. Raises `BadSource`."""
-    if any(ord(character) < 0x20 or ord(character) == 0x7F for character in url):
+    if is_hostile(url):
         raise BadSource("holds control characters", ALLOWED)
     if url != url.strip() or not url:
         raise BadSource("is empty or has spaces around it", ALLOWED)
@@ -49,17 +55,26 @@ def resolve(url: str, rules: SourceRules) -> str:
 
 def _absolute(scheme: str, url: str, rules: SourceRules) -> str:
     if scheme == "https" or (scheme == "http" and rules.allow_http):
-        return _web(url)
+        return _web(scheme + url[len(scheme) :])
     if scheme == "http":
         raise BadSource("plain http can be read and altered on the way", "https")
     if scheme == "gs":
         if _escapes(url.removeprefix("gs://")):
             raise BadSource("leaves its folder", ALLOWED)
-        if not any(url.startswith(prefix) for prefix in rules.gs_prefixes):
-            raise BadSource("is not in a bucket this client may read", ", ".join(rules.gs_prefixes) or "no gs:// address")
+        if not any(url.startswith(prefix.rstrip("/") + "/") for prefix in rules.gs_prefixes):
+            raise BadSource(
+                "is not in a bucket this client may read", ", ".join(rules.gs_prefixes) or "no gs:// address"
+            )
         return url
     if scheme == "file" and rules.folders:
-        return _in_folders(Path(unquote(urlsplit(url).path)), rules.folders)
+        try:
+            parts = urlsplit(url)
+        except ValueError:
+            raise BadSource("is not an address", ALLOWED) from None
+        path = unquote(parts.path)
+        if parts.netloc or is_hostile(path):
+            raise BadSource("is not an address of a file here", ALLOWED)
+        return _in_folders(Path(path), rules.folders)
     raise BadSource(f"has the scheme {scheme[:20]!r}", ALLOWED)
 
 
@@ -67,10 +82,13 @@ def _web(url: str) -> str:
     try:
         parts = urlsplit(url)
         _ = parts.port  # parsed, and refused, only when asked for
-    except ValueError as error:
-        raise BadSource(f"is not an address: {error}", ALLOWED) from None
+    except ValueError:
+        raise BadSource("is not an address", ALLOWED) from None
     if not parts.hostname:
         raise BadSource("has no host", ALLOWED)
+    brackets_bad = "[" in parts.netloc and not _BRACKETS.fullmatch(parts.netloc.rpartition("@")[2])
+    if brackets_bad or not parts.netloc.isprintable() or not _NOT_IN_HOSTS.isdisjoint(parts.netloc):
+        raise BadSource("has no valid host", ALLOWED)
     if parts.username is not None or parts.password is not None:
         raise BadSource("holds a user name or password", "an address without credentials")
     return url
@@ -91,6 +109,8 @@ def _local(path: str, rules: SourceRules) -> str:
     if not rules.base:
         raise BadSource("is a path, but the manifest has no folder", ALLOWED)
     clean = PurePosixPath(path).as_posix()
+    if clean == ".":
+        raise BadSource("is the folder itself", ALLOWED)
     return rules.base + (quote(clean) if rules.base.startswith("file:") else clean)
 
 

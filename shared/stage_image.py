@@ -1,6 +1,6 @@
 """STAGE IMAGE: a task enters; a verified picture and a settled image leave, or the task goes back, or a letter leaves.
 
-The table of errors and messages (docs/architecture.md, "What becomes of a message") is `StageImage.handle`: one row, one
+The table of errors and messages (docs/architecture.md, "What becomes of a message") is `StageImage`: one row, one
 `except`. Everything written after the claim carries its fence.
 """
 
@@ -18,7 +18,6 @@ import msgspec
 
 from shared import claims, names
 from shared.control import ControlCache
-from shared.dead_letter import known_holder, send_letter
 from shared.errors import (
     CodedError,
     ConfigurationError,
@@ -31,13 +30,27 @@ from shared.errors import (
 )
 from shared.fenced import put_fenced
 from shared.gate import Gate
-from shared.heartbeat import Heartbeat
-from shared.messages import Letter, Task, Unreadable, decode
+from shared.heartbeat import Heartbeat, known_holder
+from shared.messages import Letter, Task, Unreadable, decode, letter_message
 from shared.model import Batch, Call, Checkpoint, Control, Failure, Image, ImageState, Output, Refusal, image_key
-from shared.ports import Answer, BatchStore, Clock, Decision, Delivery, Finished, ImageSource, ObjectStore, Pictures, Queue, Request, Usage
+from shared.ports import (
+    Answer,
+    BatchStore,
+    Clock,
+    Decision,
+    Delivery,
+    Finished,
+    ImageSource,
+    ObjectStore,
+    Pictures,
+    Queue,
+    Request,
+    Usage,
+)
 from shared.quota import Quota
 from shared.settings import Settings, cost_micro_usd
 from shared.staging.agents import Agents
+from shared.topology import DEAD_LETTER_TOPIC
 
 log = logging.getLogger(__name__)
 
@@ -97,7 +110,9 @@ class StageImage:
             task = decode(Task, delivery.data)
         except Unreadable as error:
             shortened = delivery.data[:MOST_MESSAGE_CHARACTERS].decode("utf-8", "replace")
-            return await self._dead(Letter(code=ErrorCode.INTERNAL, message=f"unreadable task: {error}", original=shortened))
+            return await self._dead(
+                Letter(code=ErrorCode.INTERNAL, message=f"unreadable task: {error}", original=shortened)
+            )
         try:
             return await self._handle(task)
         except LostClaim as error:
@@ -137,7 +152,7 @@ class StageImage:
         if batch is None or batch.control is Control.RUN:
             return None
         if batch.control is Control.PAUSED:
-            # Resuming raises the epoch and publishes again: a task of a later epoch than this pause must not be forgotten.
+            # Resuming raises the epoch and publishes again: a task later than this pause must not be forgotten.
             return ACK if batch.control_epoch >= task.epoch else None
         now = self._tools.clock.now()
         result = await self._change(task, lambda image: claims.cancel_queued(image, now=now))
@@ -209,7 +224,9 @@ class StageImage:
             await hand.cancel()
             return ACK
         await hand.release(None)
-        return ACK if batch is not None and batch.control is Control.PAUSED and batch.control_epoch >= task.epoch else NACK
+        return (
+            ACK if batch is not None and batch.control is Control.PAUSED and batch.control_epoch >= task.epoch else NACK
+        )
 
     async def _spend_attempt(self, task: Task, hand: _Hand, code: str, message: str) -> Disposition:
         released = await hand.release(Failure(code=code, message=message[:MOST_MESSAGE_CHARACTERS]), spend_attempt=True)
@@ -223,7 +240,7 @@ class StageImage:
         return Letter(code=error.code, message=error.message, attempts=image.attempts, task=task)
 
     async def _dead(self, letter: Letter) -> Disposition:
-        await send_letter(self._tools.queue, letter)
+        await self._tools.queue.publish(DEAD_LETTER_TOPIC, [letter_message(letter)])
         return ACK
 
 
@@ -386,7 +403,7 @@ class _Hand:
         )
 
     async def keep(self, checkpoint: Checkpoint, picture: bytes | None) -> None:
-        """A new picture is written before the checkpoint that names it; without one the note can wait for the next write."""
+        """A new picture is written before the checkpoint naming it; without one the note waits for the next write."""
         self.checkpoint = checkpoint
         if picture is None:
             return

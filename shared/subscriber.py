@@ -196,7 +196,6 @@ async def consume(
     handle: Callable[[Delivery], Awaitable[None]],
     *,
     most: int,
-    clock: Clock,
 ) -> None:
     """Feed a subscription's messages to a handler until cancelled: returning acks, raising nacks, as for a function.
 

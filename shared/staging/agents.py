@@ -6,6 +6,7 @@ What they need of the room that employs them is a `Desk`: it pays for calls and 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Protocol, TypeVar
 
 import msgspec
@@ -32,7 +33,7 @@ class Desk(Protocol):
         """Make a paid call when quota and batch allow it; note what it cost."""
 
     async def keep(self, checkpoint: Checkpoint, picture: bytes | None) -> None:
-        """Make paid work safe before going on; `picture` is the newly generated one, named in the checkpoint's stead."""
+        """Make paid work safe before going on; `picture` is one newly generated."""
 
     async def kept_picture(self) -> bytes | None:
         """The picture of the checkpoint, if it still exists."""
@@ -55,7 +56,7 @@ class Agents:
         return self._model.prompts
 
     async def stage(self, photo: Photo, request: Request, desk: Desk) -> Finished:
-        """The verified picture. Raises `ImageRejected` (quality_rejected) when none of the allowed generations is good."""
+        """The verified picture. Raises `ImageRejected` (quality_rejected) when no allowed generation is good."""
         analysis = await self._analysis(photo, request, desk)
         kept = await desk.kept_picture()
         finished = await self._pictures.finish(kept, photo) if kept is not None else None
@@ -63,9 +64,8 @@ class Agents:
             if finished is None:
                 finished = await self._generated(photo, analysis, request, desk)
             picture = finished.jpeg
-            verdict = await desk.buy(
-                "verify", self._model.text_model, lambda: self._model.verify(photo, picture, analysis, request)
-            )
+            verify = partial(self._model.verify, photo, picture, analysis, request)
+            verdict = await desk.buy("verify", self._model.text_model, verify)
             defects = self.defects(verdict)
             if not defects:
                 return finished

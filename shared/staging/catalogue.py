@@ -1,4 +1,4 @@
-"""What belongs into a room, and what a style looks like: told to the models in words, drawn by the preview in colours."""
+"""What belongs into a room, and what a style looks like: told in words, drawn in colours."""
 
 from __future__ import annotations
 
@@ -34,7 +34,9 @@ LOOKS: Final[dict[str, Look]] = {
     "rustic": Look("rough timber, leather, wool plaids, stone tones", "#8a5a3b", "#6b4226", "#a65e2e"),
     "art_deco": Look("geometric shapes, lacquer, brass, emerald and navy velvet", "#1f5b4d", "#b8923f", "#1d2f4f"),
     "french": Look("curved legs, painted wood, pale linen, gilded details", "#e4dccb", "#b9a47c", "#9fb1c4"),
-    "mediterranean": Look("terracotta, whitewash, wrought iron, olive and blue accents", "#e8dcc3", "#8f5b34", "#3d6f9c"),
+    "mediterranean": Look(
+        "terracotta, whitewash, wrought iron, olive and blue accents", "#e8dcc3", "#8f5b34", "#3d6f9c"
+    ),
     "tropical": Look("rattan and teak, palm prints, lush plants, white cotton", "#f1efe4", "#9a6b3a", "#3f8f5b"),
 }
 

@@ -30,14 +30,11 @@ _HEADERS: Final = [("Accept", "image/*"), ("Accept-Encoding", "identity"), ("Use
 # Only 2000::/3 is handed out for the public internet, and of it these lead elsewhere: Teredo and 6to4 wrap IPv4
 # addresses (as NAT64, 64:ff9b::/96, outside 2000::/3 does), the others are for documentation, benchmarks and ORCHID.
 _PUBLIC_V6: Final = ipaddress.ip_network("2000::/3")
-_NOT_PUBLIC_V6: Final = [
-    ipaddress.ip_network(net)
-    for net in ("2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20")
-]
+_NOT_PUBLIC_V6: Final = [ipaddress.ip_network(net) for net in ("2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20")]
 
 
 def is_public(address: str) -> bool:
-    """Whether an IP address belongs to the public internet. Stricter than `ipaddress.is_global`, which lets some through."""
+    """Whether an IP address is of the public internet; stricter than `ipaddress.is_global`, which lets some through."""
     ip = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(ip, ipaddress.IPv4Address):
         return ip.is_global and not ip.is_multicast and not ip.is_reserved and int(ip) >> 24 != 0
@@ -145,9 +142,7 @@ class Downloader:
 
     async def _get(self, target: httpx2.URL) -> tuple[str | None, bytes]:
         """(where a redirect leads, body): one of them."""
-        url = httpcore2.URL(
-            scheme=target.raw_scheme, host=target.raw_host, port=target.port, target=target.raw_path
-        )
+        url = httpcore2.URL(scheme=target.raw_scheme, host=target.raw_host, port=target.port, target=target.raw_path)
         headers = [("Host", target.netloc.decode("ascii")), *_HEADERS]
         timeouts = {"connect": self._limits.connect_seconds, "read": self._limits.total_seconds}
         async with self._pool.stream("GET", url, headers=headers, extensions={"timeout": timeouts}) as response:

@@ -15,9 +15,7 @@ from shared.staging.download import Downloader
 class PhotoSource:
     """Fetches by scheme. `folders` are the local ones that may be read, links resolved; none in the cloud."""
 
-    def __init__(
-        self, downloader: Downloader, objects: ObjectStore, folders: Sequence[Path], most_bytes: int
-    ) -> None:
+    def __init__(self, downloader: Downloader, objects: ObjectStore, folders: Sequence[Path], most_bytes: int) -> None:
         self._downloader = downloader
         self._objects = objects
         self._folders = [folder.resolve() for folder in folders]

@@ -18,7 +18,12 @@ from shared.errors import CodedError, ErrorCode, ImageRejected, WorldError
 from shared.ports import Finished, Photo
 from shared.settings import PhotoLimits
 
-FORMATS: Final = ("JPEG", "PNG", "WEBP", "HEIF")  # what cameras, phones and CRMs send; each decoder more is one more risk
+FORMATS: Final = (
+    "JPEG",
+    "PNG",
+    "WEBP",
+    "HEIF",
+)  # what cameras, phones and CRMs send; each decoder more is one more risk
 _WHITE: Final = (255, 255, 255)
 _THUMBNAIL_QUALITY: Final = 80  # looked at, never worked on
 
@@ -46,7 +51,9 @@ def finish(picture_data: bytes, photo: Photo, limits: PhotoLimits) -> Finished:
     """A model's picture in the photo's aspect ratio, with thumbnails. Raises `WorldError` when it is damaged."""
     with _opened(picture_data, limits, _bad_answer) as picture:
         rgb = _rgb(picture)
-    scale = min(limits.longest_side_pixels / max(photo.width, photo.height), max(rgb.size) / max(photo.width, photo.height))
+    scale = min(
+        limits.longest_side_pixels / max(photo.width, photo.height), max(rgb.size) / max(photo.width, photo.height)
+    )
     size = (max(1, round(photo.width * scale)), max(1, round(photo.height * scale)))
     if rgb.size != size:
         rgb = ImageOps.fit(rgb, size, Image.Resampling.LANCZOS)  # models know a few ratios only: the rest is cropped
@@ -64,7 +71,7 @@ def finish(picture_data: bytes, photo: Photo, limits: PhotoLimits) -> Finished:
     )
 
 
-def _bad_answer(code: ErrorCode, message: str) -> WorldError:
+def _bad_answer(_: ErrorCode, message: str) -> WorldError:
     return WorldError(ErrorCode.VENDOR_BAD_ANSWER, f"the generated picture cannot be used: {message}")
 
 
@@ -96,7 +103,11 @@ def _rgb(picture: Image.Image) -> Image.Image:
     """Any colour mode as sRGB; transparency on white; 16 bits scaled, not clipped."""
     if picture.mode.startswith("I"):
         high = picture.getextrema()[1]
-        picture = picture.point(lambda value: value / 256).convert("L") if isinstance(high, int | float) and high > 255 else picture.convert("L")
+        picture = (
+            picture.point(lambda value: value / 256).convert("L")
+            if isinstance(high, int | float) and high > 255
+            else picture.convert("L")
+        )
     if "A" in picture.getbands() or "transparency" in picture.info:
         layer = picture.convert("RGBA")
         flat = Image.new("RGB", layer.size, _WHITE)
@@ -137,7 +148,9 @@ def _thumbnail(picture: Image.Image, limits: PhotoLimits) -> bytes:
 
 
 def _jpeg(picture: Image.Image, quality: int) -> bytes:
-    clean = Image.frombytes("RGB", picture.size, picture.tobytes())  # nothing but pixels: no EXIF, no profile, no comment
+    clean = Image.frombytes(
+        "RGB", picture.size, picture.tobytes()
+    )  # nothing but pixels: no EXIF, no profile, no comment
     out = io.BytesIO()
     clean.save(out, "JPEG", quality=quality, optimize=False, subsampling="4:2:0")
     return out.getvalue()

@@ -57,7 +57,7 @@ class PicturePool:
         return await self.run(WorldError, pictures.finish, picture, photo, self._limits)
 
     async def run(
-        self, blame: type[ImageRejected] | type[WorldError], work: Callable[P, R], *args: P.args, **kwargs: P.kwargs
+        self, blame: type[ImageRejected | WorldError], work: Callable[P, R], *args: P.args, **kwargs: P.kwargs
     ) -> R:
         """Run `work` in a subprocess. One that dies or takes too long is `blame`d: the input's fault or the world's."""
         future = self._pool.schedule(work, args=args, kwargs=kwargs, timeout=self._limits.job_seconds)
@@ -72,7 +72,7 @@ class PicturePool:
         except FutureCancelled:
             raise asyncio.CancelledError from None
 
-    def _blamed(self, blame: type[ImageRejected] | type[WorldError], message: str) -> CodedError:
+    def _blamed(self, blame: type[ImageRejected | WorldError], message: str) -> CodedError:
         code = ErrorCode.NOT_A_PICTURE if blame is ImageRejected else ErrorCode.VENDOR_BAD_ANSWER
         return blame(code, message)
 

@@ -39,18 +39,18 @@ _JPEG_QUALITY: Final = 95
 # Where pieces stand on the floor: across from -1 (left) to 1 (right), depth from 0 (near) to 1 (far); then width, depth
 # and height relative to the floor. "flat" lies on the floor.
 _PLACES: Final[dict[str, tuple[float, float, float, float, float]]] = {
-    "rug": (0.0, 0.30, 1.05, 0.34, 0.0),
-    "runner rug": (0.0, 0.25, 0.5, 0.6, 0.0),
-    "bath mat": (0.0, 0.3, 0.45, 0.2, 0.0),
-    "exercise mat": (-0.45, 0.3, 0.4, 0.3, 0.0),
+    "rug": (0.0, 0.10, 1.15, 0.22, 0.0),
+    "runner rug": (0.0, 0.08, 0.5, 0.5, 0.0),
+    "bath mat": (0.0, 0.12, 0.45, 0.12, 0.0),
+    "exercise mat": (-0.45, 0.10, 0.4, 0.2, 0.0),
 }
 _SPOTS: Final = (  # for pieces that stand; the first piece of a room gets the first spot
-    (-0.34, 0.50, 0.72, 0.20),
-    (0.02, 0.26, 0.42, 0.14),
-    (0.62, 0.42, 0.34, 0.18),
-    (-0.80, 0.30, 0.22, 0.14),
-    (0.84, 0.62, 0.22, 0.12),
-    (0.38, 0.66, 0.40, 0.12),
+    (-0.30, 0.26, 0.86, 0.14),
+    (0.04, 0.12, 0.44, 0.08),
+    (0.66, 0.20, 0.36, 0.12),
+    (-0.86, 0.14, 0.22, 0.08),
+    (0.92, 0.42, 0.24, 0.10),
+    (0.44, 0.46, 0.44, 0.10),
 )
 _LOW: Final = ("table", "bed", "lounger", "bench", "ottoman", "mat", "stool", "basket", "planter")
 
@@ -68,8 +68,9 @@ def measure(jpeg: bytes, room_type: str) -> Analysis:
     far = np.flatnonzero(edge <= np.percentile(edge, 10))
     luma = pixels @ np.array([0.2126, 0.7152, 0.0722], dtype=np.float32)
     red, blue = float(pixels[..., 0].mean()), float(pixels[..., 2].mean())
+    room = room_type.replace("_", " ")
     return Analysis(
-        summary=f"Measured, not understood: a {room_type.replace('_', ' ')}, floor below {edge.mean() / height:.0%} of the height.",
+        summary=f"Measured, not understood: {room}, floor below {edge.mean() / height:.0%} of the height.",
         floor=[*outline, Point(x=1, y=1), Point(x=0, y=1)],
         vanishing_point=Point(x=float(far.mean() / (width - 1)), y=max(0.0, float(edge.min() / height) - 0.12)),
         openings=[],
@@ -123,7 +124,9 @@ def _palette(jpeg: bytes) -> list[str]:
         small = picture.convert("RGB").resize((64, 64)).quantize(5)
     colours = small.getpalette() or []
     counted = sorted(small.getcolors() or [], reverse=True)
-    return ["#{:02x}{:02x}{:02x}".format(*colours[3 * int(i) : 3 * int(i) + 3]) for _, i in counted if isinstance(i, int)]
+    return [
+        "#{:02x}{:02x}{:02x}".format(*colours[3 * int(i) : 3 * int(i) + 3]) for _, i in counted if isinstance(i, int)
+    ]
 
 
 # --- generate
@@ -165,13 +168,13 @@ def _layout(room_type: str) -> list[tuple[str, tuple[float, float, float, float,
             continue
         spot = next(spots, None)
         if spot is not None:
-            height = 0.10 if any(word in piece for word in _LOW) else 0.20
+            height = 0.13 if any(word in piece for word in _LOW) else 0.24
             placed.append((piece, (*spot, height)))
     return placed
 
 
 class _Floor:
-    """Maps places on the floor to pixels: near is the bottom of the picture, far the highest part of the floor's edge."""
+    """Maps places on the floor to pixels: near is the picture's bottom, far the highest part of its edge."""
 
     def __init__(self, size: tuple[int, int], analysis: Analysis) -> None:
         width, height = size
@@ -192,7 +195,10 @@ class _Floor:
 
 
 def _draw_box(
-    draw: ImageDraw.ImageDraw, floor: _Floor, box: tuple[float, float, float, float, float], colour: tuple[int, int, int]
+    draw: ImageDraw.ImageDraw,
+    floor: _Floor,
+    box: tuple[float, float, float, float, float],
+    colour: tuple[int, int, int],
 ) -> None:
     """A box with a soft contact shadow: its top, front and sides, each in its own shade."""
     across, depth, width, length, height = box
@@ -200,9 +206,8 @@ def _draw_box(
     base = [floor.point(x, d) for x, d in ((left, near), (right, near), (right, far), (left, far))]
     top = [floor.point(x, d, height) for x, d in ((left, near), (right, near), (right, far), (left, far))]
     if height > 0:
-        grown = [floor.point(x, d) for x, d in (
-            (left - 0.03, max(0.0, near - 0.02)), (right + 0.03, max(0.0, near - 0.02)), (right + 0.03, far), (left - 0.03, far),
-        )]  # fmt: skip
+        front, ends = max(0.0, near - 0.02), (left - 0.03, right + 0.03)
+        grown = [floor.point(x, d) for x, d in ((ends[0], front), (ends[1], front), (ends[1], far), (ends[0], far))]
         draw.polygon(grown, fill=_shade(colour, 0.35))
         for start in (1, 3):
             end = (start + 1) % 4
@@ -229,14 +234,26 @@ def _rgb(colour: str) -> tuple[int, int, int]:
 
 
 def _write_label(picture: Image.Image) -> None:
+    """The label in the lower left corner. Pillow's own font has no en dash, so that one is drawn as a line."""
     size = max(14, picture.width // 60)
     font = ImageFont.load_default(size)
     draw = ImageDraw.Draw(picture, "RGBA")
-    left, top, right, bottom = draw.textbbox((0, 0), LABEL, font=font)
-    margin = size // 2
-    x, y = margin, picture.height - (bottom - top) - 2 * margin
-    draw.rectangle((0, y - margin, x + right - left + margin, picture.height), fill=(0, 0, 0, 170))
-    draw.text((x - left, y - top), LABEL, font=font, fill=(255, 255, 255, 255))
+    margin, dash = size // 2, size // 2
+    words = [part.strip() for part in LABEL.split("–")]
+    widths = [draw.textlength(word, font=font) for word in words]
+    top = picture.height - size - 2 * margin
+    end = 2 * margin + sum(widths) + (dash + 2 * margin) * (len(words) - 1)
+    draw.rectangle((0, top, end, picture.height), fill=(0, 0, 0, 170))
+    x = float(margin)
+    for place, (word, width) in enumerate(zip(words, widths, strict=True)):
+        if place:
+            middle = top + margin + size * 0.62
+            draw.line(
+                (x + margin, middle, x + margin + dash, middle), fill=(255, 255, 255, 255), width=max(1, size // 10)
+            )
+            x += dash + 2 * margin
+        draw.text((x, top + margin), word, font=font, fill=(255, 255, 255, 255))
+        x += width
 
 
 # --- verify

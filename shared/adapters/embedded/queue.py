@@ -8,7 +8,6 @@ import sqlite3
 from collections.abc import Sequence
 from typing import Final
 
-
 from shared.adapters.embedded.database import Database
 from shared.ports import Clock, Delivery, Message
 from shared.topology import CHANGES_TOPIC, Policy, Topology
@@ -46,7 +45,13 @@ class EmbeddedQueue:
         connection.executemany(
             "INSERT INTO messages (subscription, data, attributes, published_at, due_at) VALUES (?, ?, ?, ?, ?)",
             [
-                (subscription, message.data, json.dumps(dict(message.attributes)) if message.attributes else "", now, now)
+                (
+                    subscription,
+                    message.data,
+                    json.dumps(dict(message.attributes)) if message.attributes else "",
+                    now,
+                    now,
+                )
                 for subscription in self._subscriptions(topic)
                 for message in messages
             ],

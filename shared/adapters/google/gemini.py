@@ -187,7 +187,9 @@ def _usage(model: str, response: types.GenerateContentResponse) -> Usage:
     used = response.usage_metadata
     if used is None:
         return Usage(model)
-    return Usage(model, used.prompt_token_count or 0, (used.candidates_token_count or 0) + (used.thoughts_token_count or 0))
+    return Usage(
+        model, used.prompt_token_count or 0, (used.candidates_token_count or 0) + (used.thoughts_token_count or 0)
+    )
 
 
 def _finish(response: types.GenerateContentResponse) -> str:
@@ -196,7 +198,7 @@ def _finish(response: types.GenerateContentResponse) -> str:
 
 
 def _raise_for(error: errors.APIError, model: str) -> NoReturn:
-    """A status code as the error whose fault it is. Messages never carry the vendor's text, which may repeat our key."""
+    """A status code as the error whose fault it is. No vendor's text goes in: it may repeat our key."""
     code: RuumError
     if error.code == 429:
         code = _throttled(error, model)

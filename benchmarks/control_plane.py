@@ -1,0 +1,122 @@
+"""The control plane alone: embedded backend on files, a model and pictures that do nothing.
+
+    python benchmarks/control_plane.py [--images 1000] [--in-flight 50]
+
+Prints images per second, CPU per image (this process, all of it), peak memory, and database operations per image by
+kind, from the manifest's ingest to the batch's completion event.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import resource
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import msgspec
+
+from ops.noop import NoopModel, NoopPictures, NoopSource
+from shared import wiring
+from shared.clock import SystemClock
+from shared.heartbeat import Heartbeat
+from shared.messages import ImageChanged, decode
+from shared.model import BatchState
+from shared.ports import Delivery, StoredObject
+from shared.settings import ManifestLimits, Settings, WorkerLimits
+from shared.sources import SourceRules
+from shared.subscriber import Subscriber, consume
+from shared.topology import CHANGES_TOPIC, EVENTS_SUBSCRIPTION
+
+
+def manifest_of(images: int) -> bytes:
+    """A manifest with `images` photos."""
+    header = {"clientName": "bench", "designStyle": "modern", "roomType": "bedroom"}
+    lines = [header, *({"url": f"photos/{index}.jpg", "propertyCode": f"APT-{index}"} for index in range(images))]
+    return b"\n".join(json.dumps(line).encode() for line in lines)
+
+
+def rules_of(_: StoredObject) -> SourceRules:
+    """Paths beside the manifest."""
+    return SourceRules(base="file:///photos/")
+
+
+async def measure(images: int, in_flight: int, folder: Path) -> dict[str, object]:
+    """Run one batch through; the figures."""
+    clock = SystemClock()
+    settings = Settings(
+        manifest=ManifestLimits(most_images=1_000_000, most_bytes=1 << 30), worker=WorkerLimits(in_flight=in_flight)
+    )
+    embedded = wiring.embedded(
+        clock, folder / "bench.sqlite", {name: folder / name for name in ("intake", "work", "results")}
+    )
+    rooms = wiring.rooms(embedded.backend, clock, settings, rules_of, folder_is_client=True)
+    heartbeat = Heartbeat(embedded.store, clock, settings.worker.heartbeat_seconds)
+    room = wiring.stage_image(
+        embedded.backend,
+        clock,
+        settings,
+        heartbeat=heartbeat,
+        source=NoopSource(),
+        pictures=NoopPictures(),
+        model=NoopModel(),
+    )
+    stop, closed = asyncio.Event(), asyncio.Event()
+
+    async def changed(delivery: Delivery) -> None:
+        await rooms.aggregate.handle(decode(ImageChanged, delivery.data))
+
+    async def event(delivery: Delivery) -> None:
+        if delivery.attributes["ce-type"] == "ruum.batch.completed":
+            closed.set()
+
+    name = "manifests/bench/bench.jsonl"
+    await embedded.objects.put("intake", name, manifest_of(images), content_type="application/jsonl")
+    started, cpu = time.perf_counter(), time.process_time()
+    await heartbeat.beat()
+    batch = await rooms.ingest.handle("intake", name)
+    ingested = time.perf_counter() - started
+    subscriber = Subscriber(embedded.queue, room.handle, clock, settings.worker)
+    working = asyncio.create_task(subscriber.run(stop, 5.0))
+    loops = [
+        asyncio.create_task(consume(embedded.queue, CHANGES_TOPIC, changed, most=200)),
+        asyncio.create_task(consume(embedded.queue, EVENTS_SUBSCRIPTION, event, most=10)),
+    ]
+    await closed.wait()
+    seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - cpu
+    stop.set()
+    await working
+    for loop in loops:
+        loop.cancel()
+    if batch is None or (done := await embedded.store.batch(batch.id)) is None or done.state is not BatchState.CLOSED:
+        raise RuntimeError("the batch did not close")
+    if done.completion is None or done.completion.counts.completed != images:
+        raise RuntimeError(f"not all completed: {done.completion}")
+    operations = {kind: round(count / images, 2) for kind, count in sorted(embedded.database.operations.items())}
+    embedded.database.close()
+    return {
+        "images": images,
+        "imagesPerSecond": round(images / seconds),
+        "cpuMsPerImage": round(cpu_seconds * 1000 / images, 3),
+        "ingestSeconds": round(ingested, 2),
+        "peakMiB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        "operationsPerImage": operations,
+    }
+
+
+def main() -> None:
+    """Parse, measure, print."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--images", type=int, default=1000)
+    parser.add_argument("--in-flight", type=int, default=50)
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        figures = asyncio.run(measure(given.images, given.in_flight, Path(folder)))
+    sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(figures), indent=2) + b"\n")
+
+
+if __name__ == "__main__":
+    main()

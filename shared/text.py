@@ -1,0 +1,28 @@
+"""Customers' text made safe to show: on terminals, in logs, in error reports."""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+from typing import Final
+
+# Control characters, invisible formatting (it turns or hides text), halves of characters, line and paragraph ends.
+_HOSTILE: Final = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+
+
+def is_hostile(text: str) -> bool:
+    """Whether any character could steer a terminal, turn or break a line, or has no UTF-8."""
+    return not text.isprintable() and any(unicodedata.category(character) in _HOSTILE for character in text)
+
+
+def shortened(text: str, most: int) -> str:
+    """At most `most` characters, everything hostile escaped as in JSON."""
+    cut = text[: most + 1]
+    if is_hostile(cut):
+        cut = "".join(_escaped(character) if is_hostile(character) else character for character in cut)
+    return cut if len(cut) <= most else cut[: most - 1] + "…"
+
+
+def _escaped(character: str) -> str:
+    escaped = json.dumps(character)[1:-1]
+    return escaped if escaped != character else f"\\u{ord(character):04x}"
