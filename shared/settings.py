@@ -51,7 +51,7 @@ class DownloadLimits(_Group, frozen=True, kw_only=True):
     """How long and how far a photo's address is followed."""
 
     total_seconds: Seconds = 60.0  # 40 MB at 6 Mbit/s
-    connect_seconds: Seconds = 10.0
+    connect_seconds: Seconds = 10.0  # three tries of TCP on a slow line
     most_redirects: Annotated[int, Meta(ge=0)] = 3  # CDNs use one or two
     allow_http: bool = False  # plain http can be read and altered on the way
     allow_private_addresses: bool = False  # for tests on loopback only: a private address is our own network
@@ -86,9 +86,9 @@ class WorkerLimits(_Group, frozen=True, kw_only=True):
 
 
 class Gemini(_Group, frozen=True, kw_only=True):
-    """The vendor's API. Model ids and prices change: look at docs/adr/0004 before trusting them."""
+    """The vendor's API. Model ids and prices change: look at the vendor's page before trusting them."""
 
-    api_version: str = "v1"
+    api_version: str = "v1"  # google-genai 3 defaults to it; v1beta has previews
     base_url: str | None = None  # None: Google's; tests name a local server
     text_model: str = "gemini-3.5-flash-lite"  # analyse and verify; the cheapest that sees pictures
     image_model: str = "gemini-nano-banana-2.1"  # generate; $0.05 for a 2K picture
@@ -116,9 +116,9 @@ PRICES: Final[dict[str, Price]] = {
 class Buckets(_Group, frozen=True, kw_only=True):
     """Names of the buckets. `work` may equal `results`: work objects live under `work/`."""
 
-    intake: str = "intake"
-    results: str = "results"
-    work: str = "work"
+    intake: str = "intake"  # manifests, and photos beside them
+    results: str = "results"  # what customers read
+    work: str = "work"  # checkpoints; deleted after days
 
 
 class Settings(_Group, frozen=True, kw_only=True):
