@@ -13,8 +13,8 @@ from shared import settings
 
 INTRODUCTION: Final = """# Settings
 
-Made from `shared/settings.py` by `python -m ops.settings_page`; a test holds the two together. A setting is overridden by
-its environment variable. Units are the last word of a name.
+Made from `shared/settings.py` by `python -m ops.settings_page`; a test holds the two together. A setting is overridden
+by its environment variable. Units are the last word of a name.
 """
 
 
@@ -33,9 +33,8 @@ def page() -> str:
         if not (inspect.isclass(group.type) and issubclass(group.type, msgspec.Struct)):
             continue
         reasons = _reasons(group.type)
-        parts.append(
-            f"\n## {group.name}\n\n{inspect.getdoc(group.type)}\n\n| variable | default | reason |\n|---|---|---|"
-        )
+        parts.append(f"\n## {group.name}\n\n{inspect.getdoc(group.type)}\n\n| variable | default | reason |")
+        parts.append("|---|---|---|")
         for field in msgspec.structs.fields(group.type):
             if not reasons[field.name]:
                 raise ValueError(f"{group.name}.{field.name} has no reason beside it")

@@ -68,8 +68,8 @@ class StagingRules(_Group, frozen=True, kw_only=True):
 
     most_generations: Count = 3  # pictures bought for one image in one round before it is quality_rejected
     least_structure_kept: Share = 0.7  # a changed room misleads buyers: the strictest of the three
-    least_realism: Share = 0.5
-    least_style_fit: Share = 0.5
+    least_realism: Share = 0.5  # below it furniture floats or bends
+    least_style_fit: Share = 0.5  # a matter of taste: only clear misses are refused
 
 
 class WorkerLimits(_Group, frozen=True, kw_only=True):
@@ -92,7 +92,7 @@ class Gemini(_Group, frozen=True, kw_only=True):
     base_url: str | None = None  # None: Google's; tests name a local server
     text_model: str = "gemini-3.5-flash-lite"  # analyse and verify; the cheapest that sees pictures
     image_model: str = "gemini-nano-banana-2.1"  # generate; $0.05 for a 2K picture
-    image_size: str = "2K"
+    image_size: str = "2K"  # what listings show; 4K costs twice as much
     text_seconds: Seconds = 60.0  # total deadline of one analyse or verify; 10 s is usual
     image_seconds: Seconds = 120.0  # total deadline of one generate; 30 s is usual
 
