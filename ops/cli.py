@@ -11,6 +11,7 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Callable, Coroutine
 from enum import StrEnum
 from importlib.metadata import version
 from pathlib import Path
@@ -19,9 +20,10 @@ from typing import Annotated, Any, Final, NoReturn
 import msgspec
 import typer
 
-from ops import local, show
-from shared import closing, names, report
+from ops import local, remote, show, stack_file
+from ops.target import NoTarget, Target, opened
 from shared import manifest as manifests
+from shared import names, report, wiring
 from shared.clock import SystemClock
 from shared.manifest import Problem
 from shared.model import BatchState, Counts
@@ -117,7 +119,7 @@ async def _run(
     out: Path,
     data: Path,
     photos: list[Path],
-    maker: local.ModelMaker,
+    maker: wiring.ModelMaker,
     model_name: str,
     as_json: bool,
 ) -> int:
@@ -145,12 +147,13 @@ async def _run(
         with show.BatchProgress() as progress:
             batch = await here.work(maker, stop, GRACE_SECONDS, progress.show)
         counts, cost = await _read_batch(data, out, batch.id)
-    done = local.summary(batch, counts, cost, out / names.results_folder(batch))
+    done = local.summary(batch, counts, cost, str(out / names.results_folder(batch)))
     if as_json:
         show.as_json(done)
     if batch.state is BatchState.CLOSED:
         if not as_json:
-            _show_summary(done, out / names.round_folder(batch) / "report.html")
+            show.summary(done)
+            show.out.print(f"report: {out / names.round_folder(batch) / 'report.html'}")
         return OK if counts.completed == batch.total else SOME_FAILED
     show.err.print(f"stopped with {counts.settled} of {batch.total} settled; the same command goes on from here")
     return 128 + signals[0] if signals else OUR_FAULT
@@ -168,15 +171,6 @@ async def _read_batch(data: Path, out: Path, batch_id: str) -> tuple[Counts, flo
         embedded.database.close()
 
 
-def _show_summary(done: dict[str, Any], page: Path) -> None:
-    cost = f", ${done['costUsd']:.2f}" if done["costUsd"] else ""
-    show.out.print(
-        f"{done['batchId']}: {done['state'].replace('_', ' ')}: {done['completed']} of {done['total']} completed, "
-        f"{done['failed']} failed{cost}"
-    )
-    show.out.print(f"report: {page}")
-
-
 @app.command(epilog="Example: ruum-batch validate samples/faulty.json")
 def validate(
     manifest: ManifestPath,
@@ -188,13 +182,7 @@ def validate(
     """Read a manifest and list every problem it has. Nothing is fetched, staged or stored."""
     settings = _settings()
     content = _read(manifest, settings, None)
-    folders = [manifest.parent.resolve(), *(folder.resolve() for folder in photos or [])]
-    rules = SourceRules(
-        base=manifest.parent.resolve().as_uri().rstrip("/") + "/",
-        allow_http=settings.download.allow_http,
-        folders=tuple(str(folder) for folder in folders),
-    )
-    found, problems = local.checked(content, manifest.name, settings, rules)
+    found, problems = local.checked(content, manifest.name, settings, _rules(manifest, settings, photos or []))
     if as_json:
         show.as_json({
             "valid": found is not None,
@@ -209,43 +197,218 @@ def validate(
     raise typer.Exit(OK if found else REJECTED)
 
 
-@app.command(epilog="Example: ruum-batch status acme.demo --data staged/.ruum")
-def status(
-    batch: Annotated[str, typer.Argument(metavar="BATCH", help="A batch id, such as acme.demo.")],
-    data: Annotated[Path, typer.Option(help="Folder with the state of batches.")] = Path("staged/.ruum"),
+@app.command(epilog="Example: ruum-batch up --subscribers 2")
+def up(
+    subscribers: Annotated[int, typer.Option(min=1, max=20, help="Workers that stage images.")] = 1,
+    model: Annotated[
+        ModelName, typer.Option(help="The staging model; gemini is a local server that speaks its protocol, and free.")
+    ] = ModelName.PREVIEW,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Show the emulators' own lines too.")] = False,
+) -> None:
+    """Run the whole pipeline on Google's emulators in this folder, until Ctrl-C."""
+    raise typer.Exit(asyncio.run(_up(subscribers, model.value, verbose)))
+
+
+async def _up(subscribers: int, model: str, verbose: bool) -> int:
+    from ops import stack  # Google's libraries take half a second to import
+    from ops.emulators import Missing
+
+    def line(name: str, text: str) -> None:
+        if verbose or name.startswith("subscriber") or name in stack.DOORS:
+            show.out.print(f"{name:<13} {text}")
+
+    settings = {name: value for name, value in os.environ.items() if name.startswith("RUUM_")}
+    options = stack.Options(subscribers=subscribers, model=model, environment=settings)
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    here = stack.Stack(stack_file.STATE.resolve(), options, line)
+    try:
+        async with stack_file.announced(Path(), here.environment):
+            show.err.print("starting emulators, doors and subscribers …")
+            starting = asyncio.create_task(here.start())
+            stopping = asyncio.create_task(stop.wait())
+            await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if not starting.done():
+                starting.cancel()
+                await asyncio.gather(starting, return_exceptions=True)
+                return INTERRUPTED
+            await starting
+            show.err.print(
+                "up. In another terminal: ruum-batch submit samples/batch.json --watch    (Ctrl-C stops all)"
+            )
+            ended = asyncio.create_task(here.processes.ended())
+            await asyncio.wait({ended, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            code = OK if stop.is_set() else OUR_FAULT
+            if ended.done() and not stop.is_set():
+                show.err.print(f"ruum-batch: {ended.result()} has ended; stopping all")
+            ended.cancel()
+            await here.stop()
+            return code
+    except (stack_file.AlreadyUp, Missing) as error:
+        show.err.print(f"ruum-batch: {error}")
+        return OUR_FAULT
+
+
+DataOption = Annotated[Path | None, typer.Option(help="Folder with the state of batches on this machine.")]
+ProjectOption = Annotated[
+    str | None, typer.Option(help="A Google Cloud project.  [default: the stack that is up here]")
+]
+BatchArgument = Annotated[str, typer.Argument(metavar="BATCH", help="A batch id, such as acme.demo.")]
+
+
+def _with_target(
+    work: Callable[[Target], Coroutine[Any, Any, int]],
+    data: Path | None,
+    project: str | None,
+    *,
+    need_google: bool = False,
+) -> NoReturn:
+    """Run a command against its target; every expected failure as one line."""
+    from shared.errors import ConfigurationError, WorldError
+
+    async def body() -> int:
+        async with opened(data=data, project=project, need_google=need_google) as target:
+            return await work(target)
+
+    try:
+        code = asyncio.run(body())
+    except BadSetting as error:
+        _fail(str(error), WRONG_USAGE)
+    except (NoTarget, remote.NoBatch) as error:
+        _fail(str(error), WRONG_USAGE)
+    except (ConfigurationError, WorldError) as error:
+        _fail(str(error))
+    raise typer.Exit(code)
+
+
+@app.command(epilog="Example: ruum-batch submit samples/batch.json --watch")
+def submit(
+    manifest: ManifestPath,
+    project: ProjectOption = None,
+    watch_it: Annotated[bool, typer.Option("--watch", help="Stay, and show progress until the batch is done.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Show how far a batch is. Works while `run` is working on it."""
-    if not (data / "batch.sqlite").is_file():
-        _fail(f"there are no batches in {data}", WRONG_USAGE)
-    found = asyncio.run(_status(data, batch))
-    if isinstance(found, list):
-        known = ", ".join(found) or "none"
-        _fail(f"there is no batch {batch} in {data} (there are: {known})", WRONG_USAGE)
+    """Upload a manifest and the local photos it names to the intake bucket."""
+    settings = _settings()
+    content = _read(manifest, settings, None)
+    found, problems = local.checked(content, manifest.name, settings, _rules(manifest, settings, []))
+    if found is None:
+        show.problems(str(manifest), problems, None)
+        raise typer.Exit(REJECTED)
+
+    def uploaded(done: int, total: int) -> None:
+        if done == total or done % 100 == 0:
+            show.err.print(f"{done} of {total} photos uploaded")
+
+    async def work(target: Target) -> int:
+        batch_id = await remote.submit(target, manifest, content, found, uploaded)
+        if watch_it:
+            return await _watch(target, batch_id, as_json)
+        if as_json:
+            show.as_json({"batchId": batch_id, "total": len(found.images)})
+        else:
+            show.out.print(f"submitted as {batch_id}; follow it with: ruum-batch watch {batch_id}")
+        return OK
+
+    _with_target(work, None, project, need_google=True)
+
+
+@app.command(epilog="Example: ruum-batch status acme.demo --data staged/.ruum")
+def status(
+    batch: BatchArgument, data: DataOption = None, project: ProjectOption = None, as_json: JsonFlag = False
+) -> None:
+    """Show how far a batch is. Works while it is being worked on."""
+
+    async def work(target: Target) -> int:
+        found = await remote.status(target, batch)
+        if as_json:
+            show.as_json(found)
+        else:
+            show.status(found)
+        return OK
+
+    _with_target(work, data, project)
+
+
+@app.command(epilog="Example: ruum-batch watch acme.demo")
+def watch(
+    batch: BatchArgument, data: DataOption = None, project: ProjectOption = None, as_json: JsonFlag = False
+) -> None:
+    """Follow a batch until it is done. Exit codes as for run."""
+    _with_target(lambda target: _watch(target, batch, as_json), data, project)
+
+
+async def _watch(target: Target, batch_id: str, as_json: bool) -> int:
+    with show.BatchProgress() as progress:
+        batch, counts = await remote.watch(target, batch_id, progress.show)
+    cost = batch.completion.cost_usd if batch.completion else 0.0
+    folder = f"gs://{target.settings.buckets.results}/{names.results_folder(batch)}"
+    done = local.summary(batch, counts, cost, folder)
     if as_json:
-        show.as_json(found)
-        return
-    show.out.print(f"{found['batchId']}: {found['state'].replace('_', ' ')}, round {found['round']}")
-    show.out.print(f"  {found['completed'] + found['failed'] + found['cancelled']} of {found['total']} settled "
-                   f"({found['progress']:.0%})")  # fmt: skip
-    for state in ("queued", "processing", "completed", "failed", "cancelled"):
-        show.out.print(f"  {state:<10} {found[state]}")
+        show.as_json(done)
+    elif batch.state is BatchState.REJECTED:
+        show.err.print(f"{batch.id}: rejected, {batch.problems} problems")
+    else:
+        show.summary(done)
+    if batch.state is BatchState.REJECTED:
+        return REJECTED
+    return OK if counts.completed == batch.total else SOME_FAILED
 
 
-async def _status(data: Path, batch_id: str) -> dict[str, Any] | list[str]:
-    """The batch's status, or the ids there are."""
-    clock = SystemClock()
-    embedded = local.open_backend(clock, data, data)
-    try:
-        batch = await embedded.store.batch(batch_id)
-        if batch is None:
-            return [known.id for known in (await embedded.store.batches())[:20]]
-        return closing.status_of(batch, await embedded.store.counts(batch_id), clock.now())
-    finally:
-        embedded.database.close()
+@app.command(epilog="Example: ruum-batch results acme.demo --out staged")
+def results(
+    batch: BatchArgument,
+    out: Annotated[Path, typer.Option(help="Folder to copy results/ into.")] = Path("staged"),
+    data: DataOption = None,
+    project: ProjectOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Copy a batch's pictures and reports to this machine."""
+
+    async def work(target: Target) -> int:
+        fetched = 0
+
+        def count(done: int) -> None:
+            nonlocal fetched
+            fetched = done
+
+        folder = await remote.fetch_results(target, batch, out, count)
+        if as_json:
+            show.as_json({"batchId": batch, "files": fetched, "resultsDir": str(folder)})
+        else:
+            show.out.print(f"{fetched} files in {folder}")
+        return OK
+
+    _with_target(work, data, project)
+
+
+@app.command(epilog="Example: ruum-batch batches --data staged/.ruum")
+def batches(data: DataOption = None, project: ProjectOption = None, as_json: JsonFlag = False) -> None:
+    """List all batches, newest first."""
+
+    async def work(target: Target) -> int:
+        found = await remote.batches(target)
+        if as_json:
+            show.as_json({"batches": found})
+        else:
+            show.batches(found)
+        return OK
+
+    _with_target(work, data, project)
 
 
 # --- shared by the commands
+
+
+def _rules(manifest: Path, settings: Settings, photos: list[Path]) -> SourceRules:
+    """What a manifest on this machine may name: its own folder, and those that were given."""
+    folders = [manifest.parent.resolve(), *(folder.resolve() for folder in photos)]
+    return SourceRules(
+        base=manifest.parent.resolve().as_uri().rstrip("/") + "/",
+        allow_http=settings.download.allow_http,
+        folders=tuple(str(folder) for folder in folders),
+    )
 
 
 def _settings() -> Settings:

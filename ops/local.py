@@ -15,30 +15,22 @@ from urllib.parse import unquote, urlsplit
 import msgspec
 
 from ops.events_file import EventsFile
-from shared import manifest, wiring
-from shared.adapters.google.gemini import GeminiModel
+from shared import manifest, wiring, worker
 from shared.clock import SystemClock
-from shared.errors import ManifestRejected
-from shared.heartbeat import Heartbeat
+from shared.errors import ConfigurationError, ManifestRejected
 from shared.manifest import Manifest, Problem
 from shared.messages import ImageChanged, decode
 from shared.model import Batch, BatchState, Counts
-from shared.ports import Delivery, Pictures, StagingModel, StoredObject
+from shared.ports import Delivery, StoredObject
 from shared.settings import Settings
 from shared.sources import SourceRules
-from shared.staging.download import Downloader
-from shared.staging.photo_source import PhotoSource
-from shared.staging.pool import PicturePool
-from shared.staging.preview import PreviewModel
-from shared.subscriber import Subscriber, consume
+from shared.subscriber import consume
 from shared.topology import CHANGES_TOPIC, DEAD_LETTER_DOOR, EVENTS_SUBSCRIPTION
 
 LOCAL_CLIENT_FOLDER: Final = "local"  # manifests/<folder>/: on one machine the folder says nothing about the client
 KEY_VARIABLES: Final = ("GEMINI_API_KEY", "GOOGLE_API_KEY")  # the names Google's own tools read, in this order
 CHANGES_AT_ONCE: Final = 200
 WATCH_SECONDS: Final = 0.5  # how often progress is looked at; the end itself is told by an event
-
-ModelMaker = Callable[[Settings, PicturePool], StagingModel]
 
 
 class FolderInUse(Exception):
@@ -54,14 +46,14 @@ def gemini_key(environ: Mapping[str, str]) -> str | None:
     return next((environ[name] for name in KEY_VARIABLES if environ.get(name)), None)
 
 
-def model_maker(name: str | None, environ: Mapping[str, str]) -> tuple[str, ModelMaker]:
+def model_maker(name: str | None, environ: Mapping[str, str]) -> tuple[str, wiring.ModelMaker]:
     """(name, maker) of the model asked for, or of Gemini when a key is set. Raises `OurFault` without a key for it."""
     key = gemini_key(environ)
-    if name == "gemini" and key is None:
-        raise OurFault(f"--model gemini needs a key in {KEY_VARIABLES[0]} (https://aistudio.google.com/apikey)")
-    if key is not None and name != "preview":
-        return "gemini", lambda settings, pool: GeminiModel(key, settings.gemini)
-    return "preview", lambda settings, pool: PreviewModel(pool)
+    chosen = name or ("gemini" if key else "preview")
+    try:
+        return chosen, wiring.model_maker(chosen, key)
+    except ConfigurationError as error:
+        raise OurFault(f"{error} (https://aistudio.google.com/apikey), or use --model preview") from None
 
 
 @asynccontextmanager
@@ -136,55 +128,43 @@ class LocalRun:
 
     async def work(
         self,
-        make_model: ModelMaker,
+        make_model: wiring.ModelMaker,
         stop: asyncio.Event,
         grace_seconds: float,
         show: Callable[[Batch, Counts], None],
-        pictures: Pictures | None = None,
     ) -> Batch:
         """Stage until the batch is closed and its event written, or `stop` is set. Raises `OurFault`."""
-        pool = PicturePool(self._settings.photo)
-        downloader = Downloader(self._settings.download, self._settings.photo.most_bytes)
-        model = make_model(self._settings, pool)
-        heartbeat = Heartbeat(self.store, self._clock, self._settings.worker.heartbeat_seconds)
-        source = PhotoSource(downloader, self._embedded.objects, self._folders, self._settings.photo.most_bytes)
-        room = wiring.stage_image(
-            self._embedded.backend,
-            self._clock,
-            self._settings,
-            heartbeat=heartbeat,
-            source=source,
-            pictures=pictures or pool,
-            model=model,
-        )
         faults: list[str] = []
 
         def halted(reason: str) -> None:
             faults.append(reason)
             stop.set()
 
-        subscriber = Subscriber(self._embedded.queue, room.handle, self._clock, self._settings.worker, halted)
-        await heartbeat.beat()
-        background = [asyncio.create_task(loop) for loop in (heartbeat.run(), *self._consumers())]
-        subscribing = asyncio.create_task(subscriber.run(stop, grace_seconds))
+        working = asyncio.create_task(
+            worker.work(
+                self._embedded.backend,
+                self._clock,
+                self._settings,
+                make_model,
+                stop,
+                grace_seconds=grace_seconds,
+                folders=self._folders,
+                on_halt=halted,
+            )
+        )
+        consumers = [asyncio.create_task(loop) for loop in self._consumers()]
         try:
-            batch = await self._watch(stop, subscribing, show)
+            batch = await self._watch(stop, working, show)
             stop.set()
-            await subscribing
-            return batch if not faults else self._fault(faults[0])
+            await working
         finally:
-            for task in background:
+            for task in consumers:
                 task.cancel()
-            await asyncio.gather(*background, return_exceptions=True)
-            await heartbeat.stop()
-            await downloader.aclose()
-            if isinstance(model, GeminiModel):
-                await model.aclose()
-            pool.close()
+            await asyncio.gather(*consumers, return_exceptions=True)
             self._embedded.database.close()
-
-    def _fault(self, reason: str) -> Batch:
-        raise OurFault(reason)
+        if faults:
+            raise OurFault(faults[0])
+        return batch
 
     def _consumers(self) -> list[Any]:
         """The loops that stand in for Eventarc and for the CRM."""
@@ -218,7 +198,7 @@ class LocalRun:
             self.closed.set()
 
     async def _watch(
-        self, stop: asyncio.Event, subscribing: asyncio.Task[None], show: Callable[[Batch, Counts], None]
+        self, stop: asyncio.Event, working: asyncio.Task[None], show: Callable[[Batch, Counts], None]
     ) -> Batch:
         """Show progress until the batch is closed and announced, or work has stopped."""
         while True:
@@ -229,7 +209,7 @@ class LocalRun:
             announced = batch.state is BatchState.CLOSED and batch.announced_round >= batch.round
             if announced and not await self._embedded.queue.waiting(EVENTS_SUBSCRIPTION):
                 return batch
-            if subscribing.done() or stop.is_set():
+            if working.done() or stop.is_set():
                 return batch
             # Carries on a closing that a kill interrupted; does nothing in every other case.
             await self.rooms.closer.check(batch.id)
@@ -248,7 +228,7 @@ def checked(
         return None, error.problems
 
 
-def summary(batch: Batch, counts: Counts, cost_usd: float, results: Path) -> dict[str, Any]:
+def summary(batch: Batch, counts: Counts, cost_usd: float, results: str) -> dict[str, Any]:
     """What `--json` prints of a batch."""
     done: dict[str, Any] = msgspec.to_builtins(
         {
@@ -260,7 +240,7 @@ def summary(batch: Batch, counts: Counts, cost_usd: float, results: Path) -> dic
             "cancelled": counts.cancelled,
             "successRate": round(counts.completed / batch.total, 4) if batch.total else 0.0,
             "costUsd": cost_usd,
-            "resultsDir": str(results),
+            "resultsDir": results,
         }
     )
     return done

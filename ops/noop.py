@@ -65,6 +65,9 @@ class NoopModel:
         await self._latency("verify")
         return Answer(GOOD, Usage(NAME))
 
+    async def aclose(self) -> None:
+        """Nothing is open."""
+
 
 class NoopPictures:
     """Implements `shared.ports.Pictures` without looking at the bytes."""

@@ -45,6 +45,35 @@ def as_json(document: dict[str, Any]) -> None:
     sys.stdout.write(json.dumps(document, ensure_ascii=False, indent=2) + "\n")
 
 
+def status(found: dict[str, Any]) -> None:
+    """One batch's status, a few lines."""
+    out.print(f"{found['batchId']}: {found['state'].replace('_', ' ')}, round {found['round']}")
+    settled = found["completed"] + found["failed"] + found["cancelled"]
+    out.print(f"  {settled} of {found['total']} settled ({found['progress']:.0%})")
+    for state in ("queued", "processing", "completed", "failed", "cancelled"):
+        out.print(f"  {state:<10} {found[state]}")
+
+
+def batches(found: list[dict[str, Any]]) -> None:
+    """A line per batch."""
+    for batch in found:
+        state = batch["state"].replace("_", " ")
+        out.print(
+            f"{batch['batchId']:<40} {state:<24} {batch['completed']:>6} of {batch['total']}, {batch['failed']} failed"
+        )
+    if not found:
+        out.print("no batches")
+
+
+def summary(done: dict[str, Any]) -> None:
+    """What a batch came to, in a line."""
+    cost = f", ${done['costUsd']:.2f}" if done["costUsd"] else ""
+    out.print(
+        f"{done['batchId']}: {done['state'].replace('_', ' ')}: {done['completed']} of {done['total']} completed, "
+        f"{done['failed']} failed{cost}"
+    )
+
+
 class BatchProgress:
     """A bar with counts and time left on a terminal, a line every few seconds elsewhere. A context manager."""
 

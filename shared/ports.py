@@ -247,3 +247,6 @@ class StagingModel(Protocol):
         """The furnished picture, encoded; `defects` are those of an earlier picture, to be avoided."""
 
     async def verify(self, photo: Photo, picture: bytes, analysis: Analysis, request: Request) -> Answer[Verdict]: ...
+
+    async def aclose(self) -> None:
+        """Close what it holds open."""

@@ -6,7 +6,7 @@ A setting is overridden by `RUUM_<GROUP>_<NAME>`, such as `RUUM_MANIFEST_MOST_IM
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from msgspec import Meta
@@ -64,8 +64,9 @@ class AttemptLimits(_Group, frozen=True, kw_only=True):
 
 
 class StagingRules(_Group, frozen=True, kw_only=True):
-    """When a generated picture is good enough."""
+    """Which model stages, and when a generated picture is good enough."""
 
+    model: Literal["gemini", "preview"] = "gemini"  # the preview is never chosen by itself where customers pay
     most_generations: Count = 3  # pictures bought for one image in one round before it is quality_rejected
     least_structure_kept: Share = 0.7  # a changed room misleads buyers: the strictest of the three
     least_realism: Share = 0.5  # below it furniture floats or bends
@@ -113,12 +114,20 @@ PRICES: Final[dict[str, Price]] = {
 }
 
 
+class Google(_Group, frozen=True, kw_only=True):
+    """Where in Google Cloud the pipeline lives."""
+
+    project: str = ""  # empty: GOOGLE_CLOUD_PROJECT
+    database: str = "(default)"  # a project can hold several pipelines, each with a database of its own
+
+
 class Buckets(_Group, frozen=True, kw_only=True):
     """Names of the buckets. `work` may equal `results`: work objects live under `work/`."""
 
     intake: str = "intake"  # manifests, and photos beside them
     results: str = "results"  # what customers read
     work: str = "work"  # checkpoints; deleted after days
+    source: str = ""  # photos that manifests may name as gs://source/<client>/…; empty: only those beside the manifest
 
 
 class Settings(_Group, frozen=True, kw_only=True):
@@ -131,6 +140,7 @@ class Settings(_Group, frozen=True, kw_only=True):
     staging: StagingRules = StagingRules()
     worker: WorkerLimits = WorkerLimits()
     gemini: Gemini = Gemini()
+    google: Google = Google()
     buckets: Buckets = Buckets()
     prices: dict[str, Price] = msgspec.field(default_factory=lambda: dict(PRICES))
 

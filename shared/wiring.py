@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
 import msgspec
@@ -12,17 +12,23 @@ from shared.adapters.embedded.objects import EmbeddedObjects
 from shared.adapters.embedded.queue import EmbeddedQueue
 from shared.adapters.embedded.store import EmbeddedStore
 from shared.aggregate import Aggregate
+from shared.clock import SystemClock
 from shared.closing import Closer
 from shared.dead_letter import DeadLetter
+from shared.errors import ConfigurationError
 from shared.heartbeat import Heartbeat
 from shared.ingest import Ingest
 from shared.ports import BatchStore, Clock, ImageSource, ObjectStore, Pictures, Queue, StagingModel, StoredObject
 from shared.quota import PauseOnThrottle, Quota
-from shared.settings import Settings
+from shared.settings import Settings, from_environment
 from shared.sources import SourceRules
 from shared.stage_image import StageImage, Tools
 from shared.staging.agents import Agents
+from shared.staging.pool import PicturePool
+from shared.staging.preview import PreviewModel
 from shared.topology import topology
+
+ModelMaker = Callable[[Settings, PicturePool], StagingModel]
 
 
 class Backend(msgspec.Struct, frozen=True):
@@ -60,6 +66,86 @@ def embedded(clock: Clock, database: Path | None = None, folders: Mapping[str, P
     opened = Database(database, clock)
     queue = EmbeddedQueue(opened, clock, topology())
     return Embedded(opened, EmbeddedStore(opened, queue), queue, EmbeddedObjects(opened, clock, folders))
+
+
+class OnGoogle(msgspec.Struct, frozen=True):
+    """The Google backend; `aclose` at the end."""
+
+    store: BatchStore
+    queue: Queue
+    objects: ObjectStore
+    aclose: Callable[[], Awaitable[None]]
+
+    @property
+    def backend(self) -> Backend:
+        return Backend(self.store, self.queue, self.objects)
+
+
+def google(clock: Clock, settings: Settings, environ: Mapping[str, str]) -> OnGoogle:
+    """Firestore, Pub/Sub and Cloud Storage; their emulators when Google's own variables name them.
+
+    Must be called on the event loop that will use it. Google's libraries are imported only here: they take half a
+    second, which the embedded backend need not pay.
+    """
+    from shared.adapters.google import clients
+    from shared.adapters.google.objects import CloudObjects
+    from shared.adapters.google.queue import PubSubQueue
+    from shared.adapters.google.store import FirestoreStore
+
+    project = settings.google.project or environ.get("GOOGLE_CLOUD_PROJECT", "")
+    if not project:
+        raise ConfigurationError("no project: set GOOGLE_CLOUD_PROJECT")
+    firestore = clients.firestore_client(project, settings.google.database)
+    publisher, subscriber = clients.pubsub_clients(environ)
+    objects = CloudObjects(clients.storage_client(project, environ), clock)
+
+    async def aclose() -> None:
+        await publisher.transport.close()  # type: ignore[no-untyped-call]
+        await subscriber.transport.close()  # type: ignore[no-untyped-call]
+        firestore.close()  # type: ignore[no-untyped-call]
+        objects.close()
+
+    store, queue = FirestoreStore(firestore, clock), PubSubQueue(publisher, subscriber, project, clock)
+    return OnGoogle(store, queue, objects, aclose)
+
+
+def google_rules(settings: Settings) -> Callable[[StoredObject], SourceRules]:
+    """What a manifest in the intake bucket may name: what lies in its client's own folders, and the web."""
+
+    def rules_of(stored: StoredObject) -> SourceRules:
+        folder = "/".join(stored.name.split("/")[:2])  # manifests/<client>
+        client = folder.partition("/")[2]
+        prefixes = [f"gs://{stored.bucket}/{folder}/"]
+        if settings.buckets.source:
+            prefixes.append(f"gs://{settings.buckets.source}/{client}/")
+        base = f"gs://{stored.bucket}/{stored.name.rpartition('/')[0]}/"
+        return SourceRules(base=base, allow_http=settings.download.allow_http, gs_prefixes=tuple(prefixes))
+
+    return rules_of
+
+
+async def google_rooms(environ: Mapping[str, str]) -> Rooms:
+    """The rooms of a door in the cloud, made on the loop that will run them."""
+    clock = SystemClock()
+    settings = from_environment(environ)
+    return rooms(
+        google(clock, settings, environ).backend, clock, settings, google_rules(settings), folder_is_client=True
+    )
+
+
+def model_maker(name: str, key: str | None) -> ModelMaker:
+    """How to make the model of that name. Raises `ConfigurationError` when Gemini has no key."""
+    if name == "preview":
+        return lambda _, pool: PreviewModel(pool)
+    if not key:
+        raise ConfigurationError("Gemini needs a key: set GEMINI_API_KEY")
+
+    def gemini(settings: Settings, _: PicturePool) -> StagingModel:
+        from shared.adapters.google.gemini import GeminiModel
+
+        return GeminiModel(key, settings.gemini)
+
+    return gemini
 
 
 def rooms(

@@ -1,0 +1,30 @@
+"""Door of AGGREGATE. In: an image document was updated. Out: exact counts, progress, and the batch's completion.
+
+Promise: events may come twice, late and out of order; returning acks the event, raising brings it again.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+
+import functions_framework
+from cloudevents.http import CloudEvent
+
+from shared import wiring
+from shared.adapters.google.events import NotAnImageChange, image_changed
+from shared.background import Background
+
+log = logging.getLogger(__name__)
+_background = Background(lambda: wiring.google_rooms(os.environ))
+
+
+@functions_framework.cloud_event
+def aggregate(event: CloudEvent) -> None:
+    """Fold one change in."""
+    try:
+        change = image_changed(event.get_data())
+    except NotAnImageChange as error:
+        log.warning("dropped an event that is no image's change: %s: %s", event.get("id"), error)
+        return
+    _background.run(lambda rooms: rooms.aggregate.handle(change))

@@ -1,0 +1,33 @@
+"""Door of DEAD LETTER. In: a message on the dead-letter topic. Out: its image settled, or given a fresh task.
+
+Promise: letters may come twice or long after; returning acks the message, raising brings it again.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import logging
+import os
+
+import functions_framework
+from cloudevents.http import CloudEvent
+
+from shared import wiring
+from shared.background import Background
+
+log = logging.getLogger(__name__)
+_background = Background(lambda: wiring.google_rooms(os.environ))
+
+
+@functions_framework.cloud_event
+def dead_letter(event: CloudEvent) -> None:
+    """Deal with one letter."""
+    try:
+        message = event.get_data()["message"]
+        data = base64.b64decode(message.get("data", ""), validate=True)
+        attributes = dict(message.get("attributes") or {})
+    except (TypeError, KeyError, AttributeError, ValueError, binascii.Error):
+        log.warning("dropped an event that carries no message: %s", event.get("id"))
+        return
+    _background.run(lambda rooms: rooms.dead_letter.handle(data, attributes))

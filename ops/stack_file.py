@@ -1,0 +1,55 @@
+"""Where a stack that is up tells the other commands of its folder how to reach it."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Final
+
+STATE: Final = Path(".ruum")
+
+
+class AlreadyUp(Exception):
+    """A stack runs in this folder."""
+
+
+@asynccontextmanager
+async def announced(folder: Path, environment: Mapping[str, str]) -> AsyncIterator[None]:
+    """Tell other commands started in `folder` where the stack is, while it is up. Raises `AlreadyUp`."""
+    state = folder / STATE
+    state.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(state / "up.lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise AlreadyUp(
+                f"a stack is up in {folder.resolve()} already; stop it with Ctrl-C in its terminal"
+            ) from None
+        (state / "stack.json").write_text(json.dumps(dict(environment)))
+        try:
+            yield
+        finally:
+            (state / "stack.json").unlink(missing_ok=True)
+    finally:
+        os.close(descriptor)
+
+
+def found(folder: Path) -> dict[str, str] | None:
+    """The environment of the stack that is up in `folder`, if one is."""
+    state = folder / STATE
+    if not (state / "stack.json").is_file() or not (state / "up.lock").is_file():
+        return None
+    descriptor = os.open(state / "up.lock", os.O_RDWR)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        environment: dict[str, str] = json.loads((state / "stack.json").read_text())
+        return environment
+    finally:
+        os.close(descriptor)
+    return None  # nobody holds the lock: the file was left by a stack that was killed

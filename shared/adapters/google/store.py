@@ -1,0 +1,271 @@
+"""The BatchStore on Firestore: every change is a compare-and-set on the document's update time.
+
+No read-write transaction ever touches a shared document: two that read and then write one deadlock for seconds
+(docs/cursed-knowledge.md).
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Sequence
+from functools import partial
+from typing import Any, Final, TypeVar
+
+import msgspec
+from google.api_core import exceptions
+from google.cloud.firestore import DELETE_FIELD, AsyncClient, AsyncDocumentReference
+from google.cloud.firestore_v1.base_query import FieldFilter
+
+from shared.adapters.google.documents import Fields, changes, from_fields, to_fields
+from shared.adapters.google.errors import CALL_SECONDS, DEADLINE_SECONDS, retried
+from shared.errors import ErrorCode, WorldError
+from shared.model import Batch, Counts, Image, ImageState, Refusal, Tally, Worker
+from shared.ports import Clock, Decision
+
+D = TypeVar("D", Batch, Image, Tally)
+M = TypeVar("M", Batch, Image, Tally, Worker)
+
+PAGE: Final = 500  # images read at once
+COMMIT: Final = 500  # documents created in one commit: Firestore's limit
+# Documents this process wrote last, by path: the next change of one needs no read. 5,000 of 2 KB are 10 MB.
+REMEMBERED: Final = 5000
+_STATES: Final = tuple(state.value for state in ImageState)
+
+
+def image_id(index: int) -> str:
+    """Zero-padded, so that the order of ids is the order of images."""
+    return f"{index:06d}"
+
+
+class _Known(msgspec.Struct, frozen=True):
+    """A document as it was last read or written here."""
+
+    fields: Fields
+    update_time: Any
+    token: str
+
+
+class FirestoreStore:
+    """See `shared.ports.BatchStore`."""
+
+    def __init__(self, client: AsyncClient, clock: Clock) -> None:
+        self._client = client
+        self._clock = clock
+        self._known: OrderedDict[str, _Known] = OrderedDict()
+        self.operations: dict[str, int] = {}  # reads and writes by kind, for the benchmarks
+
+    # --- references
+
+    def _batch_ref(self, batch_id: str) -> AsyncDocumentReference:
+        return self._client.collection("batches").document(batch_id)
+
+    def _image_ref(self, batch_id: str, index: int) -> AsyncDocumentReference:
+        ref: AsyncDocumentReference = self._batch_ref(batch_id).collection("images").document(image_id(index))
+        return ref
+
+    def _tally_ref(self, batch_id: str, shard: int) -> AsyncDocumentReference:
+        ref: AsyncDocumentReference = self._batch_ref(batch_id).collection("tallies").document(str(shard))
+        return ref
+
+    # --- one document
+
+    def _count(self, kind: str, times: int = 1) -> None:
+        self.operations[kind] = self.operations.get(kind, 0) + times
+
+    async def _get(self, kind: type[M], ref: AsyncDocumentReference) -> M | None:
+        self._count(f"{kind.__name__.lower()} read")
+        snapshot = await retried(ref.path, lambda: ref.get(retry=None, timeout=CALL_SECONDS), self._clock)
+        fields = snapshot.to_dict()
+        return from_fields(kind, fields) if fields is not None else None
+
+    async def _change(
+        self, kind: type[D], ref: AsyncDocumentReference, decide: Decision[D], token: str, seen: D | None = None
+    ) -> D | Refusal:
+        deadline = self._clock.monotonic() + DEADLINE_SECONDS
+        known = self._known.get(ref.path)
+        if known is None or seen is None or known.token != seen.token:
+            known = None
+        while True:
+            remembered = known is not None
+            if known is None:
+                known = await self._read(kind, ref)
+                if known is None:
+                    return Refusal.MISSING
+            before = from_fields(kind, known.fields)
+            if before.token == token:
+                return before
+            decided = decide(before)
+            if isinstance(decided, Refusal):
+                if not remembered:
+                    return decided
+                known = None  # what we remembered may be old: only what is read now may refuse
+                continue
+            after = msgspec.structs.replace(decided, token=token)
+            if await self._write(kind, ref, known, after):
+                return after
+            known = None
+            if self._clock.monotonic() > deadline:
+                message = f"{ref.path}: lost every compare-and-set for {DEADLINE_SECONDS:g} s"
+                raise WorldError(ErrorCode.STORAGE_UNAVAILABLE, message)
+            await self._clock.sleep(self._clock.random.uniform(0.005, 0.05))
+
+    async def _read(self, kind: type[D], ref: AsyncDocumentReference) -> _Known | None:
+        self._count(f"{kind.__name__.lower()} read")
+        snapshot = await retried(ref.path, lambda: ref.get(retry=None, timeout=CALL_SECONDS), self._clock)
+        fields = snapshot.to_dict()
+        if fields is None:
+            return None
+        return _Known(fields, snapshot.update_time, fields.get("token", ""))
+
+    async def _write(self, kind: type[D], ref: AsyncDocumentReference, known: _Known, after: D) -> bool:
+        """Compare-and-set; False when the document moved on, or when the reply to our own success was lost."""
+        self._count(f"{kind.__name__.lower()} write")
+        fields = to_fields(after)
+        update = changes(known.fields, fields, DELETE_FIELD)
+        option = self._client.write_option(last_update_time=known.update_time)
+        try:
+            written = await retried(
+                ref.path, lambda: ref.update(update, option=option, retry=None, timeout=CALL_SECONDS), self._clock
+            )
+        except (exceptions.FailedPrecondition, exceptions.Aborted):
+            self._known.pop(ref.path, None)
+            return False
+        if kind is Image:
+            self._remember(ref.path, _Known(fields, written.update_time, after.token))
+        return True
+
+    def _remember(self, path: str, known: _Known) -> None:
+        self._known[path] = known
+        self._known.move_to_end(path)
+        while len(self._known) > REMEMBERED:
+            self._known.popitem(last=False)
+
+    # --- batches
+
+    async def create_batch(self, batch: Batch) -> Batch:
+        ref = self._batch_ref(batch.id)
+        self._count("batch write")
+        try:
+            await retried(ref.path, lambda: ref.create(to_fields(batch), retry=None, timeout=CALL_SECONDS), self._clock)
+        except exceptions.AlreadyExists:
+            existing = await self.batch(batch.id)
+            if existing is not None:
+                return existing
+        return batch
+
+    async def batch(self, batch_id: str) -> Batch | None:
+        return await self._get(Batch, self._batch_ref(batch_id))
+
+    async def batches(self) -> list[Batch]:
+        query = self._client.collection("batches").order_by("createdAt", direction="DESCENDING")
+
+        async def read() -> list[Batch]:
+            return [
+                from_fields(Batch, snapshot.to_dict() or {})
+                async for snapshot in query.stream(retry=None, timeout=CALL_SECONDS)
+            ]
+
+        found = await retried("batches", read, self._clock)
+        self._count("batch read", len(found))
+        return found
+
+    async def change_batch(self, batch_id: str, decide: Decision[Batch], token: str) -> Batch | Refusal:
+        return await self._change(Batch, self._batch_ref(batch_id), decide, token)
+
+    # --- tallies
+
+    async def create_tallies(self, tallies: Sequence[Tally]) -> None:
+        await self._create_all([(self._tally_ref(t.batch, t.shard), to_fields(t)) for t in tallies], "tally")
+
+    async def tally(self, batch_id: str, shard: int) -> Tally | None:
+        return await self._get(Tally, self._tally_ref(batch_id, shard))
+
+    async def change_tally(self, batch_id: str, shard: int, decide: Decision[Tally], token: str) -> Tally | Refusal:
+        return await self._change(Tally, self._tally_ref(batch_id, shard), decide, token)
+
+    async def open_images(self, batch_id: str) -> tuple[int, int]:
+        tallies = self._batch_ref(batch_id).collection("tallies")
+        found = await self._aggregate(tallies.sum("open", alias="open").count(alias="shards"))
+        return found["open"], found["shards"]
+
+    async def counts(self, batch_id: str) -> Counts:
+        query: Any = self._batch_ref(batch_id).collection("tallies")
+        for name in _STATES:  # five sums: the most one aggregation takes
+            query = query.sum(f"counts.{name}", alias=name)
+        return Counts(**await self._aggregate(query))
+
+    async def _aggregate(self, query: Any) -> dict[str, int]:
+        self._count("tally sum")
+        rows = await retried("tallies", lambda: query.get(retry=None, timeout=CALL_SECONDS), self._clock)
+        # An empty sum answers the float 0.0.
+        return {result.alias: int(result.value) for row in rows for result in row}
+
+    # --- images
+
+    async def create_images(self, images: Sequence[Image]) -> None:
+        await self._create_all([(self._image_ref(i.batch, i.index), to_fields(i)) for i in images], "image")
+
+    async def _create_all(self, documents: list[tuple[AsyncDocumentReference, Fields]], kind: str) -> None:
+        """Create what does not exist. A commit creates all or nothing, so a refused one is repeated without those."""
+        for start in range(0, len(documents), COMMIT):
+            chunk = documents[start : start + COMMIT]
+            while chunk:
+                self._count(f"{kind} create", len(chunk))
+                if await self._create(chunk):
+                    break
+                there = await self._existing([ref for ref, _ in chunk])
+                chunk = [(ref, fields) for ref, fields in chunk if ref.path not in there]
+
+    async def _create(self, chunk: list[tuple[AsyncDocumentReference, Fields]]) -> bool:
+        async def commit() -> None:
+            batch = self._client.batch()
+            for ref, fields in chunk:
+                batch.create(ref, fields)
+            await batch.commit(retry=None, timeout=DEADLINE_SECONDS)
+
+        try:
+            await retried(f"create {len(chunk)} documents", commit, self._clock)
+        except exceptions.AlreadyExists:
+            return False
+        return True
+
+    async def _existing(self, refs: list[AsyncDocumentReference]) -> set[str]:
+        async def read() -> set[str]:
+            found = self._client.get_all(refs, field_paths=["token"], retry=None, timeout=DEADLINE_SECONDS)
+            return {snapshot.reference.path async for snapshot in found if snapshot.exists}
+
+        return await retried("look for documents", read, self._clock)
+
+    async def image(self, batch_id: str, index: int) -> Image | None:
+        return await self._get(Image, self._image_ref(batch_id, index))
+
+    async def images(self, batch_id: str, state: ImageState | None = None) -> AsyncIterator[Image]:
+        query = self._batch_ref(batch_id).collection("images").order_by("__name__").limit(PAGE)
+        if state is not None:
+            query = query.where(filter=FieldFilter("state", "==", state.value))
+        last: Any = None
+        while True:
+            page = query.start_after({"__name__": last}) if last is not None else query
+            read = partial(page.get, retry=None, timeout=DEADLINE_SECONDS)
+            snapshots = await retried("images", read, self._clock)
+            self._count("image read", len(snapshots))
+            for snapshot in snapshots:
+                yield from_fields(Image, snapshot.to_dict())
+            if len(snapshots) < PAGE:
+                return
+            last = snapshots[-1].reference
+
+    async def change_image(
+        self, batch_id: str, index: int, decide: Decision[Image], token: str, seen: Image | None = None
+    ) -> Image | Refusal:
+        return await self._change(Image, self._image_ref(batch_id, index), decide, token, seen)
+
+    # --- workers
+
+    async def beat(self, worker: Worker) -> None:
+        ref = self._client.collection("workers").document(worker.id)
+        self._count("worker write")
+        await retried(ref.path, lambda: ref.set(to_fields(worker), retry=None, timeout=CALL_SECONDS), self._clock)
+
+    async def worker(self, worker_id: str) -> Worker | None:
+        return await self._get(Worker, self._client.collection("workers").document(worker_id))
