@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo test lint lock bench clean
+.PHONY: help setup demo test lock lock-doors clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -34,6 +34,16 @@ lock: ## pin what pyproject.toml allows to what is newest now
 	rm -rf $(VENV)/lock && $(PYTHON) -m venv $(VENV)/lock
 	$(VENV)/lock/bin/python -m pip install --quiet --editable '.[dev]'
 	$(VENV)/lock/bin/python -m pip freeze --exclude-editable > requirements.lock
+	rm -rf $(VENV)/lock
+	$(MAKE) lock-doors
+
+lock-doors: ## the doors' pinned requirements: what the product needs, without the command line's and the tests' own
+	rm -rf $(VENV)/lock && $(PYTHON) -m venv $(VENV)/lock
+	$(VENV)/lock/bin/python -c 'import tomllib; print(*[d for d in tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"] \
+		if not d.startswith(("typer", "rich"))], sep="\n")' > $(VENV)/lock/doors.in
+	$(VENV)/lock/bin/python -m pip install --quiet --requirement $(VENV)/lock/doors.in --constraint requirements.lock
+	for door in functions/*/; do \
+		{ echo "# Made by: make lock-doors"; $(VENV)/lock/bin/python -m pip freeze; } > $$door/requirements.txt; done
 	rm -rf $(VENV)/lock
 
 clean: ## remove everything that was made

@@ -14,7 +14,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Final
 
 import httpx2
@@ -75,9 +76,12 @@ class Router:
         )
         config = uvicorn.Config(app, host="127.0.0.1", port=port, log_level="warning", lifespan="off")
         server = _Server(config)
+        serving = asyncio.create_task(server.serve())
         try:
-            await asyncio.gather(server.serve(), self._carry(STORAGE_EVENTS), self._carry("dead-letter"))
+            await asyncio.gather(self._carry(STORAGE_EVENTS), self._carry("dead-letter"))
         finally:
+            server.should_exit = True  # it closes its sockets only when asked, not when cancelled
+            await serving
             for task in self._under_way:
                 task.cancel()
             await self._client.aclose()
@@ -157,8 +161,10 @@ class Router:
 class _Server(uvicorn.Server):
     """Leaves signals to whoever started the stack."""
 
-    def install_signal_handlers(self) -> None:
-        """None."""
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:  # type: ignore[override]  # typed as what contextmanager makes
+        """None are captured."""
+        yield
 
 
 def _headers(delivery: Delivery, kind: str, source: str, subject: str | None = None) -> dict[str, str]:

@@ -32,8 +32,9 @@ from shared.model import (
     image_key,
 )
 
-# A claim is dead this long after its worker's last heartbeat. Heartbeats come every 5 s; three may be lost.
-HEARTBEAT_STALE_SECONDS = 16.0
+# A claim is dead this long after its worker's last heartbeat. Heartbeats come every 4 s; two may be lost, and a killed
+# worker's images are free before their deliveries' leases of 18 s have ended.
+HEARTBEAT_STALE_SECONDS = 13.0
 # A living worker may hold an image this long, its waiting for quota not counted: several times the longest way of an
 # image (download 60 s, three generations of 120 s, as many verifications), so that only a stuck task is taken over.
 CLAIM_CAP_SECONDS = 1800.0

@@ -77,10 +77,10 @@ class WorkerLimits(_Group, frozen=True, kw_only=True):
     """How one worker shares its time."""
 
     in_flight: Count = 50  # 60 calls a minute of 50 s need 50 in flight
-    heartbeat_seconds: Seconds = 5.0  # a claim is dead after 16 s: three beats may be lost
-    lease_seconds: Seconds = 60.0  # the subscriptions' ack deadline
+    heartbeat_seconds: Seconds = 4.0  # a claim is dead after 13 s: two beats may be lost
+    lease_seconds: Seconds = 18.0  # the subscriptions' ack deadline: a killed worker's images come again within it
     control_cache_seconds: Seconds = 5.0  # how late a worker may notice a pause or cancel
-    held_seconds: Seconds = 20.0  # how long a delivery waits when another worker holds its image
+    held_seconds: Seconds = 4.0  # first wait of a delivery whose image is held; doubles with each of its 10 deliveries
     halt_seconds: Seconds = 60.0  # pause of pulling after a fault of our configuration
     progress_seconds: Seconds = 3.0  # status.json and progress are refreshed at most so often
     closer_lease_seconds: Seconds = 30.0  # writing the reports of 10,000 images takes about 2 s

@@ -56,6 +56,7 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+LONGEST_HOLD_SECONDS: Final = 600.0  # the longest a delivery's lease can be extended by
 MOST_MESSAGE_CHARACTERS: Final = 500  # of an error kept with an image: a sentence, not a page of HTML
 
 
@@ -114,7 +115,7 @@ class StageImage:
                 Letter(code=ErrorCode.INTERNAL, message=f"unreadable task: {error}", original=shortened)
             )
         try:
-            return await self._handle(task)
+            return await self._handle(task, delivery.attempt)
         except LostClaim as error:
             log.warning("lost the claim of %s/%s: %s", task.batch, task.index, error)
             return LOST
@@ -127,16 +128,16 @@ class StageImage:
             log.exception("bug while staging %s/%s", task.batch, task.index)
             return NACK
 
-    async def _handle(self, task: Task) -> Disposition:
+    async def _handle(self, task: Task, deliveries: int) -> Disposition:
         batch = await self._control.read(task.batch)
         if batch is not None and batch.control is not Control.RUN:
-            stopped = await self._stopped(task)
+            stopped = await self._stopped(task, deliveries)
             if stopped is not None:
                 return stopped
         async with self._gate.together():
             claimed = await self._claim(task)
             if isinstance(claimed, Refusal):
-                return await self._refused(task, claimed)
+                return await self._refused(task, claimed, deliveries)
             if claimed.state is ImageState.FAILED:
                 return await self._dead(self._letter(task, claimed))
             if claimed.claim is None or not claimed.claim.alone:
@@ -146,7 +147,7 @@ class StageImage:
 
     # --- before the claim
 
-    async def _stopped(self, task: Task) -> Disposition | None:
+    async def _stopped(self, task: Task, deliveries: int) -> Disposition | None:
         """What an uncached look at a batch that is not to run makes of a task; None: it runs again."""
         batch = await self._control.read_now(task.batch)
         if batch is None or batch.control is Control.RUN:
@@ -156,7 +157,7 @@ class StageImage:
             return ACK if batch.control_epoch >= task.epoch else None
         now = self._tools.clock.now()
         result = await self._change(task, lambda image: claims.cancel_queued(image, now=now))
-        return self._held() if result is Refusal.HELD else ACK
+        return self._held(deliveries) if result is Refusal.HELD else ACK
 
     async def _claim(self, task: Task) -> Image | Refusal:
         """Claim the image; only when someone else holds it is that worker's heartbeat looked up."""
@@ -174,9 +175,9 @@ class StageImage:
     async def _change(self, task: Task, decide: Decision[Image]) -> Image | Refusal:
         return await self._tools.store.change_image(task.batch, task.index, decide, self._tools.clock.token())
 
-    async def _refused(self, task: Task, refusal: Refusal) -> Disposition:
+    async def _refused(self, task: Task, refusal: Refusal, deliveries: int) -> Disposition:
         if refusal is Refusal.HELD:
-            return self._held()
+            return self._held(deliveries)
         if refusal is Refusal.MISSING:
             return await self._dead(Letter(code=ErrorCode.INTERNAL, message="no such image", task=task))
         if refusal is Refusal.SETTLED:
@@ -185,9 +186,14 @@ class StageImage:
                 return await self._dead(self._letter(task, image))  # the letter may have been lost with its sender
         return ACK
 
-    def _held(self) -> Disposition:
-        """Another worker has it: neither ack (it may die) nor nack (that spends deliveries of a healthy image)."""
-        return Disposition(Action.LET_GO, seconds=self._tools.settings.worker.held_seconds)
+    def _held(self, deliveries: int) -> Disposition:
+        """Another worker has it: neither ack (it may die) nor nack (that spends deliveries of a healthy image).
+
+        The wait doubles with each delivery: soon at first, for the holder may just have been killed; in the end
+        longer than any image takes, so that a healthy one is settled before its deliveries run out.
+        """
+        first = self._tools.settings.worker.held_seconds
+        return Disposition(Action.LET_GO, seconds=min(LONGEST_HOLD_SECONDS, first * 2.0 ** max(0, deliveries - 2)))
 
     # --- with the claim
 

@@ -22,7 +22,8 @@ CHANGES_TOPIC: Final = "image-updated"
 class Policy(msgspec.Struct, frozen=True):
     """How a subscription treats its messages.
 
-    `ack_deadline_seconds`: a lease; 60 s is six heartbeats of the lease keeper. `retry_*_seconds`: pause before a
+    `ack_deadline_seconds`: a lease, kept alive at a third of its time; a task's is short, so that a killed
+    worker's come again soon. `retry_*_seconds`: pause before a
     nacked message comes again, growing from minimum to maximum. `max_deliveries`: after so many it is dead-lettered
     (None: never); 10 leaves room for deploys and restarts above the 3 attempts an image has.
     """
