@@ -162,7 +162,7 @@ class _Server(uvicorn.Server):
     """Leaves signals to whoever started the stack."""
 
     @contextmanager
-    def capture_signals(self) -> Iterator[None]:  # type: ignore[override]  # typed as what contextmanager makes
+    def capture_signals(self) -> Iterator[None]:
         """None are captured."""
         yield
 

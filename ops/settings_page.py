@@ -42,6 +42,11 @@ def page() -> str:
             parts.append(f"| `{variable}` | {field.default} | {reasons[field.name]} |")
     parts.append("\n## prices\n\nUS dollars per million tokens.\n\n| model | input | output |\n|---|---|---|")
     parts += [f"| {name} | {price.input_usd} | {price.output_usd} |" for name, price in settings.PRICES.items()]
+    parts.append("\n## limits\n\n`RUUM_LIMITS` and `RUUM_PRICES` are JSON objects laid over these tables.\n")
+    parts.append("| model | calls a minute | calls at once |\n|---|---|---|")
+    parts += [
+        f"| {name} | {limit.per_minute or ''} | {limit.concurrent or ''} |" for name, limit in settings.LIMITS.items()
+    ]
     return "\n".join(parts) + "\n"
 
 

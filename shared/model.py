@@ -323,6 +323,12 @@ class Tally(Document, frozen=True, kw_only=True):
     token: str = ""
 
 
+class Record(Document, frozen=True, kw_only=True):
+    """A document that stands for itself, outside of batches: `token` names its last write."""
+
+    token: str = ""
+
+
 class Worker(Document, frozen=True, kw_only=True):
     """A worker's heartbeat: when it last lived, and per image in hand how long it has waited for quota in all.
 

@@ -8,10 +8,11 @@ from typing import Generic, Protocol, TypeVar
 
 import msgspec
 
-from shared.model import Batch, Counts, Image, ImageState, Refusal, Tally, Worker
+from shared.model import Batch, Counts, Image, ImageState, Record, Refusal, Tally, Worker
 from shared.staging.answers import Analysis, Verdict
 
 T = TypeVar("T")
+R = TypeVar("R", bound=Record)
 Decision = Callable[[T], T | Refusal]
 
 
@@ -81,6 +82,17 @@ class BatchStore(Protocol):
         self, batch_id: str, index: int, decide: Decision[Image], token: str, seen: Image | None = None
     ) -> Image | Refusal:
         """`seen` is the image as the caller last knew it: while it is still current no read is needed."""
+
+    async def record(self, kind: type[R], key: str) -> R | None:
+        """A record that stands for itself: a quota's ledger, a cache entry."""
+
+    async def records(self, kind: type[R]) -> list[R]:
+        """All records of a kind, in order of key."""
+
+    async def change_record(
+        self, kind: type[R], key: str, decide: Callable[[R | None, float], R | Refusal], token: str
+    ) -> R | Refusal:
+        """As the other changes, but the record is made if there is none, and the decision is told the server's time."""
 
     async def beat(self, worker: Worker) -> None:
         """Write a worker's heartbeat."""

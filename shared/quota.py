@@ -1,45 +1,252 @@
-"""The seam between the rooms and the vendors' limits: every paid call awaits one reservation first.
+"""A worker's side of the vendors' quotas: calls wait here until the fleet's ledger lets them start.
 
-The ledger shared by all workers (rolling minute, slots, breaker; docs/architecture.md, "Quota") takes this place; until
-then a worker only honours the pause a vendor asks for.
+One loop per model asks the ledger for all that wait, several calls per compare-and-set; outcomes ride on the next
+reservation. A model without a limit costs nothing. Waiting here spends no attempt and never nacks.
 """
 
 from __future__ import annotations
 
-from typing import Final, Protocol
+import asyncio
+import logging
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Protocol
 
-from shared.model import Tier
-from shared.ports import Clock
+import msgspec
 
-# Vendors truncate the pause they ask for ("7s" may be 7.9 s), so one second is added.
-RETRY_AFTER_MARGIN_SECONDS: Final = 1.0
-# A 429 without a pause (Vertex sends none): half of the rolling minute the limits are counted in.
-DEFAULT_PAUSE_SECONDS: Final = 30.0
+from shared import ledger as ledgers
+from shared.errors import DailyQuotaSpent, RuumError
+from shared.ledger import Ask, Circuit, Grant, Ledger, Reserved
+from shared.model import Refusal, Tier
+from shared.ports import BatchStore, Clock
+from shared.settings import Limit
+
+log = logging.getLogger(__name__)
+
+# After a ledger that could not be read or written, the loop asks again.
+RETRY_SECONDS = 2.0
+
+OnChange = Callable[[Ledger, Ledger], None]
 
 
 class Quota(Protocol):
-    """Rights to call a vendor's model."""
+    """Rights to call vendors' models."""
 
-    async def reserve(self, model: str, tier: Tier) -> None:
-        """Return when the next call of `model` may start. Waiting here spends no attempt."""
+    async def reserve(self, model: str, tier: Tier) -> Grant:
+        """Return when the next call of `model` may start. Raises `DailyQuotaSpent`."""
 
-    async def throttled(self, model: str, retry_after_seconds: float | None) -> None:
-        """Note that the vendor answered 429."""
+    async def succeeded(self, model: str, grant: Grant) -> None:
+        """The call was answered, well or not."""
+
+    async def throttled(self, model: str, grant: Grant, retry_after_seconds: float | None) -> None:
+        """The vendor answered 429."""
+
+    async def failed(self, model: str, grant: Grant) -> bool:
+        """5xx or time-out. Whether the circuit is open by now, so that the call should wait instead of failing."""
+
+    async def day_spent(self, model: str, grant: Grant) -> None:
+        """The vendor's daily quota is used up."""
 
 
-class PauseOnThrottle:
-    """No limit of its own; after a 429 nothing is called until the vendor's pause is over."""
+class _Waiting(msgspec.Struct, eq=False):
+    """One call that waits."""
 
-    def __init__(self, clock: Clock) -> None:
+    id: str
+    tier: Tier
+    answer: asyncio.Future[Grant]
+
+
+class _Model:
+    """What this worker waits for, and has to tell, about one model."""
+
+    def __init__(self) -> None:
+        self.waiting: list[_Waiting] = []
+        self.done_slots: set[str] = set()
+        self.succeeded = False
+        self.probe_succeeded: str | None = None
+        self.loop: asyncio.Task[None] | None = None
+        self.wake = asyncio.Event()
+
+
+class SharedQuota:
+    """See `Quota`. The ledger is shared through the store; `limits` are the settings' own."""
+
+    def __init__(
+        self, store: BatchStore, clock: Clock, limits: dict[str, Limit], worker: str, on_change: OnChange | None = None
+    ) -> None:
+        self._store = store
         self._clock = clock
-        self._open_at: dict[str, float] = {}
+        self._limits = limits
+        self._worker = worker
+        self._on_change = on_change
+        self._models: dict[str, _Model] = {}
 
-    async def reserve(self, model: str, tier: Tier) -> None:
-        while (wait := self._open_at.get(model, 0.0) - self._clock.monotonic()) > 0:
-            await self._clock.sleep(wait)
+    async def reserve(self, model: str, tier: Tier) -> Grant:
+        if model not in self._limits:
+            return Grant(id="", tier=tier, start=0.0, epoch=0)
+        state = self._models.setdefault(model, _Model())
+        waiting = _Waiting(self._clock.token(), tier, asyncio.get_running_loop().create_future())
+        state.waiting.append(waiting)
+        self._kick(model, state)
+        try:
+            return await waiting.answer
+        except asyncio.CancelledError:
+            if waiting.answer.done() and not waiting.answer.cancelled() and waiting.answer.exception() is None:
+                self._give_back(state, waiting.answer.result())
+            elif waiting in state.waiting:
+                state.waiting.remove(waiting)
+            raise
 
-    async def throttled(self, model: str, retry_after_seconds: float | None) -> None:
-        pause = (
-            DEFAULT_PAUSE_SECONDS if retry_after_seconds is None else retry_after_seconds + RETRY_AFTER_MARGIN_SECONDS
+    def _give_back(self, state: _Model, grant: Grant) -> None:
+        if grant.slot:
+            state.done_slots.add(grant.id)
+            state.wake.set()
+
+    def _kick(self, model: str, state: _Model) -> None:
+        state.wake.set()
+        if state.loop is None or state.loop.done():
+            state.loop = asyncio.create_task(self._serve(model, state))
+
+    async def _serve(self, model: str, state: _Model) -> None:
+        """Ask the ledger until nobody waits and nothing is left to give back."""
+        while state.waiting or state.done_slots:
+            state.wake.clear()
+            try:
+                reserved, server_now = await self._ask(model, state)
+            except RuumError as error:
+                log.warning("quota of %s could not be asked: %s", model, error)
+                await self._clock.sleep(RETRY_SECONDS)
+                continue
+            if reserved.day_spent:
+                self._refuse_all(model, state)
+                continue
+            for grant in reserved.grants:
+                self._hand_out(state, grant, grant.start - server_now)
+            pause = reserved.ask_again_at - server_now
+            if state.waiting and pause > 0:
+                await self._wait(state, pause)
+
+    async def _wait(self, state: _Model, seconds: float) -> None:
+        """Until it is time to ask again, or this worker has something new to ask or to give back."""
+        # A little later than told, each worker at its own time: those that wake together lose compare-and-sets. And
+        # often enough that the ledger knows who waits.
+        most = min(seconds, ledgers.WAITER_SECONDS / 2) + self._clock.random.uniform(0.0, 0.05)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(most):
+                while not state.done_slots:  # a newcomer changes nothing: there is no room for it either
+                    await state.wake.wait()
+                    state.wake.clear()
+
+    async def _ask(self, model: str, state: _Model) -> tuple[Reserved, float]:
+        """(what was reserved, the server's time)."""
+        wanted: dict[Tier, tuple[str, ...]] = {
+            tier: tuple(waiting.id for waiting in state.waiting if waiting.tier is tier) for tier in Tier
+        }
+        ask = Ask(
+            worker=self._worker,
+            wanted=wanted,
+            done_slots=frozenset(state.done_slots),
+            succeeded=state.succeeded,
+            probe_succeeded=state.probe_succeeded,
         )
-        self._open_at[model] = max(self._open_at.get(model, 0.0), self._clock.monotonic() + pause)
+        outcome: list[tuple[Reserved, float, Ledger, Ledger]] = []  # of the decision's last run, which is what counts
+
+        def decide(known: Ledger | None, now: float) -> Ledger | Refusal:
+            before = known or Ledger(id=model)
+            after, reserved = ledgers.reserve(before, ask, self._limits[model], now)
+            outcome[:] = [(reserved, now, before, after)]
+            return Refusal.UNCHANGED if after == before else after
+
+        await self._store.change_record(Ledger, model, decide, self._clock.token())
+        reserved, now, before, after = outcome[0]
+        self._tell(before, after)
+        state.done_slots -= ask.done_slots
+        state.succeeded = state.succeeded and not ask.succeeded
+        state.probe_succeeded = None if state.probe_succeeded == ask.probe_succeeded else state.probe_succeeded
+        return reserved, now
+
+    def _refuse_all(self, model: str, state: _Model) -> None:
+        """The vendor's day is used up: whoever waits is told, and releases its image without an attempt."""
+        for waiting in state.waiting:
+            if not waiting.answer.done():
+                waiting.answer.set_exception(DailyQuotaSpent(f"the daily quota of {model} is spent"))
+        state.waiting.clear()
+
+    def _hand_out(self, state: _Model, grant: Grant, delay_seconds: float) -> None:
+        waiting = next((waiting for waiting in state.waiting if waiting.id == grant.id), None)
+        if waiting is None:
+            self._give_back(state, grant)  # cancelled while it was being asked for
+            return
+        state.waiting.remove(waiting)
+
+        def start() -> None:
+            if not waiting.answer.done():
+                waiting.answer.set_result(grant)
+
+        asyncio.get_running_loop().call_later(max(0.0, delay_seconds), start)
+
+    # --- outcomes
+
+    async def succeeded(self, model: str, grant: Grant) -> None:
+        state = self._models.get(model)
+        if state is None or not grant.id:
+            return
+        state.succeeded = True
+        if grant.probe:
+            state.probe_succeeded = grant.id
+            await self._change(model, lambda known, now: ledgers.reserve(known, self._told(state), Limit(), now)[0])
+        if grant.slot:
+            state.done_slots.add(grant.id)
+            self._kick(model, state)
+
+    def _told(self, state: _Model) -> Ask:
+        return Ask(worker=self._worker, wanted={}, succeeded=True, probe_succeeded=state.probe_succeeded)
+
+    async def throttled(self, model: str, grant: Grant, retry_after_seconds: float | None) -> None:
+        if grant.id:
+            await self._change(model, lambda known, now: ledgers.throttled(known, grant, retry_after_seconds, now))
+        else:  # a model without a limit of ours: wait here, nobody else need know
+            await self._clock.sleep(
+                ledgers.DEFAULT_PAUSE_SECONDS
+                if retry_after_seconds is None
+                else retry_after_seconds + ledgers.RETRY_AFTER_MARGIN_SECONDS
+            )
+
+    async def failed(self, model: str, grant: Grant) -> bool:
+        if not grant.id:
+            return False
+        after = await self._change(model, lambda known, now: ledgers.failed(known, grant, now))
+        return after is not None and after.circuit is not Circuit.CLOSED
+
+    async def day_spent(self, model: str, grant: Grant) -> None:
+        if grant.id:
+            await self._change(model, lambda known, now: ledgers.day_spent(known, grant, now))
+
+    async def _change(self, model: str, decide: Callable[[Ledger, float], Ledger]) -> Ledger | None:
+        seen: list[Ledger] = []
+
+        def change(known: Ledger | None, now: float) -> Ledger:
+            before = known or Ledger(id=model)
+            seen[:] = [before]
+            return decide(before, now)
+
+        changed = await self._store.change_record(Ledger, model, change, self._clock.token())
+        if isinstance(changed, Refusal):
+            return None
+        self._tell(seen[0], changed)
+        return changed
+
+    def _tell(self, before: Ledger, after: Ledger) -> None:
+        if self._on_change and (
+            before.circuit is not after.circuit
+            or before.epoch != after.epoch
+            or before.day_spent_until != after.day_spent_until
+            or (before.rate < 1.0) != (after.rate < 1.0)
+        ):
+            self._on_change(before, after)
+
+    def close(self) -> None:
+        """Stop asking."""
+        for state in self._models.values():
+            if state.loop is not None:
+                state.loop.cancel()

@@ -98,6 +98,26 @@ class Gemini(_Group, frozen=True, kw_only=True):
     image_seconds: Seconds = 120.0  # total deadline of one generate; 30 s is usual
 
 
+class Limit(_Group, frozen=True, kw_only=True):
+    """What a vendor allows a model: calls started in any rolling minute, calls at once, or both. None: any number."""
+
+    per_minute: Count | None = None
+    concurrent: Count | None = None
+
+
+# Per project and model, in the vendors' first paid tiers. The text model is called twice per image, the other once.
+# A model that is not here (the preview) has no limit.
+LIMITS: Final[dict[str, Limit]] = {
+    "gemini-nano-banana-2.1": Limit(per_minute=60),
+    "gemini-3-pro-image": Limit(per_minute=60),
+    "gemini-3.5-flash-lite": Limit(per_minute=120),
+    "gemini-3.8-flash": Limit(per_minute=120),
+    "runway": Limit(concurrent=10),
+    "pixverse": Limit(concurrent=5),
+    "shotstack": Limit(per_minute=100),
+}
+
+
 class Price(_Group, frozen=True, kw_only=True):
     """US dollars per million tokens."""
 
@@ -142,7 +162,11 @@ class Settings(_Group, frozen=True, kw_only=True):
     gemini: Gemini = Gemini()
     google: Google = Google()
     buckets: Buckets = Buckets()
+    limits: dict[str, Limit] = msgspec.field(default_factory=lambda: dict(LIMITS))
     prices: dict[str, Price] = msgspec.field(default_factory=lambda: dict(PRICES))
+
+
+TABLES: Final = ("limits", "prices")  # settings that are tables by model: given as JSON
 
 
 class BadSetting(Exception):
@@ -161,6 +185,9 @@ def from_environment(environ: Mapping[str, str]) -> Settings:
         if not variable.startswith(ENVIRONMENT_PREFIX):
             continue
         name = variable.removeprefix(ENVIRONMENT_PREFIX).lower()
+        if name in TABLES:
+            given[name] = _table(variable, value)
+            continue
         group = next((group for group in groups if name.startswith(group + "_")), None)
         if group is None or name.removeprefix(group + "_") not in groups[group]:
             raise BadSetting(f"{variable} is not a setting; docs/settings.md lists all of them")
@@ -170,6 +197,16 @@ def from_environment(environ: Mapping[str, str]) -> Settings:
     except msgspec.ValidationError as error:
         place = str(error).rpartition("`$.")[2].rstrip("`")
         raise BadSetting(f"{ENVIRONMENT_PREFIX}{place.replace('.', '_').upper()}: {error}") from None
+
+
+def _table(variable: str, value: str) -> dict[str, Any]:
+    """A table given as a JSON object. It is laid over the default: models that are not named keep theirs."""
+    try:
+        table = msgspec.json.decode(value, type=dict[str, Any])
+    except msgspec.DecodeError as error:
+        raise BadSetting(f'{variable} must be a JSON object such as {{"model": {{…}}}}: {error}') from None
+    defaults: dict[str, Any] = dict(LIMITS) if variable.endswith("LIMITS") else dict(PRICES)
+    return {name: msgspec.to_builtins(default) for name, default in defaults.items()} | table
 
 
 def cost_micro_usd(prices: Mapping[str, Price], model: str, input_tokens: int, output_tokens: int) -> int:

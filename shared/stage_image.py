@@ -21,6 +21,7 @@ from shared.control import ControlCache
 from shared.errors import (
     CodedError,
     ConfigurationError,
+    DailyQuotaSpent,
     ErrorCode,
     ImageRejected,
     LostClaim,
@@ -56,6 +57,8 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+# What the breaker counts: the vendor does not answer. A bad answer is an answer.
+BREAKING: Final = frozenset({ErrorCode.VENDOR_UNAVAILABLE, ErrorCode.VENDOR_TIMEOUT})
 LONGEST_HOLD_SECONDS: Final = 600.0  # the longest a delivery's lease can be extended by
 MOST_MESSAGE_CHARACTERS: Final = 500  # of an error kept with an image: a sentence, not a page of HTML
 
@@ -372,25 +375,39 @@ class _Hand:
     # --- the agents' desk
 
     async def buy(self, step: str, model: str, call: Callable[[], Awaitable[Answer[T]]]) -> T:
-        """One paid call: after the batch's control and the quota allow it. A 429 is waited out, no attempt spent."""
+        """One paid call: after the batch's control and the quota allow it.
+
+        A 429 is waited out, and so is a failure that finds the circuit open: waiting spends no attempt.
+        """
         tools = self._tools
         while True:
             if (await self._batch()).control is not Control.RUN:
                 raise WorkStopped(self._image.batch)
             async with tools.heartbeat.waiting(image_key(self._image.batch, self._image.index)):
-                await tools.quota.reserve(model, self._image.tier)
+                grant = await tools.quota.reserve(model, self._image.tier)
             started = tools.clock.monotonic()
             try:
                 answer = await call()
             except Throttled as throttled:
-                await tools.quota.throttled(model, throttled.retry_after_seconds)
-                continue
+                await tools.quota.throttled(model, grant, throttled.retry_after_seconds)
+            except DailyQuotaSpent:
+                await tools.quota.day_spent(model, grant)
+                raise
             except CodedError as error:
                 if error.usage is not None:
                     self._note_call(step, error.usage, started)
+                if error.code not in BREAKING:
+                    await tools.quota.succeeded(model, grant)
+                    raise
+                if not await tools.quota.failed(model, grant):
+                    raise
+            except BaseException:
+                await asyncio.shield(tools.quota.succeeded(model, grant))  # gives the slot back
                 raise
-            self._note_call(step, answer.usage, started)
-            return answer.value
+            else:
+                await tools.quota.succeeded(model, grant)
+                self._note_call(step, answer.usage, started)
+                return answer.value
 
     def _note_call(self, step: str, usage: Usage, started: float) -> None:
         duration = self._elapsed_ms(started)

@@ -19,7 +19,7 @@ from shared.errors import ConfigurationError
 from shared.heartbeat import Heartbeat
 from shared.ingest import Ingest
 from shared.ports import BatchStore, Clock, ImageSource, ObjectStore, Pictures, Queue, StagingModel, StoredObject
-from shared.quota import PauseOnThrottle, Quota
+from shared.quota import Quota, SharedQuota
 from shared.settings import Settings, from_environment
 from shared.sources import SourceRules
 from shared.stage_image import StageImage, Tools
@@ -65,7 +65,7 @@ def embedded(clock: Clock, database: Path | None = None, folders: Mapping[str, P
     """The embedded backend on a database file and a folder per bucket; without them, in memory."""
     opened = Database(database, clock)
     queue = EmbeddedQueue(opened, clock, topology())
-    return Embedded(opened, EmbeddedStore(opened, queue), queue, EmbeddedObjects(opened, clock, folders))
+    return Embedded(opened, EmbeddedStore(opened, queue, clock), queue, EmbeddedObjects(opened, clock, folders))
 
 
 class OnGoogle(msgspec.Struct, frozen=True):
@@ -195,7 +195,7 @@ def stage_image(
             source=source,
             pictures=pictures,
             agents=Agents(model, pictures, settings.staging),
-            quota=quota or PauseOnThrottle(clock),
+            quota=quota or SharedQuota(backend.store, clock, settings.limits, heartbeat.worker),
             heartbeat=heartbeat,
             clock=clock,
             settings=settings,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Final, TypeVar
 
 import msgspec
@@ -11,11 +11,12 @@ import msgspec
 from shared import messages
 from shared.adapters.embedded.database import Database
 from shared.adapters.embedded.queue import EmbeddedQueue
-from shared.model import Batch, Counts, Document, Image, ImageState, Refusal, Tally, Worker
-from shared.ports import Decision, Message
+from shared.model import Batch, Counts, Document, Image, ImageState, Record, Refusal, Tally, Worker
+from shared.ports import Clock, Decision, Message
 from shared.topology import CHANGES_TOPIC
 
 D = TypeVar("D", Batch, Image, Tally)
+R = TypeVar("R", bound=Record)
 
 PAGE: Final = 500  # images read at once: about 400 KB
 
@@ -37,7 +38,8 @@ def _decide(document: D, decide: Decision[D], token: str) -> D | Refusal | None:
 class EmbeddedStore:
     """See `shared.ports.BatchStore`. An image and its change event are written in one transaction."""
 
-    def __init__(self, database: Database, queue: EmbeddedQueue) -> None:
+    def __init__(self, database: Database, queue: EmbeddedQueue, clock: Clock) -> None:
+        self._clock = clock
         self._database = database
         self._queue = queue
 
@@ -189,6 +191,40 @@ class EmbeddedStore:
         result = await self._database.write("image write", work)
         self._queue.wake(CHANGES_TOPIC)
         return result
+
+    async def record(self, kind: type[R], key: str) -> R | None:
+        def work(connection: sqlite3.Connection) -> R | None:
+            query = "SELECT doc FROM records WHERE kind = ? AND key = ?"
+            row = connection.execute(query, (kind.__name__, key)).fetchone()
+            return msgspec.json.decode(row[0], type=kind) if row else None
+
+        return await self._database.read(f"{kind.__name__.lower()} read", work)
+
+    async def records(self, kind: type[R]) -> list[R]:
+        def work(connection: sqlite3.Connection) -> list[R]:
+            query = "SELECT doc FROM records WHERE kind = ? ORDER BY key"
+            rows = connection.execute(query, (kind.__name__,)).fetchall()
+            return [msgspec.json.decode(row[0], type=kind) for row in rows]
+
+        return await self._database.read(f"{kind.__name__.lower()} read", work)
+
+    async def change_record(
+        self, kind: type[R], key: str, decide: Callable[[R | None, float], R | Refusal], token: str
+    ) -> R | Refusal:
+        def work(connection: sqlite3.Connection) -> R | Refusal:
+            query = "SELECT doc FROM records WHERE kind = ? AND key = ?"
+            row = connection.execute(query, (kind.__name__, key)).fetchone()
+            before = msgspec.json.decode(row[0], type=kind) if row else None
+            if before is not None and before.token == token:
+                return before
+            decided = decide(before, self._clock.now())
+            if isinstance(decided, Refusal):
+                return decided
+            after = msgspec.structs.replace(decided, token=token)
+            connection.execute("INSERT OR REPLACE INTO records VALUES (?, ?, ?)", (kind.__name__, key, _encode(after)))
+            return after
+
+        return await self._database.write(f"{kind.__name__.lower()} write", work)
 
     async def beat(self, worker: Worker) -> None:
         await self._put("workers", worker.id, worker)

@@ -7,7 +7,7 @@ No read-write transaction ever touches a shared document: two that read and then
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
 from typing import Any, Final, TypeVar
 
@@ -19,16 +19,18 @@ from google.cloud.firestore_v1.base_query import FieldFilter
 from shared.adapters.google.documents import Fields, changes, from_fields, to_fields
 from shared.adapters.google.errors import CALL_SECONDS, DEADLINE_SECONDS, retried
 from shared.errors import ErrorCode, WorldError
-from shared.model import Batch, Counts, Image, ImageState, Refusal, Tally, Worker
+from shared.model import Batch, Counts, Image, ImageState, Record, Refusal, Tally, Worker
 from shared.ports import Clock, Decision
 
 D = TypeVar("D", Batch, Image, Tally)
 M = TypeVar("M", Batch, Image, Tally, Worker)
+R = TypeVar("R", bound=Record)
 
 PAGE: Final = 500  # images read at once
 COMMIT: Final = 500  # documents created in one commit: Firestore's limit
 # Documents this process wrote last, by path: the next change of one needs no read. 5,000 of 2 KB are 10 MB.
 REMEMBERED: Final = 5000
+COLLECTIONS: Final = {"Ledger": "quotas", "CacheEntry": "cache"}
 _STATES: Final = tuple(state.value for state in ImageState)
 
 
@@ -259,6 +261,62 @@ class FirestoreStore:
         self, batch_id: str, index: int, decide: Decision[Image], token: str, seen: Image | None = None
     ) -> Image | Refusal:
         return await self._change(Image, self._image_ref(batch_id, index), decide, token, seen)
+
+    # --- records
+
+    async def record(self, kind: type[R], key: str) -> R | None:
+        self._count(f"{kind.__name__.lower()} read")
+        ref = self._record_ref(kind, key)
+        snapshot = await retried(ref.path, lambda: ref.get(retry=None, timeout=CALL_SECONDS), self._clock)
+        fields = snapshot.to_dict()
+        return from_fields(kind, fields) if fields is not None else None
+
+    def _record_ref(self, kind: type[R], key: str) -> AsyncDocumentReference:
+        return self._client.collection(COLLECTIONS[kind.__name__]).document(key)
+
+    async def records(self, kind: type[R]) -> list[R]:
+        query = self._client.collection(COLLECTIONS[kind.__name__]).order_by("__name__")
+        snapshots = await retried("records", lambda: query.get(retry=None, timeout=CALL_SECONDS), self._clock)
+        self._count(f"{kind.__name__.lower()} read", len(snapshots))
+        return [from_fields(kind, snapshot.to_dict() or {}) for snapshot in snapshots]
+
+    async def change_record(
+        self, kind: type[R], key: str, decide: Callable[[R | None, float], R | Refusal], token: str
+    ) -> R | Refusal:
+        ref = self._record_ref(kind, key)
+        deadline = self._clock.monotonic() + DEADLINE_SECONDS
+        while self._clock.monotonic() <= deadline:
+            self._count(f"{kind.__name__.lower()} read")
+            snapshot = await retried(ref.path, lambda: ref.get(retry=None, timeout=CALL_SECONDS), self._clock)
+            fields = snapshot.to_dict()
+            before = from_fields(kind, fields) if fields is not None else None
+            if before is not None and before.token == token:
+                return before
+            # The server's own time of this read: workers' clocks may differ.
+            decided = decide(before, snapshot.read_time.timestamp())
+            if isinstance(decided, Refusal):
+                return decided
+            after = msgspec.structs.replace(decided, token=token)
+            known = _Known(fields, snapshot.update_time, "") if fields is not None else None
+            if await self._put_record(ref, known, to_fields(after)):
+                return after
+            await self._clock.sleep(self._clock.random.uniform(0.005, 0.05))
+        raise WorldError(ErrorCode.STORAGE_UNAVAILABLE, f"{ref.path}: lost every compare-and-set")
+
+    async def _put_record(self, ref: AsyncDocumentReference, known: _Known | None, fields: Fields) -> bool:
+        """Create, or compare-and-set; False when somebody else was quicker."""
+        self._count("record write")
+        if known is None:
+            call = partial(ref.create, fields, retry=None, timeout=CALL_SECONDS)
+        else:
+            option = self._client.write_option(last_update_time=known.update_time)
+            update = changes(known.fields, fields, DELETE_FIELD)
+            call = partial(ref.update, update, option=option, retry=None, timeout=CALL_SECONDS)
+        try:
+            await retried(ref.path, call, self._clock)
+        except (exceptions.FailedPrecondition, exceptions.Aborted, exceptions.AlreadyExists):
+            return False
+        return True
 
     # --- workers
 

@@ -1,0 +1,386 @@
+"""A vendor model's quota as one shared document, and every decision about it: pure, with the time as an argument.
+
+    limit         rolling minute, concurrent slots, or both
+    slow mode     a 429 halves the rate once per epoch; it recovers step by step
+    breaker       consecutive 5xx and time-outs open the circuit; exactly one probe in the fleet closes it
+    tiers         express before normal before economy by weight (start-time fair queueing)
+
+Times are the server's, in seconds since the epoch. One decision reserves several calls, a few seconds ahead.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Final
+from zoneinfo import ZoneInfo
+
+import msgspec
+
+from shared.model import Document, Record, Tier
+from shared.settings import Limit
+
+WINDOW_SECONDS: Final = 60.0
+# A grant may reach the vendor later than it was given, so that two arrive closer together than they were started: with
+# one second no rolling minute exceeded 60 in the model; GCRA with burst 6 costs 10 %, with burst 1 it reached 61.
+MARGIN_SECONDS: Final = 1.0
+HORIZON_SECONDS: Final = 5.0  # a worker that dies loses at most five seconds of the fleet's quota
+WAITER_SECONDS: Final = 10.0  # a worker that asks no more waits no more; waiters ask every few seconds
+# Above this many a minute single times are counted in whole seconds: 61 entries instead of thousands.
+MOST_SINGLE_GRANTS: Final = 600
+UNLIMITED: Final = 1000  # calls reserved at once where only slots are limited
+SLOT_SECONDS: Final = 180.0  # a slot's lease: above the longest call's deadline, so that only a dead worker's runs out
+LEFT_SECONDS: Final = 1.0  # after leaving turns to other workers, or finding no slot, ask again
+RESET_ZONE: Final = ZoneInfo("America/Los_Angeles")
+TIER_WEIGHTS: Final[Mapping[Tier, int]] = {Tier.EXPRESS: 6, Tier.NORMAL: 3, Tier.ECONOMY: 1}
+
+SLOWEST: Final = 1 / 64  # of the limit: slow mode never stops altogether
+RECOVERY_SECONDS: Final = 30.0  # without a 429 the rate rises a step
+RECOVERY_FACTOR: Final = 1.25  # back from half to full in three steps: 1.5 minutes
+DEFAULT_PAUSE_SECONDS: Final = 10.0  # after a 429 that names none (Vertex)
+RETRY_AFTER_MARGIN_SECONDS: Final = 1.0  # vendors truncate: "7s" may be 7.9 s
+
+FAILURES_TO_OPEN: Final = 5  # consecutive, fleet-wide: one is chance, five in a row at 1 % each are not
+FIRST_OPEN_SECONDS: Final = 30.0
+LONGEST_OPEN_SECONDS: Final = 300.0
+PROBE_SECONDS: Final = 150.0  # above the longest call's deadline (120 s): a probe whose worker died is given anew
+
+
+class Circuit(StrEnum):
+    """Closed: calls go through. Open: none does. Half open: exactly one, the probe."""
+
+    CLOSED = "closed"
+    OPEN = "open"
+    HALF_OPEN = "half_open"
+
+
+class Slot(Document, frozen=True, kw_only=True):
+    """A concurrent call's right, until it is given back or runs out."""
+
+    id: str
+    until: float
+
+
+class Waiter(Document, frozen=True, kw_only=True):
+    """How many calls of a tier a worker waits for."""
+
+    count: int
+    until: float
+
+
+class Ledger(Record, frozen=True, kw_only=True):
+    """The state of one vendor model's quota.
+
+    `grants` are (start, calls) pairs in order of start. `served` are the fair queue's finishing times by tier. `limit`
+    is set by operators and goes before the settings' own.
+    """
+
+    id: str
+    grants: tuple[tuple[float, int], ...] = ()
+    slots: tuple[Slot, ...] = ()
+    waiters: dict[str, Waiter] = {}  # noqa: RUF012 - msgspec copies an empty default
+    served: dict[str, float] = {}  # noqa: RUF012
+    virtual: float = 0.0
+    epoch: int = 0
+    rate: float = 1.0  # share of the limit in use: below 1 is slow mode
+    rate_changed_at: float = 0.0
+    not_before: float = 0.0
+    day_spent_until: float = 0.0
+    circuit: Circuit = Circuit.CLOSED
+    failures: int = 0
+    open_until: float = 0.0
+    opened_times: int = 0
+    probe: str | None = None
+    probe_until: float = 0.0
+    limit: Limit | None = None
+
+
+class Grant(msgspec.Struct, frozen=True):
+    """The right to one call: from `start` on, in `epoch`; its slot (concurrent limits) and whether it is the probe."""
+
+    id: str
+    tier: Tier
+    start: float
+    epoch: int
+    slot: bool = False
+    probe: bool = False
+
+
+class Ask(msgspec.Struct, frozen=True):
+    """What a worker wants: calls by tier, each with an id; and what it gives back, and heard, since it last asked."""
+
+    worker: str
+    wanted: Mapping[Tier, tuple[str, ...]]
+    done_slots: frozenset[str] = frozenset()
+    succeeded: bool = False
+    probe_succeeded: str | None = None
+
+
+class Reserved(msgspec.Struct, frozen=True):
+    """The grants given, and when to ask again for the rest (infinity when nothing is left to ask for).
+
+    `day_spent`: nothing will start until the vendor's day is over.
+    """
+
+    grants: tuple[Grant, ...]
+    ask_again_at: float
+    day_spent: bool = False
+
+
+# --- reserving
+
+
+def reserve(ledger: Ledger, ask: Ask, limit: Limit, now: float) -> tuple[Ledger, Reserved]:
+    """Give what may start within the horizon to those whose turn it is, and note who waits for the rest.
+
+    The turns are dealt out to all waiting tiers of the fleet; this worker takes those that fall to tiers it waits in,
+    the others stay for the workers they fall to.
+    """
+    limit = ledger.limit or limit
+    ledger = _recovered(_heard(ledger, ask, now), now)
+    queues = {tier: list(ids) for tier, ids in ask.wanted.items() if ids}
+    blocked_until = _blocked_until(ledger, now)
+    if ledger.day_spent_until > now:
+        return _noted(ledger, ask.worker, {}, now), Reserved((), ledger.day_spent_until, day_spent=True)
+    if blocked_until is not None:
+        ledger, grants = _probe(ledger, queues, now)
+        again = blocked_until if not grants else now + PROBE_SECONDS
+        return _noted(ledger, ask.worker, queues, now), Reserved(grants, again if any(queues.values()) else math.inf)
+    room = _Room(ledger, limit, now)
+    ledger, mine, left_to_others = _turns(ledger, queues, _waiting_elsewhere(ledger, ask.worker, now), room.count())
+    given: list[Grant] = []
+    for tier in mine:
+        slot = limit.concurrent is not None
+        given.append(Grant(queues[tier].pop(0), tier, room.take(), ledger.epoch, slot=slot))
+    slots = tuple(Slot(id=g.id, until=g.start + SLOT_SECONDS) for g in given if g.slot)
+    ledger = msgspec.structs.replace(ledger, grants=room.grants, slots=ledger.slots + slots)
+    again = min(now + LEFT_SECONDS if left_to_others else math.inf, room.opens_at())
+    return _noted(ledger, ask.worker, queues, now), Reserved(tuple(given), again if any(queues.values()) else math.inf)
+
+
+class _Room:
+    """What the limit lets start within the horizon. Starts are handed out in order."""
+
+    def __init__(self, ledger: Ledger, limit: Limit, now: float) -> None:
+        self._now = now
+        self._limit = limit
+        self._per_window = calls_per_window(limit, ledger.rate) if limit.per_minute else None
+        oldest = now - WINDOW_SECONDS - MARGIN_SECONDS
+        self._grants = [grant for grant in ledger.grants if grant[0] > oldest]
+        self._free_slots = (limit.concurrent - len(ledger.slots)) if limit.concurrent is not None else None
+        self._not_before = max(now, ledger.not_before)
+
+    def _next(self, grants: list[tuple[float, int]]) -> float:
+        """When the next call may start: when the grant one window's worth of calls earlier has left the window."""
+        start = self._not_before
+        if self._per_window is None:
+            return start
+        calls = 0
+        for granted, count in reversed(grants):
+            calls += count
+            if calls >= self._per_window:
+                start = max(start, granted + WINDOW_SECONDS + MARGIN_SECONDS)
+                break
+        if grants:
+            start = max(start, grants[-1][0])  # in order, so that the bound holds for every window
+        return math.ceil(start) if (self._limit.per_minute or 0) > MOST_SINGLE_GRANTS else start
+
+    def _add(self, grants: list[tuple[float, int]], start: float) -> None:
+        if grants and grants[-1][0] == start:
+            grants[-1] = (start, grants[-1][1] + 1)
+        else:
+            grants.append((start, 1))
+
+    def count(self) -> int:
+        """How many calls may start within the horizon: at most what one window holds, or the free slots."""
+        most = self._free_slots if self._free_slots is not None else self._per_window
+        trial, found = list(self._grants), 0
+        while found < (most if most is not None else UNLIMITED):
+            start = self._next(trial)
+            if start > self._now + HORIZON_SECONDS:
+                break
+            self._add(trial, start)
+            found += 1
+        return found
+
+    def take(self) -> float:
+        """The next start."""
+        start = self._next(self._grants)
+        self._add(self._grants, start)
+        if self._free_slots is not None:
+            self._free_slots -= 1
+        return start
+
+    @property
+    def grants(self) -> tuple[tuple[float, int], ...]:
+        return tuple(self._grants)
+
+    def opens_at(self) -> float:
+        """When there may be room again."""
+        if self._free_slots is not None and self._free_slots <= 0:
+            return self._now + LEFT_SECONDS
+        return max(self._now + 0.05, self._next(self._grants) - HORIZON_SECONDS)
+
+
+def calls_per_window(limit: Limit, rate: float) -> int:
+    """How many calls may start in one window now."""
+    return max(1, math.floor((limit.per_minute or 0) * rate))
+
+
+def _turns(
+    ledger: Ledger, queues: Mapping[Tier, list[str]], elsewhere: Mapping[Tier, int], room: int
+) -> tuple[Ledger, list[Tier], bool]:
+    """Deal `room` turns to the waiting tiers by weight: (ledger, this worker's turns, whether some are others')."""
+    mine = {tier: len(ids) for tier, ids in queues.items()}
+    others = dict(elsewhere)
+    served, virtual = dict(ledger.served), ledger.virtual
+    turns: list[Tier] = []
+    left_to_others = False
+    for _ in range(room):
+        waiting = [tier for tier in Tier if mine.get(tier, 0) + others.get(tier, 0) > 0]
+        if not waiting or not any(mine.values()):
+            break
+        tier = min(waiting, key=lambda t: (max(virtual, served.get(t.value, 0.0)), -TIER_WEIGHTS[t]))
+        start = max(virtual, served.get(tier.value, 0.0))
+        served[tier.value] = start + 1 / TIER_WEIGHTS[tier]
+        if mine.get(tier, 0):
+            mine[tier] -= 1
+            virtual = start
+            turns.append(tier)
+        else:
+            others[tier] -= 1
+            left_to_others = True
+    if left_to_others:  # turns that were left are counted when their workers take them
+        counted = {tier.value: ledger.served.get(tier.value, 0.0) for tier in Tier}
+        for tier in turns:
+            counted[tier.value] = max(ledger.virtual, counted[tier.value]) + 1 / TIER_WEIGHTS[tier]
+        served = counted
+    return msgspec.structs.replace(ledger, served=served, virtual=virtual), turns, left_to_others
+
+
+def _waiting_elsewhere(ledger: Ledger, worker: str, now: float) -> dict[Tier, int]:
+    """Calls other workers wait for, by tier."""
+    found: dict[Tier, int] = {}
+    for key, waiter in ledger.waiters.items():
+        name, _, tier = key.rpartition(" ")
+        if name != worker and waiter.until > now:
+            found[Tier(tier)] = found.get(Tier(tier), 0) + waiter.count
+    return found
+
+
+def _noted(ledger: Ledger, worker: str, queues: Mapping[Tier, list[str]], now: float) -> Ledger:
+    """Who waits now: this worker's entries renewed, expired ones dropped."""
+    waiters = {key: w for key, w in ledger.waiters.items() if w.until > now and key.rpartition(" ")[0] != worker}
+    for tier, ids in queues.items():
+        if ids:
+            waiters[f"{worker} {tier.value}"] = Waiter(count=len(ids), until=now + WAITER_SECONDS)
+    return msgspec.structs.replace(ledger, waiters=waiters)
+
+
+def _blocked_until(ledger: Ledger, now: float) -> float | None:
+    """When to ask again while nothing but a probe may start; None when calls may."""
+    if ledger.circuit is Circuit.CLOSED:
+        return None
+    waits_for = ledger.open_until if ledger.circuit is Circuit.OPEN else ledger.probe_until
+    return max(now + LEFT_SECONDS, min(waits_for, now + WAITER_SECONDS / 2))
+
+
+def _probe(ledger: Ledger, queues: Mapping[Tier, list[str]], now: float) -> tuple[Ledger, tuple[Grant, ...]]:
+    """The one probe of an open circuit whose pause is over, or of a half-open one whose probe is lost."""
+    due = ledger.open_until if ledger.circuit is Circuit.OPEN else ledger.probe_until
+    tier = next((tier for tier in Tier if queues.get(tier)), None)
+    if now < max(due, ledger.not_before) or tier is None:
+        return ledger, ()
+    grant = Grant(queues[tier].pop(0), tier, now, ledger.epoch, probe=True)
+    probing = msgspec.structs.replace(
+        ledger,
+        circuit=Circuit.HALF_OPEN,
+        probe=grant.id,
+        probe_until=now + PROBE_SECONDS,
+        grants=(*ledger.grants, (max(now, ledger.grants[-1][0]) if ledger.grants else now, 1)),
+    )
+    return probing, (grant,)
+
+
+# --- outcomes
+
+
+def _heard(ledger: Ledger, ask: Ask, now: float) -> Ledger:
+    """Apply what rides on a reservation: slots given back, successes, a probe's success."""
+    slots = tuple(slot for slot in ledger.slots if slot.until > now and slot.id not in ask.done_slots)
+    changes: dict[str, object] = {"slots": slots}
+    if ask.probe_succeeded is not None and ask.probe_succeeded == ledger.probe:
+        changes |= {"circuit": Circuit.CLOSED, "failures": 0, "opened_times": 0, "probe": None}
+    elif ask.succeeded and ledger.circuit is Circuit.CLOSED:
+        changes["failures"] = 0
+    return msgspec.structs.replace(ledger, **changes)
+
+
+def _recovered(ledger: Ledger, now: float) -> Ledger:
+    """A step back towards the full rate for every quiet while."""
+    rate, changed = ledger.rate, ledger.rate_changed_at
+    while rate < 1.0 and now >= changed + RECOVERY_SECONDS:
+        rate, changed = min(1.0, rate * RECOVERY_FACTOR), changed + RECOVERY_SECONDS
+    return ledger if rate == ledger.rate else msgspec.structs.replace(ledger, rate=rate, rate_changed_at=changed)
+
+
+def throttled(ledger: Ledger, grant: Grant, retry_after_seconds: float | None, now: float) -> Ledger:
+    """A 429: the rate is halved once per epoch, however many calls of it were refused; the pause is honoured."""
+    pause = DEFAULT_PAUSE_SECONDS if retry_after_seconds is None else retry_after_seconds + RETRY_AFTER_MARGIN_SECONDS
+    changes: dict[str, object] = {"not_before": max(ledger.not_before, now + pause)}
+    if grant.epoch == ledger.epoch:
+        rate = max(SLOWEST, _recovered(ledger, now).rate / 2)
+        changes |= {"rate": rate, "rate_changed_at": now + pause, "epoch": ledger.epoch + 1}
+    if grant.probe and grant.id == ledger.probe:  # the vendor answers again, if only to refuse
+        changes |= {"circuit": Circuit.CLOSED, "failures": 0, "opened_times": 0, "probe": None}
+    return msgspec.structs.replace(_without_slot(ledger, grant), **changes)
+
+
+def failed(ledger: Ledger, grant: Grant, now: float) -> Ledger:
+    """A 5xx or a time-out: enough in a row open the circuit; a failing probe opens it again, for longer."""
+    ledger = _without_slot(ledger, grant)
+    if grant.probe:
+        return _opened(ledger, now) if grant.id == ledger.probe else ledger
+    failures = ledger.failures + 1
+    ledger = msgspec.structs.replace(ledger, failures=failures)
+    if ledger.circuit is Circuit.CLOSED and failures >= FAILURES_TO_OPEN:
+        return _opened(ledger, now)
+    return ledger
+
+
+def _opened(ledger: Ledger, now: float) -> Ledger:
+    pause = min(LONGEST_OPEN_SECONDS, FIRST_OPEN_SECONDS * 2.0**ledger.opened_times)
+    return msgspec.structs.replace(
+        ledger,
+        circuit=Circuit.OPEN,
+        open_until=now + pause,
+        opened_times=ledger.opened_times + 1,
+        probe=None,
+    )
+
+
+def day_spent(ledger: Ledger, grant: Grant, now: float) -> Ledger:
+    """The daily quota is used up: nothing starts until it resets, at midnight Pacific time as the vendor documents."""
+    return msgspec.structs.replace(_without_slot(ledger, grant), day_spent_until=next_reset(now))
+
+
+def next_reset(now: float) -> float:
+    """The next midnight in California after `now`."""
+    local = datetime.fromtimestamp(now, RESET_ZONE)
+    return (local.replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=1)).timestamp()
+
+
+def _without_slot(ledger: Ledger, grant: Grant) -> Ledger:
+    return msgspec.structs.replace(ledger, slots=tuple(slot for slot in ledger.slots if slot.id != grant.id))
+
+
+def set_limit(ledger: Ledger, limit: Limit | None) -> Ledger:
+    """Operators' own limit; None: the settings' again."""
+    return msgspec.structs.replace(ledger, limit=limit)
+
+
+def used(ledger: Ledger, now: float) -> int:
+    """Calls started within the last window."""
+    return sum(count for start, count in ledger.grants if now - WINDOW_SECONDS < start <= now)
