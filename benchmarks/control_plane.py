@@ -34,7 +34,7 @@ from shared.topology import CHANGES_TOPIC, EVENTS_SUBSCRIPTION
 
 def manifest_of(images: int) -> bytes:
     """A manifest with `images` photos."""
-    header = {"clientName": "bench", "designStyle": "modern", "roomType": "bedroom"}
+    header = {"clientName": "bench", "designStyle": "modern", "roomType": "bedroom", "cache": False}
     lines = [header, *({"url": f"photos/{index}.jpg", "propertyCode": f"APT-{index}"} for index in range(images))]
     return b"\n".join(json.dumps(line).encode() for line in lines)
 

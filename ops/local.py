@@ -17,6 +17,7 @@ import msgspec
 from ops.events_file import EventsFile
 from shared import manifest, wiring, worker
 from shared.clock import SystemClock
+from shared.closing import StillClosing
 from shared.errors import ConfigurationError, ManifestRejected
 from shared.manifest import Manifest, Problem
 from shared.messages import ImageChanged, decode
@@ -212,7 +213,8 @@ class LocalRun:
             if working.done() or stop.is_set():
                 return batch
             # Carries on a closing that a kill interrupted; does nothing in every other case.
-            await self.rooms.closer.check(batch.id)
+            with suppress(StillClosing):
+                await self.rooms.closer.check(batch.id)
             with suppress(TimeoutError):
                 async with asyncio.timeout(WATCH_SECONDS):
                     await self.closed.wait()

@@ -6,20 +6,31 @@ Changes may come twice, late and out of order; the revision folded in last decid
 from __future__ import annotations
 
 from shared import closing
-from shared.messages import ImageChanged
-from shared.model import BatchState, Tally
-from shared.ports import BatchStore, Clock, ObjectStore
+from shared.messages import ImageChanged, batch_event
+from shared.model import Batch, BatchState, Control, Counts, FailureThreshold, Tally
+from shared.operator import Operator, threshold_passed
+from shared.ports import BatchStore, Clock, Message, ObjectStore, Queue
 from shared.settings import Settings
+from shared.topology import EVENTS_TOPIC
 
 
 class Aggregate:
     """See the module."""
 
     def __init__(
-        self, store: BatchStore, objects: ObjectStore, closer: closing.Closer, clock: Clock, settings: Settings
+        self,
+        store: BatchStore,
+        queue: Queue,
+        objects: ObjectStore,
+        closer: closing.Closer,
+        operator: Operator,
+        clock: Clock,
+        settings: Settings,
     ) -> None:
         self._store = store
+        self._queue = queue
         self._objects = objects
+        self._operator = operator
         self._closer = closer
         self._clock = clock
         self._settings = settings
@@ -53,3 +64,27 @@ class Aggregate:
         if batch is not None and batch.state is not BatchState.CLOSED:
             counts = await self._store.counts(batch_id)
             await closing.write_status(self._objects, self._settings.buckets.results, batch, counts, self._clock.now())
+            await self._tell_progress(batch, counts)
+            await self._stop_if_doomed(batch, counts)
+
+    async def _tell_progress(self, batch: Batch, counts: Counts) -> None:
+        """One event for the tenth that was passed last; a repeated one has the same id."""
+        tenth = counts.settled * 10 // batch.total if batch.total else 0
+        if not batch.progress_announced < tenth < 10:  # the whole is told by batch.completed
+            return
+        now = self._clock.now()
+        data = closing.status_of(batch, counts, now)
+        event = batch_event(batch, "batch.progress", f"{batch.id}/{batch.round}/progress/{tenth}", now, data)
+        await self._queue.publish(EVENTS_TOPIC, [Message(event.body(), event.attributes())])
+        await self._store.change_batch(
+            batch.id, lambda b: closing.note_progress(b, round_now=batch.round, tenth=tenth), self._clock.token()
+        )
+
+    async def _stop_if_doomed(self, batch: Batch, counts: Counts) -> None:
+        """Pause a batch of which too many images fail: a wrong folder or expired links, and no use in paying on."""
+        rules = self._settings.threshold
+        own = FailureThreshold(percent=rules.percent, minimum_sample=rules.minimum_sample) if rules.percent else None
+        if batch.control is Control.RUN and threshold_passed(batch.threshold or own, batch.baseline, counts):
+            failed = counts.failed - batch.baseline.failed
+            settled = counts.settled - batch.baseline.settled
+            await self._operator.pause(batch.id, f"{failed} of {settled} images failed")

@@ -149,6 +149,7 @@ def release(
         "calls": calls,
         "checkpoint": checkpoint or image.checkpoint,
         "error": error or image.error,
+        "touched_at": now,
     }
     if spend_attempt and attempts >= max_attempts:
         return _move(image, ImageMove.FAIL, settled_at=now, **changes)
@@ -163,6 +164,7 @@ def complete(
     calls: tuple[Call, ...],
     durations_ms: dict[str, int],
     prompts: str,
+    cached: bool = False,
     now: float,
 ) -> Image | Refusal:
     """Settle as completed."""
@@ -175,6 +177,7 @@ def complete(
         calls=calls,
         durations_ms=durations_ms,
         prompts=prompts,
+        cached=cached,
         settled_at=now,
     )
 
@@ -233,7 +236,7 @@ def give_up(
     return _move(image, ImageMove.FAIL, fence=image.fence + 1, claim=None, error=image.error or error, settled_at=now)
 
 
-def requeue(image: Image) -> Image | Refusal:
+def requeue(image: Image, *, now: float = 0.0) -> Image | Refusal:
     """A replay's decision: a failed image gets a new round, with fresh attempts. Its paid work is kept.
 
     A picture that failed verification is not kept: verifying the same picture again would reject it again.
@@ -254,5 +257,6 @@ def requeue(image: Image) -> Image | Refusal:
         claim=None,
         error=None,
         settled_at=None,
+        touched_at=now,
         checkpoint=kept,
     )

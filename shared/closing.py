@@ -8,12 +8,14 @@ comes to nothing. See docs/architecture.md, "Closing".
 from __future__ import annotations
 
 import hashlib
+import logging
 from typing import Any, Final
 
 import msgspec
 
 from shared import names, report
-from shared.errors import PreconditionFailed
+from shared.errors import LostClaim, PreconditionFailed, RuumError
+from shared.fenced import put_fenced
 from shared.messages import batch_event, iso
 from shared.model import (
     BATCH_MOVES,
@@ -32,6 +34,8 @@ from shared.model import (
 from shared.ports import BatchStore, Clock, Message, ObjectStore, Queue
 from shared.settings import Settings
 from shared.topology import EVENTS_TOPIC
+
+log = logging.getLogger(__name__)
 
 # --- pure decisions ---------------------------------------------------------------------------------------------------
 
@@ -78,8 +82,13 @@ def take_closer(batch: Batch, *, lease: Lease, now: float) -> Batch | Refusal:
     return msgspec.structs.replace(batch, closer=lease, revision=batch.revision + 1)
 
 
-def close(batch: Batch, *, completion: Completion, now: float) -> Batch | Refusal:
-    """From closing to closed, with the payload of the round's completion event."""
+def close(batch: Batch, *, holder: str, completion: Completion, now: float) -> Batch | Refusal:
+    """From closing to closed, with the payload of the round's completion event; by the lease's holder only.
+
+    A closer that stalled beyond its lease may find a later round closing: its completion is not that round's.
+    """
+    if batch.closer is None or batch.closer.holder != holder:
+        return Refusal.STALE_FENCE if batch.state is BatchState.CLOSING else Refusal.ILLEGAL
     return move(batch, BatchMove.CLOSE, completion=completion, closer=None, closed_at=now)
 
 
@@ -90,7 +99,22 @@ def note_announced(batch: Batch, *, round_announced: int) -> Batch | Refusal:
     return msgspec.structs.replace(batch, announced_round=round_announced, revision=batch.revision + 1)
 
 
+def note_progress(batch: Batch, *, round_now: int, tenth: int) -> Batch | Refusal:
+    """Remember which tenth of the round was announced."""
+    if batch.round != round_now or batch.progress_announced >= tenth:
+        return Refusal.UNCHANGED
+    return msgspec.structs.replace(batch, progress_announced=tenth, revision=batch.revision + 1)
+
+
 # --- the steps --------------------------------------------------------------------------------------------------------
+
+
+# Looks at a batch that keeps moving on: pauses and resumes come by hand, so a second look mostly does.
+CHECK_TRIES: Final = 5
+
+
+class StillClosing(RuumError):
+    """Another closer holds the lease."""
 
 
 class Closer:
@@ -106,58 +130,80 @@ class Closer:
     async def check(self, batch_id: str) -> None:
         """Close the batch if nothing of it is open; carry on whatever an earlier closer left unfinished.
 
-        Safe to call at any time and any number of times. The caller's own shard must be committed before.
+        Safe to call at any time and any number of times. The caller's own shard must be committed before. Raises
+        `StillClosing` while another closer is at it: who was called by an event brings it again, in case that one dies.
         """
-        batch = await self._store.batch(batch_id)
-        if batch is None:
-            return
-        if batch.state is BatchState.PROCESSING:
-            open_count, shards = await self._store.open_images(batch_id)
-            if open_count or shards != batch.shards:
+        for _ in range(CHECK_TRIES):
+            batch = await self._store.batch(batch_id)
+            if batch is None:
                 return
-            seen, lease, now = batch.revision, self._lease(), self._clock.now()
-            changed = await self._store.change_batch(
-                batch_id, lambda b: begin_closing(b, seen_revision=seen, lease=lease, now=now), self._clock.token()
-            )
-            if isinstance(changed, Batch):
-                await self._finish(changed)
-        elif batch.state is BatchState.CLOSING:
-            lease, now = self._lease(), self._clock.now()
-            changed = await self._store.change_batch(
-                batch_id, lambda b: take_closer(b, lease=lease, now=now), self._clock.token()
-            )
-            if isinstance(changed, Batch):
-                await self._finish(changed)
-        elif batch.state is BatchState.CLOSED and batch.announced_round < batch.round:
-            await self.announce(batch)
+            if batch.state is BatchState.CLOSED and batch.announced_round < batch.round:
+                await self.announce(batch)
+            if batch.state not in (BatchState.PROCESSING, BatchState.CLOSING):
+                return
+            if batch.state is BatchState.PROCESSING and await self._anything_open(batch):
+                return
+            taken = await self._take(batch)
+            if isinstance(taken, Batch):
+                await self._finish(taken)
+                return
+            if taken is Refusal.BUSY:
+                raise StillClosing(f"{batch_id} is being closed by another closer")
+            # The batch moved on between the look and the lease (a pause, a resume): look again.
+
+    async def _anything_open(self, batch: Batch) -> bool:
+        open_count, shards = await self._store.open_images(batch.id)
+        return bool(open_count) or shards != batch.shards
+
+    async def _take(self, batch: Batch) -> Batch | Refusal:
+        """The lease to close: from processing only as the batch was read before the sum."""
+        lease, now, seen = self._lease(), self._clock.now(), batch.revision
+
+        def decide(known: Batch) -> Batch | Refusal:
+            if batch.state is BatchState.PROCESSING:
+                return begin_closing(known, seen_revision=seen, lease=lease, now=now)
+            return take_closer(known, lease=lease, now=now)
+
+        return await self._store.change_batch(batch.id, decide, self._clock.token())
 
     def _lease(self) -> Lease:
         until = self._clock.now() + self._settings.worker.closer_lease_seconds
         return Lease(holder=self._clock.token(), until=until)
 
     async def _finish(self, batch: Batch) -> None:
-        completion = await self._write_reports(batch)
+        """Write the reports, close, announce. A closer that lost its lease changes nothing and stops."""
+        if batch.closer is None:
+            raise RuntimeError(f"{batch.id} is closing without a lease")
+        holder = batch.closer.holder
+        try:
+            completion = await self._write_reports(batch)
+        except LostClaim as error:
+            log.warning("lost the closing of %s: %s", batch.id, error)
+            return
         now = self._clock.now()
         closed = await self._store.change_batch(
-            batch.id, lambda b: close(b, completion=completion, now=now), self._clock.token()
+            batch.id, lambda b: close(b, holder=holder, completion=completion, now=now), self._clock.token()
         )
         if isinstance(closed, Batch):
-            await write_status(self._objects, self._settings.buckets.results, closed, completion.counts, now)
             await self.announce(closed)
 
     async def _write_reports(self, batch: Batch) -> Completion:
+        """The round's files, each fenced by the revision the lease was taken at. Raises `LostClaim`."""
         gathered = report.RoundReport(batch)
         async for image in self._store.images(batch.id):
             gathered.add(image)
         counted = await self._store.counts(batch.id)
-        if gathered.counts != counted:
+        if gathered.counts != counted or counted.open:
+            now_there = await self._store.batch(batch.id)
+            if now_there is None or now_there.closer != batch.closer:
+                raise LostClaim("images changed: a later round is under way")
             # Cannot be: every settled image was folded before the sum was zero. Better loud than a wrong bill.
             raise RuntimeError(f"{batch.id}: images count {gathered.counts}, tallies {counted}")
         files: dict[str, ReportFile] = {}
         for name, data in gathered.files().items():
             full = names.round_folder(batch) + name
             bucket, kind = self._settings.buckets.results, report.content_type(name)
-            await self._objects.put(bucket, full, data, content_type=kind)
+            await put_fenced(self._objects, bucket, full, data, content_type=kind, fence=batch.revision)
             files[name] = ReportFile(name=full, sha256=hashlib.sha256(data).hexdigest(), bytes=len(data))
         counts = gathered.counts
         return Completion(
@@ -174,6 +220,8 @@ class Closer:
         completion = batch.completion
         if completion is None or batch.closed_at is None:
             raise RuntimeError(f"{batch.id} is {batch.state} and has no completion to announce")
+        bucket, counts = self._settings.buckets.results, completion.counts
+        await write_status(self._objects, bucket, batch, counts, batch.closed_at)  # for who polls instead of listening
         links = {
             name: self._objects.uri(self._settings.buckets.results, f.name) for name, f in completion.reports.items()
         }
@@ -198,8 +246,8 @@ class Closer:
         )
 
 
-# Tries at replacing status.json when others write it too; whoever loses is older news or will write again.
-STATUS_TRIES: Final = 3
+# Tries at replacing status.json when others write it too: each lost one means that another was written meanwhile.
+STATUS_TRIES: Final = 20
 
 
 async def write_status(objects: ObjectStore, bucket: str, batch: Batch, counts: Counts, now: float) -> None:

@@ -10,6 +10,7 @@ import io
 import logging
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final
 
 import msgspec
@@ -112,6 +113,8 @@ class Ingest:
             total=len(found.images),
             shards=shards_for(len(found.images)),
             created_at=self._clock.now(),
+            cache=found.cache,
+            threshold=found.threshold,
         )
 
     async def _carry_on(self, batch: Batch, found: Manifest) -> Batch:
@@ -121,7 +124,8 @@ class Ingest:
                 await self._take_in(batch, found, start)
             opened = await self._open(batch)
             batch = opened if isinstance(opened, Batch) else batch
-        await self._closer.check(batch.id)
+        with suppress(closing.StillClosing):  # somebody is at it: this batch is taken in
+            await self._closer.check(batch.id)
         return await self._store.batch(batch.id) or batch
 
     async def _take_in(self, batch: Batch, found: Manifest, start: int) -> None:

@@ -19,6 +19,7 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 
+from shared.fair import finish_of, next_tier, start_of
 from shared.model import Document, Record, Tier
 from shared.settings import Limit
 
@@ -34,7 +35,6 @@ UNLIMITED: Final = 1000  # calls reserved at once where only slots are limited
 SLOT_SECONDS: Final = 180.0  # a slot's lease: above the longest call's deadline, so that only a dead worker's runs out
 LEFT_SECONDS: Final = 1.0  # after leaving turns to other workers, or finding no slot, ask again
 RESET_ZONE: Final = ZoneInfo("America/Los_Angeles")
-TIER_WEIGHTS: Final[Mapping[Tier, int]] = {Tier.EXPRESS: 6, Tier.NORMAL: 3, Tier.ECONOMY: 1}
 
 SLOWEST: Final = 1 / 64  # of the limit: slow mode never stops altogether
 RECOVERY_SECONDS: Final = 30.0  # without a 429 the rate rises a step
@@ -242,9 +242,9 @@ def _turns(
         waiting = [tier for tier in Tier if mine.get(tier, 0) + others.get(tier, 0) > 0]
         if not waiting or not any(mine.values()):
             break
-        tier = min(waiting, key=lambda t: (max(virtual, served.get(t.value, 0.0)), -TIER_WEIGHTS[t]))
-        start = max(virtual, served.get(tier.value, 0.0))
-        served[tier.value] = start + 1 / TIER_WEIGHTS[tier]
+        tier = next_tier(waiting, served, virtual)
+        start = start_of(tier, served, virtual)
+        served[tier.value] = finish_of(tier, start)
         if mine.get(tier, 0):
             mine[tier] -= 1
             virtual = start
@@ -255,7 +255,7 @@ def _turns(
     if left_to_others:  # turns that were left are counted when their workers take them
         counted = {tier.value: ledger.served.get(tier.value, 0.0) for tier in Tier}
         for tier in turns:
-            counted[tier.value] = max(ledger.virtual, counted[tier.value]) + 1 / TIER_WEIGHTS[tier]
+            counted[tier.value] = finish_of(tier, start_of(tier, counted, ledger.virtual))
         served = counted
     return msgspec.structs.replace(ledger, served=served, virtual=virtual), turns, left_to_others
 

@@ -17,16 +17,19 @@ import msgspec
 
 from shared import names
 from shared.errors import ManifestRejected
-from shared.model import Tier
+from shared.model import FailureThreshold, Tier
 from shared.settings import ManifestLimits
 from shared.sources import BadSource, SourceRules, resolve
 from shared.text import is_hostile, shortened
-from shared.vocabulary import ROOM_NAMES, STYLE_NAMES, TIER_NAMES, Vocabulary
+from shared.vocabulary import ROOM_NAMES, STYLE_NAMES, TIER_NAMES, Vocabulary, plain
 
 SUFFIXES: Final = (".json", ".jsonl", ".csv")
-HEADER_FIELDS: Final = ("batchId", "clientName", "designStyle", "roomType", "priority")
+HEADER_FIELDS: Final = ("batchId", "clientName", "designStyle", "roomType", "priority", "cache", "failureThreshold")
 IMAGE_FIELDS: Final = ("url", "propertyCode", "roomType", "designStyle")
-CSV_COLUMNS: Final = ("clientName", "url", "propertyCode", "roomType", "designStyle", "priority", "batchId")
+CSV_COLUMNS: Final = (
+    "clientName", "url", "propertyCode", "roomType", "designStyle", "priority", "batchId", "cache", "failureThreshold",
+)  # fmt: skip
+_SAME_COLUMNS: Final = ("clientName", "batchId", "priority", "cache", "failureThreshold")  # the same in all rows
 
 MOST_NAME_CHARACTERS: Final = 200  # client names and property codes: longer ones are pasted by mistake
 MOST_VALUE_SHOWN: Final = 80  # of an offending value, so that an error report stays readable
@@ -37,6 +40,17 @@ _MAGIC: Final = {
     b"PK\x03\x04": "a zip file or spreadsheet", b"%PDF": "a PDF file", b"\x1f\x8b": "a gzip file",
     b"\xd0\xcf\x11\xe0": "an old Excel file",
 }  # fmt: skip
+_YES_NO: Final = {
+    "true": True,
+    "yes": True,
+    "sim": True,
+    "1": True,
+    "false": False,
+    "no": False,
+    "nao": False,
+    "0": False,
+}
+_THRESHOLD = re.compile(r"(\d{1,6}(?:[.,]\d{1,3})?)\s*(%?)")
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
 
@@ -80,6 +94,8 @@ class Manifest(msgspec.Struct, frozen=True):
     images: tuple[ManifestImage, ...]
     sha256: str
     batch_id: str | None = None
+    cache: bool = True
+    threshold: FailureThreshold | None = None
 
     @property
     def batch(self) -> str:
@@ -142,6 +158,8 @@ class _Reader:
         self._problems: list[Problem] = []
         self._images: list[ManifestImage] = []
         self._header: dict[str, str | None] | None = None  # None until it was read
+        self._use_cache = True
+        self._threshold: FailureThreshold | None = None
         self._refused: set[str] = set()  # header fields with a bad value: images need not complain again
         self._first_row: dict[str, str | None] | None = None  # CSV: what all rows must repeat
         self._rooms: dict[str, str] = {}  # spellings seen, so that 10,000 images cost one look-up each
@@ -169,6 +187,8 @@ class _Reader:
             images=tuple(self._images),
             sha256=self._hash.hexdigest(),
             batch_id=header["batchId"],
+            cache=self._use_cache,
+            threshold=self._threshold,
         )
 
     # --- problems
@@ -351,7 +371,7 @@ class _Reader:
         cells = {
             name: _unquoted(cell.strip()) for name, cell in zip(columns, row, strict=True) if name and cell.strip()
         }
-        same = {name: cells.get(name) for name in ("clientName", "batchId", "priority")}
+        same = {name: cells.get(name) for name in _SAME_COLUMNS}
         if self._first_row is None:
             self._take_header(same, place)
             self._first_row = same
@@ -373,6 +393,8 @@ class _Reader:
         if batch_id and not _BATCH_ID.fullmatch(batch_id):
             self._problem("is not a batch id", place.at("batchId"), field="batchId", value=batch_id,
                           allowed=_BATCH_ID_ALLOWED)  # fmt: skip
+        self._take_cache(fields.get("cache"), place.at("cache"))
+        self._take_threshold(fields.get("failureThreshold"), place.at("failureThreshold"))
         self._header = {
             "clientName": client_name,
             "batchId": batch_id,
@@ -383,6 +405,29 @@ class _Reader:
         self._refused = {
             name for name, value in self._header.items() if value is None and fields.get(name) not in (None, "")
         }
+
+    def _take_cache(self, value: Any, place: _Place) -> None:
+        if isinstance(value, str):
+            value = _YES_NO.get(plain(value), value)
+        if value is None or isinstance(value, bool):
+            self._use_cache = value is not False
+        else:
+            self._problem("is neither yes nor no", place, field="cache", value=value, allowed="true or false")
+
+    def _take_threshold(self, value: Any, place: _Place) -> None:
+        """A count of images, or a percentage such as "20%"."""
+        if value is None or value == "":
+            return
+        match = (
+            _THRESHOLD.fullmatch(str(value)) if isinstance(value, str | int) and not isinstance(value, bool) else None
+        )
+        if match and match[2] and 0 < float(match[1].replace(",", ".")) <= 100:
+            self._threshold = FailureThreshold(percent=float(match[1].replace(",", ".")))
+        elif match and not match[2] and match[1].isdigit() and int(match[1]) > 0:
+            self._threshold = FailureThreshold(count=int(match[1]), minimum_sample=1)
+        else:
+            allowed = 'a number of images such as 50, or a percentage such as "20%"'
+            self._problem("is no threshold", place, field="failureThreshold", value=value, allowed=allowed)
 
     def _take_image(self, item: Any, place: _Place) -> None:
         self._seen += 1

@@ -198,6 +198,7 @@ class Image(Document, frozen=True, kw_only=True):
     prompts: str | None = None  # version of the prompts its picture was made with
     cached: bool = False
     created_at: float = 0.0
+    touched_at: float = 0.0  # when it was last released or requeued: what reconcile goes by
     settled_at: float | None = None
     token: str = ""
 
@@ -278,6 +279,21 @@ class Completion(Document, frozen=True, kw_only=True):
     reports: dict[str, ReportFile]
 
 
+class FailureThreshold(Document, frozen=True, kw_only=True):
+    """When a batch is doomed: so many failed, or so many percent of the settled, of at least `minimum_sample`."""
+
+    count: int | None = None
+    percent: float | None = None
+    minimum_sample: int = 20
+
+
+class ReplayPlan(Document, frozen=True, kw_only=True):
+    """What a replay under way requeues (all codes when none is named), and whose it is."""
+
+    lease: Lease
+    codes: tuple[str, ...] = ()
+
+
 class Batch(Document, frozen=True, kw_only=True):
     """One manifest's worth of images."""
 
@@ -302,6 +318,14 @@ class Batch(Document, frozen=True, kw_only=True):
     completion: Completion | None = None
     announced_round: int = 0
     problems: int = 0  # of a rejected manifest
+    cache: bool = True  # whether results may be taken from, and given to, the client's cache
+    threshold: FailureThreshold | None = None
+    baseline: Counts = Counts()  # the counts when the batch was last resumed: the threshold counts from here
+    paused_reason: str | None = None
+    republished_at: float = 0.0  # when reconcile last published its forgotten images
+    epoch_published: int = 0  # the last control epoch whose queued images were published
+    replay: ReplayPlan | None = None
+    progress_announced: int = 0  # the last tenth that an event told of
     token: str = ""
 
     @property
@@ -327,6 +351,13 @@ class Record(Document, frozen=True, kw_only=True):
     """A document that stands for itself, outside of batches: `token` names its last write."""
 
     token: str = ""
+
+
+class TierEmpty(Record, frozen=True, kw_only=True):
+    """When workers last found a tier's subscription empty: the last two times, a minute apart at least."""
+
+    tier: Tier
+    seen_at: tuple[float, ...] = ()
 
 
 class Worker(Document, frozen=True, kw_only=True):

@@ -73,6 +73,31 @@ class StagingRules(_Group, frozen=True, kw_only=True):
     least_style_fit: Share = 0.5  # a matter of taste: only clear misses are refused
 
 
+class ReconcileRules(_Group, frozen=True, kw_only=True):
+    """When reconcile takes things into its own hands."""
+
+    untouched_seconds: Seconds = 900.0  # an image is published again after so long without a write: 3 backoffs of 300 s
+    every_seconds: Seconds = 1800.0  # and a batch's images at most so often
+    work_object_seconds: Seconds = 86_400.0  # a work object older than a day whose image is settled is an orphan
+
+
+class CacheRules(_Group, frozen=True, kw_only=True):
+    """How long results serve again."""
+
+    keep_seconds: Seconds = (
+        30 * 86_400.0
+    )  # a property is listed for weeks; pictures older than a month are out of style
+    lead_seconds: Seconds = 300.0  # a worker that buys a picture others wait for may take so long, three generations
+    poll_seconds: Seconds = 2.0  # between two looks whether the picture others buy is ready
+
+
+class ThresholdRules(_Group, frozen=True, kw_only=True):
+    """When a batch without a threshold of its own is paused because it is doomed."""
+
+    percent: Annotated[float, Meta(ge=0, le=100)] = 50.0  # half of the images failing is no longer chance; 0: never
+    minimum_sample: Count = 20  # fewer say nothing
+
+
 class WorkerLimits(_Group, frozen=True, kw_only=True):
     """How one worker shares its time."""
 
@@ -159,6 +184,9 @@ class Settings(_Group, frozen=True, kw_only=True):
     attempts: AttemptLimits = AttemptLimits()
     staging: StagingRules = StagingRules()
     worker: WorkerLimits = WorkerLimits()
+    reconcile: ReconcileRules = ReconcileRules()
+    cache: CacheRules = CacheRules()
+    threshold: ThresholdRules = ThresholdRules()
     gemini: Gemini = Gemini()
     google: Google = Google()
     buckets: Buckets = Buckets()

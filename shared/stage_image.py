@@ -17,6 +17,7 @@ from typing import Final, TypeVar
 import msgspec
 
 from shared import claims, names
+from shared.cache import Cache, key_of
 from shared.control import ControlCache
 from shared.errors import (
     CodedError,
@@ -43,6 +44,7 @@ from shared.ports import (
     Finished,
     ImageSource,
     ObjectStore,
+    Photo,
     Pictures,
     Queue,
     Request,
@@ -264,6 +266,8 @@ class _Hand:
         self._durations: dict[str, int] = {}
         self._works: list[str] = [image.checkpoint.picture] if image.checkpoint and image.checkpoint.picture else []
         self.checkpoint = image.checkpoint or Checkpoint()
+        self._cached = False
+        self._cache = Cache(tools.store, tools.objects, tools.clock, tools.settings)
 
     async def stage(self) -> None:
         """Fetch, stage, publish, settle. Raises whatever went wrong, with nothing settled."""
@@ -271,7 +275,7 @@ class _Hand:
         data = await self._timed("download", tools.source.fetch(image.source, image.batch.partition(".")[0]))
         photo = await self._timed("prepare", tools.pictures.normalise(data))
         request = Request(room_type=image.room_type, design_style=image.design_style)
-        finished = await tools.agents.stage(photo, request, self)
+        finished = await self._staged(photo, request)
         output = await self._timed("publish", self._publish(finished))
         await self._change(
             partial(
@@ -281,10 +285,33 @@ class _Hand:
                 calls=tuple(self._calls),
                 durations_ms=self._durations,
                 prompts=tools.agents.prompts,
+                cached=self._cached,
                 now=tools.clock.now(),
             )
         )
         await self._forget_works()
+
+    async def _staged(self, photo: Photo, request: Request) -> Finished:
+        """A verified picture, from the client's cache or bought; what is bought is given to the cache."""
+        tools, batch = self._tools, await self._batch()
+        if not batch.cache:
+            return await tools.agents.stage(photo, request, self)
+        key = key_of(batch.client, photo, request, tools.agents.prompts, tools.agents.models)
+        holder = f"{image_key(self._image.batch, self._image.index)}/{self._image.fence}"
+        async with tools.heartbeat.waiting(image_key(self._image.batch, self._image.index)):
+            kept = await self._cache.picture_or_lead(key, batch.client, holder)
+        if kept is not None:
+            self._cached = True
+            return await tools.pictures.finish(kept, photo)
+        try:
+            finished = await tools.agents.stage(photo, request, self)
+            picture = await self.kept_picture()
+            if picture is not None:
+                await self._cache.fill(key, batch.client, picture)
+        except BaseException:
+            await asyncio.shield(self._cache.let_go(key, holder))
+            raise
+        return finished
 
     async def _publish(self, finished: Finished) -> Output:
         batch = await self._batch()

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection
 from typing import Final
 
 from shared.errors import RuumError
+from shared.fair import finish_of, next_tier, start_of
 from shared.model import Tier
 from shared.ports import Clock, Delivery, Queue
 from shared.settings import WorkerLimits
@@ -19,39 +20,66 @@ from shared.topology import topic_of
 
 log = logging.getLogger(__name__)
 
-# When all tiers have work waiting, express gets 6 slots for 3 of normal and 1 of economy.
-TIER_WEIGHTS: Final[Mapping[Tier, int]] = {Tier.EXPRESS: 6, Tier.NORMAL: 3, Tier.ECONOMY: 1}
 # A pull waits this long for a first message. Its slots are reserved meanwhile, so a wrong guess costs no longer.
 PULL_SECONDS: Final = 2.0
+# Beside busy tiers an idle one is asked shortly, and not all the time: its slot is wanted elsewhere.
+PROBE_SECONDS: Final = 0.5
+PROBE_EVERY_SECONDS: Final = 5.0
 # After a pull that failed (the queue did not answer) the tier is left alone for this long.
 PULL_FAILED_SECONDS: Final = 5.0
 
 
-def allot(free: int, empty: Mapping[Tier, bool], weights: Mapping[Tier, int] = TIER_WEIGHTS) -> dict[Tier, int]:
-    """How many messages to ask each tier for: `free` slots, shared among the tiers not being asked already.
+class Turns:
+    """How many messages to ask each tier for, with a memory of what each has had.
 
-    `empty` names those tiers, and whether the last pull of each found nothing. A tier that was empty is asked for one
-    message only, so that an idle tier reserves no more than one slot; the rest goes by weight. Tiers are served in
-    order of weight; one that gets nothing is left out.
+    Tiers with work waiting share the free slots by weight over time. A tier whose last pull found nothing is asked for
+    one message only, and while others are busy only every few seconds and shortly: an idle tier costs next to nothing,
+    and work that comes to it is soon noticed.
     """
-    order = sorted(empty, key=lambda tier: (empty[tier], -weights[tier]))
-    asks: dict[Tier, int] = {}
-    left = free
-    busy_weight = sum(weights[tier] for tier in order if not empty[tier])
-    for place, tier in enumerate(order):
-        if left <= 0:
-            break
-        if empty[tier]:
-            ask = 1
-        else:
-            kept_back = min(left - 1, len(order) - place - 1)  # one slot for each tier that comes after
-            ask = max(1, min(left - kept_back, (left - kept_back) * weights[tier] // busy_weight))
-            busy_weight -= weights[tier]
-            if busy_weight == 0:
-                ask = left - kept_back
-        asks[tier] = ask
-        left -= ask
-    return asks
+
+    def __init__(self) -> None:
+        self._served: dict[str, float] = {}
+        self._virtual = 0.0
+        self._empty_since = dict.fromkeys(Tier, -PROBE_EVERY_SECONDS)
+        self._empty = dict.fromkeys(Tier, True)
+
+    def allot(self, free: int, asked: Collection[Tier], now: float) -> dict[Tier, int]:
+        """Messages to ask for, by tier: at most `free` in all. `asked` are the tiers that are being asked already."""
+        busy = [tier for tier in Tier if tier not in asked and not self._empty[tier]]
+        others_busy = any(not empty for empty in self._empty.values())
+        idle = [
+            tier
+            for tier in Tier
+            if tier not in asked
+            and self._empty[tier]
+            and (not others_busy or now - self._empty_since[tier] >= PROBE_EVERY_SECONDS)
+        ]
+        asks = dict.fromkeys(idle[:free], 1)
+        served, virtual = dict(self._served), self._virtual
+        for _ in range(free - len(asks) if busy else 0):
+            tier = next_tier(busy, served, virtual)
+            virtual = start_of(tier, served, virtual)
+            served[tier.value] = finish_of(tier, virtual)
+            asks[tier] = asks.get(tier, 0) + 1
+        return asks
+
+    def wait_seconds(self, tier: Tier) -> float:
+        """How long a pull of the tier waits for a first message."""
+        others_busy = any(not empty for other, empty in self._empty.items() if other is not tier)
+        return PROBE_SECONDS if self._empty[tier] and others_busy else PULL_SECONDS
+
+    def pulled(self, tier: Tier, count: int, now: float) -> None:
+        """Note what a pull brought."""
+        self._empty[tier] = count == 0
+        if count == 0:
+            self._empty_since[tier] = now
+        for _ in range(count):
+            self._virtual = start_of(tier, self._served, self._virtual)
+            self._served[tier.value] = finish_of(tier, self._virtual)
+
+    def next_probe_seconds(self, now: float) -> float:
+        """Until an idle tier may be asked again beside busy ones."""
+        return max(0.05, min(since + PROBE_EVERY_SECONDS - now for since in self._empty_since.values()))
 
 
 class Subscriber:
@@ -64,14 +92,16 @@ class Subscriber:
         clock: Clock,
         limits: WorkerLimits,
         on_halt: Callable[[str], None] = lambda reason: None,
+        on_empty: Callable[[Tier], None] = lambda tier: None,
     ) -> None:
         self._queue = queue
         self._handle = handle
         self._clock = clock
         self._limits = limits
         self._on_halt = on_halt
+        self._on_empty = on_empty
         self._pulls: dict[asyncio.Task[list[Delivery]], tuple[Tier, int]] = {}
-        self._empty = dict.fromkeys(Tier, True)
+        self._turns = Turns()
         self._jobs: dict[asyncio.Task[None], tuple[str, str]] = {}  # to (subscription, ack id)
         self._kept: dict[str, set[str]] = {topic_of(tier): set() for tier in Tier}  # leases to be kept alive
         self._halted_until = 0.0
@@ -91,9 +121,10 @@ class Subscriber:
                 self._start_pulls()
                 self._wake.clear()
                 woken = asyncio.create_task(self._wake.wait())
-                pause = max(0.0, self._halted_until - self._clock.monotonic())
+                now = self._clock.monotonic()
+                pause = self._halted_until - now if self._halted_until > now else self._turns.next_probe_seconds(now)
                 waited = {stopped, woken, *self._pulls}
-                await asyncio.wait(waited, timeout=pause or None, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait(waited, timeout=pause, return_when=asyncio.FIRST_COMPLETED)
                 woken.cancel()
                 self._take_pulled()
         finally:
@@ -106,13 +137,13 @@ class Subscriber:
             return
         asked = {tier for tier, _ in self._pulls.values()}
         free = self._limits.in_flight - len(self._jobs) - sum(ask for _, ask in self._pulls.values())
-        for tier, ask in allot(free, {tier: self._empty[tier] for tier in Tier if tier not in asked}).items():
+        for tier, ask in self._turns.allot(max(0, free), asked, self._clock.monotonic()).items():
             pull = asyncio.create_task(self._pull(tier, ask))
             self._pulls[pull] = (tier, ask)
 
     async def _pull(self, tier: Tier, most: int) -> list[Delivery]:
         try:
-            return await self._queue.pull(topic_of(tier), most, PULL_SECONDS)
+            return await self._queue.pull(topic_of(tier), most, self._turns.wait_seconds(tier))
         except RuumError as error:
             log.warning("pull of %s failed: %s", tier.value, error)
             await self._clock.sleep(PULL_FAILED_SECONDS)
@@ -122,7 +153,9 @@ class Subscriber:
         for pull in [pull for pull in self._pulls if pull.done()]:
             tier, _ = self._pulls.pop(pull)
             deliveries = pull.result()
-            self._empty[tier] = not deliveries
+            self._turns.pulled(tier, len(deliveries), self._clock.monotonic())
+            if not deliveries:
+                self._on_empty(tier)
             for delivery in deliveries:
                 subscription = topic_of(tier)
                 self._kept[subscription].add(delivery.ack_id)

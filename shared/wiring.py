@@ -18,8 +18,11 @@ from shared.dead_letter import DeadLetter
 from shared.errors import ConfigurationError
 from shared.heartbeat import Heartbeat
 from shared.ingest import Ingest
+from shared.operator import Operator
 from shared.ports import BatchStore, Clock, ImageSource, ObjectStore, Pictures, Queue, StagingModel, StoredObject
 from shared.quota import Quota, SharedQuota
+from shared.reconcile import Reconcile
+from shared.replay import Replay
 from shared.settings import Settings, from_environment
 from shared.sources import SourceRules
 from shared.stage_image import StageImage, Tools
@@ -53,12 +56,15 @@ class Embedded(msgspec.Struct, frozen=True):
 
 
 class Rooms(msgspec.Struct, frozen=True):
-    """The rooms that need no staging model."""
+    """The rooms that need no staging model, and what operators start."""
 
     closer: Closer
     ingest: Ingest
     aggregate: Aggregate
     dead_letter: DeadLetter
+    operator: Operator
+    replay: Replay
+    reconcile: Reconcile
 
 
 def embedded(clock: Clock, database: Path | None = None, folders: Mapping[str, Path] | None = None) -> Embedded:
@@ -158,6 +164,8 @@ def rooms(
 ) -> Rooms:
     """Everything but the staging of images. `rules_of` and `folder_is_client`: see `shared.ingest.Ingest`."""
     closer = Closer(backend.store, backend.queue, backend.objects, clock, settings)
+    operator = Operator(backend.store, backend.queue, closer, clock)
+    replay = Replay(backend.store, backend.queue, closer, clock)
     return Rooms(
         closer=closer,
         ingest=Ingest(
@@ -170,8 +178,11 @@ def rooms(
             rules_of,
             folder_is_client=folder_is_client,
         ),
-        aggregate=Aggregate(backend.store, backend.objects, closer, clock, settings),
+        aggregate=Aggregate(backend.store, backend.queue, backend.objects, closer, operator, clock, settings),
         dead_letter=DeadLetter(backend.store, backend.queue, clock, settings),
+        operator=operator,
+        replay=replay,
+        reconcile=Reconcile(backend, closer, operator, replay, clock, settings),
     )
 
 

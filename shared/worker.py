@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from shared import wiring
+from shared.errors import RuumError
 from shared.heartbeat import Heartbeat
-from shared.ports import Clock
+from shared.model import Refusal, Tier, TierEmpty
+from shared.ports import BatchStore, Clock
 from shared.quota import Quota
 from shared.settings import Settings
 from shared.staging.download import Downloader
@@ -20,6 +23,7 @@ from shared.subscriber import Subscriber
 
 log = logging.getLogger(__name__)
 
+EMPTY_SECONDS: Final = 60.0  # reconcile goes by quarters of an hour
 HEALTH_SECONDS: Final = 60.0  # a line a minute tells a living worker from a stuck one, and costs nothing
 
 
@@ -54,9 +58,11 @@ async def work(
             model=model,
             quota=quota,
         )
-        subscriber = Subscriber(backend.queue, room.handle, clock, settings.worker, on_halt)
+        empties = EmptyTiers(backend.store, clock)
+        subscriber = Subscriber(backend.queue, room.handle, clock, settings.worker, on_halt, empties.note)
         await heartbeat.beat()  # before the first claim: a claim without a heartbeat is dead
-        background = [asyncio.create_task(heartbeat.run()), asyncio.create_task(_health(subscriber, heartbeat, clock))]
+        loops = (heartbeat.run(), empties.run(), _health(subscriber, heartbeat, clock))
+        background = [asyncio.create_task(loop) for loop in loops]
         try:
             await subscriber.run(stop, grace_seconds)
         finally:
@@ -68,6 +74,39 @@ async def work(
     finally:
         await downloader.aclose()
         pool.close()
+
+
+class EmptyTiers:
+    """Tells reconcile when this worker found a tier empty: at most one write a minute and tier."""
+
+    def __init__(self, store: BatchStore, clock: Clock) -> None:
+        self._store = store
+        self._clock = clock
+        self._seen: set[Tier] = set()
+
+    def note(self, tier: Tier) -> None:
+        """A pull of the tier found nothing."""
+        self._seen.add(tier)
+
+    async def run(self) -> None:
+        """Write what was noted, once a minute, until cancelled."""
+        while True:
+            await self._clock.sleep(EMPTY_SECONDS)
+            seen, self._seen = self._seen, set()
+            for tier in sorted(seen):
+                try:
+                    decide = partial(_emptied, tier=tier)
+                    await self._store.change_record(TierEmpty, tier.value, decide, self._clock.token())
+                except RuumError as error:
+                    log.warning("empty tier not noted: %s", error)
+
+
+def _emptied(known: TierEmpty | None, now: float, *, tier: Tier) -> TierEmpty | Refusal:
+    """The last two times, a minute apart at least."""
+    times = known.seen_at if known else ()
+    if times and now - times[-1] < EMPTY_SECONDS:
+        return Refusal.UNCHANGED
+    return TierEmpty(tier=tier, seen_at=(*times, now)[-2:])
 
 
 async def _health(subscriber: Subscriber, heartbeat: Heartbeat, clock: Clock) -> None:

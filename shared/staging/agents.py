@@ -55,6 +55,11 @@ class Agents:
         """Version of the prompts in use."""
         return self._model.prompts
 
+    @property
+    def models(self) -> tuple[str, str]:
+        """Ids of the text and image models in use."""
+        return self._model.text_model, self._model.image_model
+
     async def stage(self, photo: Photo, request: Request, desk: Desk) -> Finished:
         """The verified picture. Raises `ImageRejected` (quality_rejected) when no allowed generation is good."""
         analysis = await self._analysis(photo, request, desk)

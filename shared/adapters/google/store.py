@@ -30,7 +30,7 @@ PAGE: Final = 500  # images read at once
 COMMIT: Final = 500  # documents created in one commit: Firestore's limit
 # Documents this process wrote last, by path: the next change of one needs no read. 5,000 of 2 KB are 10 MB.
 REMEMBERED: Final = 5000
-COLLECTIONS: Final = {"Ledger": "quotas", "CacheEntry": "cache"}
+COLLECTIONS: Final = {"Ledger": "quotas", "CacheEntry": "cache", "TierEmpty": "tiers"}
 _STATES: Final = tuple(state.value for state in ImageState)
 
 

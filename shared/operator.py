@@ -1,0 +1,149 @@
+"""What operators do to a batch: pause, resume, cancel. Each may be killed and run again."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from functools import partial
+
+import msgspec
+
+from shared import claims, closing
+from shared.messages import batch_event, encode, task_for
+from shared.model import Batch, BatchState, Control, Counts, FailureThreshold, Image, ImageState, Refusal
+from shared.ports import BatchStore, Clock, Message, Queue
+from shared.topology import EVENTS_TOPIC, topic_of
+
+PUBLISH_CHUNK = 500  # tasks published at once when a batch is resumed
+
+FINAL_STATES = frozenset({BatchState.CLOSED, BatchState.REJECTED})
+
+# --- pure decisions
+
+
+def pause(batch: Batch, *, reason: str) -> Batch | Refusal:
+    """From run to paused, with the reason that people will read."""
+    if batch.state in FINAL_STATES:
+        return Refusal.ILLEGAL
+    if batch.control is not Control.RUN:
+        return Refusal.UNCHANGED if batch.control is Control.PAUSED else Refusal.ILLEGAL
+    return msgspec.structs.replace(batch, control=Control.PAUSED, paused_reason=reason, revision=batch.revision + 1)
+
+
+def resume(batch: Batch, *, counts: Counts) -> Batch | Refusal:
+    """From paused to run at a higher epoch: tasks that workers forgot while it was paused are older.
+
+    The failure threshold counts from here: `counts` are the batch's own now.
+    """
+    if batch.control is Control.CANCELLING or batch.state in FINAL_STATES:
+        return Refusal.ILLEGAL
+    if batch.control is Control.RUN:
+        return Refusal.UNCHANGED
+    return msgspec.structs.replace(
+        batch,
+        control=Control.RUN,
+        paused_reason=None,
+        control_epoch=batch.control_epoch + 1,
+        baseline=counts,
+        revision=batch.revision + 1,
+    )
+
+
+def note_published(batch: Batch, *, epoch: int) -> Batch | Refusal:
+    """Remember that the queued images of this epoch have been published."""
+    if batch.epoch_published >= epoch:
+        return Refusal.UNCHANGED
+    return msgspec.structs.replace(batch, epoch_published=epoch, revision=batch.revision + 1)
+
+
+def begin_cancel(batch: Batch) -> Batch | Refusal:
+    """Cancel for good: there is no way back to run."""
+    if batch.state in FINAL_STATES or batch.state is BatchState.CLOSING:
+        return Refusal.ILLEGAL
+    if batch.control is Control.CANCELLING:
+        return Refusal.UNCHANGED
+    return msgspec.structs.replace(batch, control=Control.CANCELLING, revision=batch.revision + 1)
+
+
+def threshold_passed(threshold: FailureThreshold | None, baseline: Counts, counts: Counts) -> bool:
+    """Whether too many images have failed since the baseline, of at least the minimum sample."""
+    if threshold is None:
+        return False
+    failed, settled = counts.failed - baseline.failed, counts.settled - baseline.settled
+    if settled < threshold.minimum_sample:
+        return False
+    if threshold.count is not None and failed >= threshold.count:
+        return True
+    return threshold.percent is not None and failed * 100 >= threshold.percent * settled
+
+
+# --- the steps
+
+
+class Operator:
+    """See the module. Every method answers the batch, or the refusal that says why nothing was done."""
+
+    def __init__(self, store: BatchStore, queue: Queue, closer: closing.Closer, clock: Clock) -> None:
+        self._store = store
+        self._queue = queue
+        self._closer = closer
+        self._clock = clock
+
+    async def pause(self, batch_id: str, reason: str = "paused by an operator") -> Batch | Refusal:
+        """Workers notice within seconds; what is in hand between two paid calls is given back."""
+        paused = await self._store.change_batch(batch_id, lambda b: pause(b, reason=reason), self._clock.token())
+        if isinstance(paused, Batch):
+            await self._announce(paused, "batch.paused", f"paused/{paused.control_epoch}", {"reason": reason})
+        return paused
+
+    async def resume(self, batch_id: str) -> Batch | Refusal:
+        """Run again, and publish every queued image again. After a kill, run again it publishes what was not."""
+        counts = await self._store.counts(batch_id)
+        resumed = await self._store.change_batch(batch_id, lambda b: resume(b, counts=counts), self._clock.token())
+        if resumed is Refusal.UNCHANGED:
+            resumed = await self._store.batch(batch_id) or Refusal.MISSING
+        if isinstance(resumed, Batch) and resumed.epoch_published < resumed.control_epoch:
+            await self.publish_queued(resumed)
+        return resumed
+
+    async def publish_queued(self, batch: Batch) -> int:
+        """Publish a task for every queued image of the batch at its present epoch; how many."""
+        published, tasks = 0, list[Message]()
+        async for image in self._store.images(batch.id, ImageState.QUEUED):
+            tasks.append(Message(encode(task_for(image, batch.control_epoch)), {"client": batch.client}))
+            if len(tasks) >= PUBLISH_CHUNK:
+                await self._queue.publish(topic_of(batch.tier), tasks)
+                published, tasks = published + len(tasks), []
+        if tasks:
+            await self._queue.publish(topic_of(batch.tier), tasks)
+        epoch = batch.control_epoch
+        await self._store.change_batch(batch.id, lambda b: note_published(b, epoch=epoch), self._clock.token())
+        return published + len(tasks)
+
+    async def cancel(self, batch_id: str) -> Batch | Refusal:
+        """Settle what is queued as cancelled; what is in hand settles itself; what is done is kept."""
+        begun = await self._store.change_batch(batch_id, begin_cancel, self._clock.token())
+        if begun is Refusal.UNCHANGED:
+            begun = await self._store.batch(batch_id) or Refusal.MISSING
+        if not isinstance(begun, Batch):
+            return begun
+        await self._announce(begun, "batch.cancelled", "cancelled", {})
+        await self.cancel_queued(begun)
+        return begun
+
+    async def cancel_queued(self, batch: Batch) -> int:
+        """Settle every queued image of a cancelled batch, and count it; how many."""
+        cancelled = 0
+        async for image in self._store.images(batch.id, ImageState.QUEUED):
+            decide = partial(claims.cancel_queued, now=self._clock.now())
+            settled = await self._store.change_image(batch.id, image.index, decide, self._clock.token(), image)
+            if isinstance(settled, Image):
+                cancelled += 1
+        with suppress(closing.StillClosing):
+            await self._closer.check(batch.id)
+        return cancelled
+
+    async def _announce(self, batch: Batch, kind: str, suffix: str, data: dict[str, str]) -> None:
+        event = batch_event(
+            batch, kind, f"{batch.id}/{suffix}", self._clock.now(), {"control": batch.control.value, **data}
+        )
+        await self._queue.publish(EVENTS_TOPIC, [Message(event.body(), event.attributes())])

@@ -1,0 +1,237 @@
+"""Replay: failed images of a batch get a new round. Announce first, reopen, requeue, fold, publish, process, check.
+
+The order is what keeps completion events right: a closed round is announced before it is left; the batch is `reopening`
+while images are requeued, so that no closing check can act on a sum taken in between; every requeue is folded into its
+shard before the batch may close again. Run again after a kill it takes up the same plan.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from functools import partial
+from typing import Final
+
+import msgspec
+
+from shared import claims, closing
+from shared.errors import RuumError
+from shared.messages import Letter, Unreadable, decode, encode, is_letter, task_for
+from shared.model import Batch, BatchMove, BatchState, Control, Image, ImageState, Lease, Refusal, ReplayPlan, Tally
+from shared.ports import BatchStore, Clock, Message, Queue
+from shared.topology import DEAD_LETTER_KEPT, topic_of
+
+# A replay that was killed may be taken up by another after so long. Far above the 30 s a single write may take, so that
+# a replay that lost its lease cannot have a write under way.
+LEASE_SECONDS: Final = 120.0
+RENEW_SECONDS: Final = 40.0
+CHUNK: Final = 100  # images requeued, folded and published together
+LETTERS_AT_ONCE: Final = 100
+# The operators' subscription keeps letters that still stand for failed images: one pass stops when it sees them again.
+MOST_LETTERS: Final = 100_000
+
+
+class Busy(RuumError):
+    """The batch cannot be replayed right now; the text says why."""
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """What a replay of one batch would do: failed images by error code."""
+
+    batch: str
+    client: str
+    codes: dict[str, int]
+
+    @property
+    def images(self) -> int:
+        return sum(self.codes.values())
+
+
+# --- pure decisions
+
+
+def begin(batch: Batch, *, codes: tuple[str, ...], lease: Lease, now: float) -> Batch | Refusal:
+    """To reopening: a new round if the batch was closed; the same plan if a replay was interrupted."""
+    if batch.control is Control.CANCELLING:
+        return Refusal.ILLEGAL
+    if batch.state is BatchState.REOPENING and batch.replay is not None:
+        if batch.replay.lease.until > now:
+            return Refusal.BUSY
+        taken = msgspec.structs.replace(batch.replay, lease=lease)
+        return msgspec.structs.replace(batch, replay=taken, revision=batch.revision + 1)
+    if batch.state is BatchState.CLOSED and batch.announced_round < batch.round:
+        return Refusal.BUSY  # announce first
+    round_after = batch.round + 1 if batch.state is BatchState.CLOSED else batch.round
+    plan = ReplayPlan(codes=codes, lease=lease)
+    return closing.move(batch, BatchMove.REOPEN, round=round_after, replay=plan, progress_announced=0)
+
+
+def renew(batch: Batch, *, lease: Lease) -> Batch | Refusal:
+    """Keep the lease; refused when another replay has taken over."""
+    if batch.state is not BatchState.REOPENING or batch.replay is None or batch.replay.lease.holder != lease.holder:
+        return Refusal.BUSY
+    return msgspec.structs.replace(
+        batch, replay=msgspec.structs.replace(batch.replay, lease=lease), revision=batch.revision + 1
+    )
+
+
+def end(batch: Batch, *, holder: str) -> Batch | Refusal:
+    """Back to processing, by the holder of the replay's lease only."""
+    if batch.replay is None or batch.replay.lease.holder != holder:
+        return Refusal.BUSY
+    return closing.move(batch, BatchMove.RESUME, replay=None)
+
+
+def requeue_seen(image: Image, *, seen_revision: int, now: float) -> Image | Refusal:
+    """Requeue the image only as it was listed: another replay may have requeued it, and it may have failed again."""
+    return claims.requeue(image, now=now) if image.revision == seen_revision else Refusal.STALE_REVISION
+
+
+# --- the steps
+
+
+class Replay:
+    """See the module."""
+
+    def __init__(self, store: BatchStore, queue: Queue, closer: closing.Closer, clock: Clock) -> None:
+        self._store = store
+        self._queue = queue
+        self._closer = closer
+        self._clock = clock
+
+    async def plan(self, batch: Batch, codes: tuple[str, ...] = (), older_than_seconds: float = 0.0) -> Plan:
+        """What `run` would requeue; all codes when none is given."""
+        found: Counter[str] = Counter()
+        before = self._clock.now() - older_than_seconds
+        async for image in self._failed(batch.id, codes):
+            if (image.settled_at or 0.0) <= before:
+                found[image.error.code if image.error else "unknown"] += 1
+        return Plan(batch.id, batch.client, dict(found))
+
+    async def _failed(self, batch_id: str, codes: tuple[str, ...]) -> AsyncIterator[Image]:
+        async for image in self._store.images(batch_id, ImageState.FAILED):
+            if not codes or (image.error is not None and image.error.code in codes):
+                yield image
+
+    async def run(
+        self,
+        batch_id: str,
+        codes: tuple[str, ...] = (),
+        *,
+        images_per_second: float | None = None,
+        progress: Callable[[int], None] = lambda requeued: None,
+    ) -> int:
+        """Requeue the failed images (of these codes); how many. Raises `Busy`.
+
+        Cancelled in the middle, the batch stays `reopening` until the replay is run again, or reconcile carries it on.
+        """
+        await self._checked(batch_id)  # announce first; carry an interrupted closing on
+        lease = self._lease()
+        now = self._clock.now()
+        begun = await self._store.change_batch(
+            batch_id, lambda b: begin(b, codes=codes, lease=lease, now=now), self._clock.token()
+        )
+        if isinstance(begun, Refusal) or begun.replay is None:
+            raise Busy(f"{batch_id} cannot be replayed now: {begun if isinstance(begun, Refusal) else 'no plan'}")
+        requeued = await self._requeue(begun, lease, begun.replay.codes, images_per_second, progress)
+        ended = await self._store.change_batch(batch_id, lambda b: end(b, holder=lease.holder), self._clock.token())
+        if isinstance(ended, Refusal):
+            raise Busy(f"another replay of {batch_id} has taken over")
+        await self._checked(batch_id)
+        return requeued
+
+    async def _checked(self, batch_id: str) -> None:
+        with suppress(closing.StillClosing):
+            await self._closer.check(batch_id)
+
+    def _lease(self, holder: str | None = None) -> Lease:
+        return Lease(holder=holder or self._clock.token(), until=self._clock.now() + LEASE_SECONDS)
+
+    async def _requeue(
+        self,
+        batch: Batch,
+        lease: Lease,
+        codes: tuple[str, ...],
+        images_per_second: float | None,
+        progress: Callable[[int], None],
+    ) -> int:
+        # What an interrupted replay may have requeued without counting or publishing it.
+        renewed_at, requeued = self._clock.monotonic(), 0
+        async for images in _chunked(self._store.images(batch.id, ImageState.QUEUED)):
+            await self._fold_and_publish(batch, images)
+            renewed_at = await self._renew(batch.id, lease, renewed_at)
+        async for images in _chunked(self._failed(batch.id, codes)):
+            renewed_at = await self._renew(batch.id, lease, renewed_at)
+            done = [image for image in [await self._requeue_one(image) for image in images] if image is not None]
+            await self._fold_and_publish(batch, done)
+            requeued += len(done)
+            progress(requeued)
+            if images_per_second:
+                await self._clock.sleep(len(done) / images_per_second)
+        return requeued
+
+    async def _renew(self, batch_id: str, lease: Lease, renewed_at: float) -> float:
+        """Keep the lease alive. Raises `Busy` when it was lost."""
+        if self._clock.monotonic() - renewed_at < RENEW_SECONDS:
+            return renewed_at
+        longer = self._lease(lease.holder)
+        kept = await self._store.change_batch(batch_id, lambda b: renew(b, lease=longer), self._clock.token())
+        if isinstance(kept, Refusal):
+            raise Busy(f"another replay of {batch_id} has taken over")
+        return self._clock.monotonic()
+
+    async def _requeue_one(self, image: Image) -> Image | None:
+        decide = partial(requeue_seen, seen_revision=image.revision, now=self._clock.now())
+        changed = await self._store.change_image(image.batch, image.index, decide, self._clock.token(), seen=image)
+        return changed if isinstance(changed, Image) else None
+
+    async def _fold_and_publish(self, batch: Batch, images: list[Image]) -> None:
+        """Count first: from here on the batch cannot close without them."""
+        for image in images:
+            await fold_image(self._store, image, self._clock)
+        tasks = [Message(encode(task_for(image, batch.control_epoch)), {"client": batch.client}) for image in images]
+        if tasks:
+            await self._queue.publish(topic_of(batch.tier), tasks)
+
+    async def drain_letters(self) -> int:
+        """Ack every kept letter that no longer stands for a failed image; how many. The others stay."""
+        drained, seen = 0, set[str]()
+        while len(seen) < MOST_LETTERS:
+            deliveries = await self._queue.pull(DEAD_LETTER_KEPT, LETTERS_AT_ONCE, 1.0)
+            fresh = [delivery for delivery in deliveries if delivery.message_id not in seen]
+            seen.update(delivery.message_id for delivery in fresh)
+            done = [d.ack_id for d in fresh if not await self._stands(d.data, d.attributes)]
+            if done:
+                await self._queue.ack(DEAD_LETTER_KEPT, done)
+                drained += len(done)
+            if not fresh:
+                break
+        return drained
+
+    async def _stands(self, data: bytes, attributes: object) -> bool:
+        try:
+            letter = decode(Letter, data) if isinstance(attributes, dict) and is_letter(attributes) else None
+        except Unreadable:
+            return False
+        if letter is None or letter.task is None:
+            return False
+        image = await self._store.image(letter.task.batch, letter.task.index)
+        return image is not None and image.state is ImageState.FAILED and image.round == letter.task.round
+
+
+async def fold_image(store: BatchStore, image: Image, clock: Clock) -> Tally | Refusal:
+    """Count an image as it stands, with aggregate's own fold."""
+    fold = partial(closing.fold, index=image.index, revision=image.revision, state=image.state)
+    return await store.change_tally(image.batch, image.shard, fold, clock.token())
+
+
+async def _chunked(images: AsyncIterator[Image]) -> AsyncIterator[list[Image]]:
+    chunk: list[Image] = []
+    async for image in images:
+        chunk.append(image)
+        if len(chunk) >= CHUNK:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
