@@ -82,8 +82,8 @@ async def measure(images: int, in_flight: int, folder: Path) -> dict[str, object
     subscriber = Subscriber(embedded.queue, room.handle, clock, settings.worker)
     working = asyncio.create_task(subscriber.run(stop, 5.0))
     loops = [
-        asyncio.create_task(consume(embedded.queue, CHANGES_TOPIC, changed, most=200)),
-        asyncio.create_task(consume(embedded.queue, EVENTS_SUBSCRIPTION, event, most=10)),
+        asyncio.create_task(consume(embedded.queue, CHANGES_TOPIC, changed, most=200, clock=clock)),
+        asyncio.create_task(consume(embedded.queue, EVENTS_SUBSCRIPTION, event, most=10, clock=clock)),
     ]
     await closed.wait()
     seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - cpu

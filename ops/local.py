@@ -177,11 +177,11 @@ class LocalRun:
         async def dead(delivery: Delivery) -> None:
             await self.rooms.dead_letter.handle(delivery.data, delivery.attributes)
 
-        queue = self._embedded.queue
+        queue, clock = self._embedded.queue, self._clock
         return [
-            consume(queue, CHANGES_TOPIC, changed, most=CHANGES_AT_ONCE),
-            consume(queue, DEAD_LETTER_DOOR, dead, most=10),
-            consume(queue, EVENTS_SUBSCRIPTION, events.handle, most=10),
+            consume(queue, CHANGES_TOPIC, changed, most=CHANGES_AT_ONCE, clock=clock),
+            consume(queue, DEAD_LETTER_DOOR, dead, most=10, clock=clock),
+            consume(queue, EVENTS_SUBSCRIPTION, events.handle, most=10, clock=clock),
         ]
 
     async def deliver_events(self) -> None:

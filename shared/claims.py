@@ -93,7 +93,7 @@ def claim(image: Image, *, task_round: int, worker: str, now: float, holder: Wor
         ImageMove.CLAIM,
         fence=image.fence + 1,
         crashes=crashes,
-        claim=Claim(worker=worker, at=now, alone=crashes >= CRASHES_BEFORE_ALONE),
+        claim=Claim(worker=worker, at=now),
     )
 
 
@@ -206,14 +206,32 @@ def fail(
 
 def cancel(image: Image, *, fence: int, calls: tuple[Call, ...], now: float) -> Image | Refusal:
     """Settle an image in hand as cancelled, because its batch is."""
-    return _held(image, fence) or _move(image, ImageMove.CANCEL, claim=None, calls=calls, settled_at=now)
+    return _held(image, fence) or _move(image, ImageMove.CANCEL, claim=None, error=None, calls=calls, settled_at=now)
 
 
-def cancel_queued(image: Image, *, now: float) -> Image | Refusal:
-    """Settle a queued image as cancelled, with a fence of its own; what is in hand settles itself."""
-    if image.state is ImageState.PROCESSING:
+def cancel_queued(image: Image, *, now: float, holder: Worker | None = None) -> Image | Refusal:
+    """Settle an image nobody works on as cancelled, with a fence of its own; what is in hand settles itself.
+
+    `holder` as for `claim`: an image whose worker has died is in nobody's hand.
+    """
+    if image.claim is not None and (
+        holder is None or holder.id != image.claim.worker or claim_is_alive(image, holder, now)
+    ):
         return Refusal.HELD
-    return _move(image, ImageMove.CANCEL, fence=image.fence + 1, settled_at=now)
+    return _move(image, ImageMove.CANCEL, fence=image.fence + 1, claim=None, error=None, settled_at=now)
+
+
+def go_alone(image: Image, *, fence: int) -> Image | Refusal:
+    """Note that the worker holds nothing but this image now: if it dies, the image has shown that it was the cause."""
+    if image.claim is None:
+        return Refusal.STALE_FENCE
+    alone = msgspec.structs.replace(image.claim, alone=True)
+    return _held(image, fence) or _move(image, ImageMove.CHECKPOINT, claim=alone)
+
+
+def is_suspect(image: Image) -> bool:
+    """Whether so many workers have died with the image in hand that the next must hold nothing else."""
+    return image.crashes >= CRASHES_BEFORE_ALONE
 
 
 def give_up(

@@ -51,8 +51,10 @@ class Heartbeat:
         try:
             yield
         finally:
-            del self._waiting_since[key]
-            self._waited[key] += self._clock.monotonic() - started
+            # A stale hand and its successor may wait for one image at once; whoever ends last finds nothing left.
+            self._waiting_since.pop(key, None)
+            if key in self._waited:
+                self._waited[key] += self._clock.monotonic() - started
 
     def forget(self, key: str) -> None:
         """The image is no longer in hand."""

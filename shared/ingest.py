@@ -75,9 +75,13 @@ class Ingest:
             return None
         folder = match["client"]
         try:
-            found = await self._read(stored, folder)
+            read = await self._read(stored, folder)
         except ManifestRejected as error:
             return await self._reject(stored, folder, error.problems)
+        if read is None:
+            log.warning("ignored %s/%s: deleted before it was read", bucket, name)
+            return None
+        stored, found = read
         batch = await self._store.create_batch(self._new_batch(stored, found))
         if batch.manifest.sha256 != found.sha256:
             problem = Problem(
@@ -86,18 +90,20 @@ class Ingest:
             return await self._reject(stored, folder, (problem,))
         return await self._carry_on(batch, found)
 
-    async def _read(self, stored: StoredObject, folder: str) -> Manifest:
+    async def _read(self, stored: StoredObject, folder: str) -> tuple[StoredObject, Manifest] | None:
         most = self._settings.manifest.most_bytes
         if stored.bytes > most:
             raise ManifestRejected([Problem(f"has {stored.bytes} bytes", allowed=f"at most {most} bytes")])
         got = await self._objects.get(stored.bucket, stored.name)
-        content = got[1] if got else b""
+        if got is None:
+            return None
+        stored, content = got  # what was read, in case it was replaced since
         found = manifest.read(io.BytesIO(content), stored.name, self._settings.manifest, self._rules_of(stored))
         if self._folder_is_client and found.client != folder:
             raise ManifestRejected(
                 [Problem("is not the folder's client", field="clientName", value=found.client_name, allowed=folder)]
             )
-        return found
+        return stored, found
 
     def _ref(self, stored: StoredObject, sha256: str) -> ManifestRef:
         uri = self._objects.uri(stored.bucket, stored.name)

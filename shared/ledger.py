@@ -31,7 +31,6 @@ HORIZON_SECONDS: Final = 5.0  # a worker that dies loses at most five seconds of
 WAITER_SECONDS: Final = 10.0  # a worker that asks no more waits no more; waiters ask every few seconds
 # Above this many a minute single times are counted in whole seconds: 61 entries instead of thousands.
 MOST_SINGLE_GRANTS: Final = 600
-UNLIMITED: Final = 1000  # calls reserved at once where only slots are limited
 SLOT_SECONDS: Final = 180.0  # a slot's lease: above the longest call's deadline, so that only a dead worker's runs out
 LEFT_SECONDS: Final = 1.0  # after leaving turns to other workers, or finding no slot, ask again
 RESET_ZONE: Final = ZoneInfo("America/Los_Angeles")
@@ -149,7 +148,9 @@ def reserve(ledger: Ledger, ask: Ask, limit: Limit, now: float) -> tuple[Ledger,
         again = blocked_until if not grants else now + PROBE_SECONDS
         return _noted(ledger, ask.worker, queues, now), Reserved(grants, again if any(queues.values()) else math.inf)
     room = _Room(ledger, limit, now)
-    ledger, mine, left_to_others = _turns(ledger, queues, _waiting_elsewhere(ledger, ask.worker, now), room.count())
+    elsewhere = _waiting_elsewhere(ledger, ask.worker, now)
+    wanted = sum(len(ids) for ids in queues.values()) + sum(elsewhere.values())
+    ledger, mine, left_to_others = _turns(ledger, queues, elsewhere, room.count(wanted))
     given: list[Grant] = []
     for tier in mine:
         slot = limit.concurrent is not None
@@ -193,11 +194,11 @@ class _Room:
         else:
             grants.append((start, 1))
 
-    def count(self) -> int:
-        """How many calls may start within the horizon: at most what one window holds, or the free slots."""
-        most = self._free_slots if self._free_slots is not None else self._per_window
+    def count(self, wanted: int) -> int:
+        """How many of the calls wanted may start within the horizon."""
+        most = wanted if self._free_slots is None else min(wanted, self._free_slots)
         trial, found = list(self._grants), 0
-        while found < (most if most is not None else UNLIMITED):
+        while found < most:
             start = self._next(trial)
             if start > self._now + HORIZON_SECONDS:
                 break

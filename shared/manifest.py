@@ -40,6 +40,7 @@ _MAGIC: Final = {
     b"PK\x03\x04": "a zip file or spreadsheet", b"%PDF": "a PDF file", b"\x1f\x8b": "a gzip file",
     b"\xd0\xcf\x11\xe0": "an old Excel file",
 }  # fmt: skip
+_QUOTED = re.compile(r"'+[=+\-@\t\r\n]")
 _YES_NO: Final = {
     "true": True,
     "yes": True,
@@ -547,4 +548,4 @@ def _int(digits: str) -> float:
 
 def _unquoted(cell: str) -> str:
     """Take away the quote that `report.neutral` puts before a cell that looks like a formula."""
-    return cell[1:] if len(cell) > 1 and cell[0] == "'" and cell[1] in "=+-@" else cell
+    return cell[1:] if _QUOTED.match(cell) else cell

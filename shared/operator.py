@@ -8,6 +8,7 @@ from functools import partial
 import msgspec
 
 from shared import claims, closing
+from shared.heartbeat import known_holder
 from shared.messages import batch_event, encode, task_for
 from shared.model import Batch, BatchState, Control, Counts, FailureThreshold, Image, ImageState, Refusal
 from shared.ports import BatchStore, Clock, Message, Queue
@@ -131,13 +132,14 @@ class Operator:
         return begun
 
     async def cancel_queued(self, batch: Batch) -> int:
-        """Settle every queued image of a cancelled batch, and count it; how many."""
+        """Settle every image of a cancelled batch that nobody works on; how many."""
         cancelled = 0
-        async for image in self._store.images(batch.id, ImageState.QUEUED):
-            decide = partial(claims.cancel_queued, now=self._clock.now())
-            settled = await self._store.change_image(batch.id, image.index, decide, self._clock.token(), image)
-            if isinstance(settled, Image):
-                cancelled += 1
+        for state in (ImageState.QUEUED, ImageState.PROCESSING):
+            async for image in self._store.images(batch.id, state):
+                holder = await known_holder(self._store, image)
+                decide = partial(claims.cancel_queued, now=self._clock.now(), holder=holder)
+                settled = await self._store.change_image(batch.id, image.index, decide, self._clock.token(), image)
+                cancelled += isinstance(settled, Image)
         with suppress(closing.StillClosing):
             await self._closer.check(batch.id)
         return cancelled

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Callable
 from importlib.resources import files
 from typing import Any, Final
@@ -23,7 +24,8 @@ RESULT_COLUMNS: Final = (
     "errorMessage", "attempts", "cached", "durationMs", "costUsd", "sha256",
 )  # fmt: skip
 MANIFEST_COLUMNS: Final = ("clientName", "url", "propertyCode", "roomType", "designStyle", "priority")
-_FORMULA_STARTS: Final = ("=", "+", "-", "@", "\t", "\r")
+# What spreadsheets evaluate, also what would be after the quote is taken away again.
+_FORMULA: Final = re.compile(r"'*[=+\-@\t\r\n]")
 _CONTENT_TYPES: Final = {
     "jsonl": "application/jsonl",
     "csv": "text/csv; charset=utf-8",
@@ -52,7 +54,7 @@ def result_line(image: Image) -> dict[str, Any]:
         "attempts": tries(image),
         "round": image.round,
         "cached": image.cached,
-        "durationsMs": image.durations_ms,
+        "durationsMs": dict(sorted(image.durations_ms.items())),
         "costUsd": usd(image.cost_micro_usd),
         "sha256": output.sha256 if output else None,
         "prompts": image.prompts,
@@ -78,7 +80,7 @@ def outcome(counts: Counts) -> str:
 
 def neutral(text: str) -> str:
     """A cell that no spreadsheet takes for a formula; `shared.manifest` takes the quote away again."""
-    return "'" + text if text.startswith(_FORMULA_STARTS) else text
+    return "'" + text if _FORMULA.match(text) else text
 
 
 def rejection(name: str, problems: list[dict[str, Any]]) -> bytes:
@@ -120,7 +122,8 @@ class RoundReport:
         self._results.add([
             line["index"], line["propertyCode"] or "", line["source"], line["roomType"], line["designStyle"],
             line["state"], line["output"] or "", line["thumbnail"] or "", error["code"], error["message"],
-            line["attempts"], line["cached"], sum(image.durations_ms.values()), line["costUsd"], line["sha256"] or "",
+            line["attempts"], line["cached"], sum(image.durations_ms.values()), f"{line['costUsd']:.6f}",
+            line["sha256"] or "",
         ])  # fmt: skip
         if image.state is ImageState.FAILED:
             self._failed.add([

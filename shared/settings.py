@@ -14,7 +14,7 @@ from msgspec import Meta
 ENVIRONMENT_PREFIX: Final = "RUUM_"
 
 Count = Annotated[int, Meta(ge=1)]
-Seconds = Annotated[float, Meta(gt=0)]
+Seconds = Annotated[float, Meta(gt=0, le=1e9)]  # 30 years; keeps infinity out
 Share = Annotated[float, Meta(ge=0, le=1)]
 
 
@@ -146,13 +146,14 @@ LIMITS: Final[dict[str, Limit]] = {
 class Price(_Group, frozen=True, kw_only=True):
     """US dollars per million tokens."""
 
-    input_usd: float
-    output_usd: float
+    input_usd: Annotated[float, Meta(ge=0, le=1e6)]
+    output_usd: Annotated[float, Meta(ge=0, le=1e6)]
 
 
 # Documentation of November 2026; the preview model is ours and free.
 PRICES: Final[dict[str, Price]] = {
     "gemini-nano-banana-2.1": Price(input_usd=1.50, output_usd=30.0),
+    "gemini-3-pro-image": Price(input_usd=2.00, output_usd=120.0),  # 1,120 tokens a 2K picture: $0.134
     "gemini-3.5-flash-lite": Price(input_usd=0.30, output_usd=2.50),
     "gemini-3.8-flash": Price(input_usd=0.75, output_usd=3.75),
     "preview": Price(input_usd=0.0, output_usd=0.0),
@@ -224,7 +225,9 @@ def from_environment(environ: Mapping[str, str]) -> Settings:
         return msgspec.convert(given, Settings, strict=False)
     except msgspec.ValidationError as error:
         place = str(error).rpartition("`$.")[2].rstrip("`")
-        raise BadSetting(f"{ENVIRONMENT_PREFIX}{place.replace('.', '_').upper()}: {error}") from None
+        table = next((table for table in TABLES if place.startswith(table)), None)
+        variable = table or place.replace(".", "_")
+        raise BadSetting(f"{ENVIRONMENT_PREFIX}{variable.upper()}: {error}") from None
 
 
 def _table(variable: str, value: str) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from typing import Final, TypeVar
 import msgspec
 
 from shared import claims, names
-from shared.cache import Cache, key_of
+from shared.cache import Cache, Lead, key_of
 from shared.control import ControlCache
 from shared.errors import (
     CodedError,
@@ -26,6 +26,7 @@ from shared.errors import (
     ErrorCode,
     ImageRejected,
     LostClaim,
+    RuumError,
     Throttled,
     WorkStopped,
     WorldError,
@@ -34,7 +35,20 @@ from shared.fenced import put_fenced
 from shared.gate import Gate
 from shared.heartbeat import Heartbeat, known_holder
 from shared.messages import Letter, Task, Unreadable, decode, letter_message
-from shared.model import Batch, Call, Checkpoint, Control, Failure, Image, ImageState, Output, Refusal, image_key
+from shared.model import (
+    SETTLED_STATES,
+    Batch,
+    Call,
+    Checkpoint,
+    Control,
+    Failure,
+    Image,
+    ImageState,
+    Output,
+    Refusal,
+    Worker,
+    image_key,
+)
 from shared.ports import (
     Answer,
     BatchStore,
@@ -109,16 +123,14 @@ class StageImage:
         self._tools = tools
         self._control = ControlCache(tools.store, tools.clock, tools.settings.worker.control_cache_seconds)
         self._gate = Gate()
+        self._in_hand: set[str] = set()
 
     async def handle(self, delivery: Delivery) -> Disposition:
         """Deal with one task. Never raises, except when it is itself cancelled."""
         try:
             task = decode(Task, delivery.data)
         except Unreadable as error:
-            shortened = delivery.data[:MOST_MESSAGE_CHARACTERS].decode("utf-8", "replace")
-            return await self._dead(
-                Letter(code=ErrorCode.INTERNAL, message=f"unreadable task: {error}", original=shortened)
-            )
+            return await self._unreadable(delivery, error)
         try:
             return await self._handle(task, delivery.attempt)
         except LostClaim as error:
@@ -133,6 +145,15 @@ class StageImage:
             log.exception("bug while staging %s/%s", task.batch, task.index)
             return NACK
 
+    async def _unreadable(self, delivery: Delivery, error: Unreadable) -> Disposition:
+        shortened = delivery.data[:MOST_MESSAGE_CHARACTERS].decode("utf-8", "replace")
+        letter = Letter(code=ErrorCode.INTERNAL, message=f"unreadable task: {error}", original=shortened)
+        try:
+            return await self._dead(letter)
+        except RuumError as away:
+            log.warning("unreadable task not dead-lettered: %s", away)
+            return NACK
+
     async def _handle(self, task: Task, deliveries: int) -> Disposition:
         batch = await self._control.read(task.batch)
         if batch is not None and batch.control is not Control.RUN:
@@ -145,7 +166,7 @@ class StageImage:
                 return await self._refused(task, claimed, deliveries)
             if claimed.state is ImageState.FAILED:
                 return await self._dead(self._letter(task, claimed))
-            if claimed.claim is None or not claimed.claim.alone:
+            if not claims.is_suspect(claimed):
                 return await self._work(task, claimed, nullcontext())
         # Two workers died with this image in hand: it gets this one to itself.
         return await self._work(task, claimed, self._gate.alone())
@@ -157,25 +178,36 @@ class StageImage:
         batch = await self._control.read_now(task.batch)
         if batch is None or batch.control is Control.RUN:
             return None
+        # Resuming raises the epoch and publishes again: a task later than this pause must not be forgotten.
+        if batch.control is Control.PAUSED and batch.control_epoch < task.epoch:
+            return None
+        image = await self._tools.store.image(task.batch, task.index)
+        if image is None or image.round != task.round or image.state in SETTLED_STATES:
+            return await self._refused(task, Refusal.SETTLED if image else Refusal.MISSING, deliveries)
         if batch.control is Control.PAUSED:
-            # Resuming raises the epoch and publishes again: a task later than this pause must not be forgotten.
-            return ACK if batch.control_epoch >= task.epoch else None
-        now = self._tools.clock.now()
-        result = await self._change(task, lambda image: claims.cancel_queued(image, now=now))
-        return self._held(deliveries) if result is Refusal.HELD else ACK
+            # Resuming publishes what is queued; what another worker holds, or died holding, needs its message.
+            return ACK if image.state is ImageState.QUEUED else self._held(deliveries)
+        decide = partial(claims.cancel_queued, now=self._tools.clock.now(), holder=await self._holder(image))
+        return self._held(deliveries) if await self._change(task, decide) is Refusal.HELD else ACK
+
+    async def _holder(self, image: Image) -> Worker | None:
+        """The holder's heartbeat. What this worker itself has left behind (a reply was lost) is in nobody's hand."""
+        holder = await known_holder(self._tools.store, image)
+        mine = holder is not None and holder.id == self._tools.heartbeat.worker
+        if mine and image_key(image.batch, image.index) not in self._in_hand:
+            return Worker(id=self._tools.heartbeat.worker, at=self._tools.clock.now(), stopped=True)
+        return holder
 
     async def _claim(self, task: Task) -> Image | Refusal:
-        """Claim the image; only when someone else holds it is that worker's heartbeat looked up."""
+        """Claim the image; only when someone holds it is that worker's heartbeat looked up."""
         worker = self._tools.heartbeat.worker
         decide = partial(claims.claim, task_round=task.round, worker=worker, now=self._tools.clock.now())
-        result = await self._change(task, lambda image: decide(image, holder=None))
+        result = await self._change(task, partial(decide, holder=None))
         if result is not Refusal.HELD:
             return result
         image = await self._tools.store.image(task.batch, task.index)
-        holder = await known_holder(self._tools.store, image) if image else None
-        if holder is None or holder.id == worker:
-            return Refusal.HELD
-        return await self._change(task, lambda image: decide(image, holder=holder))
+        holder = await self._holder(image) if image else None
+        return Refusal.HELD if holder is None else await self._change(task, partial(decide, holder=holder))
 
     async def _change(self, task: Task, decide: Decision[Image]) -> Image | Refusal:
         return await self._tools.store.change_image(task.batch, task.index, decide, self._tools.clock.token())
@@ -187,7 +219,7 @@ class StageImage:
             return await self._dead(Letter(code=ErrorCode.INTERNAL, message="no such image", task=task))
         if refusal is Refusal.SETTLED:
             image = await self._tools.store.image(task.batch, task.index)
-            if image is not None and image.state is ImageState.FAILED:
+            if image is not None and image.state is ImageState.FAILED and image.round == task.round:
                 return await self._dead(self._letter(task, image))  # the letter may have been lost with its sender
         return ACK
 
@@ -204,8 +236,12 @@ class StageImage:
 
     async def _work(self, task: Task, image: Image, room: AbstractAsyncContextManager[None]) -> Disposition:
         hand = _Hand(self._tools, self._control, image)
+        key = image_key(image.batch, image.index)
+        self._in_hand.add(key)
         try:
             async with hand.waiting(room):
+                if claims.is_suspect(image):
+                    await hand.go_alone()
                 await hand.stage()
         except LostClaim:
             raise
@@ -226,7 +262,8 @@ class StageImage:
             log.exception("bug while staging %s/%s", task.batch, task.index)
             return await self._spend_attempt(task, hand, ErrorCode.INTERNAL, f"{type(error).__name__}: {error}")
         finally:
-            self._tools.heartbeat.forget(image_key(image.batch, image.index))
+            self._in_hand.discard(key)
+            self._tools.heartbeat.forget(key)
         return ACK
 
     async def _give_up_for_control(self, task: Task, hand: _Hand) -> Disposition:
@@ -297,9 +334,9 @@ class _Hand:
         if not batch.cache:
             return await tools.agents.stage(photo, request, self)
         key = key_of(batch.client, photo, request, tools.agents.prompts, tools.agents.models)
-        holder = f"{image_key(self._image.batch, self._image.index)}/{self._image.fence}"
-        async with tools.heartbeat.waiting(image_key(self._image.batch, self._image.index)):
-            kept = await self._cache.picture_or_lead(key, batch.client, holder)
+        lead = Lead(tools.heartbeat.worker, image_key(self._image.batch, self._image.index), self._image.fence)
+        async with tools.heartbeat.waiting(lead.image):
+            kept = await self._cache.picture_or_lead(key, batch.client, lead, self._check_control)
         if kept is not None:
             self._cached = True
             return await tools.pictures.finish(kept, photo)
@@ -309,9 +346,16 @@ class _Hand:
             if picture is not None:
                 await self._cache.fill(key, batch.client, picture)
         except BaseException:
-            await asyncio.shield(self._cache.let_go(key, holder))
+            await asyncio.shield(self._let_go(key, lead))
             raise
         return finished
+
+    async def _let_go(self, key: str, lead: Lead) -> None:
+        """Leave the lead to another; if that cannot be said now, the lead dies with this claim."""
+        try:
+            await self._cache.let_go(key, lead)
+        except RuumError as error:
+            log.warning("lead of a cache entry not given up: %s", error)
 
     async def _publish(self, finished: Finished) -> Output:
         batch = await self._batch()
@@ -362,6 +406,10 @@ class _Hand:
         self._image = changed
         return changed
 
+    async def go_alone(self) -> None:
+        """Nothing else is in this worker's hands now."""
+        await self._change(partial(claims.go_alone, fence=self._image.fence))
+
     async def fail(self, error: ImageRejected) -> Image:
         """Settle as failed by its own fault."""
         failure = Failure(code=error.code, message=error.message[:MOST_MESSAGE_CHARACTERS])
@@ -407,11 +455,17 @@ class _Hand:
         A 429 is waited out, and so is a failure that finds the circuit open: waiting spends no attempt.
         """
         tools = self._tools
+        if model not in tools.settings.prices:
+            raise ConfigurationError(f"there is no price for {model}: add it to RUUM_PRICES")
         while True:
-            if (await self._batch()).control is not Control.RUN:
-                raise WorkStopped(self._image.batch)
+            await self._check_control()
             async with tools.heartbeat.waiting(image_key(self._image.batch, self._image.index)):
                 grant = await tools.quota.reserve(model, self._image.tier)
+            try:
+                await self._check_control()  # the wait may have been long
+            except WorkStopped:
+                await tools.quota.succeeded(model, grant)
+                raise
             started = tools.clock.monotonic()
             try:
                 answer = await call()
@@ -432,9 +486,14 @@ class _Hand:
                 await asyncio.shield(tools.quota.succeeded(model, grant))  # gives the slot back
                 raise
             else:
-                await tools.quota.succeeded(model, grant)
                 self._note_call(step, answer.usage, started)
+                await tools.quota.succeeded(model, grant)
                 return answer.value
+
+    async def _check_control(self) -> None:
+        """Raises `WorkStopped` when the batch is paused or being cancelled."""
+        if (await self._batch()).control is not Control.RUN:
+            raise WorkStopped(self._image.batch)
 
     def _note_call(self, step: str, usage: Usage, started: float) -> None:
         duration = self._elapsed_ms(started)

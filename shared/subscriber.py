@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Collection
 from typing import Final
 
 from shared.errors import RuumError
-from shared.fair import finish_of, next_tier, start_of
+from shared.fair import TIER_WEIGHTS
 from shared.model import Tier
 from shared.ports import Clock, Delivery, Queue
 from shared.settings import WorkerLimits
@@ -38,8 +38,7 @@ class Turns:
     """
 
     def __init__(self) -> None:
-        self._served: dict[str, float] = {}
-        self._virtual = 0.0
+        self._served = dict.fromkeys(Tier, 0.0)  # work had, by weight: the busy tier with the least is next
         self._empty_since = dict.fromkeys(Tier, -PROBE_EVERY_SECONDS)
         self._empty = dict.fromkeys(Tier, True)
 
@@ -55,11 +54,10 @@ class Turns:
             and (not others_busy or now - self._empty_since[tier] >= PROBE_EVERY_SECONDS)
         ]
         asks = dict.fromkeys(idle[:free], 1)
-        served, virtual = dict(self._served), self._virtual
+        served = dict(self._served)
         for _ in range(free - len(asks) if busy else 0):
-            tier = next_tier(busy, served, virtual)
-            virtual = start_of(tier, served, virtual)
-            served[tier.value] = finish_of(tier, virtual)
+            tier = min(busy, key=lambda tier: (served[tier], -TIER_WEIGHTS[tier]))
+            served[tier] += 1 / TIER_WEIGHTS[tier]
             asks[tier] = asks.get(tier, 0) + 1
         return asks
 
@@ -69,13 +67,15 @@ class Turns:
         return PROBE_SECONDS if self._empty[tier] and others_busy else PULL_SECONDS
 
     def pulled(self, tier: Tier, count: int, now: float) -> None:
-        """Note what a pull brought."""
-        self._empty[tier] = count == 0
+        """Note what a pull brought. A tier that was idle joins where the busy ones are: nothing is paid back to it."""
         if count == 0:
-            self._empty_since[tier] = now
-        for _ in range(count):
-            self._virtual = start_of(tier, self._served, self._virtual)
-            self._served[tier.value] = finish_of(tier, self._virtual)
+            self._empty[tier], self._empty_since[tier] = True, now
+            return
+        if self._empty[tier]:
+            busy = [self._served[other] for other in Tier if not self._empty[other]]
+            self._served[tier] = max(self._served[tier], min(busy, default=0.0))
+        self._empty[tier] = False
+        self._served[tier] += count / TIER_WEIGHTS[tier]
 
     def next_probe_seconds(self, now: float) -> float:
         """Until an idle tier may be asked again beside busy ones."""
@@ -193,9 +193,9 @@ class Subscriber:
         self._halted_until = now + self._limits.halt_seconds
 
     async def _keep_leases(self) -> None:
-        """Extend every lease in hand at a third of its time, so that two failed rounds do no harm."""
+        """Extend every lease in hand at a quarter of its time, so that two failed rounds do no harm."""
         while True:
-            await self._clock.sleep(self._limits.lease_seconds / 3)
+            await self._clock.sleep(self._limits.lease_seconds / 4)
             for subscription, ack_ids in self._kept.items():
                 if ack_ids:
                     try:
@@ -204,23 +204,32 @@ class Subscriber:
                         log.warning("leases of %s not extended: %s", subscription, error)
 
     async def _wind_up(self, grace_seconds: float) -> None:
-        """Pulls under way are given back; jobs get the grace, then are cancelled and their deliveries given back."""
+        """Everything within the grace: pulls under way are given back, jobs finish or are cancelled and given back."""
+        deadline = self._clock.monotonic() + grace_seconds
         if self._pulls:
-            await asyncio.wait(self._pulls)
-            for pull, (tier, _) in self._pulls.items():
-                ids = [delivery.ack_id for delivery in pull.result()]
-                if ids:
-                    await self._queue.nack(topic_of(tier), ids)
+            done, hanging = await asyncio.wait(self._pulls, timeout=min(PULL_SECONDS + 1, grace_seconds))
+            for pull in hanging:
+                pull.cancel()
+            for pull in done:
+                await self._give_back(topic_of(self._pulls[pull][0]), [d.ack_id for d in pull.result()])
             self._pulls.clear()
         if self._jobs:
-            await asyncio.wait(list(self._jobs), timeout=grace_seconds)
+            await asyncio.wait(list(self._jobs), timeout=max(0.0, deadline - self._clock.monotonic()))
         left = dict(self._jobs)
         for job in left:
             job.cancel()
         if left:
             await asyncio.wait(left)
-            for subscription, ack_id in left.values():
-                await self._queue.nack(subscription, [ack_id])
+        for job, (subscription, ack_id) in left.items():
+            if job.cancelled():  # one that ended otherwise has answered its delivery itself
+                await self._give_back(subscription, [ack_id])
+
+    async def _give_back(self, subscription: str, ack_ids: list[str]) -> None:
+        try:
+            if ack_ids:
+                await self._queue.nack(subscription, ack_ids)
+        except RuumError as error:
+            log.warning("deliveries of %s not given back, their leases will end: %s", subscription, error)
 
 
 async def consume(
@@ -229,6 +238,7 @@ async def consume(
     handle: Callable[[Delivery], Awaitable[None]],
     *,
     most: int,
+    clock: Clock,
 ) -> None:
     """Feed a subscription's messages to a handler until cancelled: returning acks, raising nacks, as for a function.
 
@@ -236,19 +246,25 @@ async def consume(
     together.
     """
     while True:
-        deliveries = await queue.pull(subscription, most, PULL_SECONDS)
-        done: list[str] = []
-        again: list[str] = []
-        for delivery in deliveries:
-            try:
-                await handle(delivery)
-            except Exception as error:
-                if not isinstance(error, RuumError):
-                    log.exception("bug while handling a message of %s", subscription)
-                again.append(delivery.ack_id)
-            else:
-                done.append(delivery.ack_id)
-        if done:
-            await queue.ack(subscription, done)
-        if again:
-            await queue.nack(subscription, again)
+        try:
+            deliveries = await queue.pull(subscription, most, PULL_SECONDS)
+            done = [delivery.ack_id for delivery in deliveries if await _handled(handle, delivery, subscription)]
+            again = [delivery.ack_id for delivery in deliveries if delivery.ack_id not in done]
+            if done:
+                await queue.ack(subscription, done)
+            if again:
+                await queue.nack(subscription, again)
+        except RuumError as error:  # the queue is away: what was not answered comes again
+            log.warning("consuming %s: %s", subscription, error)
+            await clock.sleep(PULL_FAILED_SECONDS)
+
+
+async def _handled(handle: Callable[[Delivery], Awaitable[None]], delivery: Delivery, subscription: str) -> bool:
+    try:
+        await handle(delivery)
+    except RuumError:
+        return False
+    except Exception:
+        log.exception("bug while handling a message of %s", subscription)
+        return False
+    return True

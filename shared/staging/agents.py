@@ -5,6 +5,7 @@ What they need of the room that employs them is a `Desk`: it pays for calls and 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Protocol, TypeVar
@@ -103,7 +104,7 @@ class Agents:
     def defects(self, verdict: Verdict) -> tuple[str, ...]:
         """Why a picture is not good enough, in words for the next generation; empty when it is."""
         low = [
-            f"{name} scored {score:.2f}, needs {least:.2f}"
+            f"{name} scored {math.floor(score * 100) / 100:.2f}, needs {least:.2f}"
             for name, score, least in (
                 ("structure kept", verdict.structure_kept, self._rules.least_structure_kept),
                 ("realism", verdict.realism, self._rules.least_realism),

@@ -30,6 +30,7 @@ _HEADERS: Final = [("Accept", "image/*"), ("Accept-Encoding", "identity"), ("Use
 # Only 2000::/3 is handed out for the public internet, and of it these lead elsewhere: Teredo and 6to4 wrap IPv4
 # addresses (as NAT64, 64:ff9b::/96, outside 2000::/3 does), the others are for documentation, benchmarks and ORCHID.
 _PUBLIC_V6: Final = ipaddress.ip_network("2000::/3")
+_NOT_PUBLIC_V4: Final = [ipaddress.ip_network(net) for net in ("0.0.0.0/8", "192.0.0.0/24", "192.88.99.0/24")]
 _NOT_PUBLIC_V6: Final = [ipaddress.ip_network(net) for net in ("2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20")]
 
 
@@ -37,7 +38,8 @@ def is_public(address: str) -> bool:
     """Whether an IP address is of the public internet; stricter than `ipaddress.is_global`, which lets some through."""
     ip = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(ip, ipaddress.IPv4Address):
-        return ip.is_global and not ip.is_multicast and not ip.is_reserved and int(ip) >> 24 != 0
+        special = ip.is_multicast or ip.is_reserved or any(ip in net for net in _NOT_PUBLIC_V4)
+        return ip.is_global and not special
     return ip in _PUBLIC_V6 and ip.is_global and not any(ip in net for net in _NOT_PUBLIC_V6)
 
 
@@ -101,7 +103,10 @@ class Downloader:
         backend = _GuardedBackend(resolve_name, allow_private=limits.allow_private_addresses)
         # No connection is kept: each download checks its host's addresses anew.
         self._pool = httpcore2.AsyncConnectionPool(
-            network_backend=backend, max_connections=100, max_keepalive_connections=0
+            network_backend=backend,
+            ssl_context=httpcore2.default_ssl_context(),  # made once: reading the trust store takes 27 ms
+            max_connections=100,
+            max_keepalive_connections=0,
         )
 
     async def fetch(self, url: str) -> bytes:
@@ -132,13 +137,19 @@ class Downloader:
     def _checked(self, url: str) -> httpx2.URL:
         try:
             target = httpx2.URL(url)
-        except httpx2.InvalidURL as error:
-            raise ImageRejected(ErrorCode.SOURCE_NOT_ALLOWED, f"not an address: {error}") from None
+            port = target.port
+        except (httpx2.InvalidURL, ValueError):  # UnicodeError is a ValueError
+            raise self._no_address() from None
+        if port is not None and not 0 < port < 65536:
+            raise self._no_address()
         schemes = ("https", "http") if self._limits.allow_http else ("https",)
         if target.scheme not in schemes or not target.host or target.userinfo:
             message = f"only {' and '.join(schemes)} addresses without credentials are fetched"
             raise ImageRejected(ErrorCode.SOURCE_NOT_ALLOWED, message)
         return target
+
+    def _no_address(self) -> ImageRejected:
+        return ImageRejected(ErrorCode.SOURCE_NOT_ALLOWED, "it is not an address, or redirects to none")
 
     async def _get(self, target: httpx2.URL) -> tuple[str | None, bytes]:
         """(where a redirect leads, body): one of them."""
@@ -148,8 +159,7 @@ class Downloader:
         async with self._pool.stream("GET", url, headers=headers, extensions={"timeout": timeouts}) as response:
             fields = {name.lower(): value for name, value in response.headers}
             if response.status in _REDIRECTS:
-                location = fields.get(b"location", b"").decode("latin-1")
-                return str(target.join(location)), b""
+                return self._joined(target, fields.get(b"location", b"").decode("latin-1")), b""
             self._check_status(response.status)
             if fields.get(b"content-encoding", b"identity").lower() != b"identity":
                 raise ImageRejected(ErrorCode.NOT_A_PICTURE, "the answer is compressed, although we asked it not to be")
@@ -161,6 +171,13 @@ class Downloader:
                 if len(body) > self._most_bytes:
                     raise self._too_large()
             return None, bytes(body)
+
+    def _joined(self, target: httpx2.URL, location: str) -> str:
+        """Where a redirect leads; the host may have written anything there."""
+        try:
+            return str(target.join(location))
+        except (httpx2.InvalidURL, ValueError):
+            raise self._no_address() from None
 
     def _too_large(self) -> ImageRejected:
         return ImageRejected(ErrorCode.SOURCE_TOO_LARGE, f"more than {self._most_bytes} bytes")

@@ -29,7 +29,7 @@ class PhotoSource:
         if scheme == "gs":
             return await self._object(uri)
         if scheme == "file" and self._folders:
-            return await asyncio.to_thread(self._file, Path(unquote(urlsplit(uri).path)))
+            return await asyncio.to_thread(self._file, uri)
         raise ImageRejected(ErrorCode.SOURCE_NOT_ALLOWED, f"photos are not read from {scheme[:20]} addresses")
 
     async def _object(self, uri: str) -> bytes:
@@ -40,10 +40,16 @@ class PhotoSource:
         found = await self._objects.get(bucket, name) if stored else None
         if found is None:
             raise ImageRejected(ErrorCode.SOURCE_NOT_FOUND, "no such object")
+        if len(found[1]) > self._most_bytes:
+            raise self._too_large()  # it has grown since the first look
         return found[1]
 
-    def _file(self, path: Path) -> bytes:
-        real = path.resolve()  # a link may lead out of the folder: what counts is where it ends
+    def _file(self, uri: str) -> bytes:
+        try:
+            # A link may lead out of the folder: what counts is where it ends.
+            real = Path(unquote(urlsplit(uri).path)).resolve()
+        except (ValueError, OSError, RuntimeError):
+            raise ImageRejected(ErrorCode.SOURCE_NOT_FOUND, "the address leads to no file") from None
         if not any(real.is_relative_to(folder) for folder in self._folders):
             raise ImageRejected(ErrorCode.SOURCE_NOT_ALLOWED, "the file lies outside the folders photos may come from")
         try:

@@ -39,6 +39,9 @@ def normalise(data: bytes, limits: PhotoLimits) -> Photo:
             message = f"{picture.width} x {picture.height} pixels, needs {limits.fewest_pixels_side} each way"
             raise ImageRejected(ErrorCode.PICTURE_TOO_SMALL, message)
         small = _fitted(_rgb(picture), limits.longest_side_pixels)
+        if min(small.size) < limits.fewest_pixels_side:
+            message = f"{picture.width} x {picture.height} pixels: too narrow to stage"
+            raise ImageRejected(ErrorCode.PICTURE_TOO_SMALL, message)
     return Photo(
         jpeg=_jpeg(small, limits.jpeg_quality),
         width=small.width,
@@ -79,7 +82,10 @@ def _opened(data: bytes, limits: PhotoLimits, reject: Reject) -> Image.Image:
     """Decode whole. `Image.verify` would pass a truncated picture; only `load` finds out."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error")  # Pillow only warns of pictures up to twice its pixel limit
+            # Pillow only warns of pictures up to twice its pixel limit; its other warnings are of damaged metadata,
+            # which phones write and nobody misses.
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
             Image.MAX_IMAGE_PIXELS = limits.most_pixels
             picture = Image.open(io.BytesIO(data), formats=FORMATS)
             if picture.width * picture.height > limits.most_pixels:
@@ -92,7 +98,7 @@ def _opened(data: bytes, limits: PhotoLimits, reject: Reject) -> Image.Image:
     except MemoryError:
         raise reject(ErrorCode.PICTURE_TOO_LARGE, "decoding it needs more memory than a photo may") from None
     except UnidentifiedImageError:
-        start = data[:1].strip() or data[:20]
+        start = data[:64].removeprefix(b"\xef\xbb\xbf").lstrip()
         kind = "an HTML or XML page" if start.startswith(b"<") else "none of JPEG, PNG, WebP, HEIC"
         raise reject(ErrorCode.NOT_A_PICTURE, f"the file is {kind}") from None
     except Exception as error:  # a decoder may raise anything on hostile bytes; all of it means the same
@@ -100,25 +106,31 @@ def _opened(data: bytes, limits: PhotoLimits, reject: Reject) -> Image.Image:
 
 
 def _rgb(picture: Image.Image) -> Image.Image:
-    """Any colour mode as sRGB; transparency on white; 16 bits scaled, not clipped."""
-    if picture.mode.startswith("I"):
-        high = picture.getextrema()[1]
-        picture = (
-            picture.point(lambda value: value / 256).convert("L")
-            if isinstance(high, int | float) and high > 255
-            else picture.convert("L")
-        )
+    """Any colour mode as sRGB; transparency on white; 16 bits scaled by their depth."""
+    profile = picture.info.get("icc_profile")
+    if picture.mode.startswith("I;16"):
+        picture = picture.point(lambda value: value / 256).convert("L")
+        picture.info.pop("transparency", None)
+    elif picture.mode in ("I", "F"):
+        picture = _scaled(picture)
     if "A" in picture.getbands() or "transparency" in picture.info:
         layer = picture.convert("RGBA")
         flat = Image.new("RGB", layer.size, _WHITE)
         flat.paste(layer, mask=layer.getchannel("A"))
-        return flat
-    return _srgb(picture)
+        picture = flat
+    return _srgb(picture, profile)
 
 
-def _srgb(picture: Image.Image) -> Image.Image:
+def _scaled(picture: Image.Image) -> Image.Image:
+    """32-bit grey as 8 bits. Pillow opens 16-bit PNGs of some kinds so: values above 255 mean that depth."""
+    high = picture.getextrema()[1]
+    deep = isinstance(high, int | float) and high > 255
+    grey = picture.point(lambda value: value / 256) if deep else picture
+    return grey.convert("L")
+
+
+def _srgb(picture: Image.Image, profile: bytes | None) -> Image.Image:
     """Colours of another profile (phones use Display P3, presses CMYK) as sRGB; an unusable profile is ignored."""
-    profile = picture.info.get("icc_profile")
     if profile and picture.mode in ("RGB", "CMYK", "L"):
         try:
             converted = ImageCms.profileToProfile(

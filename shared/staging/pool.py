@@ -6,13 +6,17 @@ A hostile picture kills its subprocess, not the hundred images beside it, and th
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import gc
 import multiprocessing
+import os
+import pickle
 import resource
 import signal
+import sys
 from collections.abc import Callable
 from concurrent.futures import CancelledError as FutureCancelled
-from typing import Final, ParamSpec, TypeVar
+from typing import Any, Final, ParamSpec, TypeVar
 
 from pebble import ProcessExpired, ProcessPool
 
@@ -28,12 +32,33 @@ R = TypeVar("R")
 JOBS_PER_SUBPROCESS: Final = 200
 
 
-def _limit(address_space_bytes: int) -> None:
+_PR_SET_PDEATHSIG: Final = 1  # Linux: the kernel's signal to a child whose parent has died
+
+
+def _limit(address_space_bytes: int, parent: int) -> None:
     """Runs first in each subprocess."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it died before the kernel was told
+            os._exit(1)
     resource.setrlimit(resource.RLIMIT_AS, (address_space_bytes, address_space_bytes))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle: it lets work in hand finish
     gc.freeze()
+
+
+def _job(work: Callable[..., R], args: tuple[object, ...], kwargs: dict[str, object]) -> R:
+    """Run in the subprocess: whatever `work` raises arrives at the parent as an exception it can read."""
+    try:
+        return work(*args, **kwargs)
+    except Exception as error:
+        try:
+            pickle.loads(pickle.dumps(error))  # noqa: S301 - our own, made a moment ago
+        except Exception:
+            raise RuntimeError(f"{type(error).__name__}: {error}"[:500]) from None
+        raise
+    except BaseException:  # SystemExit would end the parent's event loop
+        os._exit(1)
 
 
 class PicturePool:
@@ -41,12 +66,17 @@ class PicturePool:
 
     def __init__(self, limits: PhotoLimits) -> None:
         self._limits = limits
+        self._pool = self._new_pool()
+        self._closed = False
+        self._open: set[asyncio.Future[Any]] = set()
+
+    def _new_pool(self) -> ProcessPool:
         # spawn: a fork of a process with threads and an event loop inherits locks in any state.
-        self._pool = ProcessPool(
-            max_workers=limits.subprocesses,
+        return ProcessPool(
+            max_workers=self._limits.subprocesses,
             max_tasks=JOBS_PER_SUBPROCESS,
             initializer=_limit,
-            initargs=(limits.subprocess_bytes,),
+            initargs=(self._limits.subprocess_bytes, os.getpid()),
             context=multiprocessing.get_context("spawn"),
         )
 
@@ -60,9 +90,36 @@ class PicturePool:
         self, blame: type[ImageRejected | WorldError], work: Callable[P, R], *args: P.args, **kwargs: P.kwargs
     ) -> R:
         """Run `work` in a subprocess. One that dies or takes too long is `blame`d: the input's fault or the world's."""
-        future = self._pool.schedule(work, args=args, kwargs=kwargs, timeout=self._limits.job_seconds)
+        again = True
+        while True:
+            if self._closed:
+                raise asyncio.CancelledError
+            pool = self._pool
+            try:
+                return await self._once(pool, blame, work, args, kwargs)
+            except RuntimeError:  # BrokenProcessPool is one
+                # A subprocess that dies between two jobs (the kernel's memory killer) breaks pebble's pool as a whole.
+                if self._closed:
+                    raise asyncio.CancelledError from None
+                if pool.active or not again:
+                    raise
+                again = False
+                if pool is self._pool:
+                    self._pool = self._new_pool()
+
+    async def _once(
+        self,
+        pool: ProcessPool,
+        blame: type[ImageRejected | WorldError],
+        work: Callable[..., R],
+        args: tuple[object, ...],
+        kwargs: dict[str, object],
+    ) -> R:
+        future = pool.schedule(_job, args=(work, args, kwargs), timeout=self._limits.job_seconds)
+        waiting: asyncio.Future[R] = asyncio.wrap_future(future)
+        self._open.add(waiting)
         try:
-            return await asyncio.wrap_future(future)
+            return await waiting
         except TimeoutError:
             raise self._blamed(blame, f"it took longer than {self._limits.job_seconds:g} s to decode") from None
         except ProcessExpired as error:
@@ -71,12 +128,17 @@ class PicturePool:
             raise self._blamed(blame, "it needs more memory than a picture may") from None
         except FutureCancelled:
             raise asyncio.CancelledError from None
+        finally:
+            self._open.discard(waiting)
 
     def _blamed(self, blame: type[ImageRejected | WorldError], message: str) -> CodedError:
         code = ErrorCode.NOT_A_PICTURE if blame is ImageRejected else ErrorCode.VENDOR_BAD_ANSWER
         return blame(code, message)
 
     def close(self) -> None:
-        """End all subprocesses; work in them is lost."""
+        """End all subprocesses; work in them is lost, and whoever waits for it is cancelled."""
+        self._closed = True
+        for waiting in self._open:
+            waiting.cancel()
         self._pool.stop()  # type: ignore[no-untyped-call]  # pebble leaves this one untyped
         self._pool.join()

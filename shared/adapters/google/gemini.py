@@ -7,7 +7,6 @@ around each call (the client's own is per read); nothing stored at the vendor (`
 from __future__ import annotations
 
 import asyncio
-import json
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -54,6 +53,8 @@ class GeminiModel:
     """Implements `shared.ports.StagingModel`. `aclose` at the end."""
 
     def __init__(self, key: str, settings: Gemini) -> None:
+        if not key.isascii() or not key.isprintable() or " " in key:
+            raise ConfigurationError("the Gemini key holds characters no key has: was it pasted with a line end?")
         self._settings = settings
         self._client = genai.Client(
             api_key=key,
@@ -130,11 +131,12 @@ class GeminiModel:
         except errors.APIError as error:
             _raise_for(error, model)
         except httpx2.TimeoutException as error:
-            raise WorldError(ErrorCode.VENDOR_TIMEOUT, f"{model}: {type(error).__name__}") from error
+            raise WorldError(ErrorCode.VENDOR_TIMEOUT, f"{model}: {type(error).__name__}") from None
         except httpx2.HTTPError as error:
-            raise WorldError(ErrorCode.VENDOR_UNAVAILABLE, f"{model}: {type(error).__name__}") from error
-        except (json.JSONDecodeError, ValidationError, ValueError) as error:
-            raise WorldError(ErrorCode.VENDOR_BAD_ANSWER, f"{model}: {type(error).__name__}") from error
+            raise WorldError(ErrorCode.VENDOR_UNAVAILABLE, f"{model}: {type(error).__name__}") from None
+        except (ValidationError, ValueError, TypeError, AttributeError, KeyError) as error:
+            # Not JSON (a JSONDecodeError is a ValueError), or JSON of a shape the client stumbles over.
+            raise WorldError(ErrorCode.VENDOR_BAD_ANSWER, f"{model}: {type(error).__name__}") from None
 
     async def aclose(self) -> None:
         """Close the client's connections."""
@@ -214,13 +216,13 @@ def _raise_for(error: errors.APIError, model: str) -> NoReturn:
         code = ConfigurationError(f"{model} answered 400 FAILED_PRECONDITION: billing or region")
     else:
         # A request the vendor finds wrong: this photo's peculiarity or our bug. A few attempts, then it fails alone.
-        code = WorldError(ErrorCode.VENDOR_BAD_ANSWER, f"{model} answered {error.code} {error.status}")
+        code = WorldError(ErrorCode.VENDOR_BAD_ANSWER, f"{model} answered {error.code}")
     raise code from None
 
 
 def _throttled(error: errors.APIError, model: str) -> RuumError:
     details = _details(error)
-    violations = [v for detail in details for v in detail.get("violations", []) if isinstance(v, dict)]
+    violations = [v for detail in details for v in detail.get("violations") or [] if isinstance(v, dict)]
     if any("PerDay" in str(violation.get("quotaId", "")) for violation in violations):
         return DailyQuotaSpent(f"the daily quota of {model} is spent")
     for detail in details:
@@ -233,5 +235,5 @@ def _throttled(error: errors.APIError, model: str) -> RuumError:
 def _details(error: errors.APIError) -> list[dict[str, Any]]:
     body = error.details
     if isinstance(body, dict) and isinstance(body.get("error"), dict):
-        return [detail for detail in body["error"].get("details", []) if isinstance(detail, dict)]
+        return [detail for detail in body["error"].get("details") or [] if isinstance(detail, dict)]
     return []
