@@ -5,7 +5,9 @@ A setting is overridden by `RUUM_<GROUP>_<NAME>`, such as `RUUM_MANIFEST_MOST_IM
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from fractions import Fraction
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
@@ -243,4 +245,6 @@ def _table(variable: str, value: str) -> dict[str, Any]:
 def cost_micro_usd(prices: Mapping[str, Price], model: str, input_tokens: int, output_tokens: int) -> int:
     """What a call costs in millionths of a dollar, rounded up; a model without a price is a `KeyError`."""
     price = prices[model]
-    return -int(-(input_tokens * price.input_usd + output_tokens * price.output_usd) // 1)
+    # Exact: the price as it is written, not the float nearest to it.
+    cost = input_tokens * Fraction(str(price.input_usd)) + output_tokens * Fraction(str(price.output_usd))
+    return math.ceil(cost)

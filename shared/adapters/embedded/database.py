@@ -39,7 +39,8 @@ CREATE TABLE IF NOT EXISTS messages (
 CREATE INDEX IF NOT EXISTS messages_due ON messages (subscription, due_at);
 CREATE TABLE IF NOT EXISTS objects (
     bucket TEXT NOT NULL, name TEXT NOT NULL, generation INTEGER NOT NULL, bytes INTEGER NOT NULL,
-    metadata TEXT NOT NULL, updated_at REAL NOT NULL, content BLOB, PRIMARY KEY (bucket, name)) WITHOUT ROWID;
+    metadata TEXT NOT NULL, updated_at REAL NOT NULL, content_type TEXT NOT NULL, content BLOB,
+    PRIMARY KEY (bucket, name)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS generations (one INTEGER PRIMARY KEY CHECK (one = 1), last INTEGER NOT NULL);
 INSERT OR IGNORE INTO generations VALUES (1, 0);
 """

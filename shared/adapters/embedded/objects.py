@@ -8,7 +8,6 @@ or a higher fence, so no reader is misled for longer than that.
 from __future__ import annotations
 
 import json
-import os
 import sqlite3
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
@@ -41,7 +40,8 @@ class EmbeddedObjects:
         self._folders = folders
 
     def _path(self, bucket: str, name: str) -> Path | None:
-        return None if self._folders is None else self._folders[bucket] / _checked(name)
+        name = _checked(name)
+        return None if self._folders is None else self._folders[bucket] / name
 
     async def put(
         self,
@@ -54,11 +54,11 @@ class EmbeddedObjects:
         if_generation: int | None = None,
     ) -> StoredObject:
         path = self._path(bucket, name)
-        kept = json.dumps({**(metadata or {}), "contentType": content_type})
+        kept = json.dumps(dict(metadata or {}))
         temporary = None
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+            temporary = path.with_name(f".{self._clock.token()[:24]}.part")  # each writer its own
             temporary.write_bytes(data)
 
         def work(connection: sqlite3.Connection) -> StoredObject:
@@ -69,7 +69,9 @@ class EmbeddedObjects:
             generation = connection.execute("SELECT last FROM generations").fetchone()[0]
             row = (bucket, name, generation, len(data), kept, self._clock.now())
             content = data if path is None else None
-            connection.execute("INSERT OR REPLACE INTO objects VALUES (?, ?, ?, ?, ?, ?, ?)", (*row, content))
+            connection.execute(
+                "INSERT OR REPLACE INTO objects VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (*row, content_type, content)
+            )
             if path is not None and temporary is not None:
                 temporary.replace(path)
             return _object(row)
@@ -106,12 +108,16 @@ class EmbeddedObjects:
         return await self._database.read("object read", work)
 
     async def list(self, bucket: str, prefix: str) -> AsyncIterator[StoredObject]:
-        # A range instead of LIKE: "_" and "%" are ordinary characters in names.
-        query = f"SELECT {_COLUMNS} FROM objects WHERE bucket = ? AND name >= ? AND name < ? ORDER BY name"
-        values = (bucket, prefix, prefix + "\U0010ffff")
+        # Not LIKE: "_" and "%" are ordinary characters in names.
+        query = (
+            f"SELECT {_COLUMNS} FROM objects WHERE bucket = ? AND name >= ? AND substr(name, 1, ?) = ? ORDER BY name"
+        )
+        values = (bucket, prefix, len(prefix), prefix)
         rows = await self._database.read("object list", lambda c: c.execute(query, values).fetchall())
         for row in rows:
-            yield _object(row)
+            path = self._path(bucket, row[1])
+            if path is None or path.is_file():
+                yield _object(row)
 
     async def delete(self, bucket: str, name: str) -> None:
         path = self._path(bucket, name)

@@ -93,22 +93,30 @@ class EmbeddedQueue:
         return most if due is None else min(most, max(0.001, due - self._clock.now()))
 
     def _lease(self, connection: sqlite3.Connection, subscription: str, most: int) -> list[Delivery]:
+        """Hand out what is due. What was handed out too often goes to the dead letters and hides nothing else."""
         policy = self._policies[subscription]
         now = self._clock.now()
+        if policy.max_deliveries is not None:
+            query = (
+                "SELECT id, data, attributes FROM messages WHERE subscription = ? AND due_at <= ? AND deliveries >= ?"
+            )
+            for identity, data, attributes in connection.execute(
+                query, (subscription, now, policy.max_deliveries)
+            ).fetchall():
+                self._dead_letter(
+                    connection, identity, policy, Message(data, json.loads(attributes) if attributes else {})
+                )
         rows = connection.execute(
             "SELECT id, data, attributes, deliveries, published_at FROM messages"
             " WHERE subscription = ? AND due_at <= ? ORDER BY due_at, id LIMIT ?",
             (subscription, now, most),
         ).fetchall()
-        deliveries = []
-        for identity, data, attributes, count, published_at in rows:
-            decoded: dict[str, str] = json.loads(attributes) if attributes else {}
-            if policy.max_deliveries is not None and count >= policy.max_deliveries:
-                self._dead_letter(connection, identity, policy, Message(data, decoded))
-                continue
-            attempt = count + 1
-            ack_id = f"{identity}.{attempt}"
-            deliveries.append(Delivery(ack_id, str(identity), data, decoded, attempt, published_at))
+        deliveries = [
+            Delivery(
+                f"{identity}.{count + 1}", str(identity), data, json.loads(attributes or "{}"), count + 1, published
+            )
+            for identity, data, attributes, count, published in rows
+        ]
         connection.executemany(
             "UPDATE messages SET deliveries = deliveries + 1, ack_id = ?, due_at = ? WHERE id = ?",
             [(d.ack_id, now + policy.ack_deadline_seconds, int(d.message_id)) for d in deliveries],
@@ -147,9 +155,13 @@ class EmbeddedQueue:
         self._arrivals[subscription].set()
 
     def _backoff(self, policy: Policy, nacks: int) -> float:
-        """Doubling from the policy's minimum to its maximum, with up to a quarter of jitter."""
-        pause = min(policy.retry_maximum_seconds, policy.retry_minimum_seconds * BACKOFF_FACTOR**nacks)
-        return pause * self._clock.random.uniform(1.0, 1.25)
+        """Doubling from the policy's minimum to its maximum, up to a fifth sooner once above the minimum.
+
+        The jitter is for what failed together: it must not come back together.
+        """
+        low, high = policy.retry_minimum_seconds, policy.retry_maximum_seconds
+        pause = min(high, low * 1.25 * BACKOFF_FACTOR ** min(nacks, 32))
+        return max(float(low), pause * self._clock.random.uniform(0.8, 1.0))
 
     async def waiting(self, subscription: str) -> int:
         """Messages of a subscription that are not acked yet, those in hand included."""
