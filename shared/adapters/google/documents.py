@@ -1,7 +1,7 @@
 """Our documents as Firestore's field maps, and back.
 
-Fields keep their camelCase names and native types, so that people can read and query them. A tally's entries are one
-JSON blob: 250 small arrays cost Firestore's client 4 ms to encode, and nobody queries them.
+Fields keep their camelCase names and native types, so that people can read and query them. What Firestore cannot hold
+(arrays within arrays) or nobody queries (a tally's entries: 250 small arrays cost its client 4 ms) is a JSON blob.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from shared.model import Document, Tally
+from shared.model import Batch, Document, Image, Tally
 
 D = TypeVar("D", bound=Document)
 Fields = dict[str, Any]
@@ -20,6 +20,11 @@ Fields = dict[str, Any]
 def to_fields(document: Document) -> Fields:
     """The fields of a document, defaults left out."""
     fields: Fields = msgspec.to_builtins(document, str_keys=True)
+    for name, value in fields.items():
+        if isinstance(value, list | tuple) and any(isinstance(item, list | tuple) for item in value):
+            fields[name] = msgspec.json.encode(value)  # Firestore has no arrays within arrays
+    if isinstance(document, Image | Batch):
+        fields["state"] = document.state.value  # queries find no default that is left out
     if isinstance(document, Tally):
         fields["entries"] = msgspec.json.encode(document.entries)
         fields["open"] = document.counts.open
@@ -29,9 +34,7 @@ def to_fields(document: Document) -> Fields:
 
 def from_fields(kind: type[D], fields: Mapping[str, Any]) -> D:
     """The document in a field map."""
-    found = dict(fields)
-    if kind is Tally:
-        found["entries"] = msgspec.json.decode(found["entries"])
+    found = {name: msgspec.json.decode(value) if isinstance(value, bytes) else value for name, value in fields.items()}
     return msgspec.convert(found, kind, str_keys=True)
 
 
