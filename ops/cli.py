@@ -11,17 +11,30 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Coroutine
 from enum import StrEnum
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any, Final, NoReturn
+from typing import Annotated, Any, Final
 
 import msgspec
 import typer
 
-from ops import local, remote, show, stack_file
-from ops.target import NoTarget, Target, opened
+from ops import local, operate, remote, show, stack_file
+from ops.cli_common import (
+    INTERRUPTED,
+    OK,
+    OUR_FAULT,
+    REJECTED,
+    SOME_FAILED,
+    WRONG_USAGE,
+    BatchArgument,
+    DataOption,
+    JsonFlag,
+    ProjectOption,
+    fail,
+    with_target,
+)
+from ops.target import Target
 from shared import manifest as manifests
 from shared import names, report, wiring
 from shared.clock import SystemClock
@@ -29,13 +42,6 @@ from shared.manifest import Problem
 from shared.model import BatchState, Counts
 from shared.settings import BadSetting, Settings, from_environment
 from shared.sources import SourceRules
-
-OK: Final = 0
-OUR_FAULT: Final = 1
-REJECTED: Final = 2
-SOME_FAILED: Final = 3
-WRONG_USAGE: Final = 64
-INTERRUPTED: Final = 130
 
 # After Ctrl-C images in hand may finish for this long: a preview needs 2 s, a call to Gemini up to 30 s is kept anyway.
 GRACE_SECONDS: Final = 8.0
@@ -61,7 +67,6 @@ class ModelName(StrEnum):
 
 
 ManifestPath = Annotated[Path, typer.Argument(metavar="MANIFEST", help="A .json, .jsonl or .csv manifest.")]
-JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 
 
 def _version(wanted: bool) -> None:
@@ -101,14 +106,14 @@ def run(
     try:
         name, maker = local.model_maker(model.value if model else None, os.environ)
     except local.OurFault as error:
-        _fail(str(error))
+        fail(str(error))
     in_flight = max_in_flight or (PREVIEW_IN_FLIGHT if name == "preview" else settings.worker.in_flight)
     settings = msgspec.structs.replace(settings, worker=msgspec.structs.replace(settings.worker, in_flight=in_flight))
     folder = data or out / ".ruum"
     try:
         code = asyncio.run(_run(settings, manifest, content, out, folder, photos or [], maker, name, as_json))
     except (local.FolderInUse, local.OurFault) as error:
-        _fail(str(error))
+        fail(str(error))
     raise typer.Exit(code)
 
 
@@ -250,38 +255,6 @@ async def _up(subscribers: int, model: str, verbose: bool) -> int:
         return OUR_FAULT
 
 
-DataOption = Annotated[Path | None, typer.Option(help="Folder with the state of batches on this machine.")]
-ProjectOption = Annotated[
-    str | None, typer.Option(help="A Google Cloud project.  [default: the stack that is up here]")
-]
-BatchArgument = Annotated[str, typer.Argument(metavar="BATCH", help="A batch id, such as acme.demo.")]
-
-
-def _with_target(
-    work: Callable[[Target], Coroutine[Any, Any, int]],
-    data: Path | None,
-    project: str | None,
-    *,
-    need_google: bool = False,
-) -> NoReturn:
-    """Run a command against its target; every expected failure as one line."""
-    from shared.errors import ConfigurationError, WorldError
-
-    async def body() -> int:
-        async with opened(data=data, project=project, need_google=need_google) as target:
-            return await work(target)
-
-    try:
-        code = asyncio.run(body())
-    except BadSetting as error:
-        _fail(str(error), WRONG_USAGE)
-    except (NoTarget, remote.NoBatch) as error:
-        _fail(str(error), WRONG_USAGE)
-    except (ConfigurationError, WorldError) as error:
-        _fail(str(error))
-    raise typer.Exit(code)
-
-
 @app.command(epilog="Example: ruum-batch submit samples/batch.json --watch")
 def submit(
     manifest: ManifestPath,
@@ -311,7 +284,7 @@ def submit(
             show.out.print(f"submitted as {batch_id}; follow it with: ruum-batch watch {batch_id}")
         return OK
 
-    _with_target(work, None, project, need_google=True)
+    with_target(work, None, project, need_google=True)
 
 
 @app.command(epilog="Example: ruum-batch status acme.demo --data staged/.ruum")
@@ -328,7 +301,7 @@ def status(
             show.status(found)
         return OK
 
-    _with_target(work, data, project)
+    with_target(work, data, project)
 
 
 @app.command(epilog="Example: ruum-batch watch acme.demo")
@@ -336,7 +309,7 @@ def watch(
     batch: BatchArgument, data: DataOption = None, project: ProjectOption = None, as_json: JsonFlag = False
 ) -> None:
     """Follow a batch until it is done. Exit codes as for run."""
-    _with_target(lambda target: _watch(target, batch, as_json), data, project)
+    with_target(lambda target: _watch(target, batch, as_json), data, project)
 
 
 async def _watch(target: Target, batch_id: str, as_json: bool) -> int:
@@ -380,7 +353,7 @@ def results(
             show.out.print(f"{fetched} files in {folder}")
         return OK
 
-    _with_target(work, data, project)
+    with_target(work, data, project)
 
 
 @app.command(epilog="Example: ruum-batch batches --data staged/.ruum")
@@ -395,7 +368,7 @@ def batches(data: DataOption = None, project: ProjectOption = None, as_json: Jso
             show.batches(found)
         return OK
 
-    _with_target(work, data, project)
+    with_target(work, data, project)
 
 
 # --- shared by the commands
@@ -415,12 +388,7 @@ def _settings() -> Settings:
     try:
         return from_environment(os.environ)
     except BadSetting as error:
-        _fail(str(error), WRONG_USAGE)
-
-
-def _fail(message: str, code: int = OUR_FAULT) -> NoReturn:
-    show.err.print(f"ruum-batch: {message}")
-    raise typer.Exit(code)
+        fail(str(error), WRONG_USAGE)
 
 
 def _read(manifest: Path, settings: Settings, out: Path | None) -> bytes:
@@ -436,7 +404,7 @@ def _read(manifest: Path, settings: Settings, out: Path | None) -> bytes:
         with manifest.open("rb") as file:
             return file.read(settings.manifest.most_bytes + 1)
     except OSError as error:
-        _fail(f"{manifest} cannot be read: {error.strerror}", WRONG_USAGE)
+        fail(f"{manifest} cannot be read: {error.strerror}", WRONG_USAGE)
 
 
 def _errors_file(manifest: Path, out: Path) -> Path:
@@ -459,6 +427,9 @@ def _show_rejection(manifest: Path, out: Path) -> None:
     written = _errors_file(manifest, out)
     found = msgspec.convert(json.loads(written.read_bytes())["problems"], list[Problem])
     show.problems(str(manifest), found, str(written))
+
+
+operate.register(app)
 
 
 def main() -> None:

@@ -1,0 +1,272 @@
+"""Commands operators hold: quota, pause, resume, cancel, dead-letters, replay, retry-failed, reconcile."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Annotated, Any, Final
+
+import msgspec
+import typer
+
+from ops import show
+from ops.cli_common import (
+    OK,
+    WRONG_USAGE,
+    BatchArgument,
+    DataOption,
+    JsonFlag,
+    ProjectOption,
+    fail,
+    with_target,
+)
+from ops.target import Target
+from shared import ledger as ledgers
+from shared import wiring
+from shared.ledger import Ledger
+from shared.messages import iso
+from shared.model import Batch, BatchState, ImageState, Refusal
+from shared.replay import Plan
+from shared.settings import Limit
+
+ASK_ABOVE: Final = 100  # images replayed without a filter and without asking
+
+CodeOption = Annotated[
+    list[str] | None, typer.Option("--code", help="Only images that failed with this code (repeatable).")
+]
+YesFlag = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
+DryRunFlag = Annotated[bool, typer.Option("--dry-run", help="Show the plan and change nothing.")]
+RateOption = Annotated[float | None, typer.Option("--rate", min=0.1, help="Images a second at most.")]
+
+
+def _rooms(target: Target) -> wiring.Rooms:
+    rules = wiring.google_rules(target.settings)
+    return wiring.rooms(target.backend, target.clock, target.settings, rules, folder_is_client=True)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the command line."""
+    for command, example in (
+        (quota, "quota"),
+        (set_quota, "set-quota gemini-nano-banana-2.1 --per-minute 120"),
+        (pause, "pause acme.demo"),
+        (resume, "resume acme.demo"),
+        (cancel, "cancel acme.demo"),
+        (dead_letters, "dead-letters --client acme --code source_unavailable"),
+        (retry_failed, "retry-failed acme.demo --code vendor_timeout"),
+        (replay, "replay --client acme --dry-run"),
+        (reconcile, "reconcile"),
+    ):
+        app.command(name=command.__name__.replace("_", "-"), epilog=f"Example: ruum-batch {example}")(command)
+
+
+def quota(data: DataOption = None, project: ProjectOption = None, as_json: JsonFlag = False) -> None:
+    """Show each model's limit, use, waiting calls and circuit."""
+
+    async def work(target: Target) -> int:
+        known = {ledger.id: ledger for ledger in await target.backend.store.records(Ledger)}
+        rows = [_quota_row(target, name, known.get(name, Ledger(id=name))) for name in target.settings.limits]
+        if as_json:
+            show.as_json({"models": rows})
+            return OK
+        for row in rows:
+            limit = f"{row['perMinute']}/min" if row["perMinute"] else f"{row['concurrent']} at once"
+            slow = f", slow mode at {row['rate']:.0%}" if row["rate"] < 1 else ""
+            use = f"used {row['used']:>4}, waiting {row['waiting']:>4}"
+            show.out.print(f"{row['model']:<26} {limit:<12} {use}, {row['circuit']}{slow}")
+        return OK
+
+    with_target(work, data, project)
+
+
+def _quota_row(target: Target, name: str, ledger: Ledger) -> dict[str, Any]:
+    limit, now = ledger.limit or target.settings.limits[name], target.clock.now()
+    return {
+        "model": name,
+        "perMinute": limit.per_minute,
+        "concurrent": limit.concurrent,
+        "used": ledgers.used(ledger, now) if limit.per_minute else len(ledger.slots),
+        "waiting": sum(waiter.count for waiter in ledger.waiters.values() if waiter.until > now),
+        "rate": ledger.rate,
+        "circuit": ledger.circuit.value,
+        "daySpentUntil": iso(ledger.day_spent_until) if ledger.day_spent_until > now else None,
+    }
+
+
+def set_quota(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model id, as `quota` lists them.")],
+    per_minute: Annotated[int | None, typer.Option(min=1, help="Calls a minute.")] = None,
+    concurrent: Annotated[int | None, typer.Option(min=1, help="Calls at once.")] = None,
+    data: DataOption = None,
+    project: ProjectOption = None,
+) -> None:
+    """Change a model's limit while everything runs; without an option the settings' own holds again."""
+
+    async def work(target: Target) -> int:
+        if model not in target.settings.limits:
+            fail(f"{model} has no limit to change (there are: {', '.join(target.settings.limits)})", WRONG_USAGE)
+        limit = Limit(per_minute=per_minute, concurrent=concurrent) if per_minute or concurrent else None
+        await target.backend.store.change_record(
+            Ledger,
+            model,
+            lambda known, _: ledgers.set_limit(known or Ledger(id=model), limit),
+            target.clock.token(),
+        )
+        show.out.print(f"{model}: limit {'set' if limit else 'as in the settings'}")
+        return OK
+
+    with_target(work, data, project)
+
+
+def _control(batch_id: str, data: Any, project: str | None, verb: str, done: str) -> None:
+    async def work(target: Target) -> int:  # noqa: RET503 - fail never returns
+        answer: Batch | Refusal = await getattr(_rooms(target).operator, verb)(batch_id)
+        if isinstance(answer, Batch) or answer is Refusal.UNCHANGED:
+            show.out.print(f"{batch_id}: {done}")
+            return OK
+        reason = "there is no such batch" if answer is Refusal.MISSING else "it is finished, or being cancelled"
+        fail(f"{batch_id} cannot {verb}: {reason}", WRONG_USAGE)
+
+    with_target(work, data, project)
+
+
+def pause(batch: BatchArgument, data: DataOption = None, project: ProjectOption = None) -> None:
+    """Start no further paid call of a batch. What is in hand finishes its call and is given back."""
+    _control(batch, data, project, "pause", "paused; go on with: ruum-batch resume " + batch)
+
+
+def resume(batch: BatchArgument, data: DataOption = None, project: ProjectOption = None) -> None:
+    """Go on with a paused batch."""
+    _control(batch, data, project, "resume", "running")
+
+
+def cancel(batch: BatchArgument, yes: YesFlag = False, data: DataOption = None, project: ProjectOption = None) -> None:
+    """Stop a batch for good. What is done is kept and reported; cancelled images are never staged."""
+    _sure(yes, f"cancel {batch} for good?")
+    _control(batch, data, project, "cancel", "cancelled; what is in hand settles itself")
+
+
+def dead_letters(
+    batch: Annotated[str | None, typer.Option(help="Only this batch.")] = None,
+    client: Annotated[str | None, typer.Option(help="Only this client's batches.")] = None,
+    code: CodeOption = None,
+    older_than_minutes: Annotated[float, typer.Option(min=0, help="Only images that failed before.")] = 0.0,
+    data: DataOption = None,
+    project: ProjectOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """List failed images, from the database: looking at letters would take them away from others."""
+
+    async def work(target: Target) -> int:
+        rows = []
+        before = target.clock.now() - older_than_minutes * 60
+        for known in await _batches(target, batch, client):
+            async for image in target.backend.store.images(known.id, ImageState.FAILED):
+                error = image.error
+                if error and (not code or error.code in code) and (image.settled_at or 0.0) <= before:
+                    rows.append({"batch": known.id, "index": image.index, "round": image.round, "code": error.code,
+                                 "message": error.message, "source": image.source})  # fmt: skip
+        if as_json:
+            show.as_json({"failed": rows})
+            return OK
+        for row in rows:
+            show.out.print(f"{row['batch']}  {row['index']:>6}  {row['code']:<22} {row['message']}")
+        show.out.print(f"{len(rows)} failed images")
+        return OK
+
+    with_target(work, data, project)
+
+
+async def _batches(target: Target, batch: str | None, client: str | None) -> list[Batch]:
+    found = await target.backend.store.batches()
+    return [b for b in found if (not batch or b.id == batch) and (not client or b.client == client) and b.total]
+
+
+def retry_failed(
+    batch: BatchArgument,
+    code: CodeOption = None,
+    dry_run: DryRunFlag = False,
+    rate: RateOption = None,
+    yes: YesFlag = False,
+    data: DataOption = None,
+    project: ProjectOption = None,
+) -> None:
+    """Give a batch's failed images a new round. Paid work is kept: only the failing step runs again."""
+    _replay(lambda known: known.id == batch, tuple(code or ()), 0.0, dry_run, rate, yes or bool(code), data, project)
+
+
+def replay(
+    batch: Annotated[str | None, typer.Option(help="Only this batch.")] = None,
+    client: Annotated[str | None, typer.Option(help="Only this client's batches.")] = None,
+    code: CodeOption = None,
+    older_than_minutes: Annotated[float, typer.Option(min=0, help="Only images that failed before.")] = 0.0,
+    dry_run: DryRunFlag = False,
+    rate: RateOption = None,
+    yes: YesFlag = False,
+    data: DataOption = None,
+    project: ProjectOption = None,
+) -> None:
+    """Give failed images of any batch a new round. Shows its plan first; stopped by Ctrl-C, the same command goes on."""
+    filtered = bool(batch or client or code or older_than_minutes)
+
+    def wanted(known: Batch) -> bool:
+        return (batch is None or known.id == batch) and (client is None or known.client == client)
+
+    _replay(wanted, tuple(code or ()), older_than_minutes * 60, dry_run, rate, yes or filtered, data, project)
+
+
+def _replay(
+    wanted: Callable[[Batch], bool],
+    codes: tuple[str, ...],
+    older_than_seconds: float,
+    dry_run: bool,
+    rate: float | None,
+    sure: bool,
+    data: Any,
+    project: str | None,
+) -> None:
+    async def work(target: Target) -> int:
+        rooms = _rooms(target)
+        plans: list[Plan] = []
+        for known in await target.backend.store.batches():
+            if wanted(known) and known.total:
+                plan = await rooms.replay.plan(known, codes, older_than_seconds)
+                if plan.images or known.state is BatchState.REOPENING:
+                    plans.append(plan)
+        for plan in plans:
+            listed = ", ".join(f"{count} {code}" for code, count in sorted(plan.codes.items()))
+            show.out.print(f"{plan.batch}: {listed or 'an interrupted replay'}")
+        total = sum(plan.images for plan in plans)
+        show.out.print(f"{total} images of {len(plans)} batches")
+        if dry_run or not plans:
+            return OK
+        if total > ASK_ABOVE:
+            _sure(sure, f"replay {total} images?")
+        for plan in plans:
+            done = await rooms.replay.run(plan.batch, codes, images_per_second=rate)
+            show.out.print(f"{plan.batch}: {done} images queued again")
+        await rooms.replay.drain_letters()
+        return OK
+
+    with_target(work, data, project)
+
+
+def _sure(yes: bool, question: str) -> None:
+    """Ask, unless told not to. Nobody there to answer means no."""
+    if not yes and not (sys.stdin.isatty() and typer.confirm(question)):
+        fail(f"{question} not done; say --yes to do it", WRONG_USAGE)
+
+
+def reconcile(data: DataOption = None, project: ProjectOption = None, as_json: JsonFlag = False) -> None:
+    """Carry on whatever was left lying about. Safe at any time; a healthy backlog is left alone."""
+
+    async def work(target: Target) -> int:
+        report = await _rooms(target).reconcile.run()
+        done = msgspec.to_builtins(report)
+        if as_json:
+            show.as_json(done)
+        else:
+            show.out.print(", ".join(f"{count} {name}" for name, count in done.items()))
+        return OK
+
+    with_target(work, data, project)
