@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo test lock lock-doors clean
+.PHONY: help setup demo test bench simulate lock lock-doors clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -28,7 +28,16 @@ test: setup ## lint, types, import contracts, all tests
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
-	$(BIN)/python -m pytest -n auto --dist worksteal -q
+	@# four workers on two cores: many tests wait for leases and processes
+	$(BIN)/python -m pytest -n 4 --dist worksteal -q
+
+bench: setup ## measure the control plane on this machine (docs/benchmarks.md)
+	@$(BIN)/python benchmarks/control_plane.py --images 1000
+	@$(BIN)/python benchmarks/control_plane.py --images 10000
+
+SEEDS ?= 1000
+simulate: setup ## SEEDS=10000: that many simulated worlds, faults by seed
+	@$(BIN)/python -m tests.simulation.run --seeds 0:$(SEEDS)
 
 lock: ## pin what pyproject.toml allows to what is newest now
 	rm -rf $(VENV)/lock && $(PYTHON) -m venv $(VENV)/lock

@@ -206,7 +206,7 @@ def replay(
     data: DataOption = None,
     project: ProjectOption = None,
 ) -> None:
-    """Give failed images of any batch a new round. Shows its plan first; stopped by Ctrl-C, the same command goes on."""
+    """Give failed images of any batch a new round. Shows its plan first; after Ctrl-C the same command goes on."""
     filtered = bool(batch or client or code or older_than_minutes)
 
     def wanted(known: Batch) -> bool:

@@ -222,8 +222,10 @@ class Closer:
             raise RuntimeError(f"{batch.id} is {batch.state} and has no completion to announce")
         bucket, counts = self._settings.buckets.results, completion.counts
         await write_status(self._objects, bucket, batch, counts, batch.closed_at)  # for who polls instead of listening
+        seconds, objects = self._settings.buckets.signed_link_seconds, self._objects
         links = {
-            name: self._objects.uri(self._settings.buckets.results, f.name) for name, f in completion.reports.items()
+            name: await objects.link(bucket, file.name, seconds) if seconds else objects.uri(bucket, file.name)
+            for name, file in completion.reports.items()
         }
         data = {
             "round": batch.round,

@@ -176,6 +176,9 @@ class ObjectStore(Protocol):
     def uri(self, bucket: str, name: str) -> str:
         """Where a person or program finds the object."""
 
+    async def link(self, bucket: str, name: str, seconds: float) -> str:
+        """An address that opens the object for so long, without an account; the uri where there is no such thing."""
+
 
 class ImageSource(Protocol):
     """Fetches a photo's bytes from where the manifest said."""

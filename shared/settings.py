@@ -175,6 +175,7 @@ class Buckets(_Group, frozen=True, kw_only=True):
     intake: str = "intake"  # manifests, and photos beside them
     results: str = "results"  # what customers read
     work: str = "work"  # checkpoints; deleted after days
+    signed_link_seconds: Annotated[float, Meta(ge=0, le=604_800)] = 0.0  # of links in events; 0: gs:// only
     source: str = ""  # photos that manifests may name as gs://source/<client>/…; empty: only those beside the manifest
 
 

@@ -597,3 +597,27 @@ def test_a_random_walk_agrees_with_a_dictionary(backend: Backend, seed: int) -> 
                 assert [stored async for stored in objects.list(BUCKET, prefix)] == expected
 
     backend.run(case)
+
+
+def test_a_link_is_signed_by_the_service_account() -> None:
+    """Without a network: a key made here signs; the emulator has no accounts."""
+    import json
+
+    from cryptography.hazmat.primitives.asymmetric import rsa
+    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+    from google.cloud import storage
+    from google.oauth2 import service_account
+
+    from shared.adapters.google.objects import CloudObjects
+    from shared.clock import SystemClock
+
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+    info = {"client_email": "x@y.iam.gserviceaccount.com", "private_key": pem, "token_uri": "https://oauth2.example/t"}
+    credentials = service_account.Credentials.from_service_account_info(json.loads(json.dumps(info)))
+    objects = CloudObjects(storage.Client(project="p", credentials=credentials), SystemClock())
+    link = asyncio.run(objects.link("results", "a b/c.jpg", 600))
+    objects.close()
+    assert link.startswith("https://storage.googleapis.com/results/a%20b/c.jpg?")
+    assert "X-Goog-Expires=600" in link
+    assert "X-Goog-Signature=" in link

@@ -129,6 +129,9 @@ class EmbeddedObjects:
 
         await self._database.write("object delete", work)
 
+    async def link(self, bucket: str, name: str, seconds: float) -> str:
+        return self.uri(bucket, name)
+
     def uri(self, bucket: str, name: str) -> str:
         path = self._path(bucket, name)
         return f"memory://{bucket}/{name}" if path is None else path.resolve().as_uri()
