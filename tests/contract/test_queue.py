@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import random
+import statistics
+import time
 from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
@@ -260,6 +262,9 @@ def test_a_nack_touches_no_other_message(backend: Backend) -> None:
 
 @pytest.mark.parametrize("end", ["nacked", "lapsed"])
 def test_a_message_delivered_too_often_goes_to_both_dead_letter_subscriptions(backend: Backend, end: str) -> None:
+    if end == "lapsed":
+        backend.needs("virtual")  # ten leases, two minutes at least
+
     async def case() -> None:
         queue, policy = backend.queue, backend.policy(TASKS)
         assert policy.max_deliveries is not None
@@ -605,6 +610,27 @@ def test_more_than_a_thousand_at_once(backend: Backend) -> None:
         await backend.queue.ack(TASKS, ids(deliveries))  # of those given back it comes too late
         again = await drain(backend, TASKS, 5 + backend.policy(TASKS).retry_minimum_seconds * 2)
         assert bodies(again) == bodies(deliveries[:601])
+
+    backend.run(case)
+
+
+def test_a_pull_costs_the_same_whatever_waits(backend: Backend) -> None:
+    """One pull per image of a batch: a cost that grew with the backlog would make large batches quadratic."""
+    backend.needs("virtual")
+
+    async def cost() -> float:
+        seconds = []
+        for _ in range(40):
+            started = time.process_time()
+            assert len(await backend.queue.pull(TASKS, 1, 0.0)) == 1
+            seconds.append(time.process_time() - started)
+        return statistics.median(seconds)
+
+    async def case() -> None:
+        await backend.queue.publish(TASKS, numbered(200))
+        few = await cost()
+        await backend.queue.publish(TASKS, numbered(20_000))
+        assert await cost() < 5 * few + 0.0002
 
     backend.run(case)
 
