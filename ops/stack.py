@@ -186,7 +186,7 @@ class Stack:
             "namespace": "(default)",
             "document": {"value": "batches/{batch}/images/{image}", "matchType": "PATH_PATTERN"},
         }
-        async with httpx2.AsyncClient(trust_env=False) as client:
+        async with httpx2.AsyncClient(trust_env=False, timeout=emulators.READY_SECONDS) as client:
             (await client.post(url, json=trigger)).raise_for_status()
 
     # --- down

@@ -10,7 +10,6 @@ import io
 import logging
 import re
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Final
 
 import msgspec
@@ -130,8 +129,7 @@ class Ingest:
                 await self._take_in(batch, found, start)
             opened = await self._open(batch)
             batch = opened if isinstance(opened, Batch) else batch
-        with suppress(closing.StillClosing):  # somebody is at it: this batch is taken in
-            await self._closer.check(batch.id)
+        await self._closer.check(batch.id)  # raises while another closer is at it: the event comes again
         return await self._store.batch(batch.id) or batch
 
     async def _take_in(self, batch: Batch, found: Manifest, start: int) -> None:

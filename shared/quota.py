@@ -112,7 +112,7 @@ class SharedQuota:
         while state.waiting or state.done_slots:
             state.wake.clear()
             try:
-                reserved, server_now = await self._ask(model, state)
+                reserved, server_now, decided_at = await self._ask(model, state)
             except RuumError as error:
                 log.warning("quota of %s could not be asked: %s", model, error)
                 await self._clock.sleep(RETRY_SECONDS)
@@ -121,7 +121,11 @@ class SharedQuota:
                 self._refuse_all(model, state)
                 continue
             for grant in reserved.grants:
-                self._hand_out(state, grant, grant.start - server_now)
+                delay = grant.start - (server_now + self._clock.monotonic() - decided_at)
+                if delay < -ledgers.MARGIN_SECONDS / 2:
+                    self._give_back(state, grant)  # the reply came too late: a call now would leave its window
+                else:
+                    self._hand_out(state, grant, delay)
             pause = reserved.ask_again_at - server_now
             if state.waiting and pause > 0:
                 await self._wait(state, pause)
@@ -137,8 +141,8 @@ class SharedQuota:
                     await state.wake.wait()
                     state.wake.clear()
 
-    async def _ask(self, model: str, state: _Model) -> tuple[Reserved, float]:
-        """(what was reserved, the server's time)."""
+    async def _ask(self, model: str, state: _Model) -> tuple[Reserved, float, float]:
+        """(what was reserved, the server's time at that, the same moment on this worker's monotonic clock)."""
         wanted: dict[Tier, tuple[str, ...]] = {
             tier: tuple(waiting.id for waiting in state.waiting if waiting.tier is tier) for tier in Tier
         }
@@ -149,21 +153,23 @@ class SharedQuota:
             succeeded=state.succeeded,
             probe_succeeded=state.probe_succeeded,
         )
-        outcome: list[tuple[Reserved, float, Ledger, Ledger]] = []  # of the decision's last run, which is what counts
+        outcome: list[
+            tuple[Reserved, float, float, Ledger, Ledger]
+        ] = []  # of the decision's last run, which is what counts
 
         def decide(known: Ledger | None, now: float) -> Ledger | Refusal:
             before = known or Ledger(id=model)
             after, reserved = ledgers.reserve(before, ask, self._limits[model], now)
-            outcome[:] = [(reserved, now, before, after)]
+            outcome[:] = [(reserved, now, self._clock.monotonic(), before, after)]
             return Refusal.UNCHANGED if after == before else after
 
         await self._store.change_record(Ledger, model, decide, self._clock.token())
-        reserved, now, before, after = outcome[0]
+        reserved, now, decided_at, before, after = outcome[0]
         self._tell(before, after)
         state.done_slots -= ask.done_slots
         state.succeeded = state.succeeded and not ask.succeeded
         state.probe_succeeded = None if state.probe_succeeded == ask.probe_succeeded else state.probe_succeeded
-        return reserved, now
+        return reserved, now, decided_at
 
     def _refuse_all(self, model: str, state: _Model) -> None:
         """The vendor's day is used up: whoever waits is told, and releases its image without an attempt."""
@@ -194,7 +200,10 @@ class SharedQuota:
         state.succeeded = True
         if grant.probe:
             state.probe_succeeded = grant.id
-            await self._change(model, lambda known, now: ledgers.reserve(known, self._told(state), Limit(), now)[0])
+            try:
+                await self._change(model, lambda known, now: ledgers.reserve(known, self._told(state), Limit(), now)[0])
+            except RuumError as error:  # the answer is paid for and stays; it is told with the next reservation
+                log.warning("probe of %s succeeded, but could not be told: %s", model, error)
         if grant.slot:
             state.done_slots.add(grant.id)
             self._kick(model, state)

@@ -53,13 +53,13 @@ class Plan(msgspec.Struct, frozen=True):
 
 def begin(batch: Batch, *, codes: tuple[str, ...], lease: Lease, now: float) -> Batch | Refusal:
     """To reopening: a new round if the batch was closed; the same plan if a replay was interrupted."""
-    if batch.control is Control.CANCELLING:
-        return Refusal.ILLEGAL
     if batch.state is BatchState.REOPENING and batch.replay is not None:
         if batch.replay.lease.until > now:
             return Refusal.BUSY
         taken = msgspec.structs.replace(batch.replay, lease=lease)
         return msgspec.structs.replace(batch, replay=taken, revision=batch.revision + 1)
+    if batch.control is Control.CANCELLING:
+        return Refusal.ILLEGAL
     if batch.state is BatchState.CLOSED and batch.announced_round < batch.round:
         return Refusal.BUSY  # announce first
     round_after = batch.round + 1 if batch.state is BatchState.CLOSED else batch.round
@@ -161,6 +161,8 @@ class Replay:
         async for images in _chunked(self._store.images(batch.id, ImageState.QUEUED)):
             await self._fold_and_publish(batch, images)
             renewed_at = await self._renew(batch.id, lease, renewed_at)
+        if batch.control is Control.CANCELLING:
+            return 0  # cancelled while it was interrupted: what it had requeued is counted, and can be cancelled now
         async for images in _chunked(self._failed(batch.id, codes)):
             renewed_at = await self._renew(batch.id, lease, renewed_at)
             done = [image for image in [await self._requeue_one(image) for image in images] if image is not None]

@@ -53,6 +53,7 @@ class Turns:
             and self._empty[tier]
             and (not others_busy or now - self._empty_since[tier] >= PROBE_EVERY_SECONDS)
         ]
+        idle.sort(key=lambda tier: self._empty_since[tier])  # with few slots each has its turn
         asks = dict.fromkeys(idle[:free], 1)
         served = dict(self._served)
         for _ in range(free - len(asks) if busy else 0):
@@ -122,7 +123,7 @@ class Subscriber:
                 self._wake.clear()
                 woken = asyncio.create_task(self._wake.wait())
                 now = self._clock.monotonic()
-                pause = self._halted_until - now if self._halted_until > now else self._turns.next_probe_seconds(now)
+                pause = self._halted_until - now if self._halted_until > now else self._probe_pause(now)
                 waited = {stopped, woken, *self._pulls}
                 await asyncio.wait(waited, timeout=pause, return_when=asyncio.FIRST_COMPLETED)
                 woken.cancel()
@@ -140,6 +141,11 @@ class Subscriber:
         for tier, ask in self._turns.allot(max(0, free), asked, self._clock.monotonic()).items():
             pull = asyncio.create_task(self._pull(tier, ask))
             self._pulls[pull] = (tier, ask)
+
+    def _probe_pause(self, now: float) -> float | None:
+        """Until an idle tier may be asked; None while no slot is free: then only a finished job changes anything."""
+        free = self._limits.in_flight - len(self._jobs) - sum(ask for _, ask in self._pulls.values())
+        return self._turns.next_probe_seconds(now) if free > 0 else None
 
     async def _pull(self, tier: Tier, most: int) -> list[Delivery]:
         try:

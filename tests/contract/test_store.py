@@ -890,16 +890,18 @@ def test_records_survive_exactly_in_order_of_key_and_kind_by_kind(backend: Backe
             circuit=Circuit.HALF_OPEN,
             probe=text,
         )
-        for name in keys:
-            made = await store.change_record(Ledger, name, lambda known, now: full, f"token-{name}")
-            assert made == msgspec.structs.replace(full, token=f"token-{name}")
-            assert await store.record(Ledger, name) == made
+        made = {}
+        for number, name in enumerate(sorted(keys, reverse=True)):  # so that only the key gives their order
+            token = f"{key}-{number}"
+            made[name] = await store.change_record(Ledger, name, lambda known, now: full, token)
+            assert made[name] == msgspec.structs.replace(full, token=token)
+            assert await store.record(Ledger, name) == made[name]
         entry = CacheEntry(key=keys[0], client=text, picture=text, expires_at=1.25, lead=Lease(holder=text, until=2.5))
         await store.change_record(CacheEntry, keys[0], lambda known, now: entry, "token-c")
         assert await store.record(CacheEntry, keys[0]) == msgspec.structs.replace(entry, token="token-c")
         assert await store.record(CacheEntry, keys[1]) is None
-        ours = [ledger.token for ledger in await store.records(Ledger) if ledger.token.startswith(f"token-{key}.")]
-        assert ours == sorted(f"token-{name}" for name in keys)
+        ours = [ledger for ledger in await store.records(Ledger) if ledger.token.startswith(f"{key}-")]
+        assert ours == [made[name] for name in sorted(keys)]
         assert [e.token for e in await store.records(CacheEntry) if e.key.startswith(key)] == ["token-c"]
         # What was there can be taken away again.
         bare = await store.change_record(Ledger, keys[0], lambda known, now: Ledger(id="bare"), "token-d")

@@ -1,0 +1,227 @@
+"""The three agents in a row, at a desk that only takes notes."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from ops.noop import ANALYSIS, GOOD
+from shared.errors import ConfigurationError, ErrorCode, ImageRejected, RuumError, Throttled, WorkStopped, WorldError
+from shared.model import Checkpoint
+from shared.ports import Answer, Photo, Request
+from shared.settings import StagingRules
+from shared.staging.agents import MOST_DEFECTS, Agents
+from shared.staging.answers import Verdict
+from tests.rooms.parts import BAD, IMAGE, TEXT, Model, PictureWorks, World, virtual
+
+PHOTO = Photo(jpeg=b"photo", width=4, height=3, sha256="0")
+REQUEST = Request(room_type="living_room", design_style="modern")
+RULES = StagingRules()
+DONE = Checkpoint(analysis=ANALYSIS.model_dump_json(), picture="work/1", generations=1)
+
+
+class Desk:
+    """Implements `shared.staging.agents.Desk`: pays for everything and writes down what happened, in order."""
+
+    def __init__(self, checkpoint: Checkpoint | None = None, kept: bytes | None = None) -> None:
+        self.checkpoint = checkpoint or Checkpoint()
+        self.notes: list[str] = []
+        self.safe: list[tuple[Checkpoint, bytes | None]] = []
+        self._kept = kept
+
+    async def buy(self, step: str, model: str, call: Callable[[], Awaitable[Answer[Any]]]) -> Any:
+        self.notes.append(f"{step} from {model}")
+        return (await call()).value
+
+    async def keep(self, checkpoint: Checkpoint, picture: bytes | None) -> None:
+        self.notes.append("keep" if picture is None else f"keep {picture.decode()}")
+        self.checkpoint = checkpoint
+        self.safe.append((checkpoint, picture))
+
+    async def kept_picture(self) -> bytes | None:
+        self.notes.append("look for the picture")
+        return self._kept
+
+    def measured(self, step: str, duration_ms: int) -> None:
+        """Nobody asks here."""
+
+
+class Office:
+    """Agents with their fakes."""
+
+    def __init__(self, rules: StagingRules = RULES) -> None:
+        self.model = Model()
+        self.pictures = PictureWorks()
+        self.agents = Agents(self.model, self.pictures, rules)
+
+    async def stage(self, desk: Desk) -> bytes:
+        return (await self.agents.stage(PHOTO, REQUEST, desk)).jpeg
+
+
+def verdict(structure: float, realism: float, style: float, *defects: str) -> Verdict:
+    return Verdict(structure_kept=structure, realism=realism, style_fit=style, defects=list(defects))
+
+
+@virtual
+async def test_one_photo(world: World) -> None:
+    office, desk = Office(), Desk()
+    assert await office.stage(desk) == b"finished raw 1"
+    assert desk.notes == [
+        f"analyse from {TEXT}", "keep", "look for the picture", f"generate from {IMAGE}", "keep raw 1", f"verify from {TEXT}",
+    ]  # fmt: skip
+    assert desk.checkpoint == Checkpoint(analysis=ANALYSIS.model_dump_json(), generations=1)
+    assert office.model.verified == [b"finished raw 1"], "verified is what the customer gets"
+    assert office.model.defects == [()]
+    assert office.agents.prompts == "v-test"
+
+
+@virtual
+async def test_a_known_analysis_is_not_bought(world: World) -> None:
+    office, desk = Office(), Desk(Checkpoint(analysis=ANALYSIS.model_dump_json()))
+    await office.stage(desk)
+    assert office.model.calls == ["generate", "verify"]
+
+
+@virtual
+async def test_a_kept_picture_is_verified_only(world: World) -> None:
+    office, desk = Office(), Desk(DONE, b"kept")
+    assert await office.stage(desk) == b"finished kept"
+    assert office.model.calls == ["verify"]
+    assert desk.safe == []
+
+
+@virtual
+async def test_a_picture_that_is_gone_is_bought_again(world: World) -> None:
+    office, desk = Office(), Desk(DONE, None)
+    assert await office.stage(desk) == b"finished raw 1"
+    assert office.model.calls == ["generate", "verify"]
+    assert desk.checkpoint.generations == 2
+
+
+@virtual
+async def test_regeneration_names_the_defects(world: World) -> None:
+    office, desk = Office(), Desk()
+    office.model.will("verify", BAD)
+    assert await office.stage(desk) == b"finished raw 2"
+    assert office.model.calls == ["analyse", "generate", "verify", "generate", "verify"]
+    assert office.model.defects == [(), ("structure kept scored 0.20, needs 0.70", "sofa floats", "window walled up")]
+    assert desk.checkpoint.generations == 2
+
+
+@virtual
+async def test_each_regeneration_is_told_the_defects_of_the_last(world: World) -> None:
+    office, desk = Office(), Desk()
+    office.model.will("verify", verdict(0.1, 1, 1, "lamp melts"), verdict(1, 0.1, 1, "rug flies"))
+    await office.stage(desk)
+    assert [any("lamp" in d for d in told) for told in office.model.defects] == [False, True, False]
+    assert [any("rug" in d for d in told) for told in office.model.defects] == [False, False, True]
+
+
+@pytest.mark.parametrize("most", [1, 2, 3, 5])
+@virtual
+async def test_quality_rejected_after_the_last_generation(world: World, most: int) -> None:
+    office, desk = Office(StagingRules(most_generations=most)), Desk()
+    office.model.will("verify", *[BAD] * most)
+    with pytest.raises(ImageRejected) as caught:
+        await office.stage(desk)
+    assert caught.value.code == ErrorCode.QUALITY_REJECTED
+    assert caught.value.message.startswith(f"{most} picture")
+    assert "sofa floats" in caught.value.message
+    assert office.model.calls.count("generate") == office.model.calls.count("verify") == most
+
+
+@virtual
+async def test_a_long_list_of_defects_stays_a_sentence(world: World) -> None:
+    office, desk = Office(), Desk()
+    office.model.will("verify", *[verdict(0, 0, 0, *["x" * 300] * 40)] * 3)
+    with pytest.raises(ImageRejected) as caught:
+        await office.stage(desk)
+    assert len(caught.value.message) <= 500
+
+
+@pytest.mark.parametrize(("generations", "bought"), [(1, 2), (2, 1), (3, 0)])
+@virtual
+async def test_generations_of_earlier_attempts_count(world: World, generations: int, bought: int) -> None:
+    known = Checkpoint(analysis=DONE.analysis, picture="work/1", generations=generations)
+    office, desk = Office(), Desk(known, b"kept")
+    office.model.will("verify", *[BAD] * 3)
+    with pytest.raises(ImageRejected):
+        await office.stage(desk)
+    assert office.model.calls.count("generate") == bought
+
+
+@virtual
+async def test_a_picture_is_looked_at_before_it_is_kept(world: World) -> None:
+    office, desk = Office(), Desk()
+    office.pictures.will("finish", WorldError(ErrorCode.VENDOR_BAD_ANSWER, "truncated"))
+    with pytest.raises(WorldError):
+        await office.stage(desk)
+    assert [picture for _, picture in desk.safe if picture is not None] == []
+    assert desk.checkpoint == Checkpoint(analysis=DONE.analysis)
+
+
+@virtual
+async def test_a_picture_is_kept_before_it_is_verified(world: World) -> None:
+    office, desk = Office(), Desk()
+    office.model.will("verify", WorldError(ErrorCode.VENDOR_TIMEOUT, "x"))
+    with pytest.raises(WorldError):
+        await office.stage(desk)
+    assert [picture for _, picture in desk.safe if picture is not None] == [b"raw 1"]
+    assert desk.checkpoint.generations == 1
+
+
+@pytest.mark.parametrize("step", ["analyse", "generate", "verify"])
+@pytest.mark.parametrize(
+    "error",
+    [WorldError(ErrorCode.VENDOR_TIMEOUT, "x"), ImageRejected(ErrorCode.REFUSED_BY_SAFETY, "x"), Throttled("x", 1.0),
+     ConfigurationError("x"), WorkStopped("x"), ZeroDivisionError("x")],
+)  # fmt: skip
+@virtual
+async def test_errors_pass_through_as_they_are(world: World, step: str, error: Exception) -> None:
+    office, desk = Office(), Desk()
+    office.model.will(step, error)
+    with pytest.raises(type(error)) as caught:
+        await office.stage(desk)
+    assert caught.value is error
+    assert isinstance(error, RuumError | ZeroDivisionError)
+    assert office.model.calls[-1] == step
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (verdict(1, 1, 1), ()),
+        (verdict(0.7, 0.5, 0.5), ()),  # the limits themselves are good enough
+        (verdict(1, 1, 1, "a cushion is odd"), ()),  # named, but not bad
+        (verdict(0.69, 1, 1), ("structure kept scored 0.69, needs 0.70",)),
+        (verdict(1, 0.49, 1), ("realism scored 0.49, needs 0.50",)),
+        (verdict(1, 1, 0.49), ("style fit scored 0.49, needs 0.50",)),
+        (verdict(0, 0, 0, "x"), ("structure kept scored 0.00, needs 0.70", "realism scored 0.00, needs 0.50",
+                                 "style fit scored 0.00, needs 0.50", "x")),
+    ],
+)  # fmt: skip
+def test_defects(given: Verdict, expected: tuple[str, ...]) -> None:
+    assert Office().agents.defects(given) == expected
+
+
+def test_a_score_just_below_does_not_read_as_the_limit() -> None:
+    (told,) = Office().agents.defects(verdict(0.6999, 1, 1))
+    scored, needs = told.removeprefix("structure kept scored ").split(", needs ")
+    assert scored != needs, "'scored 0.70, needs 0.70' tells neither a model nor a customer anything"
+
+
+def test_few_defects_are_named() -> None:
+    told = Office().agents.defects(verdict(0, 0, 0, *[f"defect {number}" for number in range(40)]))
+    assert len(told) == MOST_DEFECTS
+    assert told[3:] == tuple(f"defect {number}" for number in range(5))
+
+
+@virtual
+async def test_rules_are_the_settings(world: World) -> None:
+    strict = Office(StagingRules(least_structure_kept=1.0, least_realism=1.0, least_style_fit=1.0))
+    assert strict.agents.defects(GOOD) == ()
+    assert len(strict.agents.defects(verdict(0.99, 0.99, 0.99))) == 3
+    lax = Office(StagingRules(least_structure_kept=0.0, least_realism=0.0, least_style_fit=0.0))
+    assert lax.agents.defects(verdict(0, 0, 0, "x")) == ()

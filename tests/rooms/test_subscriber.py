@@ -1,0 +1,641 @@
+"""The worker's hands on virtual time: free slots, tiers by weight, leases, stopping, halting."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from itertools import pairwise
+from typing import Any
+
+import pytest
+
+from shared.messages import Task, encode
+from shared.model import ImageState, Tier
+from shared.ports import Delivery, Message
+from shared.settings import WorkerLimits
+from shared.stage_image import ACK, NACK, Action, Disposition
+from shared.subscriber import PULL_FAILED_SECONDS, PULL_SECONDS, Subscriber, consume
+from shared.topology import DEAD_LETTER_DOOR, topic_of, topology
+from tests.rooms.parts import Fuse, Stall, World, fused, ticks, unreachable, virtual
+
+LIMITS = WorkerLimits(in_flight=10)
+LEASE = LIMITS.lease_seconds
+NORMAL = topic_of(Tier.NORMAL)
+TIER_WEIGHTS = {Tier.EXPRESS: 6, Tier.NORMAL: 3, Tier.ECONOMY: 1}
+Handler = Callable[[Delivery], Awaitable[Disposition]]
+
+
+class Crew:
+    """A subscriber at work, and what was seen of it."""
+
+    def __init__(
+        self, world: World, handle: Handler, limits: WorkerLimits = LIMITS, queue: Any = None, grace: float = 5.0
+    ) -> None:
+        self.world = world
+        self.stop = asyncio.Event()
+        self.reports: list[str] = []
+        self.begun: list[tuple[float, Tier]] = []
+        self.inside = 0
+        self.most_inside = 0
+        self.most_in_hand = 0
+        self._handle = handle
+        self.subscriber = Subscriber(queue or world.queue, self._watched, world.clock, limits, self.reports.append)
+        self.running = asyncio.create_task(self.subscriber.run(self.stop, grace))
+
+    async def _watched(self, delivery: Delivery) -> Disposition:
+        self.inside += 1
+        self.most_inside = max(self.most_inside, self.inside)
+        self.most_in_hand = max(self.most_in_hand, self.subscriber.in_hand)
+        self.begun.append((self.world.clock.monotonic(), Tier(delivery.data.decode().partition(" ")[0])))
+        try:
+            return await self._handle(delivery)
+        finally:
+            self.inside -= 1
+
+    async def end(self) -> float:
+        """Stop it; how long that took."""
+        started = self.world.clock.monotonic()
+        self.stop.set()
+        await self.running
+        return self.world.clock.monotonic() - started
+
+
+async def fill(world: World, tier: Tier = Tier.NORMAL, count: int = 1) -> None:
+    messages = [Message(f"{tier.value} {number}".encode()) for number in range(count)]
+    await world.queue.publish(topic_of(tier), messages)
+
+
+def takes(world: World, seconds: float, jitter: float = 0.0, answer: Disposition = ACK) -> Handler:
+    """A handler that works so long."""
+
+    async def handle(delivery: Delivery) -> Disposition:
+        await world.clock.sleep(seconds + world.clock.random.uniform(0, jitter))
+        return answer
+
+    return handle
+
+
+async def waiting(world: World, tier: Tier = Tier.NORMAL) -> int:
+    return await world.queue.waiting(topic_of(tier))
+
+
+# --- free slots
+
+
+@pytest.mark.parametrize("in_flight", [1, 2, 3, 10, 50])
+@pytest.mark.parametrize("jitter", [0.0, 9.0])
+@virtual
+async def test_never_more_than_in_flight(world: World, in_flight: int, jitter: float) -> None:
+    for tier in Tier:
+        await fill(world, tier, 100)
+    crew = Crew(world, takes(world, 1.0, jitter), WorkerLimits(in_flight=in_flight))
+    await world.clock.sleep(60)
+    assert crew.most_inside <= in_flight
+    assert crew.most_in_hand <= in_flight
+    assert crew.most_inside == in_flight, "and no slot is left idle"
+    await crew.end()
+
+
+@pytest.mark.parametrize("tiers", [(Tier.EXPRESS,), (Tier.NORMAL,), (Tier.ECONOMY,), (Tier.NORMAL, Tier.ECONOMY)])
+@virtual
+async def test_nothing_is_wasted_when_a_tier_waits_alone(world: World, tiers: tuple[Tier, ...]) -> None:
+    """Idle tiers reserve a slot each while they are asked; the others go to those that have work."""
+    for tier in tiers:
+        await fill(world, tier, 2000)
+    crew = Crew(world, takes(world, 10.0, 5.0), WorkerLimits(in_flight=50))
+    await world.clock.sleep(200)
+    await crew.end()
+    done = len([at for at, _ in crew.begun if at <= 200])
+    assert done >= 0.9 * 50 * 200 / 12.5
+
+
+@virtual
+async def test_everything_is_handled_once(world: World) -> None:
+    for tier in Tier:
+        await fill(world, tier, 30)
+    crew = Crew(world, takes(world, 1.0, 3.0))
+    await world.clock.sleep(120)
+    assert len(crew.begun) == 90
+    assert [await waiting(world, tier) for tier in Tier] == [0, 0, 0]
+    await crew.end()
+
+
+@virtual
+async def test_what_comes_later_is_begun_at_once(world: World) -> None:
+    crew = Crew(world, takes(world, 1.0))
+    await world.clock.sleep(100)
+    for tier in Tier:
+        now = world.clock.monotonic()
+        await fill(world, tier)
+        await world.clock.sleep(PULL_SECONDS)
+        assert crew.begun[-1] == (pytest.approx(now, abs=0.1), tier)
+    await crew.end()
+
+
+# --- tiers by weight
+
+
+def shares(crew: Crew, since: float, until: float) -> dict[Tier, float]:
+    seen = Counter(tier for at, tier in crew.begun if since <= at < until)
+    return {tier: seen[tier] / seen.total() for tier in Tier}
+
+
+@pytest.mark.parametrize("in_flight", [10, 50])
+@pytest.mark.parametrize("jitter", [0.0, 20.0])
+@virtual
+async def test_tiers_by_weight(world: World, in_flight: int, jitter: float) -> None:
+    """All have a backlog: of what is begun, 6 parts are express, 3 normal, 1 economy."""
+    for tier in Tier:
+        await fill(world, tier, 1000)
+    crew = Crew(world, takes(world, 10.0, jitter), WorkerLimits(in_flight=in_flight))
+    await world.clock.sleep(300)
+    await crew.end()
+    measured = shares(crew, 60, 300)
+    weight = sum(TIER_WEIGHTS.values())
+    for tier in Tier:
+        assert measured[tier] == pytest.approx(TIER_WEIGHTS[tier] / weight, abs=0.05), measured
+
+
+@pytest.mark.parametrize("idle", Tier)
+@virtual
+async def test_two_tiers_by_weight(world: World, idle: Tier) -> None:
+    busy = [tier for tier in Tier if tier is not idle]
+    for tier in busy:
+        await fill(world, tier, 800)
+    crew = Crew(world, takes(world, 10.0, 20.0), WorkerLimits(in_flight=30))
+    await world.clock.sleep(300)
+    await crew.end()
+    measured = shares(crew, 60, 300)
+    weight = sum(TIER_WEIGHTS[tier] for tier in busy)
+    for tier in busy:
+        assert measured[tier] == pytest.approx(TIER_WEIGHTS[tier] / weight, abs=0.08), measured
+
+
+@virtual
+async def test_no_tier_starves(world: World) -> None:
+    """However much express has to do: what is normal or economy goes on."""
+    await fill(world, Tier.EXPRESS, 800)
+    await fill(world, Tier.NORMAL, 20)
+    await fill(world, Tier.ECONOMY, 5)
+    crew = Crew(world, takes(world, 10.0, 20.0), WorkerLimits(in_flight=20))
+    await world.clock.sleep(300)
+    await crew.end()
+    seen = Counter(tier for at, tier in crew.begun if at <= 300)
+    assert (seen[Tier.NORMAL], seen[Tier.ECONOMY]) == (20, 5)
+
+
+# --- leases
+
+
+@virtual
+async def test_leases_are_kept_during_long_work(world: World) -> None:
+    """An hour of work on one message: nobody else ever gets it, whatever the lease."""
+    await fill(world)
+    crew = Crew(world, takes(world, 3600.0))
+    await world.clock.sleep(1)
+    while world.clock.monotonic() < 3500:
+        assert await world.queue.pull(NORMAL, 10, 0) == []
+        await world.clock.sleep(7)
+    await world.clock.sleep(200)
+    assert len(crew.begun) == 1
+    assert await waiting(world) == 0
+    await crew.end()
+
+
+@pytest.mark.parametrize("pulled_at", [0.0, 3.0])
+@virtual
+async def test_two_failed_rounds_of_the_keeper_do_no_harm(world: World, pulled_at: float) -> None:
+    """Two in a row, whenever the message was pulled between two rounds, and with 0.1 s for the way to the queue."""
+    queue = fused(world.parts, Fuse()).queue
+    extend, rounds = world.queue.extend, 0
+
+    async def unsteady(*arguments: Any) -> None:
+        nonlocal rounds
+        rounds += 1
+        await world.clock.sleep(0.1)
+        if rounds % 3:
+            raise unreachable()
+        await extend(*arguments)
+
+    queue.extend = unsteady
+    crew = Crew(world, takes(world, 20 * LEASE), queue=queue)
+    await world.clock.sleep(pulled_at)
+    await fill(world)
+    await world.clock.sleep(21 * LEASE)
+    assert len(crew.begun) == 1
+    assert await waiting(world) == 0
+    await crew.end()
+
+
+@virtual
+async def test_the_lease_is_the_subscriptions(world: World) -> None:
+    """The setting repeats what topology.json says; the first lease is the subscription's own."""
+    for tier in Tier:
+        (policy,) = topology().subscriptions(topic_of(tier)).values()
+        assert policy.ack_deadline_seconds == LEASE
+
+
+@virtual
+async def test_dispositions(world: World) -> None:
+    """ack: gone. nack: again after the backoff. Let go of: neither, extended once by the seconds given, then again."""
+    answers = {
+        b"normal 0": ACK,
+        b"normal 1": NACK,
+        b"normal 2": Disposition(Action.LET_GO, seconds=40.0),
+        b"normal 3": Disposition(Action.LET_GO),
+    }
+    seen: dict[bytes, list[float]] = {}
+
+    async def handle(delivery: Delivery) -> Disposition:
+        seen.setdefault(delivery.data, []).append(world.clock.monotonic())
+        return answers[delivery.data] if len(seen[delivery.data]) == 1 else ACK
+
+    await fill(world, count=4)
+    crew = Crew(world, handle)
+    await world.clock.sleep(120)
+    again = {data: times[1] - times[0] for data, times in seen.items() if len(times) > 1}
+    assert set(again) == {b"normal 1", b"normal 2", b"normal 3"}
+    assert 10.0 <= again[b"normal 1"] <= 12.6
+    assert again[b"normal 2"] == pytest.approx(40.0, abs=0.1)
+    assert again[b"normal 3"] == pytest.approx(LEASE, abs=0.1), "left to its lease"
+    await crew.end()
+
+
+@virtual
+async def test_a_long_let_go_is_not_shortened_by_the_keeper(world: World) -> None:
+    await fill(world)
+    first = True
+
+    async def handle(delivery: Delivery) -> Disposition:
+        nonlocal first
+        answer, first = (Disposition(Action.LET_GO, seconds=300.0) if first else ACK), False
+        return answer
+
+    crew = Crew(world, handle)
+    await world.clock.sleep(299)
+    assert len(crew.begun) == 1
+    await world.clock.sleep(5)
+    assert len(crew.begun) == 2
+    await crew.end()
+
+
+@pytest.mark.parametrize("method", ["ack", "nack", "extend"])
+@virtual
+async def test_an_answer_that_could_not_be_given_brings_the_message_again(world: World, method: str) -> None:
+    await fill(world)
+    answer = {"ack": ACK, "nack": NACK, "extend": Disposition(Action.LET_GO, seconds=5.0)}[method]
+    answers = [answer, ACK]
+
+    async def handle(delivery: Delivery) -> Disposition:
+        return answers.pop(0)
+
+    crew = Crew(world, handle, queue=fused(world.parts, Fuse(1, on=method, error=unreachable)).queue)
+    await world.clock.sleep(70)
+    assert len(crew.begun) == 2
+    assert crew.subscriber.in_hand == 0
+    await crew.end()
+
+
+# --- trouble
+
+
+@virtual
+async def test_a_failing_pull_is_survived(world: World) -> None:
+    fuse = Fuse(error=unreachable)
+    crew = Crew(world, takes(world, 1.0), queue=fused(world.parts, fuse).queue)
+    await world.clock.sleep(10)
+    fuse.away = True
+    await world.clock.sleep(300)
+    fuse.away = False
+    now = world.clock.monotonic()
+    for tier in Tier:
+        await fill(world, tier, 3)
+    await world.clock.sleep(PULL_FAILED_SECONDS + PULL_SECONDS + 1)
+    assert len(crew.begun) == 9
+    assert min(at for at, _ in crew.begun) <= now + PULL_FAILED_SECONDS
+    await crew.end()
+
+
+@virtual
+async def test_a_failing_pull_is_not_repeated_at_once(world: World) -> None:
+    fuse = Fuse(error=unreachable)
+    queue = fused(world.parts, fuse).queue
+    pulls: list[float] = []
+
+    async def pull(*arguments: Any) -> list[Delivery]:
+        pulls.append(world.clock.monotonic())
+        raise unreachable()
+
+    queue.pull = pull
+    crew = Crew(world, takes(world, 1.0), queue=queue)
+    await world.clock.sleep(60)
+    assert len(pulls) <= 3 * (60 / PULL_FAILED_SECONDS + 1)
+    await crew.end()
+
+
+@virtual
+async def test_one_tier_that_cannot_be_pulled_does_not_hold_up_the_others(world: World) -> None:
+    queue = fused(world.parts, Fuse()).queue
+    found = queue.pull
+
+    async def pull(subscription: str, most: int, wait_seconds: float) -> list[Delivery]:
+        if subscription == topic_of(Tier.EXPRESS):
+            raise unreachable()
+        deliveries: list[Delivery] = await found(subscription, most, wait_seconds)
+        return deliveries
+
+    queue.pull = pull
+    await fill(world, Tier.NORMAL, 50)
+    crew = Crew(world, takes(world, 1.0), queue=queue)
+    await world.clock.sleep(20)
+    assert len(crew.begun) == 50
+    await crew.end()
+
+
+@virtual
+async def test_halting(world: World) -> None:
+    """Our configuration's fault: one report, no pull for a while, then it is tried again."""
+    await fill(world, count=100)
+    fault = True
+
+    async def handle(delivery: Delivery) -> Disposition:
+        await world.clock.sleep(1.0)
+        return Disposition(Action.HALT, reason="the key is not valid") if fault else ACK
+
+    crew = Crew(world, handle)
+    await world.clock.sleep(1.5 + LIMITS.halt_seconds - 1)
+    assert crew.reports == ["the key is not valid"]
+    assert max(at for at, _ in crew.begun) <= 1.0, "nothing is pulled while halted"
+    first = len(crew.begun)
+    await world.clock.sleep(PULL_SECONDS + 1)
+    assert crew.begun[first][0] == pytest.approx(1.0 + LIMITS.halt_seconds, abs=0.1)
+    await world.clock.sleep(2)
+    assert len(crew.reports) == 2, "once per pause"
+    fault = False
+    await world.clock.sleep(600)
+    assert await waiting(world) == 0, "nothing of it is lost"
+    assert len(crew.reports) == 2
+    await crew.end()
+
+
+@virtual
+async def test_halting_does_not_wait_for_long_work(world: World) -> None:
+    """Jobs that end one by one while halted, each with a HALT of its own: still one report, and the pause grows."""
+    await fill(world, count=100)
+    ends = iter(range(10, 110, 5))
+
+    async def handle(delivery: Delivery) -> Disposition:
+        await world.clock.sleep(next(ends))
+        return Disposition(Action.HALT, reason="x")
+
+    crew = Crew(world, handle)
+    await world.clock.sleep(60)
+    assert max(at for at, _ in crew.begun) <= 10.0
+    assert crew.reports == ["x"]
+    await crew.end()
+
+
+@virtual
+async def test_stopping_while_halted(world: World) -> None:
+    await fill(world, count=20)
+    crew = Crew(world, takes(world, 1.0, answer=Disposition(Action.HALT, reason="x")))
+    await world.clock.sleep(5)
+    assert await crew.end() <= 5.0
+
+
+# --- stopping
+
+
+@virtual
+async def test_stopping_with_nothing_to_do(world: World) -> None:
+    crew = Crew(world, takes(world, 1.0), grace=8.0)
+    await world.clock.sleep(100.5)
+    assert await crew.end() <= PULL_SECONDS
+
+
+@virtual
+async def test_what_ends_within_the_grace_is_finished(world: World) -> None:
+    await fill(world, count=10)
+    crew = Crew(world, takes(world, 10.0), WorkerLimits(in_flight=20), grace=8.0)
+    await world.clock.sleep(5)
+    await crew.end()
+    assert await waiting(world) == 0
+    assert len(crew.begun) == 10
+
+
+@virtual
+async def test_stopping_takes_no_longer_than_the_grace(world: World) -> None:
+    """Cloud Run kills ten seconds after it has asked: the pulls under way are part of the grace."""
+    await fill(world, count=5)
+    crew = Crew(world, takes(world, 1000.0), grace=8.0)
+    await world.clock.sleep(100.5)
+    assert await crew.end() <= 8.1
+    assert crew.subscriber.in_hand == 0
+
+
+@virtual
+async def test_stopping_while_pulls_fail(world: World) -> None:
+    fuse = Fuse(error=unreachable)
+    crew = Crew(world, takes(world, 1.0), queue=fused(world.parts, fuse).queue, grace=3.0)
+    await world.clock.sleep(10)
+    fuse.away = True
+    await world.clock.sleep(PULL_SECONDS + 0.1)
+    assert await crew.end() <= 3.1
+
+
+@virtual
+async def test_stopping_while_a_pull_hangs(world: World) -> None:
+    """A queue that never answers must not keep the worker from giving back what it has in hand."""
+    await fill(world)
+    queue = fused(world.parts, Fuse()).queue
+    found = queue.pull
+
+    async def pull(subscription: str, most: int, wait_seconds: float) -> list[Delivery]:
+        if subscription != NORMAL:
+            await world.clock.sleep(100_000)
+        deliveries: list[Delivery] = await found(subscription, most, wait_seconds)
+        return deliveries
+
+    queue.pull = pull
+    crew = Crew(world, takes(world, 1000.0), queue=queue, grace=8.0)
+    await world.clock.sleep(10)
+    assert await crew.end() <= 8.1
+
+
+@virtual
+async def test_what_is_left_is_given_back(world: World) -> None:
+    await fill(world, count=30)
+    crew = Crew(world, takes(world, 1000.0), grace=5.0)
+    await world.clock.sleep(30)
+    await crew.end()
+    assert crew.inside == 0
+    assert await waiting(world) == 30
+    await world.clock.sleep(13)
+    again = await world.queue.pull(NORMAL, 100, 0)
+    assert len(again) == 30, "after the backoff, not after the lease"
+
+
+@virtual
+async def test_what_is_pulled_after_the_stop_is_given_back(world: World) -> None:
+    crew = Crew(world, takes(world, 1.0))
+    await world.clock.sleep(1)
+    crew.stop.set()
+    await ticks()
+    await fill(world, count=3)
+    await crew.running
+    assert crew.begun == []
+    await world.clock.sleep(13)
+    assert len(await world.queue.pull(NORMAL, 10, 0)) == 3
+
+
+@virtual
+async def test_a_worker_that_stops_spends_no_attempts(world: World) -> None:
+    """The real room: everything in hand is released, queued again, its attempts and crashes as before."""
+    await world.batch(20)
+    hand = await world.worker()
+    tasks = [encode(Task(batch="acme.b1", index=index, round=1, tier=Tier.NORMAL)) for index in range(20)]
+    await world.published(NORMAL, *tasks)
+    for step in ("fetch", "analyse", "generate", "verify"):
+        world.fakes.will(step, *[lambda: world.clock.sleep(30.0)] * 100)
+    stop = asyncio.Event()
+    subscriber = Subscriber(world.queue, hand.handle, world.clock, LIMITS)
+    running = asyncio.create_task(subscriber.run(stop, 5.0))
+    await world.clock.sleep(135)
+    stop.set()
+    await running
+    await hand.heartbeat.stop()
+    images = [image async for image in world.store.images("acme.b1")]
+    assert {image.state for image in images} <= {ImageState.QUEUED, ImageState.COMPLETED}
+    assert sum(image.state is ImageState.COMPLETED for image in images) == 10
+    assert {(image.attempts, image.crashes) for image in images} == {(0, 0)}
+    assert sum(image.fence for image in images) == 20
+    # The next worker goes on.
+    world.fakes.source.script.clear()
+    world.fakes.model.script.clear()
+    crew = Subscriber(world.queue, (await world.worker()).handle, world.clock, LIMITS)
+    stop = asyncio.Event()
+    running = asyncio.create_task(crew.run(stop, 5.0))
+    await world.clock.sleep(30)
+    stop.set()
+    await running
+    states = [image.state async for image in world.store.images("acme.b1")]
+    assert states == [ImageState.COMPLETED] * 20
+
+
+@virtual
+async def test_held_by_another_worker_is_let_go_of(world: World) -> None:
+    """Neither ack nor nack: extended by `held_seconds`, and again on the next delivery, as long as it is held."""
+    await world.batch()
+    other = await world.worker()
+    stall = Stall()
+    world.fakes.will("generate", stall)
+    task = await world.task()
+    work = other.begin(task)
+    await stall.reached.wait()
+    await world.published(NORMAL, task.data)
+    calls: list[tuple[float, str]] = []
+    queue = fused(world.parts, Fuse()).queue
+    for method in ("ack", "nack", "extend"):
+
+        async def noted(
+            *arguments: Any, method: str = method, real: Any = getattr(world.queue, method), **options: Any
+        ) -> Any:
+            calls.append((world.clock.monotonic(), method))
+            return await real(*arguments, **options)
+
+        setattr(queue, method, noted)
+    stop = asyncio.Event()
+    running = asyncio.create_task(Subscriber(queue, (await world.worker()).handle, world.clock, LIMITS).run(stop, 1.0))
+    await world.clock.sleep(100)
+    assert {method for _, method in calls} == {"extend"}
+    assert 3 <= len(calls) <= 10
+    gaps = [after - before for (before, _), (after, _) in pairwise(calls)]
+    assert gaps[0] == pytest.approx(LIMITS.held_seconds, abs=0.1)
+    assert gaps == sorted(gaps)
+    stall.go_on.set()
+    assert (await work).action is Action.ACK
+    await world.clock.sleep(gaps[-1] * 3)
+    assert calls[-1][1] == "ack"
+    stop.set()
+    await running
+
+
+@virtual
+async def test_a_worker_that_lost_its_claim_neither_acks_nor_nacks_when_it_stops(world: World) -> None:
+    await world.batch()
+    hand = await world.worker()
+    stall = Stall()
+    world.fakes.will("generate", stall)
+    await world.published(NORMAL, (await world.task()).data)
+    answered: list[str] = []
+    queue = fused(world.parts, Fuse()).queue
+    for method in ("ack", "nack"):
+
+        async def noted(*arguments: Any, method: str = method, real: Any = getattr(world.queue, method)) -> Any:
+            answered.append(method)
+            return await real(*arguments)
+
+        setattr(queue, method, noted)
+    stop = asyncio.Event()
+    running = asyncio.create_task(Subscriber(queue, hand.handle, world.clock, LIMITS).run(stop, 1.0))
+    await stall.reached.wait()
+    await world.change_image(fence=2)
+    stop.set()
+    await running
+    assert answered == []
+
+
+# --- the stand-in for Eventarc
+
+
+@virtual
+async def test_consume(world: World) -> None:
+    seen: list[bytes] = []
+
+    async def handle(delivery: Delivery) -> None:
+        seen.append(delivery.data)
+        if delivery.data == b"normal 1" and seen.count(b"normal 1") < 3:
+            raise ValueError("not now")
+
+    await fill(world, count=3)
+    consuming = asyncio.create_task(consume(world.queue, NORMAL, handle, most=2, clock=world.clock))
+    await world.clock.sleep(100)
+    assert Counter(seen) == {b"normal 0": 1, b"normal 1": 3, b"normal 2": 1}
+    assert await waiting(world) == 0
+    consuming.cancel()
+    await asyncio.wait([consuming])
+
+
+@pytest.mark.parametrize("method", ["pull", "ack", "nack"])
+@virtual
+async def test_consume_survives_a_queue_that_is_away_for_a_moment(world: World, method: str) -> None:
+    """`ruum-batch run` has one consumer per feed and nobody who starts it again."""
+    fails = method == "nack"
+
+    async def handle(delivery: Delivery) -> None:
+        nonlocal fails
+        if fails:
+            fails = False
+            raise ValueError("not now")
+
+    await fill(world, count=3)
+    queue = fused(world.parts, Fuse(1, on=method, error=unreachable)).queue
+    consuming = asyncio.create_task(consume(queue, NORMAL, handle, most=10, clock=world.clock))
+    await world.clock.sleep(200)
+    assert not consuming.done()
+    assert await waiting(world) == 0
+    consuming.cancel()
+    await asyncio.wait([consuming])
+
+
+@virtual
+async def test_the_queue_gives_up_what_nobody_answers(world: World) -> None:
+    """Ten deliveries without an answer: the dead-letter topic has it, and no worker is given it again."""
+    await fill(world)
+    crew = Crew(world, takes(world, 0.1, answer=Disposition(Action.LET_GO)))
+    await world.clock.sleep(LEASE * 12)
+    assert len(crew.begun) == 10
+    assert len(await world.queue.pull(DEAD_LETTER_DOOR, 10, 0)) == 1
+    await crew.end()
+    await ticks()

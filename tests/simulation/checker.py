@@ -1,0 +1,271 @@
+"""Judges a run by what can be seen from outside: documents, objects, published events, the vendor's own log.
+
+It imports no room and no decision: what is allowed is written down here a second time, from the promises.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, Final
+
+from shared.adapters.embedded.objects import EmbeddedObjects
+from shared.adapters.embedded.store import EmbeddedStore
+from shared.messages import Letter, Task, decode, is_letter
+from shared.model import Batch, BatchState, Image, ImageState, Refusal, Tally
+from shared.ports import Message, StoredObject
+from shared.topology import EVENTS_TOPIC
+from tests.simulation.faults import Faults
+from tests.simulation.vendor import Vendor
+
+SETTLED: Final = frozenset({ImageState.COMPLETED, ImageState.FAILED, ImageState.CANCELLED})
+BATCH_WAYS: Final = {
+    BatchState.INGESTING: {BatchState.PROCESSING},
+    BatchState.PROCESSING: {BatchState.CLOSING, BatchState.REOPENING},
+    BatchState.CLOSING: {BatchState.CLOSED},
+    BatchState.CLOSED: {BatchState.REOPENING},
+    BatchState.REOPENING: {BatchState.PROCESSING},
+}
+
+
+class Checker:
+    """Sees every write as it happens (`Tap`), and judges what is left at the end."""
+
+    def __init__(self, faults: Faults, vendor: Vendor) -> None:
+        self._faults = faults
+        self._vendor = vendor
+        self.violations: list[str] = []
+        self.images: dict[tuple[str, int], Image] = {}
+        self.states: dict[tuple[str, int], dict[int, ImageState]] = {}
+        self.batches: dict[str, Batch] = {}
+        self.tallies: dict[tuple[str, int], Tally] = {}
+        self.takeovers: Counter[tuple[str, int]] = Counter()
+        self.fences: dict[str, int] = {}  # of public pictures
+        self.sha256: dict[str, str] = {}  # of results
+        self.completions: dict[str, tuple[bytes, str]] = {}
+
+    def blame(self, text: str) -> None:
+        self.violations.append(f"{self._faults.loop.time():.3f}: {text}")
+        self._faults.write("CHECKER", text)
+
+    # --- as it happens
+
+    def image(self, now: Image) -> None:
+        key = (now.batch, now.index)
+        before = self.images.get(key)
+        self.images[key] = now
+        self.states.setdefault(key, {})[now.revision] = now.state
+        if before is None or now == before:
+            return
+        if now.revision != before.revision + 1:
+            self.blame(f"{key}: revision {before.revision} -> {now.revision}")
+        if now.fence < before.fence or now.round < before.round:
+            self.blame(f"{key}: fence {before.fence} -> {now.fence}, round {before.round} -> {now.round}")
+        replayed = before.state is ImageState.FAILED and now.state is ImageState.QUEUED
+        if before.state in SETTLED and not (replayed and now.round == before.round + 1):
+            self.blame(f"{key}: settled {before.state} became {now.state}, round {before.round} -> {now.round}")
+        if now.round > before.round and not replayed:
+            self.blame(f"{key}: round {before.round} -> {now.round} without a replay")
+        if now.attempts > before.attempts and now.error is None:
+            self.blame(f"{key}: an attempt was spent without an error")
+        if before.state is ImageState.PROCESSING and now.fence > before.fence:
+            self.takeovers[key] += 1
+        if now.state is ImageState.PROCESSING and before.state is ImageState.QUEUED and now.fence <= before.fence:
+            self.blame(f"{key}: claimed without a new fence")
+
+    def tally(self, now: Tally) -> None:
+        key = (now.batch, now.shard)
+        before = self.tallies.get(key)
+        self.tallies[key] = now
+        size = self.batches[now.batch].total // self.batches[now.batch].shards
+        size += now.shard < self.batches[now.batch].total % self.batches[now.batch].shards
+        counts = {state: now.counts.of(state) for state in ImageState}
+        found = Counter(state for _, state in now.entries.values())
+        found[ImageState.QUEUED] += size - len(now.entries)
+        if min(counts.values()) < 0 or sum(counts.values()) != size or any(found[s] != counts[s] for s in ImageState):
+            self.blame(f"tally {key}: {counts} of {size}, entries {dict(found)}")
+        for index, (revision, state) in now.entries.items():
+            if before is not None and revision < before.entries.get(index, (0, state))[0]:
+                self.blame(f"tally {key}: image {index} went back to revision {revision}")
+            if self.states.get((now.batch, index), {}).get(revision) is not state:
+                self.blame(f"tally {key}: image {index} was never {state} at revision {revision}")
+
+    def batch(self, now: Batch) -> None:
+        before = self.batches.get(now.id)
+        self.batches[now.id] = now
+        if before is None or now == before:
+            return
+        if now.revision != before.revision + 1 or now.round < before.round or now.announced_round > now.round:
+            self.blame(f"{now.id}: revision {before.revision} -> {now.revision}, round {before.round} -> {now.round}")
+        if now.state is not before.state and now.state not in BATCH_WAYS.get(before.state, ()):
+            self.blame(f"{now.id}: {before.state} -> {now.state}")
+        if now.round > before.round and now.state is not BatchState.REOPENING:
+            self.blame(f"{now.id}: a new round without a replay")
+        if now.state is BatchState.CLOSED and before.state is not BatchState.CLOSED:
+            self._all_settled(now.id, "closed")
+
+    def _all_settled(self, batch_id: str, what: str) -> Counter[ImageState]:
+        found = Counter(image.state for (batch, _), image in self.images.items() if batch == batch_id)
+        open_count = sum(count for state, count in found.items() if state not in SETTLED)
+        if open_count or sum(found.values()) != self.batches[batch_id].total:
+            self.blame(f"{batch_id}: {what} with {open_count} images open of {dict(found)}")
+        return found
+
+    def published(self, topic: str, messages: Sequence[Message]) -> None:
+        for message in messages if topic == EVENTS_TOPIC else ():
+            if message.attributes["ce-type"] == "ruum.batch.completed":
+                self._completed(message)
+
+    def _completed(self, message: Message) -> None:
+        identity = message.attributes["ce-id"]
+        payload = (message.data, message.attributes["ce-time"])
+        if self.completions.setdefault(identity, payload) != payload:
+            self.blame(f"{identity}: announced with another payload")
+        data = json.loads(message.data)
+        for name, file in data["reports"].items():
+            if self.sha256.get(file["uri"].removeprefix("memory://")) != file["sha256"]:
+                self.blame(f"{identity}: report {name} is not what was announced")
+        batch = self.batches[data["batchId"]]
+        if identity != f"{batch.id}/{data['round']}":
+            self.blame(f"{identity}: names round {data['round']}")
+        if data["round"] != batch.round:
+            return  # repeated by one who was slow: consumers drop it by its id, which was compared above
+        if batch.state not in (BatchState.CLOSED, BatchState.REOPENING):
+            self.blame(f"{identity}: announced while {batch.state}")
+        found = self._all_settled(batch.id, f"announced as {identity}")
+        if any(found[state] != data["counts"][state.value] for state in ImageState):
+            self.blame(f"{identity}: announced {data['counts']}, there are {dict(found)}")
+
+    def stored(self, now: StoredObject, data: bytes) -> None:
+        self.sha256[f"{now.bucket}/{now.name}"] = hashlib.sha256(data).hexdigest()
+        if now.bucket == "results" and "/images/" in now.name:
+            fence = int(now.metadata["fence"])
+            if fence < self.fences.get(now.name, 0):
+                self.blame(f"{now.name}: fence {self.fences[now.name]} was overwritten by {fence}")
+            self.fences[now.name] = fence
+
+    # --- at the end
+
+    async def finally_right(
+        self, store: EmbeddedStore, objects: EmbeddedObjects, letters: list[tuple[bytes, dict[str, str]]]
+    ) -> None:
+        """Everything closed, announced, counted; every picture the one its image names; nothing bought in vain."""
+        for known in self.batches.values():
+            batch = await store.batch(known.id)
+            assert batch is not None
+            if batch.state is not BatchState.CLOSED or batch.announced_round != batch.round:
+                self.blame(f"{batch.id}: left {batch.state}, round {batch.round}, announced {batch.announced_round}")
+                continue
+            for done in range(1, batch.round + 1):
+                if f"{batch.id}/{done}" not in self.completions:
+                    self.blame(f"{batch.id}: round {done} was never announced")
+            found = self._all_settled(batch.id, "left closed")
+            counts = await store.counts(batch.id)
+            if any(counts.of(state) != found[state] for state in ImageState):
+                self.blame(f"{batch.id}: tallies {counts}, images {dict(found)}")
+            async for image in store.images(batch.id):
+                await self._output_right(image, objects)
+        self._letters_right(letters)
+        self._bought_right()
+
+    async def _output_right(self, image: Image, objects: EmbeddedObjects) -> None:
+        key = f"{image.batch}/{image.index}"
+        # A cancelled image may keep what its last attempt ran into.
+        wrong = {ImageState.COMPLETED: image.error is not None, ImageState.FAILED: image.error is None}
+        if image.claim is not None or image.settled_at is None or wrong.get(image.state, False):
+            self.blame(f"{key}: settled {image.state} with claim {image.claim}, error {image.error}")
+        if image.state is not ImageState.COMPLETED:
+            return
+        assert image.output is not None
+        got = await objects.get("results", image.output.picture)
+        if got is None or hashlib.sha256(got[1]).hexdigest() != image.output.sha256:
+            self.blame(f"{key}: its picture is not the one it names")
+        elif int(got[0].metadata["fence"]) != image.fence:
+            self.blame(f"{key}: picture of fence {got[0].metadata['fence']}, image of {image.fence}")
+
+    def _letters_right(self, letters: list[tuple[bytes, dict[str, str]]]) -> None:
+        told: set[tuple[str, int, int]] = set()
+        for data, attributes in letters:
+            task = decode(Letter, data).task if is_letter(attributes) else decode(Task, data)
+            if task is not None:
+                told.add((task.batch, task.index, task.round))
+        for (batch, index), image in self.images.items():
+            if image.state is ImageState.FAILED and (batch, index, image.round) not in told:
+                self.blame(f"{batch}/{index}: failed, and no letter says so")
+
+    def _bought_right(self) -> None:
+        """A picture is bought once, again for each bad verdict, and for each fault that may have lost one."""
+        allowed: Counter[bytes] = Counter()
+        for key, image in self.images.items():
+            photo = image.source.split("/")[-2].encode()
+            allowed[photo] += 1 + self.takeovers[key] + self._faults.booked.get(key, 0)
+        for (photo, step), bought in self._vendor.answered.items():
+            most = allowed[photo] + self._vendor.bad.get(photo, 0)
+            if step == "generate" and bought > most:
+                self.blame(f"{photo!r}: {bought} pictures bought, {most} explained")
+        if self._vendor.throttled:
+            self.blame(f"{self._vendor.throttled} calls above the vendor's limit")
+
+
+class Tap:
+    """The real port, and the checker told of what it did: at once, before anybody else runs."""
+
+    def __init__(self, port: Any, checker: Checker) -> None:
+        self._port, self._checker = port, checker
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self._port, name)
+        self.__dict__[name] = value
+        return value
+
+
+class TappedStore(Tap):
+    """A store whose documents are seen."""
+
+    async def create_batch(self, batch: Batch) -> Batch:
+        made = await self._port.create_batch(batch)
+        self._checker.batch(made)
+        return made
+
+    async def change_batch(self, batch_id: str, *more: Any) -> Batch | Refusal:
+        made = await self._port.change_batch(batch_id, *more)
+        if isinstance(made, Batch):
+            self._checker.batch(made)
+        return made
+
+    async def change_tally(self, batch_id: str, *more: Any) -> Tally | Refusal:
+        made = await self._port.change_tally(batch_id, *more)
+        if isinstance(made, Tally):
+            self._checker.tally(made)
+        return made
+
+    async def create_images(self, images: Sequence[Image]) -> None:
+        await self._port.create_images(images)
+        for image in images:
+            self._checker.images.setdefault((image.batch, image.index), image)
+            self._checker.states.setdefault((image.batch, image.index), {}).setdefault(image.revision, image.state)
+
+    async def change_image(self, batch_id: str, index: int, *more: Any, **options: Any) -> Image | Refusal:
+        made = await self._port.change_image(batch_id, index, *more, **options)
+        if isinstance(made, Image):
+            self._checker.image(made)
+        return made
+
+
+class TappedQueue(Tap):
+    """A queue whose messages are seen."""
+
+    async def publish(self, topic: str, messages: Sequence[Message]) -> None:
+        await self._port.publish(topic, messages)
+        self._checker.published(topic, messages)
+
+
+class TappedObjects(Tap):
+    """An object store whose objects are seen."""
+
+    async def put(self, bucket: str, name: str, data: bytes, **options: Any) -> StoredObject:
+        made: StoredObject = await self._port.put(bucket, name, data, **options)
+        self._checker.stored(made, data)
+        return made

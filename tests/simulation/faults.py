@@ -1,0 +1,318 @@
+"""Faults by seed: processes that die, and ports that fail, answer late, lose replies, repeat and shuffle.
+
+Nothing of the product is touched: a process sees the world through `Port`s only. A killed process has its tasks
+cancelled and every further call of its ports refused, so no `finally` of its can write anything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import math
+import random
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextvars import ContextVar, copy_context
+from typing import Any, Final
+
+import msgspec
+
+from shared.errors import ErrorCode, WorldError
+from shared.ports import Delivery, Message
+from shared.topology import CHANGES_TOPIC
+from tests.clocks import EPOCH, VirtualLoop
+
+PROCESS: ContextVar[Process | None] = ContextVar("process", default=None)
+# The image whose task is being handled: faults are booked to it, for they may cost it a paid call.
+IN_HAND: ContextVar[tuple[str, int] | None] = ContextVar("in_hand", default=None)
+# Idle pulls wait this much longer than they are asked to (yet less than the subscriber probes): fewer steps to run.
+PULL_STRETCH: Final = 2.4
+TRACE_CALLS: Final = 5000
+
+
+class Killed(BaseException):
+    """The process died here: nothing after this line happens."""
+
+
+class Rates(msgspec.Struct, frozen=True, kw_only=True):
+    """How likely each fault is, per call. All zero: none."""
+
+    before: float = 0.0  # an error instead of the call
+    after: float = 0.0  # an error although the call did its work
+    crash: float = 0.0  # the process dies, before or after the call did its work
+    lost_ack: float = 0.0
+    duplicate: float = 0.0  # of published messages and change events
+    shuffle: float = 0.0
+    delay: float = 0.0  # a change event is put back for a second or more
+    slow: float = 0.0  # share of calls that take up to 5 s
+    vendor: float = 0.0  # 5xx, time-outs, bad answers
+    throttle: float = 0.0
+    refuse: float = 0.0  # by safety
+    low: float = 0.0  # verification finds the picture bad
+    source: float = 0.0
+    misconfigured: float = 0.0
+    silent: float = 0.0  # of a heartbeat: none comes through for a while, though the worker lives and works on
+
+
+class Crash(msgspec.Struct, frozen=True, kw_only=True):
+    """One planned crash: at the n-th port call of the first process whose name begins so, before or after it."""
+
+    process: str
+    call: int
+    after: bool
+
+
+class Faults:
+    """The seed's faults, what they have cost so far, and the trace of port calls."""
+
+    def __init__(self, loop: VirtualLoop, chance: random.Random, rates: Rates, crash: Crash | None = None) -> None:
+        self.loop = loop
+        self.chance = chance
+        self.rates = rates
+        self.active = True
+        self.crash = crash
+        self.calls: dict[str, int] = {}  # port calls by process
+        self.booked: dict[tuple[str, int] | None, int] = {}  # faults by image in hand
+        self.trace: deque[tuple[float, str, str, str]] = deque(maxlen=TRACE_CALLS)
+        self.injected: dict[str, int] = {}
+        self.traced_until = math.inf
+
+    def happens(self, fault: str) -> bool:
+        """Whether the fault strikes now; noted if it does."""
+        rate = getattr(self.rates, fault)
+        if not self.active or not rate or self.chance.random() >= rate:
+            return False
+        self.note(fault)
+        return True
+
+    def note(self, fault: str) -> None:
+        self.injected[fault] = self.injected.get(fault, 0) + 1
+        image = IN_HAND.get()
+        self.booked[image] = self.booked.get(image, 0) + 1
+
+    def write(self, what: str, outcome: str) -> None:
+        if outcome == "0x " or what.startswith(("store.beat", "queue.extend")) or self.loop.time() > self.traced_until:
+            return  # noise
+        process = PROCESS.get()
+        self.trace.append((self.loop.time(), process.name if process else "-", what, outcome))
+
+    def told(self, last: int) -> str:
+        """The last calls, a line each."""
+        return "\n".join(f"{at:10.3f} {who:12} {what:60} {outcome}" for at, who, what, outcome in [*self.trace][-last:])
+
+
+class Clock:
+    """One process's clock: wall time is off by `skew` seconds. See `shared.ports.Clock`."""
+
+    def __init__(self, loop: VirtualLoop, name: str, seed: str, skew: float) -> None:
+        self._loop, self._name, self._tokens = loop, name, 0
+        self.random = random.Random(seed + name)
+        self.skew = skew
+
+    def now(self) -> float:
+        return EPOCH + self._loop.time() + self.skew
+
+    def monotonic(self) -> float:
+        return self._loop.time()
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+    def token(self) -> str:
+        self._tokens += 1
+        return f"{self._name}-{self._tokens}"
+
+
+class Process:
+    """Something that can be killed: the tasks started inside it, and whether it is dead."""
+
+    def __init__(self, name: str, clock: Clock) -> None:
+        self.name = name
+        self.clock = clock
+        self.dead = False
+        self.silent_until = 0.0
+        self.tasks: dict[asyncio.Task[Any], None] = {}
+
+    def spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        def start() -> asyncio.Task[Any]:
+            PROCESS.set(self)
+            return asyncio.get_running_loop().create_task(work)
+
+        return copy_context().run(start)
+
+    def kill(self) -> None:
+        """It does nothing more, in none of its tasks."""
+        self.dead = True
+        for task in [*self.tasks]:
+            task.cancel()
+
+    def check(self) -> None:
+        if self.dead:
+            raise Killed(self.name)
+
+
+def follow_tasks(loop: asyncio.AbstractEventLoop) -> None:
+    """Let every task know whose it is. Nobody is told of exceptions that dead processes' tasks keep."""
+
+    def make(loop: asyncio.AbstractEventLoop, work: Any, **options: Any) -> asyncio.Task[Any]:
+        task = asyncio.Task(work, loop=loop, **options)
+        process = PROCESS.get()
+        if process is not None:
+            process.tasks[task] = None
+            task.add_done_callback(lambda done: process.tasks.pop(done, None))
+            if process.dead:
+                task.cancel()
+        return task
+
+    loop.set_task_factory(make)
+    loop.set_exception_handler(lambda loop, context: None)
+
+
+def _brief(arguments: tuple[Any, ...]) -> str:
+    words = []
+    for value in arguments:
+        if isinstance(value, str | int | float):
+            words.append(str(value))
+        elif isinstance(value, list):
+            words.append(f"{len(value)}x")
+        elif isinstance(value, type):
+            words.append(value.__name__)
+    return " ".join(words)
+
+
+def _outcome(result: Any) -> str:
+    if isinstance(result, msgspec.Struct) and hasattr(result, "state"):
+        fields = ("state", "round", "revision", "fence", "attempts", "control")
+        return " ".join(f"{name[:3]}={getattr(result, name)}" for name in fields if hasattr(result, name))
+    if isinstance(result, list):
+        return f"{len(result)}x " + " ".join(d.ack_id for d in result if isinstance(d, Delivery))
+    return "" if result is None else str(result)[:60]
+
+
+class Port:
+    """A port as one process sees it."""
+
+    def __init__(self, port: Any, name: str, process: Process, faults: Faults) -> None:
+        self._port, self._name, self._process, self._faults = port, name, process, faults
+        self._chance = faults.chance
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._port, name)
+        if inspect.isasyncgenfunction(method):
+            wrapped = self._iterated(name, method)
+        elif inspect.iscoroutinefunction(method):
+            wrapped = self._called(name, method)
+        else:
+            return method
+        self.__dict__[name] = wrapped
+        return wrapped
+
+    def _called(self, name: str, method: Callable[..., Any]) -> Callable[..., Any]:
+        extra = getattr(self, f"_do_{name}", None)
+
+        async def call(*args: Any, **options: Any) -> Any:
+            faults, what = self._faults, f"{self._name}.{name} {_brief(args)}"
+            number = await self._before(what)
+            try:
+                result = await (extra(method, *args, **options) if extra else method(*args, **options))
+            except Exception as error:
+                faults.write(what, f"raised {type(error).__name__}")
+                raise
+            faults.write(what, _outcome(result))
+            await self._after(what, number)
+            return result
+
+        return call
+
+    def _iterated(self, name: str, method: Callable[..., Any]) -> Callable[..., Any]:
+        async def iterate(*args: Any, **options: Any) -> AsyncIterator[Any]:
+            what = f"{self._name}.{name} {_brief(args)}"
+            number = await self._before(what)
+            self._faults.write(what, "listed")
+            async for item in method(*args, **options):
+                yield item
+            await self._after(what, number)
+
+        return iterate
+
+    async def _before(self, what: str) -> int:
+        self._process.check()
+        faults, kind = self._faults, self._process.name.partition(".")[0]
+        number = faults.calls[kind] = faults.calls.get(kind, 0) + 1
+        self._crash_if_planned(kind, number, after=False, what=what)
+        if not faults.active:
+            return number
+        await self._pause()
+        self._process.check()
+        if faults.happens("crash"):
+            self._die(what, "CRASH before")
+        if faults.happens("before"):
+            faults.write(what, "FAULT before")
+            raise WorldError(ErrorCode.STORAGE_UNAVAILABLE, "injected before")
+        return number
+
+    async def _after(self, what: str, number: int) -> None:
+        faults = self._faults
+        self._process.check()
+        self._crash_if_planned(self._process.name.partition(".")[0], number, after=True, what=what)
+        if not faults.active:
+            return
+        if faults.happens("crash"):
+            self._die(what, "CRASH after")
+        if faults.happens("after"):
+            faults.write(what, "FAULT after")
+            raise WorldError(ErrorCode.STORAGE_UNAVAILABLE, "injected after")
+        if self._chance.random() < 0.3:
+            await self._pause()
+            self._process.check()
+
+    async def _pause(self) -> None:
+        if self._faults.loop.time() < self._process.silent_until and self._chance.random() < 0.2:
+            await asyncio.sleep(self._chance.uniform(0, 60))  # stalled: what it writes later is stale
+        elif self._faults.happens("slow"):
+            await asyncio.sleep(self._chance.uniform(0, 5))
+        elif self._chance.random() < 0.5:
+            await asyncio.sleep(self._chance.uniform(0, 0.05))
+
+    def _crash_if_planned(self, kind: str, number: int, *, after: bool, what: str) -> None:
+        plan = self._faults.crash
+        if plan is not None and plan.process == kind and plan.call == number and plan.after is after:
+            self._faults.crash = None
+            self._die(what, "CRASH planned " + ("after" if after else "before"))
+
+    def _die(self, what: str, why: str) -> None:
+        self._faults.write(what, why)
+        self._process.kill()
+        raise Killed(self._process.name)
+
+    async def _do_beat(self, method: Any, worker: Any) -> None:
+        """A worker that others take for dead while it lives: what fences are for."""
+        now = self._faults.loop.time()
+        if self._faults.happens("silent"):
+            self._process.silent_until = now + self._chance.uniform(15, 60)
+        if self._faults.active and now < self._process.silent_until:
+            raise WorldError(ErrorCode.STORAGE_UNAVAILABLE, "injected silence")
+        await method(worker)
+
+    # --- what queues may do
+
+    async def _do_pull(self, method: Any, subscription: str, most: int, wait_seconds: float) -> list[Delivery]:
+        found: list[Delivery] = await method(subscription, most, wait_seconds * PULL_STRETCH)
+        if subscription != CHANGES_TOPIC or not found:
+            return found
+        if self._faults.happens("shuffle"):
+            self._chance.shuffle(found)
+        late = [delivery for delivery in found if self._faults.happens("delay")]
+        if late:
+            await self._port.nack(subscription, [delivery.ack_id for delivery in late])
+        return [d for d in found if d not in late for _ in range(2 if self._faults.happens("duplicate") else 1)]
+
+    async def _do_publish(self, method: Any, topic: str, messages: list[Message]) -> None:
+        sent = [m for m in messages for _ in range(2 if self._faults.happens("duplicate") else 1)]
+        if self._faults.happens("shuffle"):
+            self._chance.shuffle(sent)
+        await method(topic, sent)
+
+    async def _do_ack(self, method: Any, subscription: str, ack_ids: list[str]) -> None:
+        kept = [ack_id for ack_id in ack_ids if not self._faults.happens("lost_ack")]
+        await method(subscription, kept)

@@ -1,0 +1,87 @@
+"""From a seed to a plan: mostly small and short worlds, each with its own mixture of faults."""
+
+from __future__ import annotations
+
+import random
+from typing import Final
+
+import msgspec
+
+from shared.model import Tier
+from tests.simulation.faults import Rates
+from tests.simulation.world import Plan, Wanted
+
+# Per fault: the rates to choose from. Most worlds have most faults, few have all.
+CHOICES: Final[dict[str, tuple[float, ...]]] = {
+    "before": (0.0, 0.0, 0.003, 0.02),
+    "after": (0.0, 0.0, 0.003, 0.02),
+    "crash": (0.0, 0.001, 0.004, 0.012),
+    "lost_ack": (0.0, 0.1),
+    "duplicate": (0.0, 0.05, 0.3),
+    "shuffle": (0.0, 0.5),
+    "delay": (0.0, 0.1, 0.3),
+    "slow": (0.0, 0.0, 0.02),
+    "vendor": (0.0, 0.0, 0.05, 0.3),
+    "throttle": (0.0, 0.0, 0.1),
+    "refuse": (0.0, 0.0, 0.03),
+    "low": (0.0, 0.1, 0.4),
+    "source": (0.0, 0.0, 0.1),
+    "misconfigured": (0.0, 0.0, 0.0, 0.02),
+}
+OPERATIONS: Final = (
+    "pause",
+    "resume",
+    "resume",
+    "cancel",
+    "replay",
+    "replay",
+    "replay",
+    "drain",
+    "reconcile",
+    "reconcile",
+)
+
+
+def plan_of(seed: int) -> Plan:
+    """The seed's plan. Every eighth seed has throttling as its only fault: then no image may fail."""
+    chance = random.Random(f"{seed}/plan")
+    rates = Rates(**{name: chance.choice(choices) for name, choices in CHOICES.items()})
+    if random.Random(f"{seed}/silent").random() < 0.4:
+        rates = msgspec.structs.replace(rates, silent=0.1)
+    operations: list[tuple[float, str, str]] = []
+    batches = [
+        Wanted(
+            name=f"b{number}",
+            at=chance.choice([0.0, chance.uniform(0, 60)]),
+            images=chance.choice([1, 2, 2, 3, 5, 8, 12]) if number == 0 else chance.choice([1, 2, 3]),
+            tier=chance.choice([*Tier]),
+            cache=chance.random() < 0.3,
+            photos=chance.choice([0, 0, 1, 2]),
+        )
+        for number in range(chance.choice([1, 1, 1, 2]))
+    ]
+    stormy = chance.choice([90.0, 150.0, 300.0])
+    if seed % 8 == 0:
+        rates = Rates(throttle=0.2, duplicate=0.1, shuffle=0.5)
+    else:
+        for _ in range(chance.choice([0, 1, 2, 4, 6])):
+            what = chance.choice(OPERATIONS)
+            operations.append((chance.uniform(1, stormy), what, chance.choice(batches).name))
+    return Plan(
+        rates=rates,
+        batches=tuple(batches),
+        workers=chance.choice([1, 2, 2, 3]),
+        in_flight=chance.choice([4, 6, 12]),
+        consumers=chance.choice([1, 2]),
+        operations=tuple(operations),
+        stormy_seconds=stormy,
+        skew=chance.choice([0.0, 2.0]),
+        limits=chance.choice([(120, 60), (120, 60), (20, 10), (6, 4)]),
+        minimum_sample=chance.choice([3, 20]),
+        slowness=chance.choice([0.1, 0.5, 1.0]),
+    )
+
+
+def no_failure_allowed(seed: int) -> bool:
+    """Whether the seed's only vendor fault is throttling."""
+    return seed % 8 == 0

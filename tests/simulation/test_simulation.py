@@ -1,0 +1,66 @@
+"""Three hundred seeds, and a crash at every port call of every kind of process on one image's way."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from shared.model import Tier
+from tests.simulation.faults import Crash, Rates
+from tests.simulation.run import explained, run_seed
+from tests.simulation.world import Plan, Wanted, World, simulate
+
+SEEDS, CHUNK = 300, 25
+# One image's way, with a replay of another that fails: every process has a part in it.
+WAY = Plan(
+    batches=(Wanted(name="b0", at=0.0, images=2),),
+    operations=((1.0, "pause", "b0"), (3.0, "resume", "b0"), (17.0, "replay", "b0")),
+    stormy_seconds=24.0,
+    slowness=0.1,
+)
+KINDS = ("worker0", "aggregate", "deadletter", "ingest", "operator")
+
+
+@pytest.mark.parametrize("first", range(0, SEEDS, CHUNK))
+def test_seeds_keep_every_promise(first: int) -> None:
+    for seed in range(first, first + CHUNK):
+        world = run_seed(seed)
+        assert not world.checker.violations, explained(seed, world)
+
+
+def test_one_seed_gives_one_and_the_same_run() -> None:
+    told = {run_seed(11).faults.told(5000) for _ in range(2)}
+    assert len(told) == 1
+
+
+def test_a_worker_with_two_slots_serves_every_tier() -> None:
+    plan = Plan(batches=(Wanted(name="b0", at=0.0, images=1, tier=Tier.ECONOMY),), in_flight=2, stormy_seconds=10.0)
+    assert not simulate("two slots", plan).checker.violations
+
+
+def way(crash: Crash | None) -> World:
+    """The way with one crash. One image always fails at first, so that there is something to replay."""
+    return simulate("way", msgspec.structs.replace(WAY, crash=crash, rejected=1))
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_crash_at_every_port_call_is_recovered_from(kind: str, after: bool) -> None:
+    undisturbed = way(None)
+    assert not undisturbed.checker.violations, undisturbed.faults.told(200)
+    calls = undisturbed.calm_calls[kind]
+    assert calls > 5
+    for call in range(1, calls + 1):
+        world = way(Crash(process=kind, call=call, after=after))
+        assert world.faults.crash is None, f"call {call} was not reached"
+        assert not world.checker.violations, f"call {call}: {world.checker.violations}\n{world.faults.told(150)}"
+
+
+def test_the_checker_is_awake() -> None:
+    """A write that breaks three rules at once is blamed for each."""
+    plan = Plan(rates=Rates(source=1.0), stormy_seconds=60.0, batches=(Wanted(name="b0", at=0.0, images=1),))
+    world = simulate("hopeless", plan)
+    assert not world.checker.violations
+    image = world.checker.images["acme.b0", 0]
+    world.checker.image(msgspec.structs.replace(image, revision=image.revision + 2, fence=image.fence - 1))
+    assert len(world.checker.violations) == 3

@@ -1,0 +1,131 @@
+"""The world outside: a vendor that counts and enforces its limits exactly, photos, and pictures that are only marked."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+from ops.noop import ANALYSIS, GOOD
+from shared.errors import ConfigurationError, ErrorCode, ImageRejected, Throttled, WorldError
+from shared.ports import Answer, Finished, Photo, Request, Usage
+from shared.staging.answers import Analysis, Verdict
+from tests.simulation.faults import Faults
+
+TEXT: Final = "text-model"
+IMAGE: Final = "image-model"
+FOUND_AFTER_SECONDS: Final = 15.0
+BAD: Final = Verdict(structure_kept=0.1, realism=0.9, style_fit=0.9, defects=["a door is gone"])
+
+
+class Vendor:
+    """The models behind all workers. `seconds` tells a step's latency; `limits` are calls per rolling minute.
+
+    `answered` counts paid answers by (photo, step), `bad` the verdicts that asked for another generation.
+    """
+
+    def __init__(self, faults: Faults, limits: Mapping[str, int], seconds: Callable[[str], float]) -> None:
+        self._faults = faults
+        self._seconds = seconds
+        self.limits = dict(limits)
+        self._starts: dict[str, deque[float]] = {model: deque() for model in limits}
+        self.answered: dict[tuple[bytes, str], int] = {}
+        self.bad: dict[bytes, int] = {}
+        self.throttled = 0  # of its own accord: a rolling minute was full
+        self.busiest: dict[str, int] = dict.fromkeys(limits, 0)  # most calls let in within any rolling minute
+        self.calls: dict[str, int] = dict.fromkeys(limits, 0)
+
+    async def call(self, photo: Photo, step: str, model: str) -> None:
+        faults, now = self._faults, self._faults.loop.time()
+        starts = self._starts[model]
+        while starts and starts[0] <= now - 60.0:
+            starts.popleft()
+        if len(starts) >= self.limits[model]:
+            self.throttled += 1
+            faults.write(f"vendor.{step} {photo.jpeg!r}", "429: the rolling minute is full")
+            raise Throttled("rolling minute is full", 5.0)
+        starts.append(now)
+        self.busiest[model] = max(self.busiest[model], len(starts))
+        self.calls[model] += 1
+        if faults.happens("throttle"):
+            faults.write(f"vendor.{step} {photo.jpeg!r}", "429 injected")
+            raise Throttled("injected", faults.chance.choice([None, 1.0, 20.0]))
+        if faults.happens("misconfigured"):
+            raise ConfigurationError("injected")
+        if faults.happens("vendor"):
+            code = faults.chance.choice(
+                [ErrorCode.VENDOR_UNAVAILABLE, ErrorCode.VENDOR_TIMEOUT, ErrorCode.VENDOR_BAD_ANSWER]
+            )
+            faults.write(f"vendor.{step} {photo.jpeg!r}", code.value)
+            await asyncio.sleep(60.0 if code is ErrorCode.VENDOR_TIMEOUT else 1.0)
+            raise WorldError(code, "injected")
+        await asyncio.sleep(self._seconds(step))
+        self.answered[photo.jpeg, step] = self.answered.get((photo.jpeg, step), 0) + 1
+        faults.write(f"vendor.{step} {photo.jpeg!r}", "answered")
+        if faults.happens("refuse"):
+            raise ImageRejected(ErrorCode.REFUSED_BY_SAFETY, "injected")
+
+
+class Model:
+    """See `shared.ports.StagingModel`. Every generated picture is another one."""
+
+    prompts = "simulated"
+    text_model = TEXT
+    image_model = IMAGE
+    made = 0
+
+    def __init__(self, vendor: Vendor, faults: Faults) -> None:
+        self._vendor, self._faults = vendor, faults
+
+    async def analyse(self, photo: Photo, request: Request) -> Answer[Analysis]:
+        await self._vendor.call(photo, "analyse", TEXT)
+        return Answer(ANALYSIS, Usage(TEXT, 10, 10))
+
+    async def generate(
+        self, photo: Photo, analysis: Analysis, request: Request, defects: Sequence[str]
+    ) -> Answer[bytes]:
+        await self._vendor.call(photo, "generate", IMAGE)
+        number = sum(self._vendor.answered.values())
+        return Answer(b"picture %d of %s" % (number, photo.jpeg), Usage(IMAGE, 10, 1000))
+
+    async def verify(self, photo: Photo, picture: bytes, analysis: Analysis, request: Request) -> Answer[Verdict]:
+        await self._vendor.call(photo, "verify", TEXT)
+        bad = self._faults.happens("low")
+        if bad:
+            self._vendor.bad[photo.jpeg] = self._vendor.bad.get(photo.jpeg, 0) + 1
+        return Answer(BAD if bad else GOOD, Usage(TEXT, 10, 10))
+
+    async def aclose(self) -> None:
+        """Nothing is open."""
+
+
+class Pictures:
+    """See `shared.ports.Pictures`."""
+
+    async def normalise(self, data: bytes) -> Photo:
+        return Photo(jpeg=data, width=4, height=3, sha256=hashlib.sha256(data).hexdigest())
+
+    async def finish(self, picture: bytes, photo: Photo) -> Finished:
+        jpeg = b"finished " + picture
+        digest = hashlib.sha256(jpeg).hexdigest()
+        return Finished(jpeg=jpeg, thumbnail=b"small", before=b"before", width=4, height=3, sha256=digest)
+
+
+class Source:
+    """See `shared.ports.ImageSource`: the photo is the last folder of its address, so addresses may share one."""
+
+    def __init__(self, faults: Faults, rejected: int = 0) -> None:
+        self._faults = faults
+        self._rejected = {f"/{index}.jpg" for index in range(rejected)}
+
+    async def fetch(self, uri: str, client: str) -> bytes:
+        await asyncio.sleep(0.2)
+        if self._faults.happens("source"):
+            if self._faults.chance.random() < 0.3:
+                raise ImageRejected(ErrorCode.SOURCE_NOT_FOUND, "injected")
+            raise WorldError(ErrorCode.SOURCE_UNAVAILABLE, "injected")
+        if self._rejected and self._faults.loop.time() < FOUND_AFTER_SECONDS and uri.endswith(tuple(self._rejected)):
+            raise ImageRejected(ErrorCode.SOURCE_NOT_FOUND, "not there yet")
+        return uri.split("/")[-2].encode()

@@ -1,0 +1,359 @@
+"""One seed's world: processes on the real rooms and the in-memory backend, first with faults, then without."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import random
+from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
+from typing import Any, Final
+
+import msgspec
+
+from shared import messages, wiring
+from shared.errors import RuumError
+from shared.heartbeat import Heartbeat
+from shared.model import OPEN_STATES, Batch, BatchState, Control, Tier
+from shared.ports import Delivery
+from shared.settings import CacheRules, Limit, Price, Settings, ThresholdRules, WorkerLimits
+from shared.sources import SourceRules
+from shared.subscriber import Subscriber, consume
+from shared.topology import CHANGES_TOPIC, DEAD_LETTER_DOOR, DEAD_LETTER_KEPT, topic_of
+from shared.worker import EmptyTiers
+from tests.clocks import VirtualLoop
+from tests.simulation.checker import Checker, TappedObjects, TappedQueue, TappedStore
+from tests.simulation.faults import IN_HAND, Clock, Crash, Faults, Killed, Port, Process, Rates, follow_tasks
+from tests.simulation.vendor import IMAGE, TEXT, Model, Pictures, Source, Vendor
+
+RECONCILE_SECONDS: Final = 900.0
+MOST_LIVENESS_SECONDS: Final = 4 * 3600.0
+LOOK_SECONDS: Final = 10.0
+ENOUGH_VIOLATIONS: Final = 20  # of a world that is thoroughly broken nothing more is to be learnt
+TRACED_CALM_SECONDS: Final = 2000.0  # who is stuck by then does nothing new
+OWED: Final = (*(topic_of(tier) for tier in Tier), CHANGES_TOPIC, DEAD_LETTER_DOOR)
+
+
+class Wanted(msgspec.Struct, frozen=True, kw_only=True):
+    """One batch to be dropped: when, how many images, and whether some show the same photo."""
+
+    name: str
+    at: float
+    images: int
+    tier: Tier = Tier.NORMAL
+    cache: bool = False
+    photos: int = 0  # different photos; 0: each image its own
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """What happens in a world. `operations` are (when, what, batch)."""
+
+    rates: Rates = Rates()
+    batches: tuple[Wanted, ...] = (Wanted(name="b1", at=0.0, images=2),)
+    workers: int = 1
+    in_flight: int = 6
+    consumers: int = 1
+    operations: tuple[tuple[float, str, str], ...] = ()
+    stormy_seconds: float = 120.0
+    skew: float = 0.0
+    limits: tuple[int, int] = (120, 60)
+    minimum_sample: int = 20
+    slowness: float = 1.0
+    crash: Crash | None = None
+    rejected: int = 0  # of each batch, so many of the first photos cannot be found at first
+
+
+class Bugs(logging.Handler):
+    """Tells the checker of exceptions that the product logged and that nobody meant."""
+
+    def __init__(self, blame: Callable[[str], None]) -> None:
+        super().__init__(logging.ERROR)
+        self._blame = blame
+
+    def emit(self, record: logging.LogRecord) -> None:
+        error = record.exc_info[1] if record.exc_info else None
+        if error is not None and not isinstance(error, (RuumError, Killed)):
+            self._blame(f"bug logged: {record.getMessage()}: {error!r}")
+
+
+class World:
+    """See the module. `run` answers the checker's violations."""
+
+    def __init__(self, loop: VirtualLoop, seed: str, plan: Plan) -> None:
+        self.seed, self.plan, self.loop = seed, plan, loop
+        self.chance = random.Random(f"{seed}/world")
+        self.faults = Faults(loop, random.Random(f"{seed}/faults"), plan.rates, plan.crash)
+        self.vendor = Vendor(self.faults, {TEXT: plan.limits[0], IMAGE: plan.limits[1]}, self._seconds)
+        self.checker = Checker(self.faults, self.vendor)
+        self.settings = Settings(
+            limits={TEXT: Limit(per_minute=plan.limits[0]), IMAGE: Limit(per_minute=plan.limits[1])},
+            prices=dict.fromkeys((TEXT, IMAGE), Price(input_usd=1.0, output_usd=1.0)),
+            worker=WorkerLimits(in_flight=plan.in_flight),
+            threshold=ThresholdRules(minimum_sample=plan.minimum_sample),
+            cache=CacheRules(poll_seconds=5.0),
+        )
+        self.parts = wiring.embedded(Clock(loop, "server", seed, 0.0))
+        self.store = TappedStore(self.parts.store, self.checker)
+        self.queue = TappedQueue(self.parts.queue, self.checker)
+        self.objects = TappedObjects(self.parts.objects, self.checker)
+        self.calm = asyncio.Event()
+        self.over = asyncio.Event()
+        self._names: dict[str, int] = {}
+        self._taken_in: set[str] = set()
+        self.closed_after = 0.0
+        self.calm_calls: dict[str, int] = {}  # port calls by kind of process until the calm
+        self.alive: list[Process] = []
+        self.source = Source(self.faults, plan.rejected)
+
+    def _seconds(self, step: str) -> float:
+        usual = 30.0 if step == "generate" else 10.0
+        return usual * self.plan.slowness * self.chance.uniform(0.5, 1.5)
+
+    # --- processes
+
+    def process(self, kind: str) -> Process:
+        number = self._names[kind] = self._names.get(kind, 0) + 1
+        name = f"{kind}.{number}"
+        skew = self.chance.uniform(-self.plan.skew, self.plan.skew)
+        return Process(name, Clock(self.loop, name, self.seed, skew))
+
+    def backend(self, process: Process) -> wiring.Backend:
+        ports = {"store": self.store, "queue": self.queue, "objects": self.objects}
+        return wiring.Backend(**{name: Port(port, name, process, self.faults) for name, port in ports.items()})
+
+    def rooms(self, process: Process) -> wiring.Rooms:
+        rules = lambda stored: SourceRules(base="gs://intake/" + stored.name.rpartition("/")[0] + "/")
+        return wiring.rooms(self.backend(process), process.clock, self.settings, rules, folder_is_client=True)
+
+    async def once(self, kind: str, work: Callable[[Process], Coroutine[Any, Any, Any]]) -> bool:
+        """Run something in a process of its own; whether it came to its end. A bug of the product is noted."""
+        process = self.process(kind)
+        self.alive = [*(known for known in self.alive if not known.dead), process]
+        job = process.spawn(work(process))
+        await asyncio.wait({job})
+        died, process.dead = process.dead, True
+        process.kill()
+        if job.cancelled():
+            return False
+        error = job.exception()
+        if error is not None and not isinstance(error, (RuumError, Killed)):
+            self.checker.blame(f"{process.name} raised {error!r}")
+        return error is None and not died
+
+    async def keep_alive(self, kind: str, work: Callable[[Process], Coroutine[Any, Any, Any]]) -> None:
+        while not self.over.is_set():
+            await self.once(kind, work)
+            await asyncio.sleep(self.chance.uniform(1, 40) if self.faults.active else 1.0)
+
+    # --- what the processes do
+
+    async def work(self, process: Process, stop: asyncio.Event) -> None:
+        """As `shared.worker.work`, with fakes for what is outside."""
+        backend = self.backend(process)
+        heartbeat = Heartbeat(backend.store, process.clock, self.settings.worker.heartbeat_seconds)
+        room = wiring.stage_image(
+            backend,
+            process.clock,
+            self.settings,
+            heartbeat=heartbeat,
+            source=self.source,
+            pictures=Pictures(),
+            model=Model(self.vendor, self.faults),
+        )
+
+        async def handle(delivery: Delivery) -> Any:
+            task = messages.decode(messages.Task, delivery.data)
+            IN_HAND.set((task.batch, task.index))
+            answer = await room.handle(delivery)
+            self.faults.write(f"handled {delivery.ack_id} {task.batch}/{task.index}", str(answer.action.value))
+            return answer
+
+        empties = EmptyTiers(backend.store, process.clock)
+        subscriber = Subscriber(
+            backend.queue, handle, process.clock, self.settings.worker, lambda reason: None, empties.note
+        )
+        await heartbeat.beat()
+        background = [asyncio.create_task(heartbeat.run()), asyncio.create_task(empties.run())]
+        try:
+            await subscriber.run(stop, 5.0)
+        finally:
+            for task in background:
+                task.cancel()
+            await asyncio.gather(*background, return_exceptions=True)
+            await heartbeat.stop()
+
+    async def worker(self, slot: int) -> None:
+        """A worker's place: killed or stopped workers are followed by new ones."""
+        while not self.over.is_set() and not (slot and self.calm.is_set()):
+            stop = asyncio.Event()
+            ends = [asyncio.ensure_future(self._stop_some_time(stop, slot))]
+            await self.once(f"worker{slot}", partial(self.work, stop=stop))
+            ends[0].cancel()
+            await asyncio.sleep(self.chance.uniform(1, 40) if self.faults.active else 1.0)
+
+    async def _stop_some_time(self, stop: asyncio.Event, slot: int) -> None:
+        """Some workers are stopped in good order; when the storm is over one worker is enough."""
+        if self.plan.rates.crash and self.chance.random() < 0.3:
+            await asyncio.sleep(self.chance.uniform(10, 90))
+        elif slot:
+            await self.calm.wait()
+        else:
+            return
+        stop.set()
+
+    async def aggregate(self, process: Process) -> None:
+        rooms = self.rooms(process)
+
+        async def handle(delivery: Delivery) -> None:
+            await rooms.aggregate.handle(messages.decode(messages.ImageChanged, delivery.data))
+
+        await consume(self.backend(process).queue, CHANGES_TOPIC, handle, clock=process.clock, most=8)
+
+    async def dead_letter(self, process: Process) -> None:
+        rooms = self.rooms(process)
+
+        async def handle(delivery: Delivery) -> None:
+            await rooms.dead_letter.handle(delivery.data, delivery.attributes)
+
+        await consume(self.backend(process).queue, DEAD_LETTER_DOOR, handle, clock=process.clock, most=4)
+
+    async def ingest(self, wanted: Wanted) -> None:
+        """A manifest is dropped; its event comes until it was handled, and now and then once more."""
+        await asyncio.sleep(wanted.at)
+        photos = [index % wanted.photos if wanted.photos else index for index in range(wanted.images)]
+        manifest = {
+            "batchId": wanted.name,
+            "clientName": "acme",
+            "designStyle": "modern",
+            "roomType": "bedroom",
+            "priority": wanted.tier.value,
+            "cache": wanted.cache,
+            "images": [{"url": f"https://x.example/{wanted.name}-{p}/{i}.jpg"} for i, p in enumerate(photos)],
+        }
+        name = f"manifests/acme/{wanted.name}.json"
+        await self.parts.objects.put("intake", name, json.dumps(manifest).encode(), content_type="application/json")
+        handle = lambda process: self.rooms(process).ingest.handle("intake", name)
+        while not await self.once("ingest", handle):
+            await asyncio.sleep(self.chance.uniform(1, 20))
+        if self.faults.happens("duplicate"):
+            await self.once("ingest", handle)
+        self._taken_in.add(wanted.name)
+
+    async def operation(self, at: float, what: str, batch: str) -> None:
+        await asyncio.sleep(at)
+        await self.once("operator", lambda process: self.operate(self.rooms(process), what, f"acme.{batch}"))
+
+    async def operate(self, rooms: wiring.Rooms, what: str, batch: str) -> Any:
+        """What operators start; a batch that is not there yet, or may not be replayed now, refuses."""
+        actions: dict[str, Callable[[], Awaitable[Any]]] = {
+            "pause": lambda: rooms.operator.pause(batch),
+            "resume": lambda: rooms.operator.resume(batch),
+            "cancel": lambda: rooms.operator.cancel(batch),
+            "replay": lambda: rooms.replay.run(batch),
+            "drain": rooms.replay.drain_letters,
+            "reconcile": rooms.reconcile.run,
+        }
+        if await self.parts.store.batch(batch) is None and what in ("replay", "resume"):
+            return None
+        return await actions[what]()
+
+    # --- the run
+
+    async def run(self) -> list[str]:
+        """The storm, then calm until everything is done, then judgement."""
+        follow_tasks(self.loop)
+        plan, log = self.plan, logging.getLogger("shared")
+        bugs, level, propagate = Bugs(self.checker.blame), log.level, log.propagate
+        log.addHandler(bugs)
+        log.setLevel(logging.ERROR)
+        log.propagate = False
+        lives = [self.worker(slot) for slot in range(plan.workers)]
+        lives += [self.keep_alive("aggregate", self.aggregate) for _ in range(plan.consumers)]
+        lives += [self.keep_alive("deadletter", self.dead_letter)]
+        lives += [self.ingest(wanted) for wanted in plan.batches]
+        lives += [self.operation(*operation) for operation in plan.operations]
+        jobs = [asyncio.create_task(life) for life in lives]
+        try:
+            await asyncio.sleep(plan.stormy_seconds)
+            self.faults.active = False
+            self.calm_calls = dict(self.faults.calls)
+            self.calm.set()
+            self.faults.write("CALM", "no more faults")
+            self.faults.traced_until = self.loop.time() + TRACED_CALM_SECONDS
+            await self._until_done()
+            await self.checker.finally_right(self.parts.store, self.parts.objects, await self._letters())
+        finally:
+            self.over.set()
+            for process in self.alive:
+                process.kill()
+            for job in jobs:
+                job.cancel()
+            log.removeHandler(bugs)
+            log.setLevel(level)
+            log.propagate = propagate
+        for job in jobs:
+            if job.done() and not job.cancelled() and job.exception() is not None:
+                raise job.exception() or RuntimeError
+        self.parts.database.close()
+        return self.checker.violations
+
+    async def _letters(self) -> list[tuple[bytes, dict[str, str]]]:
+        """The kept letters, also those an operator's drain has leased just now: no pull would show them."""
+        query = "SELECT data, attributes FROM messages WHERE subscription = ?"
+        read = lambda connection: connection.execute(query, (DEAD_LETTER_KEPT,)).fetchall()
+        rows = await self.parts.database.read("letters", read)
+        return [(data, json.loads(attributes or "{}")) for data, attributes in rows]
+
+    async def _until_done(self) -> None:
+        """Paused batches are resumed; reconcile runs every quarter of an hour; all must end within the bound."""
+        calm_at = self.loop.time()
+        next_reconcile = calm_at + RECONCILE_SECONDS
+        while self.loop.time() - calm_at < MOST_LIVENESS_SECONDS:
+            await asyncio.sleep(LOOK_SECONDS)
+            if len(self.checker.violations) >= ENOUGH_VIOLATIONS:
+                return
+            if await self._is_done():
+                self.closed_after = self.loop.time() - calm_at
+                return
+            for batch in await self.parts.store.batches():
+                if batch.control is Control.PAUSED and batch.state is not BatchState.CLOSED:
+                    await self.operation(0.0, "resume", batch.id.removeprefix("acme."))
+            if self.loop.time() >= next_reconcile:
+                next_reconcile += RECONCILE_SECONDS
+                await self.operation(0.0, "reconcile", "")
+        waiting = {name: await self.parts.queue.waiting(name) for name in OWED}
+        batches = {
+            b.id: f"{b.state} {b.control} round {b.round} epoch {b.control_epoch}"
+            for b in await self.parts.store.batches()
+        }
+        still = {key: f"{i.state} round {i.round}" for key, i in self.checker.images.items() if i.state in OPEN_STATES}
+        self.checker.blame(
+            f"not done {MOST_LIVENESS_SECONDS:.0f} s after the last fault; waiting: {waiting}; {batches}; open: {still}"
+        )
+
+    async def _is_done(self) -> bool:
+        batches = await self.parts.store.batches()
+        if len(self._taken_in) < len(self.plan.batches) or not all(_is_done(batch) for batch in batches):
+            return False
+        return not any([await self.parts.queue.waiting(name) for name in OWED])
+
+
+def _is_done(batch: Batch) -> bool:
+    return batch.state is BatchState.CLOSED and batch.announced_round == batch.round
+
+
+def simulate(seed: str, plan: Plan) -> World:
+    """Run the world to its end; its checker knows what was wrong."""
+    loop = VirtualLoop()
+    with asyncio.Runner(loop_factory=lambda: loop) as runner:
+
+        async def main() -> World:
+            world = World(loop, seed, plan)
+            try:
+                await world.run()
+            except Exception as error:
+                world.checker.blame(f"the run broke: {error!r}")
+            return world
+
+        return runner.run(main())

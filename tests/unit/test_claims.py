@@ -1,0 +1,567 @@
+"""What may be done to an image: every decision cell by cell, and what holds after any number of them in any order."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from shared import claims
+from shared.model import (
+    SETTLED_STATES,
+    Call,
+    Checkpoint,
+    Claim,
+    Failure,
+    Image,
+    ImageState,
+    Output,
+    Refusal,
+    Tier,
+    Worker,
+    image_key,
+)
+from shared.settings import WorkerLimits
+
+S = ImageState
+NOW = 1_000_000.0
+STALE = claims.HEARTBEAT_STALE_SECONDS
+CAP = claims.CLAIM_CAP_SECONDS
+OUTPUT = Output(picture="p.jpg", thumbnail="t.jpg", before="b.jpg", sha256="0" * 64, width=4, height=3)
+WORLDS_FAULT = Failure(code="vendor_timeout", message="no answer in 120 s")
+REJECTED = Failure(code="quality_rejected", message="a wall is gone")
+LETTERS_ERROR = Failure(code="deliveries_exhausted", message="delivered too often")
+BOUGHT = (Call(step="generate", model="m", cost_micro_usd=50_000),)
+PAID = Checkpoint(analysis="{}", picture="work/acme.a/7/3-2", generations=2, defects=("door gone",))
+KEY = image_key("acme.a", 7)
+
+
+def an_image(state: ImageState = S.QUEUED, **changes: Any) -> Image:
+    known: dict[str, Any] = {
+        "batch": "acme.a", "index": 7, "source": "https://x.example/a.jpg", "room_type": "den", "design_style": "boho",
+        "tier": Tier.NORMAL, "shard": 0, "state": state, "revision": 5, "fence": 3, "round": 2,
+    }  # fmt: skip
+    if state is S.PROCESSING:
+        known["claim"] = Claim(worker="w1", at=NOW - 100)
+    if state in SETTLED_STATES:
+        known["settled_at"] = NOW - 1
+    return Image(**(known | changes))
+
+
+def a_worker(since: float = 0.0, **changes: Any) -> Worker:
+    return Worker(**({"id": "w1", "at": NOW - since} | changes))
+
+
+ALIVE, DEAD, STOPPED = a_worker(), a_worker(since=STALE), a_worker(stopped=True)
+HOLDERS = {
+    "fresh": ALIVE,
+    "stale": DEAD,
+    "stopped": STOPPED,
+    "stopped long ago": a_worker(since=1000, stopped=True),
+    "never heard of": Worker(id="w1", at=0.0),
+    "unknown": None,
+    "another worker": a_worker(since=1000, id="w9"),
+    "fresh, waiting for quota": a_worker(waited_seconds={KEY: CAP}),
+}
+
+
+# --- is a claim alive -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("since", "fresh"), [(-5.0, True), (0.0, True), (STALE - 0.001, True), (STALE, False), (1e9, False)]
+)
+def test_a_heartbeat_is_fresh_until_it_is_stale(since: float, fresh: bool):
+    assert claims.heartbeat_is_fresh(a_worker(since=since), NOW) is fresh
+    assert claims.heartbeat_is_fresh(a_worker(since=since, stopped=True), NOW) is False
+
+
+def test_a_few_lost_heartbeats_kill_nobody_and_the_dead_are_soon_replaced():
+    assert 3 * WorkerLimits().heartbeat_seconds < STALE < 20
+
+
+def test_who_was_never_heard_of_has_no_fresh_heartbeat():
+    assert claims.heartbeat_is_fresh(None, NOW) is False
+
+
+@pytest.mark.parametrize(
+    ("age", "waited", "capped"),
+    [
+        (0, {}, False),
+        (CAP - 0.001, {}, False),
+        (CAP, {}, True),
+        (CAP * 3, {}, True),
+        (CAP * 3, {KEY: CAP * 2 + 1}, False),
+        (CAP * 3, {KEY: CAP * 2}, True),
+        (CAP, {"acme.a/70": CAP}, True),
+    ],
+    ids=["new", "almost", "at the cap", "old", "old, has waited", "old, has waited too little", "another has waited"],
+)
+def test_a_claim_is_capped_when_it_has_worked_for_too_long(age, waited, capped):
+    image = an_image(S.PROCESSING, claim=Claim(worker="w1", at=NOW - age))
+    holder = a_worker(waited_seconds=waited)
+    assert claims.claim_is_capped(image, holder, NOW) is capped
+    assert claims.claim_is_alive(image, holder, NOW) is not capped
+    assert claims.claim_is_alive(image, a_worker(since=STALE, waited_seconds=waited), NOW) is False
+
+
+def test_an_unclaimed_image_is_not_capped():
+    assert claims.claim_is_capped(an_image(), ALIVE, NOW) is False
+    assert claims.claim_is_capped(an_image(S.PROCESSING, claim=Claim(worker="w1", at=0.0)), None, NOW) is True
+
+
+# --- claim ------------------------------------------------------------------------------------------------------------
+
+
+def take(image: Image, holder: Worker | None = None, task_round: int = 2) -> Image | Refusal:
+    return claims.claim(image, task_round=task_round, worker="w2", now=NOW, holder=holder)
+
+
+@pytest.mark.parametrize(("state", "task_round", "holder"), list(itertools.product(S, (1, 2, 3), HOLDERS)))
+def test_claims_of_another_round_or_a_settled_image_are_refused(state, task_round, holder):
+    answer = take(an_image(state), HOLDERS[holder], task_round)
+    if task_round != 2:
+        assert answer is Refusal.OTHER_ROUND
+    elif state in SETTLED_STATES:
+        assert answer is Refusal.SETTLED
+    elif state is S.QUEUED:
+        assert isinstance(answer, Image)
+    elif holder in ("unknown", "another worker", "fresh", "fresh, waiting for quota"):
+        assert answer is Refusal.HELD
+    else:
+        assert isinstance(answer, Image)
+
+
+@pytest.mark.parametrize("crashes", [0, 1, 2, 5])
+def test_a_queued_image_is_claimed_with_a_new_fence(crashes: int):
+    image = an_image(crashes=crashes, attempts=1, checkpoint=PAID, calls=BOUGHT, error=WORLDS_FAULT)
+    claimed = take(image)
+    assert claimed == msgspec.structs.replace(
+        image, state=S.PROCESSING, fence=4, revision=6, claim=Claim(worker="w2", at=NOW, alone=False)
+    )
+    assert claims.is_suspect(claimed) is (crashes >= 2)
+
+
+# (holder, claimed for, waited) -> taken over, and is it a crash. A crash needs a worker that fell silent.
+TAKE_OVERS = {
+    ("fresh", 100, 0): (False, 0),
+    ("fresh", CAP, 0): (True, 0),
+    ("fresh", CAP, 1): (False, 0),
+    ("stale", 100, 0): (True, 1),
+    ("stale", CAP, 0): (True, 1),
+    ("stale", CAP, 1): (True, 1),
+    ("stopped", 100, 0): (True, 0),
+    ("stopped", CAP, 0): (True, 0),
+    ("stopped, long ago", 100, 0): (True, 0),
+    ("never heard of", 100, 0): (True, 1),
+    ("never heard of", CAP, 0): (True, 1),
+    ("unknown", 100, 0): (False, 0),
+    ("unknown", CAP, 0): (False, 0),
+    ("another", 100, 0): (False, 0),
+    ("another", CAP, 0): (False, 0),
+}
+AT = {
+    "fresh": {}, "stale": {"since": STALE}, "stopped": {"stopped": True},
+    "stopped, long ago": {"since": 1000, "stopped": True}, "never heard of": {"since": NOW},
+    "another": {"since": 1000, "id": "w9"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("alone", [False, True])
+@pytest.mark.parametrize("crashes", [0, 1, 2, 3])
+@pytest.mark.parametrize("case", list(TAKE_OVERS), ids=str)
+def test_taking_a_claim_over(case, crashes: int, alone: bool):
+    (who, age, waited), (taken, crash) = case, TAKE_OVERS[case]
+    holder = None if who == "unknown" else a_worker(waited_seconds={KEY: waited}, **AT[who])
+    image = an_image(
+        S.PROCESSING, claim=Claim(worker="w1", at=NOW - age, alone=alone), crashes=crashes, attempts=1, checkpoint=PAID,
+        calls=BOUGHT,
+    )  # fmt: skip
+    answer = take(image, holder)
+    if not taken:
+        assert answer is Refusal.HELD
+    elif crash and alone:  # it died with nothing else in hand
+        assert isinstance(answer, Image)
+        assert answer.error is not None
+        assert answer.error.code == "worker_crashed"
+        assert answer == msgspec.structs.replace(
+            image, state=S.FAILED, fence=4, revision=6, crashes=crashes + 1, claim=None, settled_at=NOW,
+            error=answer.error,
+        )  # fmt: skip
+    else:
+        assert answer == msgspec.structs.replace(
+            image, fence=4, revision=6, crashes=crashes + crash, claim=Claim(worker="w2", at=NOW, alone=False),
+        )  # fmt: skip
+
+
+def third_claim() -> Image:
+    """The image as the third worker has it, before that worker is alone with it; two have died holding it."""
+    image = an_image(round=1, fence=0)
+    suspect = []
+    for worker in ("a", "b", "c"):
+        holder = Worker(id=image.claim.worker, at=0.0) if image.claim else None
+        image = claims.claim(image, task_round=1, worker=worker, now=NOW, holder=holder)
+        assert image.claim.alone is False
+        suspect.append(claims.is_suspect(image))
+    assert suspect == [False, False, True]
+    return image
+
+
+def test_the_third_worker_is_to_go_alone_and_its_death_fails_the_image():
+    image = claims.go_alone(third_claim(), fence=3)
+    assert image.claim == Claim(worker="c", at=NOW, alone=True)
+    after = claims.claim(image, task_round=1, worker="d", now=NOW, holder=Worker(id="c", at=0.0))
+    assert (after.state, after.crashes, after.claim, after.fence) == (S.FAILED, 3, None, 4)
+    assert after.attempts == 0
+
+
+def test_the_death_of_a_worker_that_was_not_yet_alone_fails_nothing():
+    after = claims.claim(third_claim(), task_round=1, worker="d", now=NOW, holder=Worker(id="c", at=0.0))
+    assert (after.state, after.crashes, after.claim.worker, after.claim.alone) == (S.PROCESSING, 3, "d", False)
+    assert claims.is_suspect(after)
+
+
+# --- what the holder does ---------------------------------------------------------------------------------------------
+
+HOLDER_DECISIONS = {
+    "checkpoint": lambda image, fence: claims.checkpoint(image, fence=fence, checkpoint=PAID, calls=BOUGHT),
+    "release": lambda image, fence: claims.release(image, fence=fence, calls=BOUGHT),
+    "release, attempt spent": lambda image, fence: claims.release(
+        image, fence=fence, calls=BOUGHT, error=WORLDS_FAULT, spend_attempt=True, max_attempts=3, now=NOW
+    ),
+    "complete": lambda image, fence: claims.complete(
+        image, fence=fence, output=OUTPUT, calls=BOUGHT, durations_ms={"generate": 9}, prompts="7", now=NOW
+    ),
+    "fail": lambda image, fence: claims.fail(image, fence=fence, error=REJECTED, calls=BOUGHT, now=NOW),
+    "cancel": lambda image, fence: claims.cancel(image, fence=fence, calls=BOUGHT, now=NOW),
+    "go alone": lambda image, fence: claims.go_alone(image, fence=fence),
+}
+# Who has no claim at all hears it in other words.
+UNCLAIMED = {"go alone": Refusal.STALE_FENCE}
+
+
+@pytest.mark.parametrize("name", list(HOLDER_DECISIONS))
+@pytest.mark.parametrize(("state", "fence"), list(itertools.product(S, (0, 2, 3, 4))))
+def test_only_the_present_claim_may_write(name: str, state: ImageState, fence: int):
+    answer = HOLDER_DECISIONS[name](an_image(state), fence)
+    if fence != 3:
+        assert answer is Refusal.STALE_FENCE
+    elif state is S.PROCESSING:
+        assert isinstance(answer, Image)
+        assert (answer.revision, answer.fence, answer.round) == (6, 3, 2)
+    elif name in UNCLAIMED:
+        assert answer is UNCLAIMED[name]
+    else:
+        assert answer is (Refusal.SETTLED if state in SETTLED_STATES else Refusal.STALE_FENCE)
+
+
+def held(**changes: Any) -> Image:
+    return an_image(S.PROCESSING, attempts=1, crashes=1, **changes)
+
+
+@pytest.mark.parametrize("known", [None, Checkpoint(analysis="{}")])
+def test_a_checkpoint_keeps_the_claim(known):
+    image = held(checkpoint=known)
+    after = claims.checkpoint(image, fence=3, checkpoint=PAID, calls=BOUGHT)
+    assert after == msgspec.structs.replace(image, revision=6, checkpoint=PAID, calls=BOUGHT)
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_going_alone_is_noted_in_the_claim_and_changes_nothing_else(alone: bool):
+    image = held(claim=Claim(worker="w1", at=NOW - 100, alone=alone), checkpoint=PAID, calls=BOUGHT)
+    after = claims.go_alone(image, fence=3)
+    assert after == msgspec.structs.replace(image, revision=6, claim=Claim(worker="w1", at=NOW - 100, alone=True))
+
+
+@pytest.mark.parametrize("attempts", [0, 1, 2, 3])
+@pytest.mark.parametrize("most", [1, 2, 3])
+@pytest.mark.parametrize("spend", [False, True])
+@pytest.mark.parametrize("error", [None, WORLDS_FAULT])
+@pytest.mark.parametrize("note", [None, PAID])
+@pytest.mark.parametrize("known", [None, Checkpoint(analysis="{}")])
+def test_a_release(attempts, most, spend, error, note, known):
+    image = an_image(S.PROCESSING, attempts=attempts, checkpoint=known, error=REJECTED)
+    after = claims.release(
+        image, fence=3, calls=BOUGHT, checkpoint=note, error=error, spend_attempt=spend, max_attempts=most, now=NOW
+    )
+    last = spend and attempts + 1 >= most
+    assert after == msgspec.structs.replace(
+        image,
+        state=S.FAILED if last else S.QUEUED,
+        revision=6,
+        attempts=attempts + spend,
+        claim=None,
+        calls=BOUGHT,
+        checkpoint=note or known,
+        error=error or REJECTED,
+        touched_at=NOW,
+        settled_at=NOW if last else None,
+    )
+
+
+def test_waiting_and_our_own_faults_never_fail_an_image_however_often_it_is_released():
+    image = an_image(round=1, fence=0)
+    for turn in range(50):
+        image = claims.claim(image, task_round=1, worker="w", now=NOW, holder=None)
+        image = claims.release(image, fence=turn + 1, calls=(), max_attempts=1)
+        assert (image.state, image.attempts, image.crashes) == (S.QUEUED, 0, 0)
+
+
+def test_the_third_failed_attempt_is_the_last():
+    image = an_image(round=1, fence=0)
+    states = []
+    for turn in range(3):
+        image = claims.claim(image, task_round=1, worker="w", now=NOW, holder=None)
+        image = claims.release(
+            image, fence=turn + 1, calls=(), error=WORLDS_FAULT, spend_attempt=True, max_attempts=3, now=NOW
+        )
+        states.append(image.state)
+    assert states == [S.QUEUED, S.QUEUED, S.FAILED]
+    assert (image.attempts, image.error, image.settled_at) == (3, WORLDS_FAULT, NOW)
+
+
+def test_a_completed_image_has_its_output_and_no_error():
+    image = held(error=WORLDS_FAULT, checkpoint=PAID)
+    assert HOLDER_DECISIONS["complete"](image, 3) == msgspec.structs.replace(
+        image, state=S.COMPLETED, revision=6, claim=None, error=None, output=OUTPUT, calls=BOUGHT,
+        durations_ms={"generate": 9}, prompts="7", settled_at=NOW,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("note", [None, PAID])
+def test_an_image_fails_by_its_own_fault_at_once(note):
+    image = held(error=WORLDS_FAULT, checkpoint=Checkpoint(analysis="{}"))
+    after = claims.fail(image, fence=3, error=REJECTED, calls=BOUGHT, checkpoint=note, now=NOW)
+    assert after == msgspec.structs.replace(
+        image, state=S.FAILED, revision=6, claim=None, error=REJECTED, calls=BOUGHT, attempts=2, settled_at=NOW,
+        checkpoint=note or image.checkpoint,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("error", [None, WORLDS_FAULT])
+def test_a_cancelled_image_keeps_its_bill_and_no_error(error):
+    image = held(checkpoint=PAID, error=error)
+    after = claims.cancel(image, fence=3, calls=BOUGHT, now=NOW)
+    assert after == msgspec.structs.replace(
+        image, state=S.CANCELLED, revision=6, claim=None, error=None, calls=BOUGHT, settled_at=NOW
+    )
+
+
+# --- what others do ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("error", [None, WORLDS_FAULT])
+@pytest.mark.parametrize(("state", "holder"), list(itertools.product(S, HOLDERS)))
+def test_only_what_nobody_works_on_is_cancelled_from_outside(state, holder, error):
+    image = an_image(state, error=error, attempts=1, calls=BOUGHT, checkpoint=PAID)
+    answer = claims.cancel_queued(image, now=NOW, holder=HOLDERS[holder])
+    if state in SETTLED_STATES:
+        assert answer is Refusal.SETTLED
+    elif state is S.PROCESSING and holder in ("unknown", "another worker", "fresh", "fresh, waiting for quota"):
+        assert answer is Refusal.HELD
+    else:
+        assert answer == msgspec.structs.replace(
+            image, state=S.CANCELLED, fence=4, revision=6, claim=None, error=None, settled_at=NOW
+        )
+
+
+@pytest.mark.parametrize("state", list(S))
+def test_who_knows_no_holder_cancels_queued_images_only(state):
+    answer = claims.cancel_queued(an_image(state), now=NOW)
+    if state is S.QUEUED:
+        assert isinstance(answer, Image)
+    else:
+        assert answer is (Refusal.HELD if state is S.PROCESSING else Refusal.SETTLED)
+
+
+def test_a_dead_worker_cannot_write_to_what_was_cancelled_from_under_it():
+    image = claims.cancel_queued(an_image(S.PROCESSING), now=NOW, holder=DEAD)
+    assert all(decide(image, 3) is Refusal.STALE_FENCE for decide in HOLDER_DECISIONS.values())
+
+
+@pytest.mark.parametrize("error", [None, WORLDS_FAULT])
+@pytest.mark.parametrize("attempts", [0, 2, 3, 4])
+@pytest.mark.parametrize(("state", "letter_round", "holder"), list(itertools.product(S, (1, 2, 3), HOLDERS)))
+def test_dead_letter_gives_up_only_what_nobody_can_stage_any_more(state, letter_round, holder, attempts, error):
+    image = an_image(state, attempts=attempts, error=error, crashes=1, calls=BOUGHT, checkpoint=PAID)
+    answer = claims.give_up(
+        image, letter_round=letter_round, error=LETTERS_ERROR, holder=HOLDERS[holder], max_attempts=3, now=NOW
+    )
+    if letter_round != 2:
+        assert answer is Refusal.OTHER_ROUND
+    elif state in SETTLED_STATES:
+        assert answer is Refusal.SETTLED
+    elif state is S.PROCESSING and holder in ("unknown", "another worker", "fresh", "fresh, waiting for quota"):
+        assert answer is Refusal.HELD
+    elif attempts < 3:
+        assert answer is Refusal.UNCHANGED
+    else:
+        assert answer == msgspec.structs.replace(
+            image, state=S.FAILED, fence=4, revision=6, claim=None, error=error or LETTERS_ERROR, settled_at=NOW
+        )
+
+
+@pytest.mark.parametrize("state", list(S))
+def test_only_failed_images_are_requeued(state):
+    answer = claims.requeue(an_image(state))
+    assert isinstance(answer, Image) == (state is S.FAILED)
+
+
+KEPT = {
+    "nothing was paid": (None, "source_not_found", None),
+    "only the analysis": (Checkpoint(analysis="{}"), "vendor_timeout", Checkpoint(analysis="{}")),
+    "a picture": (PAID, "vendor_timeout", msgspec.structs.replace(PAID, generations=1)),
+    "pictures bought and lost": (Checkpoint(analysis="{}", generations=2), "internal", Checkpoint(analysis="{}")),
+    "a rejected picture": (PAID, "quality_rejected", Checkpoint(analysis="{}")),
+    "a rejected picture without analysis": (Checkpoint(picture="p", generations=3), "quality_rejected", Checkpoint()),
+    "no error noted": (PAID, None, msgspec.structs.replace(PAID, generations=1)),
+}
+
+
+@pytest.mark.parametrize(("paid", "code", "kept"), list(KEPT.values()), ids=list(KEPT))
+def test_a_requeued_image_keeps_its_paid_work_but_no_rejected_picture(paid, code, kept):
+    error = Failure(code=code, message="") if code else None
+    image = an_image(S.FAILED, attempts=3, crashes=2, error=error, checkpoint=paid, calls=BOUGHT)
+    assert claims.requeue(image, now=NOW) == msgspec.structs.replace(
+        image, state=S.QUEUED, round=3, revision=6, attempts=0, crashes=0, error=None, settled_at=None, checkpoint=kept,
+        touched_at=NOW,
+    )  # fmt: skip
+
+
+def test_a_requeued_image_does_not_belong_to_its_last_holder():
+    image = claims.requeue(an_image(S.FAILED))
+    for decide in HOLDER_DECISIONS.values():
+        assert decide(image, 3) is Refusal.STALE_FENCE
+    claimed = claims.claim(image, task_round=3, worker="w1", now=NOW, holder=None)
+    assert claimed.fence == 4
+    for decide in HOLDER_DECISIONS.values():
+        assert decide(claimed, 3) is Refusal.STALE_FENCE
+    assert take(image) is Refusal.OTHER_ROUND
+
+
+# --- anything in any order --------------------------------------------------------------------------------------------
+
+MOST_ATTEMPTS = 3
+# Fences and rounds are given relative to the image's: mostly the present one, or one that has passed.
+BEHIND = st.sampled_from([0, 0, 0, 1, 2])
+HOLDER_STATES = st.sampled_from(["fresh", "stale", "stopped", "unknown", "another worker"])
+ACTS = st.one_of(
+    st.tuples(st.just("claim"), BEHIND, HOLDER_STATES),
+    st.tuples(st.sampled_from([*HOLDER_DECISIONS, "release, attempt spent"]), BEHIND, st.none()),
+    st.tuples(st.just("give up"), BEHIND, HOLDER_STATES),
+    st.tuples(st.just("cancel queued"), st.just(0), HOLDER_STATES),
+    st.tuples(st.just("requeue"), st.just(0), st.none()),
+)
+
+
+def act(image: Image, name: str, behind: int, holder: str | None, now: float) -> Image | Refusal:
+    calls = (*image.calls, Call(step="generate", model="m", cost_micro_usd=1))
+    fence = image.fence - behind
+    known = None
+    if holder not in (None, "unknown"):
+        named = image.claim.worker if image.claim and holder != "another worker" else "nobody"
+        known = Worker(id=named, at=now if holder in ("fresh", "stopped") else now - STALE, stopped=holder == "stopped")
+    match name:
+        case "claim":
+            return claims.claim(image, task_round=image.round - behind, worker=f"w{now}", now=now, holder=known)
+        case "give up":
+            return claims.give_up(
+                image, letter_round=image.round - behind, error=LETTERS_ERROR, holder=known,
+                max_attempts=MOST_ATTEMPTS, now=now,
+            )  # fmt: skip
+        case "cancel queued":
+            return claims.cancel_queued(image, now=now, holder=known)
+        case "requeue":
+            return claims.requeue(image, now=now)
+        case "go alone":
+            return claims.go_alone(image, fence=fence)
+        case "checkpoint":
+            return claims.checkpoint(image, fence=fence, checkpoint=PAID, calls=calls)
+        case "release":
+            return claims.release(image, fence=fence, calls=calls, max_attempts=MOST_ATTEMPTS, now=now)
+        case "release, attempt spent":
+            return claims.release(
+                image, fence=fence, calls=calls, error=WORLDS_FAULT, spend_attempt=True, max_attempts=MOST_ATTEMPTS,
+                now=now,
+            )  # fmt: skip
+        case "complete":
+            return claims.complete(
+                image, fence=fence, output=OUTPUT, calls=calls, durations_ms={}, prompts="7", now=now
+            )
+        case "fail":
+            return claims.fail(image, fence=fence, error=REJECTED, calls=calls, now=now)
+        case "cancel":
+            return claims.cancel(image, fence=fence, calls=calls, now=now)
+    raise AssertionError(name)
+
+
+@settings(max_examples=600, deadline=None, database=None, derandomize=True)
+@given(acts=st.lists(ACTS, min_size=5, max_size=60))
+def test_whatever_happens_in_whatever_order(acts):
+    image = an_image(revision=1, fence=0, round=1)
+    granted: list[int] = []
+    for turn, (name, behind, holder) in enumerate(acts):
+        before, now = image, NOW + turn
+        written = msgspec.json.encode(before)
+        after = act(before, name, behind, holder, now)
+        assert msgspec.json.encode(before) == written
+        if isinstance(after, Refusal):
+            continue
+        image = after
+        held_before = before.state is S.PROCESSING
+        # Nothing stale, nothing settled is ever written.
+        assert not behind
+        assert before.state not in SETTLED_STATES or (before.state is S.FAILED and name == "requeue")
+        assert name not in HOLDER_DECISIONS or held_before
+        # Numbers only grow, and only by their own cause.
+        assert after.revision == before.revision + 1
+        assert after.fence - before.fence == (name in ("claim", "give up", "cancel queued"))
+        assert after.round - before.round == (name == "requeue")
+        assert after.cost_micro_usd >= before.cost_micro_usd
+        if name in ("release", "release, attempt spent", "requeue"):
+            assert after.touched_at == now
+        else:
+            assert after.touched_at == before.touched_at
+        # What a living worker holds is taken from it by nobody.
+        if held_before and name in ("claim", "give up", "cancel queued"):
+            assert holder in ("stale", "stopped")
+        if name == "requeue":
+            assert (after.attempts, after.crashes) == (0, 0)
+        else:
+            assert after.attempts - before.attempts == (name in ("release, attempt spent", "fail"))
+            assert after.crashes - before.crashes == (name == "claim" and held_before and holder == "stale")
+        # What goes together goes together.
+        assert (after.claim is not None) == (after.state is S.PROCESSING)
+        assert (after.settled_at is not None) == (after.state in SETTLED_STATES)
+        assert (after.output is not None) == (after.state is S.COMPLETED)
+        assert after.state is not S.FAILED or after.error is not None
+        assert after.state in SETTLED_STATES or after.attempts < MOST_ATTEMPTS
+        if name == "claim" and after.state is S.PROCESSING:
+            granted.append(after.fence)
+            assert after.claim == Claim(worker=f"w{now}", at=now, alone=False)
+        elif name == "go alone":
+            assert after.claim == msgspec.structs.replace(before.claim, alone=True)
+        # Only a crash of a worker that was alone with it fails an image at its claim.
+        assert (name == "claim" and after.state is S.FAILED) == (
+            name == "claim" and held_before and holder == "stale" and before.claim.alone
+        )
+        for fence in granted[:-1]:  # no earlier claim can still write
+            assert all(decide(after, fence) is Refusal.STALE_FENCE for decide in HOLDER_DECISIONS.values())
+    assert granted == sorted(set(granted))
+
+
+def test_no_image_is_asked_more_often_than_it_has_attempts_and_crashes():
+    """Whatever its workers do, with nobody stopping politely a round ends after so many claims."""
+    image = an_image(revision=1, fence=0, round=1)
+    for worker in range(10):
+        holder = Worker(id=image.claim.worker, at=0.0) if image.claim else None
+        image = claims.claim(image, task_round=1, worker=f"w{worker}", now=NOW, holder=holder)
+        if image.state is S.FAILED:
+            break
+        if claims.is_suspect(image):
+            image = claims.go_alone(image, fence=image.fence)
+    assert (image.state, image.fence, image.crashes) == (S.FAILED, 4, 3)

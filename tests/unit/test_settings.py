@@ -1,0 +1,273 @@
+"""Settings from the environment: every one can be set, and whatever is wrong is told by the variable's own name."""
+
+from __future__ import annotations
+
+import math
+import re
+import types
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared.settings import LIMITS, PRICES, BadSetting, Limit, Price, Settings, cost_micro_usd, from_environment
+
+PAGE = Path(__file__).parents[2] / "docs/settings.md"
+
+
+def variables() -> dict[str, tuple[str, str, Any, Any]]:
+    """Every variable: (group, name, type, default)."""
+    found = {}
+    for group in msgspec.structs.fields(Settings):
+        if isinstance(group.type, type) and issubclass(group.type, msgspec.Struct):
+            for field in msgspec.structs.fields(group.type):
+                found[f"RUUM_{group.name}_{field.name}".upper()] = (group.name, field.name, field.type, field.default)
+    return found
+
+
+def plain(kind: Any) -> Any:
+    """The type without its bounds."""
+    return get_args(kind)[0] if hasattr(kind, "__metadata__") else kind
+
+
+VARIABLES = variables()
+TABLES = ("RUUM_LIMITS", "RUUM_PRICES")
+OF_TYPE = {
+    kind: sorted(name for name, (_, _, given, _) in VARIABLES.items() if plain(given) is kind) for kind in (int, float)
+}
+
+
+def other(kind: Any, default: Any) -> tuple[str, Any]:
+    """A fitting value that is not the default: (as text, as read)."""
+    bare = plain(kind)
+    if get_origin(bare) is Literal:
+        value = next(value for value in get_args(bare) if value != default)
+        return value, value
+    if bare is bool:
+        return str(not default).lower(), not default
+    if bare is int:
+        return ("60", 60) if default != 60 else ("61", 61)
+    if bare is float:
+        return ("0.25", 0.25) if default != 0.25 else ("0.75", 0.75)
+    assert bare is str or (isinstance(bare, types.UnionType) and str in get_args(bare)), f"how is a {bare} set?"
+    return "something else", "something else"
+
+
+def test_there_are_settings() -> None:
+    assert len(VARIABLES) > 40
+    assert "RUUM_WORKER_IN_FLIGHT" in VARIABLES
+
+
+def test_nothing_set_is_the_defaults() -> None:
+    assert from_environment({}) == Settings()
+    assert from_environment({"PATH": "/bin", "HOME": "/", "MY_RUUM_X": "1", "RUUMX": "1"}) == Settings()
+
+
+@pytest.mark.parametrize("variable", VARIABLES)
+def test_every_setting_can_be_set(variable: str) -> None:
+    group, name, kind, default = VARIABLES[variable]
+    text, value = other(kind, default)
+    settings = from_environment({variable: text})
+    assert getattr(getattr(settings, group), name) == value
+    assert type(getattr(getattr(settings, group), name)) is type(value)
+    expected = msgspec.structs.replace(
+        Settings(), **{group: msgspec.structs.replace(getattr(Settings(), group), **{name: value})}
+    )
+    assert settings == expected, "and nothing else has changed"
+
+
+def test_all_of_them_at_once() -> None:
+    wanted = {variable: other(kind, default) for variable, (_, _, kind, default) in VARIABLES.items()}
+    settings = from_environment({variable: text for variable, (text, _) in wanted.items()})
+    for variable, (group, name, _, _) in VARIABLES.items():
+        assert getattr(getattr(settings, group), name) == wanted[variable][1]
+
+
+def test_the_page_documents_what_can_be_set() -> None:
+    documented = set(re.findall(r"`(RUUM_[A-Z_]+)`", PAGE.read_text("utf-8")))
+    assert documented == {*VARIABLES, *TABLES}
+
+
+@pytest.mark.parametrize(
+    "variable",
+    ["RUUM_", "RUUM_NONSENSE", "RUUM_MANIFEST", "RUUM_MANIFEST_", "RUUM_MANIFEST_MOST", "RUUM_MANIFEST_MOST_IMAGES_",
+     "RUUM_WORKER_MOST_IMAGES", "RUUM_MANIFESTMOST_IMAGES", "RUUM__MANIFEST_MOST_IMAGES", "RUUM_PRICES_PREVIEW", "RUUM_LIMIT",
+     "RUUM_MANIFEST__MOST_IMAGES", "RUUM_MANIFEST_MOST-IMAGES", "RUUM_SETTINGS", "RUUM_GEMINI_KEY"],
+)  # fmt: skip
+def test_an_unknown_variable_is_named(variable: str) -> None:
+    with pytest.raises(BadSetting) as caught:
+        from_environment({"RUUM_WORKER_IN_FLIGHT": "7", variable: "7"})
+    assert variable in str(caught.value)
+    assert "docs/settings.md" in str(caught.value)
+
+
+@pytest.mark.parametrize("value", ["", "many", "1.5", "0x10", " 7", "7 ", "true", "null", "[]", "٧", "1_000"])
+@pytest.mark.parametrize("variable", ["RUUM_MANIFEST_MOST_IMAGES", "RUUM_DOWNLOAD_MOST_REDIRECTS"])
+def test_no_whole_number(variable: str, value: str) -> None:
+    with pytest.raises(BadSetting) as caught:
+        from_environment({variable: value})
+    assert str(caught.value).startswith(variable)
+
+
+@pytest.mark.parametrize(
+    "value", ["", "long", "1,5", " 7", "true", "null", "nan", "inf", "-inf", "Infinity", "1e400", "0x1"]
+)
+@pytest.mark.parametrize("variable", ["RUUM_GEMINI_IMAGE_SECONDS", "RUUM_STAGING_LEAST_REALISM"])
+def test_no_finite_number(variable: str, value: str) -> None:
+    with pytest.raises(BadSetting) as caught:
+        from_environment({variable: value})
+    assert str(caught.value).startswith(variable)
+
+
+@pytest.mark.parametrize("value", ["", "yes", "on", "2", "null", "truee"])
+def test_neither_true_nor_false(value: str) -> None:
+    with pytest.raises(BadSetting) as caught:
+        from_environment({"RUUM_DOWNLOAD_ALLOW_HTTP": value})
+    assert str(caught.value).startswith("RUUM_DOWNLOAD_ALLOW_HTTP")
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("true", True), ("True", True), ("1", True), ("false", False), ("0", False)]
+)
+def test_true_and_false(text: str, value: bool) -> None:
+    assert from_environment({"RUUM_DOWNLOAD_ALLOW_HTTP": text}).download.allow_http is value
+
+
+@pytest.mark.parametrize("variable", OF_TYPE[int] + OF_TYPE[float])
+def test_below_the_bounds(variable: str) -> None:
+    for value in ("-1", "-0.001" if variable in OF_TYPE[float] else "-1000000"):
+        with pytest.raises(BadSetting) as caught:
+            from_environment({variable: value})
+        assert str(caught.value).startswith(f"{variable}: ")
+
+
+def may_be_zero(variable: str) -> bool:
+    """By the bounds that stand beside the type."""
+    return any(bound.ge == 0 for bound in getattr(VARIABLES[variable][2], "__metadata__", ()))
+
+
+SHARES = ["RUUM_STAGING_LEAST_STRUCTURE_KEPT", "RUUM_STAGING_LEAST_REALISM", "RUUM_STAGING_LEAST_STYLE_FIT"]
+
+
+@pytest.mark.parametrize("variable", OF_TYPE[int] + OF_TYPE[float])
+def test_zero(variable: str) -> None:
+    if may_be_zero(variable):
+        from_environment({variable: "0"})
+        return
+    with pytest.raises(BadSetting) as caught:
+        from_environment({variable: "0"})
+    assert str(caught.value).startswith(f"{variable}: ")
+
+
+@pytest.mark.parametrize(("variable", "value"), [*((name, "1.001") for name in SHARES), ("RUUM_PHOTO_JPEG_QUALITY", "96"),
+                                                 ("RUUM_STAGING_MODEL", "dalle"), ("RUUM_STAGING_MODEL", "Gemini")])  # fmt: skip
+def test_above_the_bounds(variable: str, value: str) -> None:
+    with pytest.raises(BadSetting) as caught:
+        from_environment({variable: value})
+    assert str(caught.value).startswith(f"{variable}: ")
+
+
+def test_a_wrong_value_among_right_ones_is_the_one_that_is_named() -> None:
+    environment = {"RUUM_WORKER_IN_FLIGHT": "7", "RUUM_PHOTO_JPEG_QUALITY": "high", "RUUM_BUCKETS_WORK": "w"}
+    with pytest.raises(BadSetting) as caught:
+        from_environment(environment)
+    assert "RUUM_PHOTO_JPEG_QUALITY" in str(caught.value)
+    assert "RUUM_WORKER_IN_FLIGHT" not in str(caught.value)
+
+
+# --- tables
+
+
+def test_a_table_is_laid_over_the_default() -> None:
+    settings = from_environment(
+        {
+            "RUUM_PRICES": '{"gemini-3-pro-image": {"input_usd": 2, "output_usd": 120.5}}',
+            "RUUM_LIMITS": '{"gemini-3.5-flash-lite": {"concurrent": 3}, "new": {"per_minute": 7}}',
+        }
+    )
+    assert settings.prices == {**PRICES, "gemini-3-pro-image": Price(input_usd=2.0, output_usd=120.5)}
+    assert settings.limits == {
+        **LIMITS, "gemini-3.5-flash-lite": Limit(concurrent=3), "new": Limit(per_minute=7),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "value", ["", "{", "[]", "null", "7", "x", '{"m": 5}', '{"m": null}', '{"m": []}', '{"m": {"x": 1}}']
+)
+@pytest.mark.parametrize("variable", TABLES)
+def test_no_table(variable: str, value: str) -> None:
+    with pytest.raises(BadSetting) as caught:
+        from_environment({variable: value})
+    assert str(caught.value).startswith(variable)
+
+
+def test_a_wrong_table_is_named_as_it_was_given() -> None:
+    """`RUUM_LIMITS[___]_PER_MINUTE` is no variable, and does not say which model is meant."""
+    with pytest.raises(BadSetting) as caught:
+        from_environment({"RUUM_LIMITS": '{"model-a": {"per_minute": 1}, "model-b": {"per_minute": 0}}'})
+    assert re.match("RUUM_LIMITS[: ]", str(caught.value))
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("RUUM_LIMITS", '{"m": {"per_minute": 0}}'), ("RUUM_LIMITS", '{"m": {"per_minute": -5}}'),
+        ("RUUM_LIMITS", '{"m": {"concurrent": 1.5}}'), ("RUUM_LIMITS", '{"m": {"per_minute": "many"}}'),
+        ("RUUM_PRICES", '{"m": {"input_usd": 1}}'), ("RUUM_PRICES", '{"m": {"input_usd": -1, "output_usd": 1}}'),
+        ("RUUM_PRICES", '{"m": {"input_usd": "inf", "output_usd": 1}}'),
+        ("RUUM_PRICES", '{"m": {"input_usd": 1e400, "output_usd": 1}}'),
+    ],
+)  # fmt: skip
+def test_a_value_in_a_table_out_of_bounds(variable: str, value: str) -> None:
+    with pytest.raises(BadSetting) as caught:
+        from_environment({variable: value})
+    assert str(caught.value).startswith(variable)
+
+
+# --- money
+
+
+EXACT = {name: (Fraction(str(p.input_usd)), Fraction(str(p.output_usd))) for name, p in PRICES.items()}
+
+
+@given(st.sampled_from(sorted(PRICES)), st.integers(0, 10_000_000), st.integers(0, 10_000_000))
+def test_costs_are_rounded_up(model: str, input_tokens: int, output_tokens: int) -> None:
+    """In millionths of a dollar, a price per million tokens is a price per token; never below what is billed."""
+    price_in, price_out = EXACT[model]
+    exact = price_in * input_tokens + price_out * output_tokens
+    assert cost_micro_usd(PRICES, model, input_tokens, output_tokens) == math.ceil(exact)
+
+
+@pytest.mark.parametrize(
+    ("price", "tokens", "expected"),
+    [
+        ((0.3, 2.5), (0, 0), 0), ((0.3, 2.5), (1, 0), 1), ((0.3, 2.5), (3, 0), 1), ((0.3, 2.5), (4, 0), 2),
+        ((0.3, 2.5), (10, 0), 3), ((0.3, 2.5), (0, 1), 3), ((0.3, 2.5), (0, 2), 5), ((1.5, 30.0), (1120, 1680), 52_080),
+        ((0.1, 0.2), (1, 1), 1), ((0.1, 0.2), (10, 10), 3), ((0.1, 0.1), (30, 0), 3), ((0.0, 0.0), (10**9, 10**9), 0),
+        ((1e-9, 0.0), (1, 0), 1),
+    ],
+)  # fmt: skip
+def test_costs(price: tuple[float, float], tokens: tuple[int, int], expected: int) -> None:
+    prices = {"m": Price(input_usd=price[0], output_usd=price[1])}
+    cost = cost_micro_usd(prices, "m", *tokens)
+    assert cost == expected
+    assert type(cost) is int
+
+
+@given(st.integers(1, 10_000), st.integers(1, 10_000), st.integers(0, 100_000), st.integers(0, 100_000))
+def test_costs_of_any_price_in_cents(cents_in: int, cents_out: int, input_tokens: int, output_tokens: int) -> None:
+    """A price of 0.07 is no binary number; the sum is rounded up all the same, not one above an exact one."""
+    prices = {"m": Price(input_usd=cents_in / 100, output_usd=cents_out / 100)}
+    exact = Fraction(cents_in * input_tokens + cents_out * output_tokens, 100)
+    assert cost_micro_usd(prices, "m", input_tokens, output_tokens) == math.ceil(exact)
+
+
+def test_every_model_of_the_defaults_has_a_price() -> None:
+    settings = Settings()
+    assert {settings.gemini.text_model, settings.gemini.image_model, "preview"} <= set(settings.prices)
+    assert cost_micro_usd(settings.prices, settings.gemini.image_model, 0, 1120) == 33_600, "1K: $0.0336"
+    assert cost_micro_usd(settings.prices, settings.gemini.image_model, 0, 1680) == 50_400, "2K: about $0.050"
