@@ -297,6 +297,30 @@ def test_a_message_delivered_too_often_goes_to_both_dead_letter_subscriptions(ba
     backend.run(case)
 
 
+def test_the_last_delivery_is_as_good_as_any(backend: Backend) -> None:
+    """In hand, whatever others pull; and acked, it leaves no letter."""
+    backend.needs("virtual")
+
+    async def case() -> None:
+        queue, policy = backend.queue, backend.policy(TASKS)
+        await queue.publish(TASKS, numbered(1))
+        for attempt in range(1, (policy.max_deliveries or 0) + 1):
+            last = await one(backend, within_seconds=policy.ack_deadline_seconds + 1)
+            assert last.attempt == attempt
+        await queue.publish(TASKS, numbered(1, start=1))
+        for _ in range(5):
+            await queue.extend(TASKS, [last.ack_id], policy.ack_deadline_seconds)
+            for delivery in await queue.pull(TASKS, 5, policy.ack_deadline_seconds / 2):
+                assert delivery.message_id != last.message_id
+                await queue.ack(TASKS, [delivery.ack_id])
+        await queue.ack(TASKS, [last.ack_id])
+        await nothing(backend, TASKS, 1000)
+        for subscription in (DEAD_LETTER_DOOR, DEAD_LETTER_KEPT):
+            await nothing(backend, subscription, 1)
+
+    backend.run(case)
+
+
 def test_pulls_that_wait_are_served_while_others_are_dead_lettered(backend: Backend) -> None:
     backend.needs("virtual")
 

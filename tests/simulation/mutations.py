@@ -14,7 +14,6 @@ import msgspec
 
 from shared import claims, closing, replay, stage_image
 from shared.model import BatchMove, BatchState, ImageState, Refusal
-from tests.simulation.known import KNOWN
 from tests.simulation.run import run_seed
 
 Patch = tuple[Any, str, Any]
@@ -96,7 +95,7 @@ def caught_by(patches: list[Patch], seeds: range) -> tuple[int, str] | None:
     """The first seed that notices, and what it says."""
     with patched(patches):
         for seed in seeds:
-            if seed not in KNOWN and (violations := run_seed(seed).checker.violations):
+            if violations := run_seed(seed).checker.violations:
                 return seed, violations[0]
     return None
 

@@ -96,31 +96,26 @@ class EmbeddedQueue:
         """Hand out what is due. What was handed out too often goes to the dead letters and hides nothing else."""
         policy = self._policies[subscription]
         now = self._clock.now()
-        if policy.max_deliveries is not None:
-            query = (
-                "SELECT id, data, attributes FROM messages WHERE subscription = ? AND due_at <= ? AND deliveries >= ?"
-            )
-            for identity, data, attributes in connection.execute(
-                query, (subscription, now, policy.max_deliveries)
-            ).fetchall():
-                self._dead_letter(
-                    connection, identity, policy, Message(data, json.loads(attributes) if attributes else {})
+        deliveries: list[Delivery] = []
+        while len(deliveries) < most:
+            rows = connection.execute(
+                "SELECT id, data, attributes, deliveries, published_at FROM messages"
+                " WHERE subscription = ? AND due_at <= ? ORDER BY due_at, id LIMIT ?",
+                (subscription, now, most - len(deliveries)),
+            ).fetchall()
+            for identity, data, attributes, count, published_at in rows:
+                decoded: dict[str, str] = json.loads(attributes) if attributes else {}
+                if policy.max_deliveries is not None and count >= policy.max_deliveries:
+                    self._dead_letter(connection, identity, policy, Message(data, decoded))
+                    continue
+                delivery = Delivery(f"{identity}.{count + 1}", str(identity), data, decoded, count + 1, published_at)
+                connection.execute(
+                    "UPDATE messages SET deliveries = deliveries + 1, ack_id = ?, due_at = ? WHERE id = ?",
+                    (delivery.ack_id, now + policy.ack_deadline_seconds, identity),
                 )
-        rows = connection.execute(
-            "SELECT id, data, attributes, deliveries, published_at FROM messages"
-            " WHERE subscription = ? AND due_at <= ? ORDER BY due_at, id LIMIT ?",
-            (subscription, now, most),
-        ).fetchall()
-        deliveries = [
-            Delivery(
-                f"{identity}.{count + 1}", str(identity), data, json.loads(attributes or "{}"), count + 1, published
-            )
-            for identity, data, attributes, count, published in rows
-        ]
-        connection.executemany(
-            "UPDATE messages SET deliveries = deliveries + 1, ack_id = ?, due_at = ? WHERE id = ?",
-            [(d.ack_id, now + policy.ack_deadline_seconds, int(d.message_id)) for d in deliveries],
-        )
+                deliveries.append(delivery)
+            if not rows:
+                break
         return deliveries
 
     def _dead_letter(self, connection: sqlite3.Connection, identity: int, policy: Policy, message: Message) -> None:
