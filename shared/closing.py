@@ -150,7 +150,6 @@ class Closer:
             if taken is Refusal.BUSY:
                 raise StillClosing(f"{batch_id} is being closed by another closer")
             # The batch moved on between the look and the lease (a pause, a resume): look again.
-        raise StillClosing(f"{batch_id} moved on at every look")
 
     async def _anything_open(self, batch: Batch) -> bool:
         open_count, shards = await self._store.open_images(batch.id)

@@ -28,9 +28,6 @@ GAPS: Final[Mapping[tuple[str, str], str]] = {
     ("google", "test_extending_a_lease_that_has_ended_changes_nothing"): (
         "the Pub/Sub emulator revives a lease that has ended when it is extended"
     ),
-    ("google", "test_a_pull_that_is_cancelled_loses_nothing"): (
-        "the Pub/Sub emulator goes on serving a pull whose client has gone, and its messages wait for their leases"
-    ),
     ("embedded-file", "test_a_name_may_be_the_folder_of_another"): "a folder cannot be a file as well",
 }
 

@@ -529,6 +529,9 @@ def test_every_waiting_pull_is_woken_when_there_is_something_for_each(backend: B
 
 
 def test_a_pull_that_is_cancelled_loses_nothing(backend: Backend) -> None:
+    # The Pub/Sub emulator sometimes goes on serving a pull whose client has gone: its messages wait for their leases.
+    backend.needs("virtual")
+
     async def case() -> None:
         queue, policy = backend.queue, backend.policy(TASKS)
         pulls = [asyncio.create_task(queue.pull(TASKS, 5, 30.0)) for _ in range(4)]
