@@ -1,6 +1,9 @@
 """The control plane alone: embedded backend on files, a model and pictures that do nothing.
 
-    python benchmarks/control_plane.py [--images 1000] [--in-flight 50]
+    python benchmarks/control_plane.py [--images 1000] [--in-flight 50] [--objects files|database]
+
+`--objects database` keeps the no-op pictures in the SQLite file: making four files per image measures the file system,
+and the ledgerless queues this is compared with make none.
 
 Prints images per second, CPU per image (this process, all of it), peak memory, and database operations per image by
 kind, from the manifest's ingest to the batch's completion event.
@@ -44,15 +47,14 @@ def rules_of(_: StoredObject) -> SourceRules:
     return SourceRules(base="file:///photos/")
 
 
-async def measure(images: int, in_flight: int, folder: Path) -> dict[str, object]:
+async def measure(images: int, in_flight: int, folder: Path, *, files: bool = True) -> dict[str, object]:
     """Run one batch through; the figures."""
     clock = SystemClock()
     settings = Settings(
         manifest=ManifestLimits(most_images=1_000_000, most_bytes=1 << 30), worker=WorkerLimits(in_flight=in_flight)
     )
-    embedded = wiring.embedded(
-        clock, folder / "bench.sqlite", {name: folder / name for name in ("intake", "work", "results")}
-    )
+    folders = {name: folder / name for name in ("intake", "work", "results")} if files else None
+    embedded = wiring.embedded(clock, folder / "bench.sqlite", folders)
     rooms = wiring.rooms(embedded.backend, clock, settings, rules_of, folder_is_client=True)
     heartbeat = Heartbeat(embedded.store, clock, settings.worker.heartbeat_seconds)
     room = wiring.stage_image(
@@ -99,6 +101,7 @@ async def measure(images: int, in_flight: int, folder: Path) -> dict[str, object
     embedded.database.close()
     return {
         "images": images,
+        "objects": "files" if files else "database",
         "imagesPerSecond": round(images / seconds),
         "cpuMsPerImage": round(cpu_seconds * 1000 / images, 3),
         "ingestSeconds": round(ingested, 2),
@@ -112,9 +115,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--in-flight", type=int, default=50)
+    parser.add_argument("--objects", choices=("files", "database"), default="files")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        figures = asyncio.run(measure(given.images, given.in_flight, Path(folder)))
+        figures = asyncio.run(measure(given.images, given.in_flight, Path(folder), files=given.objects == "files"))
     sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(figures), indent=2) + b"\n")
 
 

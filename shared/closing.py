@@ -114,7 +114,7 @@ CHECK_TRIES: Final = 5
 
 
 class StillClosing(RuumError):
-    """Another closer holds the lease."""
+    """The closing is in other hands, or the batch moved under every look: an event that asked for it comes again."""
 
 
 class Closer:
@@ -131,7 +131,8 @@ class Closer:
         """Close the batch if nothing of it is open; carry on whatever an earlier closer left unfinished.
 
         Safe to call at any time and any number of times. The caller's own shard must be committed before. Raises
-        `StillClosing` while another closer is at it: who was called by an event brings it again, in case that one dies.
+        `StillClosing` while another closer is at it, or when the batch keeps moving: who was called by an event brings
+        it again, in case nobody else closes it.
         """
         for _ in range(CHECK_TRIES):
             batch = await self._store.batch(batch_id)
@@ -150,6 +151,7 @@ class Closer:
             if taken is Refusal.BUSY:
                 raise StillClosing(f"{batch_id} is being closed by another closer")
             # The batch moved on between the look and the lease (a pause, a resume): look again.
+        raise StillClosing(f"{batch_id} moved on under {CHECK_TRIES} looks")
 
     async def _anything_open(self, batch: Batch) -> bool:
         open_count, shards = await self._store.open_images(batch.id)
@@ -200,7 +202,7 @@ class Closer:
             # Cannot be: every settled image was folded before the sum was zero. Better loud than a wrong bill.
             raise RuntimeError(f"{batch.id}: images count {gathered.counts}, tallies {counted}")
         files: dict[str, ReportFile] = {}
-        for name, data in gathered.files().items():
+        for name, data in gathered.files():
             full = names.round_folder(batch) + name
             bucket, kind = self._settings.buckets.results, report.content_type(name)
             await put_fenced(self._objects, bucket, full, data, content_type=kind, fence=batch.revision)

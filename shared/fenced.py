@@ -15,10 +15,8 @@ async def put_fenced(
     objects: ObjectStore, bucket: str, name: str, data: bytes, *, content_type: str, fence: int
 ) -> StoredObject:
     """Create the object, or replace one whose fence is not higher. Raises `LostClaim` when it is."""
+    generation = 0  # mostly nothing is there yet: one operation instead of two
     for _ in range(_TRIES):
-        known = await objects.stat(bucket, name)
-        if known is not None and int(known.metadata.get("fence", "0")) > fence:
-            raise LostClaim(f"{name} carries fence {known.metadata['fence']}, above ours of {fence}")
         try:
             return await objects.put(
                 bucket,
@@ -26,8 +24,11 @@ async def put_fenced(
                 data,
                 content_type=content_type,
                 metadata={"fence": str(fence)},
-                if_generation=known.generation if known else 0,
+                if_generation=generation,
             )
         except PreconditionFailed:
-            continue
+            known = await objects.stat(bucket, name)
+        if known is not None and int(known.metadata.get("fence", "0")) > fence:
+            raise LostClaim(f"{name} carries fence {known.metadata['fence']}, above ours of {fence}")
+        generation = known.generation if known else 0
     raise LostClaim(f"{name} is being written by others")

@@ -5,9 +5,10 @@ A setting is overridden by `RUUM_<GROUP>_<NAME>`, such as `RUUM_MANIFEST_MOST_IM
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping
-from fractions import Fraction
+from decimal import Decimal
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
@@ -246,6 +247,10 @@ def _table(variable: str, value: str) -> dict[str, Any]:
 def cost_micro_usd(prices: Mapping[str, Price], model: str, input_tokens: int, output_tokens: int) -> int:
     """What a call costs in millionths of a dollar, rounded up; a model without a price is a `KeyError`."""
     price = prices[model]
-    # Exact: the price as it is written, not the float nearest to it.
-    cost = input_tokens * Fraction(str(price.input_usd)) + output_tokens * Fraction(str(price.output_usd))
-    return math.ceil(cost)
+    return math.ceil(input_tokens * _as_written(price.input_usd) + output_tokens * _as_written(price.output_usd))
+
+
+@functools.cache
+def _as_written(price: float) -> Decimal:
+    """The price as it is written, not the float nearest to it: sums stay exact."""
+    return Decimal(str(price))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
+from contextlib import nullcontext
 from typing import Any
 
 import msgspec
@@ -512,8 +513,10 @@ def test_a_batch_that_moves_on_is_looked_at_again_a_few_times(times: int):
         await world.begin()
         store: Any = RestlessStore(world.store, world.clock, times)
         objects, queue = world.parts.objects, world.queue
-        await closing.Closer(store, queue, objects, world.clock, world.settings).check("acme.a")  # type: ignore[arg-type]
         closes = times < closing.CHECK_TRIES
+        # Going home in silence would leave a batch with nothing open to the next reconcile.
+        with nullcontext() if closes else pytest.raises(closing.StillClosing, match="moved on"):
+            await closing.Closer(store, queue, objects, world.clock, world.settings).check("acme.a")  # type: ignore[arg-type]
         assert (await world.batch()).state is (B.CLOSED if closes else B.PROCESSING)
         assert store.looks == (times + 1 if closes else closing.CHECK_TRIES)
 

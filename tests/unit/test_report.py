@@ -76,7 +76,7 @@ def files(*images: Image, of: Batch | None = None) -> dict[str, bytes]:
     gathered = report.RoundReport(of or batch())
     for one in images:
         gathered.add(one)
-    return gathered.files()
+    return dict(gathered.files())
 
 
 def table(content: bytes) -> list[dict[str, str]]:
@@ -340,7 +340,7 @@ def test_ten_thousand_images_make_a_page_below_4_mb() -> None:
                 error=failure if state is FAILED else None,
             )
         )
-    made = gathered.files()
+    made = dict(gathered.files())
     assert time.process_time() - started < 10.0
     assert len(made["report.html"]) < 4_000_000
     assert len(Page(made["report.html"]).data["images"]) == 10_000

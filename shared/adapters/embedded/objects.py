@@ -57,16 +57,14 @@ class EmbeddedObjects:
         kept = json.dumps(dict(metadata or {}))
         temporary = None
         if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
             temporary = path.with_name(f".{self._clock.token()[:24]}.part")  # each writer its own
-            temporary.write_bytes(data)
+            self._write(temporary, data)
 
         def work(connection: sqlite3.Connection) -> StoredObject:
             now_there = self._row(connection, bucket, name)
             if if_generation is not None and if_generation != (now_there.generation if now_there else 0):
                 raise PreconditionFailed(f"{bucket}/{name} is not at generation {if_generation}")
-            connection.execute("UPDATE generations SET last = last + 1")
-            generation = connection.execute("SELECT last FROM generations").fetchone()[0]
+            generation = connection.execute("UPDATE generations SET last = last + 1 RETURNING last").fetchone()[0]
             row = (bucket, name, generation, len(data), kept, self._clock.now())
             content = data if path is None else None
             connection.execute(
@@ -81,6 +79,14 @@ class EmbeddedObjects:
         finally:
             if temporary is not None:
                 temporary.unlink(missing_ok=True)
+
+    def _write(self, path: Path, data: bytes) -> None:
+        """Write a file. Its folder mostly exists, so it is only made when it turns out not to."""
+        try:
+            path.write_bytes(data)
+        except FileNotFoundError:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
 
     def _row(self, connection: sqlite3.Connection, bucket: str, name: str) -> StoredObject | None:
         query = f"SELECT {_COLUMNS} FROM objects WHERE bucket = ? AND name = ?"
