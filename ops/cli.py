@@ -6,7 +6,6 @@ Exit codes: 0 all completed, 3 some failed, 2 manifest rejected, 1 our fault, 64
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import os
 import signal
@@ -19,7 +18,7 @@ from typing import Annotated, Any, Final
 import msgspec
 import typer
 
-from ops import local, operate, remote, show, stack_file
+from ops import local, manifest_file, money, operate, remote, show, stack_file
 from ops.cli_common import (
     INTERRUPTED,
     OK,
@@ -30,18 +29,16 @@ from ops.cli_common import (
     BatchArgument,
     DataOption,
     JsonFlag,
+    ManifestPath,
     ProjectOption,
     fail,
     with_target,
 )
 from ops.target import Target
-from shared import manifest as manifests
 from shared import names, report, wiring
 from shared.clock import SystemClock
-from shared.manifest import Problem
 from shared.model import BatchState, Counts
-from shared.settings import BadSetting, Settings, from_environment
-from shared.sources import SourceRules
+from shared.settings import Settings
 
 # After Ctrl-C images in hand may finish for this long: a preview needs 2 s, a call to Gemini up to 30 s is kept anyway.
 GRACE_SECONDS: Final = 8.0
@@ -64,9 +61,6 @@ class ModelName(StrEnum):
 
     PREVIEW = "preview"
     GEMINI = "gemini"
-
-
-ManifestPath = Annotated[Path, typer.Argument(metavar="MANIFEST", help="A .json, .jsonl or .csv manifest.")]
 
 
 def _version(wanted: bool) -> None:
@@ -101,14 +95,18 @@ def run(
     as_json: JsonFlag = False,
 ) -> None:
     """Stage a manifest on this machine. Run the same command again after an interruption: it goes on where it was."""
-    settings = _settings()
-    content = _read(manifest, settings, out)
+    settings = manifest_file.settings_here()
+    content = manifest_file.content(manifest, settings, out)
     try:
         name, maker = local.model_maker(model.value if model else None, os.environ)
     except local.OurFault as error:
         fail(str(error))
     in_flight = max_in_flight or (PREVIEW_IN_FLIGHT if name == "preview" else settings.worker.in_flight)
-    settings = msgspec.structs.replace(settings, worker=msgspec.structs.replace(settings.worker, in_flight=in_flight))
+    settings = msgspec.structs.replace(
+        settings,
+        worker=msgspec.structs.replace(settings.worker, in_flight=in_flight),
+        staging=msgspec.structs.replace(settings.staging, model=name),
+    )
     folder = data or out / ".ruum"
     try:
         code = asyncio.run(_run(settings, manifest, content, out, folder, photos or [], maker, name, as_json))
@@ -145,7 +143,7 @@ async def _run(
         batch = await here.ingest(manifest, content)
         if batch.state is BatchState.REJECTED:
             await here.deliver_events()
-            _show_rejection(manifest, out)
+            manifest_file.show_rejection(manifest, out)
             return REJECTED
         if not as_json:
             show.err.print(f"{batch.id}: {batch.total} images, model {model_name}")
@@ -185,9 +183,11 @@ def validate(
     as_json: JsonFlag = False,
 ) -> None:
     """Read a manifest and list every problem it has. Nothing is fetched, staged or stored."""
-    settings = _settings()
-    content = _read(manifest, settings, None)
-    found, problems = local.checked(content, manifest.name, settings, _rules(manifest, settings, photos or []))
+    settings = manifest_file.settings_here()
+    content = manifest_file.content(manifest, settings)
+    found, problems = manifest_file.checked(
+        content, manifest.name, settings, manifest_file.rules(manifest, settings, photos or [])
+    )
     if as_json:
         show.as_json({
             "valid": found is not None,
@@ -263,9 +263,9 @@ def submit(
     as_json: JsonFlag = False,
 ) -> None:
     """Upload a manifest and the local photos it names to the intake bucket."""
-    settings = _settings()
-    content = _read(manifest, settings, None)
-    found, problems = local.checked(content, manifest.name, settings, _rules(manifest, settings, []))
+    settings = manifest_file.settings_here()
+    content = manifest_file.content(manifest, settings)
+    found, problems = manifest_file.checked(content, manifest.name, settings, manifest_file.rules(manifest, settings))
     if found is None:
         show.problems(str(manifest), problems, None)
         raise typer.Exit(REJECTED)
@@ -371,65 +371,8 @@ def batches(data: DataOption = None, project: ProjectOption = None, as_json: Jso
     with_target(work, data, project)
 
 
-# --- shared by the commands
-
-
-def _rules(manifest: Path, settings: Settings, photos: list[Path]) -> SourceRules:
-    """What a manifest on this machine may name: its own folder, and those that were given."""
-    folders = [manifest.parent.resolve(), *(folder.resolve() for folder in photos)]
-    return SourceRules(
-        base=manifest.parent.resolve().as_uri().rstrip("/") + "/",
-        allow_http=settings.download.allow_http,
-        folders=tuple(str(folder) for folder in folders),
-    )
-
-
-def _settings() -> Settings:
-    try:
-        return from_environment(os.environ)
-    except BadSetting as error:
-        fail(str(error), WRONG_USAGE)
-
-
-def _read(manifest: Path, settings: Settings, out: Path | None) -> bytes:
-    """The manifest's bytes, one more than allowed at most. What is no file at all is rejected or refused here."""
-    problem = None
-    if manifest.is_dir():
-        problem = Problem("is a folder", allowed="a file ending in .json, .jsonl or .csv")
-    elif not manifest.name.lower().endswith(manifests.SUFFIXES) and manifest.exists():
-        problem = Problem("is not a manifest by its name", allowed="a name ending in .json, .jsonl or .csv")
-    if problem is not None:
-        _reject_here(manifest, out, [problem])
-    try:
-        with manifest.open("rb") as file:
-            return file.read(settings.manifest.most_bytes + 1)
-    except OSError as error:
-        fail(f"{manifest} cannot be read: {error.strerror}", WRONG_USAGE)
-
-
-def _errors_file(manifest: Path, out: Path) -> Path:
-    return out / names.errors_name(f"manifests/{local.LOCAL_CLIENT_FOLDER}/{manifest.name}")
-
-
-def _reject_here(manifest: Path, out: Path | None, problems: list[Problem]) -> None:
-    """Reject a manifest that never reached the intake."""
-    written = None
-    if out is not None:
-        written = _errors_file(manifest, out)
-        written.parent.mkdir(parents=True, exist_ok=True)
-        written.write_bytes(report.rejection(manifest.name, [msgspec.to_builtins(p) for p in problems]))
-    show.problems(str(manifest), problems, str(written) if written else None)
-    raise typer.Exit(REJECTED)
-
-
-def _show_rejection(manifest: Path, out: Path) -> None:
-    """Repeat on stderr what ingest wrote."""
-    written = _errors_file(manifest, out)
-    found = msgspec.convert(json.loads(written.read_bytes())["problems"], list[Problem])
-    show.problems(str(manifest), found, str(written))
-
-
 operate.register(app)
+money.register(app)
 
 
 def main() -> None:

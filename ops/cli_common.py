@@ -27,6 +27,7 @@ DataOption = Annotated[Path | None, typer.Option(help="Folder with the state of 
 ProjectOption = Annotated[
     str | None, typer.Option(help="A Google Cloud project.  [default: the stack that is up here]")
 ]
+ManifestPath = Annotated[Path, typer.Argument(metavar="MANIFEST", help="A .json, .jsonl or .csv manifest.")]
 BatchArgument = Annotated[str, typer.Argument(metavar="BATCH", help="A batch id, such as acme.demo.")]
 
 
@@ -41,11 +42,12 @@ def with_target(
     project: str | None,
     *,
     need_google: bool = False,
+    or_nothing: bool = False,
 ) -> NoReturn:
     """Run a command against its target; every expected failure as one line."""
 
     async def body() -> int:
-        async with opened(data=data, project=project, need_google=need_google) as target:
+        async with opened(data=data, project=project, need_google=need_google, or_nothing=or_nothing) as target:
             return await work(target)
 
     try:

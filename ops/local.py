@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
-import io
 import os
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
@@ -15,11 +14,10 @@ from urllib.parse import unquote, urlsplit
 import msgspec
 
 from ops.events_file import EventsFile
-from shared import manifest, wiring, worker
+from shared import wiring, worker
 from shared.clock import SystemClock
 from shared.closing import StillClosing
-from shared.errors import ConfigurationError, ManifestRejected
-from shared.manifest import Manifest, Problem
+from shared.errors import ConfigurationError
 from shared.messages import ImageChanged, decode
 from shared.model import Batch, BatchState, Counts
 from shared.ports import Delivery, StoredObject
@@ -218,16 +216,6 @@ class LocalRun:
             with suppress(TimeoutError):
                 async with asyncio.timeout(WATCH_SECONDS):
                     await self.closed.wait()
-
-
-def checked(
-    content: bytes, name: str, settings: Settings, rules: SourceRules
-) -> tuple[Manifest | None, tuple[Problem, ...]]:
-    """The manifest, or its problems."""
-    try:
-        return manifest.read(io.BytesIO(content), name, settings.manifest, rules), ()
-    except ManifestRejected as error:
-        return None, error.problems
 
 
 def summary(batch: Batch, counts: Counts, cost_usd: float, results: str) -> dict[str, Any]:

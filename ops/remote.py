@@ -10,7 +10,7 @@ from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
 from ops.target import Target
-from shared import closing, names
+from shared import closing, forecast, names
 from shared.manifest import Manifest
 from shared.model import Batch, BatchState, Counts
 
@@ -64,7 +64,10 @@ async def batch_of(target: Target, batch_id: str) -> Batch:
 async def status(target: Target, batch_id: str) -> dict[str, Any]:
     """The batch's status as status.json has it."""
     batch = await batch_of(target, batch_id)
-    return closing.status_of(batch, await target.backend.store.counts(batch_id), target.clock.now())
+    counts, now = await target.backend.store.counts(batch_id), target.clock.now()
+    known = await target.backend.objects.stat(target.settings.buckets.results, names.status_name(batch))
+    capacity = await forecast.capacity_now(target.backend.store, target.settings, now)
+    return closing.status_of(batch, counts, now, closing.known_speed(known), capacity)
 
 
 async def batches(target: Target) -> list[dict[str, Any]]:

@@ -19,6 +19,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from shared.forecast import Estimate
 from shared.manifest import Problem
 from shared.model import Batch, Counts
 
@@ -49,9 +50,32 @@ def status(found: dict[str, Any]) -> None:
     """One batch's status, a few lines."""
     out.print(f"{found['batchId']}: {found['state'].replace('_', ' ')}, round {found['round']}")
     settled = found["completed"] + found["failed"] + found["cancelled"]
-    out.print(f"  {settled} of {found['total']} settled ({found['progress']:.0%})")
+    pace = f", {found['imagesPerMinute']:.1f} a minute" if found["imagesPerMinute"] else ""
+    left = f", {duration(found['etaSeconds'])} left" if found["etaSeconds"] else ""
+    out.print(f"  {settled} of {found['total']} settled ({found['progress']:.0%}){pace}{left}")
     for state in ("queued", "processing", "completed", "failed", "cancelled"):
         out.print(f"  {state:<10} {found[state]}")
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them: to the minute above an hour, to the second below."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
+
+
+def estimate(found: Estimate) -> None:
+    """What a batch would take, in a few lines and a line per tier."""
+    kept = f", {found.repeated} repeated and {found.already_staged} already staged" if found.cached_share else ""
+    basis = "measured" if found.cost_measured else "typical"
+    out.print(f"{found.images} images{kept}: {found.to_buy} to buy, ${found.cost_usd:.2f} ({basis})")
+    pace = f"{found.images_per_minute:g} images a minute" if found.images_per_minute else "no quota"
+    waiting = sum(found.backlog.values())
+    standing = f", standing still for {duration(found.blocked_seconds)}" if found.blocked_seconds else ""
+    out.print(f"  {pace}, bound by {found.limited_by}; {waiting} images waiting before it{standing}")
+    for name, tier in found.tiers.items():
+        chosen = "  <- the manifest's" if name == found.tier else ""
+        out.print(f"  {name:<8} ${tier.price_usd:>9.2f}   done in {duration(tier.seconds)}{chosen}")
 
 
 def batches(found: list[dict[str, Any]]) -> None:

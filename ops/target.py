@@ -31,8 +31,12 @@ class Target(msgspec.Struct, frozen=True):
 
 
 @asynccontextmanager
-async def opened(*, data: Path | None, project: str | None, need_google: bool = False) -> AsyncIterator[Target]:
+async def opened(
+    *, data: Path | None, project: str | None, need_google: bool = False, or_nothing: bool = False
+) -> AsyncIterator[Target]:
     """The target: `project` in the cloud, else `data`, else the stack that is up in this folder, else the default data.
+
+    `or_nothing`: where nothing was named and nothing is found, an empty backend in memory will do.
 
     Raises `NoTarget`.
     """
@@ -50,6 +54,13 @@ async def opened(*, data: Path | None, project: str | None, need_google: bool = 
             await on_google.aclose()
         return
     folder = data or DEFAULT_DATA
+    if or_nothing and data is None and not (folder / "batch.sqlite").is_file():
+        empty = wiring.embedded(clock)
+        try:
+            yield Target(empty.backend, clock, settings, "an idle system")
+        finally:
+            empty.database.close()
+        return
     if need_google or not (folder / "batch.sqlite").is_file():
         missing = "no stack is up in this folder (ruum-batch up), and no --project was given"
         raise NoTarget(missing if need_google or data is None else f"there are no batches in {folder}")

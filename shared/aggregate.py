@@ -5,7 +5,8 @@ Changes may come twice, late and out of order; the revision folded in last decid
 
 from __future__ import annotations
 
-from shared import closing
+from shared import closing, forecast, names
+from shared.forecast import Capacity
 from shared.messages import ImageChanged, batch_event
 from shared.model import Batch, BatchState, Control, Counts, FailureThreshold, Tally
 from shared.operator import Operator, threshold_passed
@@ -63,17 +64,20 @@ class Aggregate:
         batch = await self._store.batch(batch_id)
         if batch is not None and batch.state is not BatchState.CLOSED:
             counts = await self._store.counts(batch_id)
-            await closing.write_status(self._objects, self._settings.buckets.results, batch, counts, self._clock.now())
-            await self._tell_progress(batch, counts)
+            now, bucket = self._clock.now(), self._settings.buckets.results
+            capacity = await forecast.capacity_now(self._store, self._settings, now)
+            await closing.write_status(self._objects, bucket, batch, counts, now, capacity)
+            await self._tell_progress(batch, counts, capacity)
             await self._stop_if_doomed(batch, counts)
 
-    async def _tell_progress(self, batch: Batch, counts: Counts) -> None:
+    async def _tell_progress(self, batch: Batch, counts: Counts, capacity: Capacity) -> None:
         """One event for the tenth that was passed last; a repeated one has the same id."""
         tenth = counts.settled * 10 // batch.total if batch.total else 0
         if not batch.progress_announced < tenth < 10:  # the whole is told by batch.completed
             return
         now = self._clock.now()
-        data = closing.status_of(batch, counts, now)
+        status = await self._objects.stat(self._settings.buckets.results, names.status_name(batch))
+        data = closing.status_of(batch, counts, now, closing.known_speed(status), capacity)
         event = batch_event(batch, "batch.progress", f"{batch.id}/{batch.round}/progress/{tenth}", now, data)
         await self._queue.publish(EVENTS_TOPIC, [Message(event.body(), event.attributes())])
         await self._store.change_batch(

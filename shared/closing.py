@@ -13,9 +13,10 @@ from typing import Any, Final
 
 import msgspec
 
-from shared import names, report
+from shared import forecast, names, report
 from shared.errors import LostClaim, PreconditionFailed, RuumError
 from shared.fenced import put_fenced
+from shared.forecast import Capacity
 from shared.messages import batch_event, iso
 from shared.model import (
     BATCH_MOVES,
@@ -23,6 +24,7 @@ from shared.model import (
     BatchMove,
     BatchState,
     Completion,
+    Control,
     Counts,
     ImageState,
     Lease,
@@ -31,7 +33,7 @@ from shared.model import (
     Tally,
     shard_sizes,
 )
-from shared.ports import BatchStore, Clock, Message, ObjectStore, Queue
+from shared.ports import BatchStore, Clock, Message, ObjectStore, Queue, StoredObject
 from shared.settings import Settings
 from shared.topology import EVENTS_TOPIC
 
@@ -213,6 +215,7 @@ class Closer:
             counts=counts,
             success_rate=round(counts.completed / counts.total, 4),
             cost_usd=report.usd(gathered.cost_micro_usd),
+            price_usd=forecast.price_usd(self._settings, batch.tier, report.usd(gathered.cost_micro_usd)),
             duration_seconds=round((batch.closing_at or batch.created_at) - batch.created_at, 3),
             reports=files,
         )
@@ -236,6 +239,7 @@ class Closer:
             "counts": {state.value: completion.counts.of(state) for state in ImageState},
             "successRate": completion.success_rate,
             "costUsd": completion.cost_usd,
+            "priceUsd": completion.price_usd,
             "durationSeconds": completion.duration_seconds,
             "reports": {
                 name: {"uri": links[name], "sha256": file.sha256, "bytes": file.bytes}
@@ -254,22 +258,28 @@ class Closer:
 STATUS_TRIES: Final = 20
 
 
-async def write_status(objects: ObjectStore, bucket: str, batch: Batch, counts: Counts, now: float) -> None:
-    """Refresh the batch's status.json, never by older news: a newer round or more settled images stay."""
+async def write_status(
+    objects: ObjectStore, bucket: str, batch: Batch, counts: Counts, now: float, capacity: Capacity | None = None
+) -> None:
+    """Refresh the batch's status.json, never by older news: a newer round or more settled images stay.
+
+    The measured speed lives in the object's metadata: whoever refreshes it next, in whatever process, goes on from it.
+    """
     name = names.status_name(batch)
-    status = status_of(batch, counts, now)
     order = (batch.round, batch.state is BatchState.CLOSED, counts.settled)
     for _ in range(STATUS_TRIES):
         known = await objects.stat(bucket, name)
         if known is not None and tuple(msgspec.json.decode(known.metadata["order"])) > order:
             return
+        speed = _speed(known, batch, counts, now)
+        status = status_of(batch, counts, now, speed, capacity)
         try:
             await objects.put(
                 bucket,
                 name,
                 msgspec.json.encode(status),
                 content_type="application/json",
-                metadata={"order": msgspec.json.encode(order).decode()},
+                metadata={"order": msgspec.json.encode(order).decode()} | ({"speed": str(speed)} if speed else {}),
                 if_generation=known.generation if known else 0,
             )
         except PreconditionFailed:
@@ -277,9 +287,34 @@ async def write_status(objects: ObjectStore, bucket: str, batch: Batch, counts: 
         return
 
 
-def status_of(batch: Batch, counts: Counts, now: float) -> dict[str, Any]:
-    """A batch's progress as status.json and the command line show it."""
+def _speed(known: StoredObject | None, batch: Batch, counts: Counts, now: float) -> float | None:
+    """Images settled a second in this round, smoothed from one refresh to the next."""
+    if known is None:
+        return forecast.speed_now(None, counts.settled, now - batch.created_at)
+    known_round, _, settled = msgspec.json.decode(known.metadata["order"])
+    before = known_speed(known)
+    return (
+        forecast.speed_now(before, counts.settled - settled, now - known.updated_at)
+        if known_round == batch.round
+        else None
+    )
+
+
+def known_speed(status: StoredObject | None) -> float | None:
+    """Images a second, as the last refresh of this status.json measured it."""
+    return float(status.metadata["speed"]) if status is not None and "speed" in status.metadata else None
+
+
+def status_of(
+    batch: Batch, counts: Counts, now: float, speed: float | None = None, capacity: Capacity | None = None
+) -> dict[str, Any]:
+    """A batch's progress as status.json and the command line show it.
+
+    `etaSeconds` is null when nothing is moving: before the first image, while paused, and when the batch is closed.
+    """
     completed_share = counts.settled / batch.total if batch.total else 0.0
+    moving = batch.state is BatchState.PROCESSING and batch.control is Control.RUN
+    eta = forecast.eta_seconds(counts.open, speed, capacity) if moving else None
     return {
         "batchId": batch.id,
         "client": batch.client,
@@ -289,5 +324,7 @@ def status_of(batch: Batch, counts: Counts, now: float) -> dict[str, Any]:
         "total": batch.total,
         **{state.value: counts.of(state) for state in ImageState},
         "progress": round(completed_share, 4),
+        "imagesPerMinute": round(speed * 60, 2) if speed and moving else None,
+        "etaSeconds": eta,
         "updatedAt": iso(now),
     }

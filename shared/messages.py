@@ -13,6 +13,7 @@ from shared.ports import Message
 
 EVENT_SOURCE = "//ruum-batch"
 EVENT_TYPE_PREFIX = "ruum."
+OPERATORS = "~operators"  # the client of events that are no customer's: a client's slug never holds a "~"
 
 
 D = TypeVar("D", bound=Document)
@@ -141,6 +142,12 @@ def batch_event(batch: Batch, kind: str, event_id: str, at: float, data: dict[st
         client=batch.client,
         data={"batchId": batch.id, "client": batch.client, **data},
     )
+
+
+def quota_event(model: str, event_id: str, at: float, data: dict[str, Any]) -> Event:
+    """An event about a vendor model's quota, for operators."""
+    kind = EVENT_TYPE_PREFIX + "quota.changed"
+    return Event(id=event_id, type=kind, subject=model, time=at, client=OPERATORS, data={"model": model, **data})
 
 
 def iso(at: float) -> str:

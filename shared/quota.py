@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Protocol
 
@@ -17,16 +17,18 @@ import msgspec
 from shared import ledger as ledgers
 from shared.errors import DailyQuotaSpent, RuumError
 from shared.ledger import Ask, Circuit, Grant, Ledger, Reserved
+from shared.messages import iso, quota_event
 from shared.model import Refusal, Tier
-from shared.ports import BatchStore, Clock
+from shared.ports import BatchStore, Clock, Message, Queue
 from shared.settings import Limit
+from shared.topology import EVENTS_TOPIC
 
 log = logging.getLogger(__name__)
 
 # After a ledger that could not be read or written, the loop asks again.
 RETRY_SECONDS = 2.0
 
-OnChange = Callable[[Ledger, Ledger], None]
+OnChange = Callable[[Ledger, Ledger], Awaitable[None]]
 
 
 class Quota(Protocol):
@@ -46,6 +48,32 @@ class Quota(Protocol):
 
     async def day_spent(self, model: str, grant: Grant) -> None:
         """The vendor's daily quota is used up."""
+
+
+class QuotaEvents:
+    """Tells operators of every change of a quota: an event on the completion topic, and a line in the log."""
+
+    def __init__(self, queue: Queue, clock: Clock) -> None:
+        self._queue = queue
+        self._clock = clock
+
+    async def tell(self, before: Ledger, after: Ledger) -> None:
+        """Only the worker that made the change tells. An event that cannot be published stays in the log."""
+        told = {
+            "circuit": after.circuit.value,
+            "circuitBefore": before.circuit.value,
+            "rate": after.rate,
+            "rateBefore": before.rate,
+            "epoch": after.epoch,
+            "daySpentUntil": iso(after.day_spent_until) if after.day_spent_until > self._clock.now() else None,
+        }
+        log.warning("quota of %s changed", after.id, extra={"model": after.id, "quota": told})
+        # The ledger's write token names the change: told twice, it has one id.
+        event = quota_event(after.id, f"quota/{after.id}/{after.token}", self._clock.now(), told)
+        try:
+            await self._queue.publish(EVENTS_TOPIC, [Message(event.body(), event.attributes())])
+        except RuumError as error:
+            log.warning("quota.changed of %s not published: %s", after.id, error)
 
 
 class _Waiting(msgspec.Struct, eq=False):
@@ -153,19 +181,18 @@ class SharedQuota:
             succeeded=state.succeeded,
             probe_succeeded=state.probe_succeeded,
         )
-        outcome: list[
-            tuple[Reserved, float, float, Ledger, Ledger]
-        ] = []  # of the decision's last run, which is what counts
+        outcome: list[tuple[Reserved, float, float, Ledger]] = []  # of the decision's last run, which is what counts
 
         def decide(known: Ledger | None, now: float) -> Ledger | Refusal:
             before = known or Ledger(id=model)
             after, reserved = ledgers.reserve(before, ask, self._limits[model], now)
-            outcome[:] = [(reserved, now, self._clock.monotonic(), before, after)]
+            outcome[:] = [(reserved, now, self._clock.monotonic(), before)]
             return Refusal.UNCHANGED if after == before else after
 
-        await self._store.change_record(Ledger, model, decide, self._clock.token())
-        reserved, now, decided_at, before, after = outcome[0]
-        self._tell(before, after)
+        written = await self._store.change_record(Ledger, model, decide, self._clock.token())
+        reserved, now, decided_at, before = outcome[0]
+        if isinstance(written, Ledger):
+            await self._tell(before, written)
         state.done_slots -= ask.done_slots
         state.succeeded = state.succeeded and not ask.succeeded
         state.probe_succeeded = None if state.probe_succeeded == ask.probe_succeeded else state.probe_succeeded
@@ -242,17 +269,17 @@ class SharedQuota:
         changed = await self._store.change_record(Ledger, model, change, self._clock.token())
         if isinstance(changed, Refusal):
             return None
-        self._tell(seen[0], changed)
+        await self._tell(seen[0], changed)
         return changed
 
-    def _tell(self, before: Ledger, after: Ledger) -> None:
+    async def _tell(self, before: Ledger, after: Ledger) -> None:
         if self._on_change and (
             before.circuit is not after.circuit
             or before.epoch != after.epoch
             or before.day_spent_until != after.day_spent_until
             or (before.rate < 1.0) != (after.rate < 1.0)
         ):
-            self._on_change(before, after)
+            await self._on_change(before, after)
 
     def close(self) -> None:
         """Stop asking."""

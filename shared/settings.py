@@ -163,6 +163,26 @@ PRICES: Final[dict[str, Price]] = {
 }
 
 
+class TierFactors(_Group, frozen=True, kw_only=True):
+    """What a customer pays for a tier, as a multiple of what the work cost."""
+
+    express_factor: Annotated[float, Meta(ge=0, le=100)] = 1.5  # six turns in ten: +50 %
+    normal_factor: Annotated[float, Meta(ge=0, le=100)] = 1.0  # the reference
+    economy_factor: Annotated[float, Meta(ge=0, le=100)] = 0.7  # what others leave over: -30 %
+
+
+class Typical(_Group, frozen=True, kw_only=True):
+    """What an image takes when nothing better was measured: what `estimate` starts from."""
+
+    image_seconds: Seconds = 50.0  # 10 s analyse, 30 s generate, 10 s verify
+    call_seconds: Seconds = 30.0  # the longest of the three: what a vendor's concurrent slot is held for
+    text_input_tokens: Count = 4000  # both calls of an image: three pictures of 1,120 tokens, and the prompts
+    text_output_tokens: Count = 800  # both answers as JSON
+    image_input_tokens: Count = 1500  # one picture and the prompt
+    image_output_tokens: Count = 1670  # a 2K picture: $0.050 at $30 a million
+    generations: Annotated[float, Meta(gt=0, le=10)] = 1.1  # one picture in ten is bought again after its verification
+
+
 class Google(_Group, frozen=True, kw_only=True):
     """Where in Google Cloud the pipeline lives."""
 
@@ -193,6 +213,8 @@ class Settings(_Group, frozen=True, kw_only=True):
     cache: CacheRules = CacheRules()
     threshold: ThresholdRules = ThresholdRules()
     gemini: Gemini = Gemini()
+    tiers: TierFactors = TierFactors()
+    typical: Typical = Typical()
     google: Google = Google()
     buckets: Buckets = Buckets()
     limits: dict[str, Limit] = msgspec.field(default_factory=lambda: dict(LIMITS))

@@ -20,7 +20,7 @@ from shared.heartbeat import Heartbeat
 from shared.ingest import Ingest
 from shared.operator import Operator
 from shared.ports import BatchStore, Clock, ImageSource, ObjectStore, Pictures, Queue, StagingModel, StoredObject
-from shared.quota import Quota, SharedQuota
+from shared.quota import Quota, QuotaEvents, SharedQuota
 from shared.reconcile import Reconcile
 from shared.replay import Replay
 from shared.settings import Settings, from_environment
@@ -186,6 +186,12 @@ def rooms(
     )
 
 
+def shared_quota(backend: Backend, clock: Clock, settings: Settings, worker: str) -> SharedQuota:
+    """A worker's side of the fleet's quotas, which tells operators of every change."""
+    events = QuotaEvents(backend.queue, clock)
+    return SharedQuota(backend.store, clock, settings.limits, worker, events.tell)
+
+
 def stage_image(
     backend: Backend,
     clock: Clock,
@@ -206,7 +212,7 @@ def stage_image(
             source=source,
             pictures=pictures,
             agents=Agents(model, pictures, settings.staging),
-            quota=quota or SharedQuota(backend.store, clock, settings.limits, heartbeat.worker),
+            quota=quota or shared_quota(backend, clock, settings, heartbeat.worker),
             heartbeat=heartbeat,
             clock=clock,
             settings=settings,

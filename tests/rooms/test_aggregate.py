@@ -433,6 +433,7 @@ async def test_status_says_what_a_crm_needs(world: World) -> None:
     assert await status(world) == {
         "batchId": "acme.b1", "client": "acme", "state": "processing", "control": "run", "round": 1, "total": 4,
         "queued": 2, "processing": 1, "completed": 1, "failed": 0, "cancelled": 0, "progress": 0.25,
+        "imagesPerMinute": 12.0, "etaSeconds": 15.0,  # one image in five seconds, three to go
         "updatedAt": "2026-03-02T09:00:05.000Z",
     }  # fmt: skip
 

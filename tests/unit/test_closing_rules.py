@@ -746,7 +746,7 @@ def test_a_status_tells_the_batch_in_plain_words():
     assert closing.status_of(batch, Counts(queued=1, processing=1, completed=3, failed=2, cancelled=1), NOW) == {
         "batchId": "acme.a", "client": "acme", "state": "closing", "control": "run", "round": 2, "total": 8,
         "queued": 1, "processing": 1, "completed": 3, "failed": 2, "cancelled": 1, "progress": 0.75,
-        "updatedAt": messages.iso(NOW),
+        "imagesPerMinute": None, "etaSeconds": None, "updatedAt": messages.iso(NOW),
     }  # fmt: skip
     assert closing.status_of(msgspec.structs.replace(batch, total=0), Counts(), NOW)["progress"] == 0.0
     assert {state.value for state in SETTLED_STATES} == {"completed", "failed", "cancelled"}

@@ -1,0 +1,125 @@
+"""Commands about money: estimate before a batch runs, costs after."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Annotated, Any, Final
+
+import msgspec
+import typer
+
+from ops import manifest_file, show
+from ops.cli_common import OK, DataOption, JsonFlag, ManifestPath, ProjectOption, with_target
+from ops.target import Target
+from shared import forecast
+from shared.manifest import Manifest
+from shared.model import BatchState, ImageState, Tier
+
+# Earlier batches looked at for what a picture costs, and for what is in the cache: newer ones say more, and each of
+# 10,000 images is 10,000 reads.
+EARLIER_BATCHES: Final = 5
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the command line."""
+    app.command(epilog="Example: ruum-batch estimate samples/batch.json --project my-project")(estimate)
+    app.command(epilog="Example: ruum-batch costs --client acme")(costs)
+
+
+def estimate(
+    manifest: ManifestPath, data: DataOption = None, project: ProjectOption = None, as_json: JsonFlag = False
+) -> None:
+    """What a manifest would cost and when it would be done, in each tier. Nothing is stored or staged.
+
+    Without a stack, project or data folder: on an idle system, by the settings alone.
+    """
+    found = manifest_file.read_or_reject(manifest)
+
+    async def work(target: Target) -> int:
+        estimated = await _estimate(target, found)
+        if as_json:
+            show.as_json(msgspec.to_builtins(estimated))
+        else:
+            show.estimate(estimated)
+        return OK
+
+    with_target(work, data, project, or_nothing=True)
+
+
+async def _estimate(target: Target, found: Manifest) -> forecast.Estimate:
+    store, now, settings = target.backend.store, target.clock.now(), target.settings
+    wishes = Counter((image.source, image.room_type, image.design_style) for image in found.images)
+    backlog: Counter[Tier] = Counter()
+    costs: list[tuple[float, int]] = []
+    staged: set[tuple[str, str, str]] = set()
+    looked = 0
+    model = "preview" if settings.staging.model == "preview" else settings.gemini.image_model
+    for batch in await store.batches():
+        if batch.state not in (BatchState.CLOSED, BatchState.REJECTED):
+            backlog[batch.tier] += (await store.counts(batch.id)).open
+        if batch.completion and len(costs) < EARLIER_BATCHES:
+            costs.append((batch.completion.cost_usd, batch.completion.counts.completed))
+        fresh = (batch.closed_at or 0.0) + settings.cache.keep_seconds > now
+        if found.cache and batch.client == found.client and batch.cache and fresh and looked < EARLIER_BATCHES:
+            looked += 1
+            async for image in store.images(batch.id, ImageState.COMPLETED):
+                if model in {call.model for call in image.calls}:  # the cache keeps models apart
+                    staged.add((image.source, image.room_type, image.design_style))
+    known = {wish for wish in wishes if wish in staged} if found.cache else set()
+    already = sum(wishes[wish] for wish in known)
+    return forecast.estimate(
+        settings,
+        tier=found.tier,
+        images=len(found.images),
+        repeated=sum(times - 1 for wish, times in wishes.items() if wish not in known) if found.cache else 0,
+        already_staged=already,
+        backlog=backlog,
+        capacity=await forecast.capacity_now(store, settings, now),
+        measured_cost_usd=forecast.measured_cost_usd(costs),
+    )
+
+
+def costs(
+    client: Annotated[str | None, typer.Option(help="Only this client.")] = None,
+    data: DataOption = None,
+    project: ProjectOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """What each client's batches have cost, from the recorded tokens, and what the client pays for them."""
+
+    async def work(target: Target) -> int:
+        rows = await _costs(target, client)
+        if as_json:
+            show.as_json({"clients": rows})
+            return OK
+        for row in rows:
+            show.out.print(
+                f"{row['client']:<24} {row['batches']:>5} batches {row['completed']:>8} images  "
+                f"cost ${row['costUsd']:>10.2f}  price ${row['priceUsd']:>10.2f}"
+            )
+        if not rows:
+            show.out.print("no batches")
+        return OK
+
+    with_target(work, data, project)
+
+
+async def _costs(target: Target, client: str | None) -> list[dict[str, Any]]:
+    """By client. Closed batches know their sums; of those under way every image is read."""
+    store, rows = target.backend.store, dict[str, dict[str, Any]]()
+    for batch in await store.batches():
+        if batch.state is BatchState.REJECTED or (client and batch.client != client):
+            continue
+        row = rows.setdefault(
+            batch.client, {"client": batch.client, "batches": 0, "completed": 0, "costUsd": 0.0, "priceUsd": 0.0}
+        )
+        if batch.state is BatchState.CLOSED and batch.completion:
+            cost, completed = batch.completion.cost_usd, batch.completion.counts.completed
+        else:
+            completed = (await store.counts(batch.id)).completed
+            cost = sum([image.cost_micro_usd async for image in store.images(batch.id)]) / 1_000_000
+        row["batches"] += 1
+        row["completed"] += completed
+        row["costUsd"] = round(row["costUsd"] + cost, 6)
+        row["priceUsd"] = round(row["priceUsd"] + forecast.price_usd(target.settings, batch.tier, cost), 6)
+    return sorted(rows.values(), key=lambda row: row["client"])

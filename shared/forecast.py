@@ -1,0 +1,203 @@
+"""How long and how dear: what a batch will take, before it runs and while it does.
+
+The vendor's quota bounds the fleet; within it the tiers share by weight, as in `shared.fair`. What is not known yet
+comes from the settings' typical figures, what is known from measurement.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+import msgspec
+
+from shared.fair import TIER_WEIGHTS
+from shared.ledger import Circuit, Ledger
+from shared.model import Tier
+from shared.ports import BatchStore
+from shared.settings import Limit, Settings, cost_micro_usd
+
+# Calls one image needs of each kind of model: analyse and verify; generate.
+TEXT_CALLS: Final = 2
+IMAGE_CALLS: Final = 1
+# The measured speed forgets with this time constant: slow mode shows within two minutes, one slow image does not.
+SPEED_SECONDS: Final = 120.0
+
+
+class Capacity(msgspec.Struct, frozen=True):
+    """What the fleet can do: images per second (infinity without a limit), what bounds it, seconds it stands still."""
+
+    images_per_second: float
+    limited_by: str
+    blocked_seconds: float = 0.0
+
+
+def capacity(settings: Settings, ledgers: Mapping[str, Ledger], models: Mapping[str, int], now: float) -> Capacity:
+    """The fleet's capacity under the quotas of `models` (id to calls per image), as their ledgers stand now.
+
+    One worker's slots bound it too: workers are started by the backlog, so that bound is of one only when it is lower
+    than what the quota can use.
+    """
+    bounds = [Capacity(math.inf, "nothing")]
+    blocked = 0.0
+    for model, calls in models.items():
+        ledger = ledgers.get(model, Ledger(id=model))
+        limit = ledger.limit or settings.limits.get(model) or Limit()
+        rate = ledger.rate / calls
+        if limit.per_minute:
+            bounds.append(Capacity(limit.per_minute / 60 * rate, model))
+        if limit.concurrent:
+            bounds.append(Capacity(limit.concurrent / settings.typical.call_seconds * rate, model))
+        standing = max(ledger.day_spent_until, ledger.open_until if ledger.circuit is not Circuit.CLOSED else 0.0)
+        blocked = max(blocked, standing - now)
+    least = min(bounds, key=lambda bound: bound.images_per_second)
+    return msgspec.structs.replace(least, blocked_seconds=blocked)
+
+
+def calls_by_model(settings: Settings) -> dict[str, int]:
+    """Calls per image of each model the settings name; no model is limited when the preview stages."""
+    if settings.staging.model == "preview":
+        return {}
+    calls = {settings.gemini.text_model: TEXT_CALLS}
+    calls[settings.gemini.image_model] = calls.get(settings.gemini.image_model, 0) + IMAGE_CALLS
+    return calls
+
+
+async def capacity_now(store: BatchStore, settings: Settings, now: float) -> Capacity:
+    """The capacity by the ledgers as they stand: one read per model."""
+    models = calls_by_model(settings)
+    ledgers = {model: await store.record(Ledger, model) for model in models}
+    return capacity(settings, {model: ledger for model, ledger in ledgers.items() if ledger}, models, now)
+
+
+def finish_seconds(work: Mapping[Tier, float], of: Tier, images_per_second: float) -> float:
+    """When the last image of tier `of` is through, if the tiers' `work` (images) share the rate by weight."""
+    left = {tier: images for tier, images in work.items() if images > 0}
+    at = 0.0
+    while of in left:
+        weights = sum(TIER_WEIGHTS[tier] for tier in left)
+        share = {tier: images_per_second * TIER_WEIGHTS[tier] / weights for tier in left}
+        first = min(left, key=lambda tier: left[tier] / share[tier])
+        span = left[first] / share[first]
+        at += span
+        left = {tier: left[tier] - span * share[tier] for tier in left if tier is not first}
+        left = {tier: images for tier, images in left.items() if images > 1e-9}
+    return at
+
+
+def cost_per_image_usd(settings: Settings) -> float:
+    """The vendor's price of a typical image, in US dollars."""
+    if settings.staging.model == "preview":
+        return 0.0
+    typical, gemini = settings.typical, settings.gemini
+    text = cost_micro_usd(settings.prices, gemini.text_model, typical.text_input_tokens, typical.text_output_tokens)
+    image = cost_micro_usd(settings.prices, gemini.image_model, typical.image_input_tokens, typical.image_output_tokens)
+    return (text + image * typical.generations) / 1_000_000
+
+
+def price_usd(settings: Settings, tier: Tier, cost_usd: float) -> float:
+    """What the customer pays for work of this tier that cost so much."""
+    factors = {
+        Tier.EXPRESS: settings.tiers.express_factor,
+        Tier.NORMAL: settings.tiers.normal_factor,
+        Tier.ECONOMY: settings.tiers.economy_factor,
+    }
+    return round(cost_usd * factors[tier], 6)
+
+
+class TierEstimate(msgspec.Struct, frozen=True, rename="camel"):
+    """What a batch would take in one tier: the customer's price, and seconds until its last image is through."""
+
+    price_usd: float
+    seconds: float
+
+
+class Estimate(msgspec.Struct, frozen=True, rename="camel"):
+    """A batch before it runs. `repeated` photos are bought once; `already_staged` are the cache's; costs in USD."""
+
+    images: int
+    repeated: int
+    already_staged: int
+    to_buy: int
+    cached_share: float
+    cost_per_image_usd: float
+    cost_measured: bool
+    cost_usd: float
+    images_per_minute: float | None
+    limited_by: str
+    blocked_seconds: float
+    backlog: dict[str, int]
+    tier: str
+    tiers: dict[str, TierEstimate]
+
+
+def estimate(
+    settings: Settings,
+    *,
+    tier: Tier,
+    images: int,
+    repeated: int,
+    already_staged: int,
+    backlog: Mapping[Tier, int],
+    capacity: Capacity,
+    measured_cost_usd: float | None,
+) -> Estimate:
+    """Cost and time of a batch in each tier. What the cache gives takes no call, and no time to speak of."""
+    to_buy = images - repeated - already_staged
+    per_image = cost_per_image_usd(settings) if measured_cost_usd is None else measured_cost_usd
+    cost = round(per_image * to_buy, 6)
+    tiers = {}
+    for possible in Tier:
+        work = {other: float(backlog.get(other, 0)) for other in Tier}
+        work[possible] += to_buy
+        sharing = finish_seconds(work, possible, capacity.images_per_second) if to_buy else 0.0
+        seconds = capacity.blocked_seconds + sharing + settings.typical.image_seconds
+        tiers[possible.value] = TierEstimate(price_usd(settings, possible, cost), round(seconds, 1))
+    return Estimate(
+        images=images,
+        repeated=repeated,
+        already_staged=already_staged,
+        to_buy=to_buy,
+        cached_share=round((repeated + already_staged) / images, 4),
+        cost_per_image_usd=round(per_image, 6),
+        cost_measured=measured_cost_usd is not None,
+        cost_usd=cost,
+        images_per_minute=None if math.isinf(capacity.images_per_second) else round(capacity.images_per_second * 60, 2),
+        limited_by=capacity.limited_by,
+        blocked_seconds=round(capacity.blocked_seconds, 1),
+        backlog={other.value: backlog.get(other, 0) for other in Tier},
+        tier=tier.value,
+        tiers=tiers,
+    )
+
+
+def measured_cost_usd(costs: Iterable[tuple[float, int]]) -> float | None:
+    """The mean of closed batches' (cost in USD, images completed); None when none of them cost anything."""
+    paid = [(cost, completed) for cost, completed in costs if cost and completed]
+    return sum(cost for cost, _ in paid) / sum(completed for _, completed in paid) if paid else None
+
+
+# --- while it runs
+
+
+def speed_now(known: float | None, settled: int, seconds: float) -> float | None:
+    """The speed in images per second after `settled` more in `seconds`, smoothed with what was known before."""
+    if seconds <= 0:
+        return known
+    latest = max(0, settled) / seconds
+    if known is None:
+        return latest
+    weight = 1 - math.exp(-seconds / SPEED_SECONDS)
+    return known + weight * (latest - known)
+
+
+def eta_seconds(open_images: int, speed: float | None, capacity: Capacity | None) -> float | None:
+    """Seconds until the open images are settled, by the measured speed and never faster than the quota; or unknown."""
+    rates = [rate for rate in (speed, capacity.images_per_second if capacity else None) if rate is not None]
+    slowest = min(rates, default=0.0)
+    if not open_images:
+        return 0.0
+    if slowest <= 0 or math.isinf(slowest):
+        return None
+    return round(open_images / slowest + (capacity.blocked_seconds if capacity else 0.0), 1)
