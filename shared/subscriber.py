@@ -78,9 +78,11 @@ class Turns:
         self._empty[tier] = False
         self._served[tier] += count / TIER_WEIGHTS[tier]
 
-    def next_probe_seconds(self, now: float) -> float:
-        """Until an idle tier may be asked again beside busy ones."""
-        return max(0.05, min(since + PROBE_EVERY_SECONDS - now for since in self._empty_since.values()))
+    def next_probe_seconds(self, asked: Collection[Tier], now: float) -> float | None:
+        """Until an idle tier may be asked again beside busy ones; None when none of them waits to be."""
+        waits = [self._empty_since[tier] + PROBE_EVERY_SECONDS - now for tier in Tier
+                 if self._empty[tier] and tier not in asked]  # fmt: skip
+        return max(0.05, min(waits)) if waits else None
 
 
 class Subscriber:
@@ -145,7 +147,8 @@ class Subscriber:
     def _probe_pause(self, now: float) -> float | None:
         """Until an idle tier may be asked; None while no slot is free: then only a finished job changes anything."""
         free = self._limits.in_flight - len(self._jobs) - sum(ask for _, ask in self._pulls.values())
-        return self._turns.next_probe_seconds(now) if free > 0 else None
+        asked = {tier for tier, _ in self._pulls.values()}
+        return self._turns.next_probe_seconds(asked, now) if free > 0 else None
 
     async def _pull(self, tier: Tier, most: int) -> list[Delivery]:
         try:

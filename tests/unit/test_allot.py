@@ -136,12 +136,26 @@ def test_the_next_probe_is_when_the_first_idle_tier_is_due():
     turns.pulled(ECONOMY, 0, START + 2)
     for tier in (EXPRESS, NORMAL, ECONOMY):
         turns.pulled(tier, 0, START if tier is not ECONOMY else START + 2)
-    assert turns.next_probe_seconds(START + 1) == pytest.approx(PROBE_EVERY_SECONDS - 1)
-    assert turns.next_probe_seconds(START + 1000) > 0, "no loop without a pause"
+    assert turns.next_probe_seconds((), START + 1) == pytest.approx(PROBE_EVERY_SECONDS - 1)
+    assert turns.next_probe_seconds((), START + 1000) > 0, "no loop without a pause"
     # Whoever waits this long finds the tier due.
     turns.pulled(EXPRESS, 1, START + 2)
-    pause = turns.next_probe_seconds(START + 2)
+    pause = turns.next_probe_seconds((), START + 2)
     assert NORMAL in turns.allot(50, (), START + 2 + pause)
+
+
+def test_only_idle_tiers_that_wait_to_be_asked_wake_the_worker():
+    """A busy tier's pull wakes by its messages: counting it made a worker with free slots turn 20 times a second."""
+    turns = Turns()
+    for tier in (NORMAL, ECONOMY):
+        turns.pulled(tier, 0, START)
+    turns.pulled(EXPRESS, 1, START)
+    assert turns.next_probe_seconds((), START) == pytest.approx(PROBE_EVERY_SECONDS)
+    assert turns.next_probe_seconds((NORMAL,), START) == pytest.approx(PROBE_EVERY_SECONDS)
+    assert turns.next_probe_seconds((NORMAL, ECONOMY), START) is None
+    for tier in (NORMAL, ECONOMY):
+        turns.pulled(tier, 1, START)
+    assert turns.next_probe_seconds((), START + 100) is None
 
 
 # --- over many allotments, each tier with its own backlog -------------------------------------------------------------
