@@ -35,6 +35,7 @@ from shared.model import (
 )
 from shared.ports import BatchStore, Clock, Message, ObjectStore, Queue, StoredObject
 from shared.settings import Settings
+from shared.telemetry import LogEvent, bound, tell
 from shared.topology import EVENTS_TOPIC
 
 log = logging.getLogger(__name__)
@@ -189,6 +190,10 @@ class Closer:
             batch.id, lambda b: close(b, holder=holder, completion=completion, now=now), self._clock.token()
         )
         if isinstance(closed, Batch):
+            with bound(batch=closed.id, client=closed.client, round=closed.round):
+                tell(log, LogEvent.BATCH_CLOSED, state=completion.outcome, images=completion.counts.total,
+                     failed=completion.counts.failed, costUsd=completion.cost_usd,
+                     durationMs=round(completion.duration_seconds * 1000))  # fmt: skip
             await self.announce(closed)
 
     async def _write_reports(self, batch: Batch) -> Completion:

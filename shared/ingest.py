@@ -16,12 +16,14 @@ import msgspec
 
 from shared import closing, manifest, names, report
 from shared.errors import ManifestRejected
+from shared.fleet import Scaling
 from shared.manifest import Manifest, Problem
 from shared.messages import batch_event, encode, task_for
 from shared.model import Batch, BatchMove, BatchState, Image, ManifestRef, Refusal, Tier, shards_for
 from shared.ports import BatchStore, Clock, Message, ObjectStore, Queue, StoredObject
 from shared.settings import Settings
 from shared.sources import SourceRules
+from shared.telemetry import LogEvent, bound, tell
 from shared.topology import EVENTS_TOPIC, topic_of
 
 log = logging.getLogger(__name__)
@@ -44,6 +46,7 @@ class Ingest:
         queue: Queue,
         objects: ObjectStore,
         closer: closing.Closer,
+        scaling: Scaling,
         clock: Clock,
         settings: Settings,
         rules_of: Callable[[StoredObject], SourceRules],
@@ -54,6 +57,7 @@ class Ingest:
         self._queue = queue
         self._objects = objects
         self._closer = closer
+        self._scaling = scaling
         self._clock = clock
         self._settings = settings
         self._rules_of = rules_of
@@ -128,7 +132,10 @@ class Ingest:
             for start in range(batch.tasks_published, batch.total, CHUNK):
                 await self._take_in(batch, found, start)
             opened = await self._open(batch)
+            with bound(batch=batch.id, client=batch.client, tier=batch.tier.value):
+                tell(log, LogEvent.BATCH_ACCEPTED, images=batch.total)
             batch = opened if isinstance(opened, Batch) else batch
+            await self._scaling.wake()
         await self._closer.check(batch.id)  # raises while another closer is at it: the event comes again
         return await self._store.batch(batch.id) or batch
 
@@ -138,6 +145,9 @@ class Ingest:
         await self._store.create_images(images)
         tasks = [Message(encode(task_for(image, batch.control_epoch)), {"client": batch.client}) for image in images]
         await self._queue.publish(topic_of(batch.tier), tasks)
+        for image in images:  # where an image's trace begins
+            with bound(batch=batch.id, image=image.index, client=batch.client, round=image.round):
+                tell(log, LogEvent.IMAGE_QUEUED, tier=image.tier.value)
         place = start + len(images)
 
         def note(known: Batch) -> Batch | Refusal:
@@ -200,4 +210,6 @@ class Ingest:
         }
         event = batch_event(batch, "batch.rejected", f"{identity}/rejected", batch.created_at, data)
         await self._queue.publish(EVENTS_TOPIC, [Message(event.body(), event.attributes())])
+        with bound(batch=identity, client=client):
+            tell(log, LogEvent.BATCH_REJECTED, level=logging.WARNING, problems=len(problems))
         return batch

@@ -330,6 +330,12 @@ class Batch(Document, frozen=True, kw_only=True):
     token: str = ""
 
     @property
+    def is_open(self) -> bool:
+        """Whether anything is left to do for it: what reconcile looks at."""
+        announced = self.state is BatchState.CLOSED and self.announced_round >= self.round
+        return self.state is not BatchState.REJECTED and not announced
+
+    @property
     def outcome(self) -> str:
         """The state as customers read it: a closed batch reads as what it came to."""
         return self.completion.outcome if self.state is BatchState.CLOSED and self.completion else self.state.value

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import suppress
 from functools import partial
 
 import msgspec
 
 from shared import claims, closing
+from shared.fleet import Scaling
 from shared.heartbeat import known_holder
 from shared.messages import batch_event, encode, task_for
 from shared.model import Batch, BatchState, Control, Counts, FailureThreshold, Image, ImageState, Refusal
 from shared.ports import BatchStore, Clock, Message, Queue
+from shared.telemetry import LogEvent, bound, tell
 from shared.topology import EVENTS_TOPIC, topic_of
+
+log = logging.getLogger(__name__)
 
 PUBLISH_CHUNK = 500  # tasks published at once when a batch is resumed
 
@@ -83,16 +88,19 @@ def threshold_passed(threshold: FailureThreshold | None, baseline: Counts, count
 class Operator:
     """See the module. Every method answers the batch, or the refusal that says why nothing was done."""
 
-    def __init__(self, store: BatchStore, queue: Queue, closer: closing.Closer, clock: Clock) -> None:
+    def __init__(self, store: BatchStore, queue: Queue, closer: closing.Closer, scaling: Scaling, clock: Clock) -> None:
         self._store = store
         self._queue = queue
         self._closer = closer
+        self._scaling = scaling
         self._clock = clock
 
     async def pause(self, batch_id: str, reason: str = "paused by an operator") -> Batch | Refusal:
         """Workers notice within seconds; what is in hand between two paid calls is given back."""
         paused = await self._store.change_batch(batch_id, lambda b: pause(b, reason=reason), self._clock.token())
         if isinstance(paused, Batch):
+            with bound(batch=paused.id, client=paused.client, round=paused.round):
+                tell(log, LogEvent.BATCH_PAUSED, level=logging.WARNING, reason=reason)
             await self._announce(paused, "batch.paused", f"paused/{paused.control_epoch}", {"reason": reason})
         return paused
 
@@ -104,6 +112,7 @@ class Operator:
             resumed = await self._store.batch(batch_id) or Refusal.MISSING
         if isinstance(resumed, Batch) and resumed.epoch_published < resumed.control_epoch:
             await self.publish_queued(resumed)
+            await self._scaling.wake()
         return resumed
 
     async def publish_queued(self, batch: Batch) -> int:

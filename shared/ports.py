@@ -51,8 +51,8 @@ class BatchStore(Protocol):
 
     async def batch(self, batch_id: str) -> Batch | None: ...
 
-    async def batches(self) -> list[Batch]:
-        """All batches, newest first."""
+    async def batches(self, *, open_only: bool = False) -> list[Batch]:
+        """All batches, or those that something is left to do for; newest first."""
 
     async def change_batch(self, batch_id: str, decide: Decision[Batch], token: str) -> Batch | Refusal:
         """A written batch's `revision` is raised by the decision, as an image's is."""
@@ -178,6 +178,16 @@ class ObjectStore(Protocol):
 
     async def link(self, bucket: str, name: str, seconds: float) -> str:
         """An address that opens the object for so long, without an account; the uri where there is no such thing."""
+
+
+class Fleet(Protocol):
+    """The workers that stage images, all alike."""
+
+    async def instances(self) -> int:
+        """How many are wanted now."""
+
+    async def scale(self, instances: int) -> None:
+        """Want so many; returns before they have started or stopped."""
 
 
 class ImageSource(Protocol):

@@ -7,6 +7,7 @@ reservation. A model without a limit costs nothing. Waiting here spends no attem
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -21,6 +22,7 @@ from shared.messages import iso, quota_event
 from shared.model import Refusal, Tier
 from shared.ports import BatchStore, Clock, Message, Queue
 from shared.settings import Limit
+from shared.telemetry import LogEvent, tell
 from shared.topology import EVENTS_TOPIC
 
 log = logging.getLogger(__name__)
@@ -67,7 +69,9 @@ class QuotaEvents:
             "epoch": after.epoch,
             "daySpentUntil": iso(after.day_spent_until) if after.day_spent_until > self._clock.now() else None,
         }
-        log.warning("quota of %s changed", after.id, extra={"model": after.id, "quota": told})
+        spent = after.day_spent_until > self._clock.now()
+        tell(log, LogEvent.QUOTA_CHANGED, level=logging.WARNING, model=after.id, circuit=after.circuit.value,
+             rate=after.rate, daySpent=spent)  # fmt: skip
         # The ledger's write token names the change: told twice, it has one id.
         event = quota_event(after.id, f"quota/{after.id}/{after.token}", self._clock.now(), told)
         try:
@@ -133,7 +137,8 @@ class SharedQuota:
     def _kick(self, model: str, state: _Model) -> None:
         state.wake.set()
         if state.loop is None or state.loop.done():
-            state.loop = asyncio.create_task(self._serve(model, state))
+            # In a context of its own: it serves all images of this worker, so its log lines are no single one's.
+            state.loop = asyncio.create_task(self._serve(model, state), context=contextvars.Context())
 
     async def _serve(self, model: str, state: _Model) -> None:
         """Ask the ledger until nobody waits and nothing is left to give back."""

@@ -15,12 +15,14 @@ import msgspec
 
 from shared import closing
 from shared.errors import RuumError
+from shared.fleet import Scaling
 from shared.messages import encode, task_for
 from shared.model import SETTLED_STATES, Batch, BatchState, Control, Image, ImageState, Refusal, Tally, TierEmpty
 from shared.operator import Operator
 from shared.ports import BatchStore, Clock, Message, ObjectStore, Queue
 from shared.replay import Replay, fold_image
 from shared.settings import Settings
+from shared.telemetry import LogEvent, bound, tell
 from shared.topology import topic_of
 
 log = logging.getLogger(__name__)
@@ -42,7 +44,10 @@ class Parts(Protocol):
 
 
 class Report(msgspec.Struct, rename="camel"):
-    """What a run did: batches looked at, and what was carried on, folded, published, cancelled and deleted."""
+    """What a run did: batches looked at, and what was carried on, folded, published, cancelled and deleted.
+
+    `stalled` batches run and have not moved for long; `instances` is how many workers are wanted now.
+    """
 
     batches: int = 0
     closed: int = 0
@@ -51,13 +56,22 @@ class Report(msgspec.Struct, rename="camel"):
     published: int = 0
     cancelled: int = 0
     work_objects: int = 0
+    stalled: int = 0
+    instances: int | None = None
 
 
 class Reconcile:
     """See the module."""
 
     def __init__(
-        self, parts: Parts, closer: closing.Closer, operator: Operator, replay: Replay, clock: Clock, settings: Settings
+        self,
+        parts: Parts,
+        closer: closing.Closer,
+        operator: Operator,
+        replay: Replay,
+        scaling: Scaling,
+        clock: Clock,
+        settings: Settings,
     ) -> None:
         self._store = parts.store
         self._queue = parts.queue
@@ -65,21 +79,22 @@ class Reconcile:
         self._closer = closer
         self._operator = operator
         self._replay = replay
+        self._scaling = scaling
         self._clock = clock
         self._settings = settings
 
     async def run(self) -> Report:
         """Carry everything on; what was done. One batch's trouble does not keep the others waiting."""
         report = Report()
-        for batch in await self._store.batches():
-            if batch.state is BatchState.REJECTED or _is_done(batch):
-                continue
+        for batch in await self._store.batches(open_only=True):
             report.batches += 1
             try:
                 await self._carry_on(batch, report)
             except RuumError as error:
                 log.warning("reconcile of %s: %s", batch.id, error)
         report.work_objects = await self._delete_orphans()
+        report.instances = await self._scaling.settle()
+        tell(log, LogEvent.RECONCILED, report=msgspec.to_builtins(report))
         return report
 
     async def _carry_on(self, batch: Batch, report: Report) -> None:
@@ -89,11 +104,13 @@ class Reconcile:
                 report.replays += 1
             return
         if batch.state is BatchState.PROCESSING:
-            report.folded += await self._fold_all(batch)
+            folded, moved_at = await self._fold_all(batch)
+            report.folded += folded
+            report.stalled += self._is_stalled(batch, moved_at)
             await self._look_after_queued(batch, report)
         await self._closer.check(batch.id)
         after = await self._store.batch(batch.id)
-        report.closed += after is not None and _is_done(after)
+        report.closed += after is not None and not after.is_open
 
     async def _look_after_queued(self, batch: Batch, report: Report) -> None:
         """What becomes of queued images: cancelled, left to a pause, or published again if they seem forgotten."""
@@ -104,11 +121,22 @@ class Reconcile:
         elif batch.control is Control.RUN:
             report.published += await self._publish_forgotten(batch)
 
-    async def _fold_all(self, batch: Batch) -> int:
-        """Fold every image whose news has not arrived; how many."""
+    def _is_stalled(self, batch: Batch, moved_at: float) -> bool:
+        """Whether a running batch has not moved for so long that somebody should look; said so in the log."""
+        still = self._clock.now() - max(batch.created_at, moved_at)
+        if batch.control is not Control.RUN or still < self._settings.reconcile.stalled_seconds:
+            return False
+        with bound(batch=batch.id, client=batch.client, round=batch.round):
+            tell(log, LogEvent.BATCH_STALLED, level=logging.ERROR, durationMs=round(still * 1000))
+        return True
+
+    async def _fold_all(self, batch: Batch) -> tuple[int, float]:
+        """Fold every image whose news has not arrived; (how many, when an image of the batch last moved)."""
         tallies: dict[int, Tally | None] = {}
-        folded = 0
+        folded, moved_at = 0, 0.0
         async for image in self._store.images(batch.id):
+            claimed = image.claim.at if image.claim else 0.0
+            moved_at = max(moved_at, claimed, image.touched_at, image.settled_at or 0.0)
             if image.shard not in tallies:
                 tallies[image.shard] = await self._store.tally(batch.id, image.shard)
             tally = tallies[image.shard]
@@ -118,7 +146,7 @@ class Reconcile:
             if revision < image.revision and state is not image.state:
                 result = await fold_image(self._store, image, self._clock)
                 folded += not isinstance(result, Refusal)
-        return folded
+        return folded, moved_at
 
     async def _publish_forgotten(self, batch: Batch) -> int:
         """Publish again the queued images nothing has touched for long, when their tier's subscription is empty.
@@ -162,7 +190,3 @@ class Reconcile:
                 await self._objects.delete(bucket, stored.name)
                 deleted += 1
         return deleted
-
-
-def _is_done(batch: Batch) -> bool:
-    return batch.state is BatchState.CLOSED and batch.announced_round >= batch.round

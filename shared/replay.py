@@ -17,6 +17,7 @@ import msgspec
 
 from shared import claims, closing
 from shared.errors import RuumError
+from shared.fleet import Scaling
 from shared.messages import Letter, Unreadable, decode, encode, is_letter, task_for
 from shared.model import Batch, BatchMove, BatchState, Control, Image, ImageState, Lease, Refusal, ReplayPlan, Tally
 from shared.ports import BatchStore, Clock, Message, Queue
@@ -94,10 +95,11 @@ def requeue_seen(image: Image, *, seen_revision: int, now: float) -> Image | Ref
 class Replay:
     """See the module."""
 
-    def __init__(self, store: BatchStore, queue: Queue, closer: closing.Closer, clock: Clock) -> None:
+    def __init__(self, store: BatchStore, queue: Queue, closer: closing.Closer, scaling: Scaling, clock: Clock) -> None:
         self._store = store
         self._queue = queue
         self._closer = closer
+        self._scaling = scaling
         self._clock = clock
 
     async def plan(self, batch: Batch, codes: tuple[str, ...] = (), older_than_seconds: float = 0.0) -> Plan:
@@ -139,6 +141,7 @@ class Replay:
         if isinstance(ended, Refusal):
             raise Busy(f"another replay of {batch_id} has taken over")
         await self._checked(batch_id)
+        await self._scaling.wake()
         return requeued
 
     async def _checked(self, batch_id: str) -> None:

@@ -81,6 +81,7 @@ class ReconcileRules(_Group, frozen=True, kw_only=True):
 
     untouched_seconds: Seconds = 900.0  # an image is published again after so long without a write: 3 backoffs of 300 s
     every_seconds: Seconds = 1800.0  # and a batch's images at most so often
+    stalled_seconds: Seconds = 3600.0  # a running batch in which no image moved for so long is reported as stalled
     work_object_seconds: Seconds = 86_400.0  # a work object older than a day whose image is settled is an orphan
 
 
@@ -163,6 +164,14 @@ PRICES: Final[dict[str, Price]] = {
 }
 
 
+class FleetRules(_Group, frozen=True, kw_only=True):
+    """How many workers are started, where starting them is ours to do."""
+
+    pool: str = ""  # projects/<p>/locations/<region>/workerPools/<name>; empty: workers are somebody else's business
+    images_per_instance: Count = 50  # a worker's slots: keep it equal to WORKER_IN_FLIGHT
+    most_instances: Annotated[int, Meta(ge=1, le=100)] = 4  # 200 in flight use 240 calls a minute: four times the quota
+
+
 class TierFactors(_Group, frozen=True, kw_only=True):
     """What a customer pays for a tier, as a multiple of what the work cost."""
 
@@ -213,6 +222,7 @@ class Settings(_Group, frozen=True, kw_only=True):
     cache: CacheRules = CacheRules()
     threshold: ThresholdRules = ThresholdRules()
     gemini: Gemini = Gemini()
+    fleet: FleetRules = FleetRules()
     tiers: TierFactors = TierFactors()
     typical: Typical = Typical()
     google: Google = Google()

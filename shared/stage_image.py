@@ -68,6 +68,7 @@ from shared.ports import (
 from shared.quota import Quota
 from shared.settings import Settings, cost_micro_usd
 from shared.staging.agents import Agents
+from shared.telemetry import LogEvent, bound, tell
 from shared.topology import DEAD_LETTER_TOPIC
 
 log = logging.getLogger(__name__)
@@ -132,6 +133,11 @@ class StageImage:
             task = decode(Task, delivery.data)
         except Unreadable as error:
             return await self._unreadable(delivery, error)
+        with bound(batch=task.batch, image=task.index, round=task.round, tier=task.tier.value):
+            return await self._answered(task, delivery)
+
+    async def _answered(self, task: Task, delivery: Delivery) -> Disposition:
+        """What becomes of the message, whatever goes wrong."""
         try:
             return await self._handle(task, delivery.attempt)
         except LostClaim as error:
@@ -278,8 +284,9 @@ class StageImage:
         )
 
     async def _spend_attempt(self, task: Task, hand: _Hand, code: str, message: str) -> Disposition:
-        released = await hand.release(Failure(code=code, message=message[:MOST_MESSAGE_CHARACTERS]), spend_attempt=True)
-        log.info("attempt %d of %s/%s failed: %s", released.attempts, task.batch, task.index, message)
+        error = Failure(code=code, message=message[:MOST_MESSAGE_CHARACTERS])
+        released = await hand.release(error, spend_attempt=True)
+        tell(log, LogEvent.ATTEMPT_FAILED, attempt=released.attempts, code=code, reason=error.message)
         return await self._dead(self._letter(task, released)) if released.state is ImageState.FAILED else NACK
 
     # --- letters
@@ -290,6 +297,7 @@ class StageImage:
 
     async def _dead(self, letter: Letter) -> Disposition:
         await self._tools.queue.publish(DEAD_LETTER_TOPIC, [letter_message(letter)])
+        tell(log, LogEvent.DEAD_LETTER, code=letter.code, reason=letter.message)
         return ACK
 
 
@@ -405,7 +413,17 @@ class _Hand:
         if isinstance(changed, Refusal):
             raise LostClaim(f"fence {image.fence}: {changed}")
         self._image = changed
+        if changed.state in SETTLED_STATES:
+            self._tell_settled(changed)
         return changed
+
+    def _tell_settled(self, image: Image) -> None:
+        took = sum(self._durations.values())
+        error = image.error.code if image.error else None
+        cost = image.cost_micro_usd / 1_000_000
+        client = image.batch.partition(".")[0]
+        tell(log, LogEvent.IMAGE_SETTLED, client=client, state=image.state.value, code=error, attempt=image.attempts,
+             cached=image.cached, durationMs=took, costUsd=cost)  # fmt: skip
 
     async def go_alone(self) -> None:
         """Nothing else is in this worker's hands now."""
@@ -476,6 +494,7 @@ class _Hand:
             try:
                 answer = await call()
             except Throttled as throttled:
+                tell(log, LogEvent.THROTTLED, level=logging.WARNING, step=step, model=model)
                 await tools.quota.throttled(model, grant, throttled.retry_after_seconds)
             except DailyQuotaSpent:
                 await tools.quota.day_spent(model, grant)
@@ -504,18 +523,18 @@ class _Hand:
     def _note_call(self, step: str, usage: Usage, started: float) -> None:
         duration = self._elapsed_ms(started)
         self.measured(step, duration)
+        cost = cost_micro_usd(self._tools.settings.prices, usage.model, usage.input_tokens, usage.output_tokens)
         self._calls.append(
             Call(
                 step=step,
                 model=usage.model,
                 input_tokens=usage.input_tokens,
                 output_tokens=usage.output_tokens,
-                cost_micro_usd=cost_micro_usd(
-                    self._tools.settings.prices, usage.model, usage.input_tokens, usage.output_tokens
-                ),
+                cost_micro_usd=cost,
                 duration_ms=duration,
             )
         )
+        tell(log, LogEvent.STEP, step=step, model=usage.model, durationMs=duration, costUsd=cost / 1_000_000)
 
     async def keep(self, checkpoint: Checkpoint, picture: bytes | None) -> None:
         """A new picture is written before the checkpoint naming it; without one the note waits for the next write."""

@@ -16,6 +16,7 @@ from shared.model import Tier
 from shared.ports import Clock, Delivery, Queue
 from shared.settings import WorkerLimits
 from shared.stage_image import Action, Disposition
+from shared.telemetry import LogEvent, tell
 from shared.topology import topic_of
 
 log = logging.getLogger(__name__)
@@ -197,7 +198,7 @@ class Subscriber:
         """Our own fault: stop pulling for a while. Said once per pause, not once per image."""
         now = self._clock.monotonic()
         if now >= self._halted_until:
-            log.error("configuration fault, pulling stops for %s s: %s", self._limits.halt_seconds, reason)
+            tell(log, LogEvent.CONFIGURATION_FAULT, level=logging.ERROR, reason=reason)
             self._on_halt(reason)
         self._halted_until = now + self._limits.halt_seconds
 

@@ -16,10 +16,11 @@ from shared.clock import SystemClock
 from shared.closing import Closer
 from shared.dead_letter import DeadLetter
 from shared.errors import ConfigurationError
+from shared.fleet import Scaling
 from shared.heartbeat import Heartbeat
 from shared.ingest import Ingest
 from shared.operator import Operator
-from shared.ports import BatchStore, Clock, ImageSource, ObjectStore, Pictures, Queue, StagingModel, StoredObject
+from shared.ports import BatchStore, Clock, Fleet, ImageSource, ObjectStore, Pictures, Queue, StagingModel, StoredObject
 from shared.quota import Quota, QuotaEvents, SharedQuota
 from shared.reconcile import Reconcile
 from shared.replay import Replay
@@ -40,6 +41,7 @@ class Backend(msgspec.Struct, frozen=True):
     store: BatchStore
     queue: Queue
     objects: ObjectStore
+    fleet: Fleet | None = None  # None: the workers are somebody else's to start
 
 
 class Embedded(msgspec.Struct, frozen=True):
@@ -80,11 +82,12 @@ class OnGoogle(msgspec.Struct, frozen=True):
     store: BatchStore
     queue: Queue
     objects: ObjectStore
+    fleet: Fleet | None
     aclose: Callable[[], Awaitable[None]]
 
     @property
     def backend(self) -> Backend:
-        return Backend(self.store, self.queue, self.objects)
+        return Backend(self.store, self.queue, self.objects, self.fleet)
 
 
 def google(clock: Clock, settings: Settings, environ: Mapping[str, str]) -> OnGoogle:
@@ -112,7 +115,16 @@ def google(clock: Clock, settings: Settings, environ: Mapping[str, str]) -> OnGo
         objects.close()
 
     store, queue = FirestoreStore(firestore, clock), PubSubQueue(publisher, subscriber, project, clock)
-    return OnGoogle(store, queue, objects, aclose)
+    return OnGoogle(store, queue, objects, _fleet(settings.fleet.pool, clock), aclose)
+
+
+def _fleet(pool: str, clock: Clock) -> Fleet | None:
+    """The worker pool of that name; its library is imported only where there is one."""
+    if not pool:
+        return None
+    from shared.adapters.google.fleet import WorkerPoolFleet, worker_pools_client
+
+    return WorkerPoolFleet(worker_pools_client(), pool, clock)
 
 
 def google_rules(settings: Settings) -> Callable[[StoredObject], SourceRules]:
@@ -164,8 +176,9 @@ def rooms(
 ) -> Rooms:
     """Everything but the staging of images. `rules_of` and `folder_is_client`: see `shared.ingest.Ingest`."""
     closer = Closer(backend.store, backend.queue, backend.objects, clock, settings)
-    operator = Operator(backend.store, backend.queue, closer, clock)
-    replay = Replay(backend.store, backend.queue, closer, clock)
+    scaling = Scaling(backend.store, backend.fleet, clock, settings)
+    operator = Operator(backend.store, backend.queue, closer, scaling, clock)
+    replay = Replay(backend.store, backend.queue, closer, scaling, clock)
     return Rooms(
         closer=closer,
         ingest=Ingest(
@@ -173,6 +186,7 @@ def rooms(
             backend.queue,
             backend.objects,
             closer,
+            scaling,
             clock,
             settings,
             rules_of,
@@ -182,7 +196,7 @@ def rooms(
         dead_letter=DeadLetter(backend.store, backend.queue, clock, settings),
         operator=operator,
         replay=replay,
-        reconcile=Reconcile(backend, closer, operator, replay, clock, settings),
+        reconcile=Reconcile(backend, closer, operator, replay, scaling, clock, settings),
     )
 
 

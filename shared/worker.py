@@ -9,17 +9,21 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
+from shared import ledger as ledgers
 from shared import wiring
 from shared.errors import RuumError
+from shared.forecast import calls_by_model
 from shared.heartbeat import Heartbeat
+from shared.ledger import Ledger
 from shared.model import Refusal, Tier, TierEmpty
 from shared.ports import BatchStore, Clock
 from shared.quota import Quota
-from shared.settings import Settings
+from shared.settings import Limit, Settings
 from shared.staging.download import Downloader
 from shared.staging.photo_source import PhotoSource
 from shared.staging.pool import PicturePool
 from shared.subscriber import Subscriber
+from shared.telemetry import LogEvent, tell
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +65,7 @@ async def work(
         empties = EmptyTiers(backend.store, clock)
         subscriber = Subscriber(backend.queue, room.handle, clock, settings.worker, on_halt, empties.note)
         await heartbeat.beat()  # before the first claim: a claim without a heartbeat is dead
-        loops = (heartbeat.run(), empties.run(), _health(subscriber, heartbeat, clock))
+        loops = (heartbeat.run(), empties.run(), _health(subscriber, heartbeat, backend.store, settings, clock))
         background = [asyncio.create_task(loop) for loop in loops]
         try:
             await subscriber.run(stop, grace_seconds)
@@ -109,7 +113,28 @@ def _emptied(known: TierEmpty | None, now: float, *, tier: Tier) -> TierEmpty | 
     return TierEmpty(tier=tier, seen_at=(*times, now)[-2:])
 
 
-async def _health(subscriber: Subscriber, heartbeat: Heartbeat, clock: Clock) -> None:
+async def _health(
+    subscriber: Subscriber, heartbeat: Heartbeat, store: BatchStore, settings: Settings, clock: Clock
+) -> None:
+    """A line a minute: this worker lives; and one per model: how much of the fleet's quota is in use."""
     while True:
-        log.info("health: %s has %d in hand", heartbeat.worker, subscriber.in_hand)
+        tell(log, LogEvent.HEALTH, worker=heartbeat.worker, inHand=subscriber.in_hand)
+        for model in calls_by_model(settings):
+            try:
+                ledger = await store.record(Ledger, model)
+            except RuumError as error:
+                log.warning("quota of %s not read: %s", model, error)
+                continue
+            if ledger is not None:
+                _tell_use(ledger, settings.limits.get(model), clock.now())
         await clock.sleep(HEALTH_SECONDS)
+
+
+def _tell_use(ledger: Ledger, own: Limit | None, now: float) -> None:
+    limit = ledger.limit or own or Limit()
+    used = ledgers.used(ledger, now) if limit.per_minute else len(ledger.slots)
+    most = limit.per_minute or limit.concurrent
+    waiting = sum(waiter.count for waiter in ledger.waiters.values() if waiter.until > now)
+    tell(log, LogEvent.QUOTA_USE, model=ledger.id, used=used, limit=most, share=used / most if most else None,
+         waiting=waiting, rate=ledger.rate, circuit=ledger.circuit.value,
+         daySpent=ledger.day_spent_until > now)  # fmt: skip

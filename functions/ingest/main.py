@@ -11,10 +11,11 @@ import os
 import functions_framework
 from cloudevents.http import CloudEvent
 
-from shared import wiring
+from shared import telemetry, wiring
 from shared.background import Background
 
 log = logging.getLogger(__name__)
+telemetry.configure(os.environ)
 _background = Background(lambda: wiring.google_rooms(os.environ))
 
 

@@ -6,11 +6,10 @@ Promise: SIGTERM stops the pulling, lets what can finish finish, checkpoints and
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import signal
 
-from shared import wiring, worker
+from shared import telemetry, wiring, worker
 from shared.clock import SystemClock
 from shared.settings import from_environment
 
@@ -32,5 +31,5 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s %(message)s")
+    telemetry.configure(os.environ)
     asyncio.run(main())

@@ -24,7 +24,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 CLOUD_EVENT_DOORS = ("ingest", "aggregate", "dead_letter")
-ALL_DOORS = (*CLOUD_EVENT_DOORS, "stage_image")
+ALL_DOORS = (*CLOUD_EVENT_DOORS, "reconcile", "stage_image")
 
 
 def bundle(door: str, folder: Path) -> Path:
@@ -82,7 +82,8 @@ def served(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Served]:
         nowhere = unused.getsockname()[1]
     framework = Path(sys.executable).with_name("functions-framework")
     process = subprocess.Popen(
-        [framework, "--target", door, "--source", "main.py", "--signature-type", "cloudevent", "--port", str(port),
+        [framework, "--target", door, "--source", "main.py",
+         "--signature-type", "http" if door == "reconcile" else "cloudevent", "--port", str(port),
          "--host", "127.0.0.1"],
         cwd=bundle(door, tmp_path),
         env=bare_environment(
@@ -141,6 +142,15 @@ def test_dead_letter_acks_what_it_cannot_read(served: Served) -> None:
         {},
     ):
         assert served.post(MESSAGE, json.dumps(body).encode()) == 200, body
+
+
+@pytest.mark.parametrize("served", ["reconcile"], indirect=True)
+def test_reconcile_says_when_it_could_not(served: Served) -> None:
+    """The schedule sees the failure and comes again; what went wrong is no secret of the answer's."""
+    with httpx2.Client(trust_env=False, timeout=60) as client:
+        answer = client.post(served.url, content=b"{}", headers={"content-type": "application/json"})
+    assert answer.status_code == 500
+    assert "Traceback" not in answer.text
 
 
 @pytest.mark.parametrize("door", ALL_DOORS)

@@ -59,10 +59,11 @@ class EmbeddedStore:
 
         return await self._database.read("batch read", work)
 
-    async def batches(self) -> list[Batch]:
+    async def batches(self, *, open_only: bool = False) -> list[Batch]:
         def work(connection: sqlite3.Connection) -> list[Batch]:
             rows = connection.execute("SELECT doc FROM batches ORDER BY created_at DESC, id").fetchall()
-            return [_batch.decode(row[0]) for row in rows]
+            found = [_batch.decode(row[0]) for row in rows]
+            return [batch for batch in found if batch.is_open] if open_only else found
 
         return await self._database.read("batch read", work)
 

@@ -25,6 +25,8 @@ def to_fields(document: Document) -> Fields:
             fields[name] = msgspec.json.encode(value)  # Firestore has no arrays within arrays
     if isinstance(document, Image | Batch):
         fields["state"] = document.state.value  # queries find no default that is left out
+    if isinstance(document, Batch):
+        fields["open"] = document.is_open  # what reconcile asks for: without it, it would read every batch there was
     if isinstance(document, Tally):
         fields["entries"] = msgspec.json.encode(document.entries)
         fields["open"] = document.counts.open

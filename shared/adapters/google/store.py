@@ -158,8 +158,14 @@ class FirestoreStore:
     async def batch(self, batch_id: str) -> Batch | None:
         return await self._get(Batch, self._batch_ref(batch_id))
 
-    async def batches(self) -> list[Batch]:
-        query = self._client.collection("batches").order_by("createdAt", direction="DESCENDING")
+    async def batches(self, *, open_only: bool = False) -> list[Batch]:
+        collection = self._client.collection("batches")
+        # Sorted here: there are few open ones, and a query that filters and orders would need an index of its own.
+        query = (
+            collection.where(filter=FieldFilter("open", "==", True))
+            if open_only
+            else collection.order_by("createdAt", direction="DESCENDING")
+        )
 
         async def read() -> list[Batch]:
             return [
@@ -169,7 +175,7 @@ class FirestoreStore:
 
         found = await retried("batches", read, self._clock)
         self._count("batch read", len(found))
-        return found
+        return sorted(found, key=lambda batch: -batch.created_at) if open_only else found
 
     async def change_batch(self, batch_id: str, decide: Decision[Batch], token: str) -> Batch | Refusal:
         return await self._change(Batch, self._batch_ref(batch_id), decide, token)

@@ -1,0 +1,81 @@
+"""How many workers there are: none while nothing is open, as many as the backlog and the quota can use.
+
+Ingest, replay and resume wake them; the scheduled reconcile sets the right number, down to none. A wake-up that fails
+is only late: the schedule repairs it.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+
+from shared import forecast
+from shared.errors import RuumError
+from shared.forecast import Capacity
+from shared.model import Batch, BatchState, Control
+from shared.ports import BatchStore, Clock, Fleet
+from shared.settings import FleetRules, Settings
+from shared.telemetry import LogEvent, tell
+
+log = logging.getLogger(__name__)
+
+
+def instances_wanted(backlog: int, capacity: Capacity, image_seconds: float, rules: FleetRules) -> int:
+    """Workers for so many open images: what is in flight at once is bounded by the backlog and by the quota.
+
+    60 images a minute of 50 s each keep 50 in flight: one instance of 50 slots.
+    """
+    useful = min(backlog, capacity.images_per_second * image_seconds)
+    return min(rules.most_instances, math.ceil(useful / rules.images_per_instance))
+
+
+class Scaling:
+    """Keeps the fleet's size. Without a fleet (one machine, the local stack) there is nothing to do."""
+
+    def __init__(self, store: BatchStore, fleet: Fleet | None, clock: Clock, settings: Settings) -> None:
+        self._store = store
+        self._fleet = fleet
+        self._clock = clock
+        self._settings = settings
+
+    async def wake(self) -> None:
+        """Start the workers that the open batches need; never stops any. Never raises: the schedule comes after it."""
+        if self._fleet is None:
+            return
+        try:
+            wanted = await self._wanted()
+            if wanted > await self._fleet.instances():
+                await self._fleet.scale(wanted)
+                tell(log, LogEvent.SCALED, instances=wanted)
+        except RuumError as error:
+            log.warning("workers not woken, the schedule will: %s", error)
+
+    async def settle(self) -> int | None:
+        """Set the number of workers, down to none; the number, or None without a fleet.
+
+        A batch may open between the count and the stop, and its own wake-up still have seen the old number: so after
+        a stop the open batches are looked at once more.
+        """
+        if self._fleet is None:
+            return None
+        wanted = await self._wanted()
+        if wanted != await self._fleet.instances():
+            await self._fleet.scale(wanted)
+            tell(log, LogEvent.SCALED, instances=wanted)
+        if wanted == 0 and (again := await self._wanted()):
+            await self._fleet.scale(again)
+            tell(log, LogEvent.SCALED, instances=again)
+            return again
+        return wanted
+
+    async def _wanted(self) -> int:
+        backlog = 0
+        for batch in await self._store.batches(open_only=True):
+            if _needs_workers(batch):
+                backlog += (await self._store.counts(batch.id)).open
+        capacity = await forecast.capacity_now(self._store, self._settings, self._clock.now())
+        return instances_wanted(backlog, capacity, self._settings.typical.image_seconds, self._settings.fleet)
+
+
+def _needs_workers(batch: Batch) -> bool:
+    return batch.control is not Control.PAUSED and batch.state is not BatchState.CLOSED

@@ -1,0 +1,140 @@
+"""What we say in logs: one JSON object a line, in the fields Cloud Logging, dashboards and alerts read.
+
+`LogEvent` and `FIELDS` are the vocabulary: Terraform's metrics name nothing else, which a test checks. One trace id
+follows an image from manifest to result: it is made from the image's name, so nobody need carry it. At the default
+level an image costs at most 4 KB of log.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any, Final, TextIO
+
+MOST_MESSAGE_CHARACTERS: Final = 1000  # of a message; tracebacks apart
+MOST_TRACEBACK_CHARACTERS: Final = 8000  # the end of it: where it happened
+
+
+class LogEvent(StrEnum):
+    """What a line is about: `jsonPayload.event`, which metrics filter on."""
+
+    BATCH_ACCEPTED = "batch_accepted"
+    BATCH_REJECTED = "batch_rejected"
+    BATCH_CLOSED = "batch_closed"
+    BATCH_PAUSED = "batch_paused"
+    BATCH_STALLED = "batch_stalled"
+    IMAGE_QUEUED = "image_queued"
+    IMAGE_SETTLED = "image_settled"
+    ATTEMPT_FAILED = "attempt_failed"
+    STEP = "step"
+    DEAD_LETTER = "dead_letter"
+    THROTTLED = "throttled"
+    QUOTA_CHANGED = "quota_changed"
+    QUOTA_USE = "quota_use"
+    CONFIGURATION_FAULT = "configuration_fault"
+    HEALTH = "health"
+    SCALED = "scaled"
+    RECONCILED = "reconciled"
+
+
+# Every field a line may have beside severity, message, time and trace: name in the log to what it is.
+FIELDS: Final[Mapping[str, str]] = {
+    "event": "what the line is about, see LogEvent",
+    "batch": "batch id",
+    "image": "index of the image in its batch",
+    "round": "round of the image, or of the batch",
+    "attempt": "attempts spent so far",
+    "client": "client slug",
+    "tier": "express, normal or economy",
+    "worker": "id of the worker",
+    "step": "download, prepare, analyse, generate, verify, publish",
+    "model": "vendor's model id",
+    "state": "state the image or batch came to",
+    "code": "error code, see docs/crm-guide.md",
+    "cached": "whether the picture came from the cache",
+    "durationMs": "milliseconds",
+    "costUsd": "US dollars, from the vendor's own token counts",
+    "images": "how many images",
+    "failed": "how many of them failed",
+    "problems": "how many problems a manifest has",
+    "inHand": "images a worker works on now",
+    "used": "calls started in the last minute, or slots held",
+    "limit": "calls a minute, or slots, that the vendor allows",
+    "share": "used / limit",
+    "rate": "share of the limit in use: below 1 is slow mode",
+    "circuit": "closed, open or half_open",
+    "daySpent": "whether the vendor's daily quota is used up",
+    "waiting": "calls that wait for quota",
+    "instances": "workers started",
+    "reason": "why, in words",
+    "report": "what reconcile did",
+}
+
+_context: ContextVar[dict[str, Any]] = ContextVar("telemetry", default={})  # noqa: B039 - never changed in place
+
+
+@contextmanager
+def bound(**fields: Any) -> Iterator[None]:
+    """Give these fields to every line logged inside, in tasks started inside too."""
+    before = _context.get()
+    _context.set({**before, **fields})
+    try:
+        yield
+    finally:
+        _context.set(before)  # not reset(): a coroutine may be closed from a context other than its own
+
+
+def tell(log: logging.Logger, event: LogEvent, *, level: int = logging.INFO, **fields: Any) -> None:
+    """Log a line about `event`. Names are as in `FIELDS`; None is left out."""
+    if not log.isEnabledFor(level):
+        return
+    given = {name: value for name, value in fields.items() if value is not None}
+    words = " ".join(f"{name}={value}" for name, value in given.items() if not isinstance(value, dict))
+    log.log(level, "%s %s", event.value.replace("_", " "), words, extra={"fields": {"event": event.value, **given}})
+
+
+def trace_id(batch: str, image: int | None = None) -> str:
+    """The trace of an image, or of a batch: 32 hex digits, the same wherever and whenever it is asked for."""
+    return hashlib.sha256(f"{batch}/{'' if image is None else image}".encode()).hexdigest()[:32]
+
+
+class JsonLines(logging.Formatter):
+    """A record as one JSON object in Cloud Logging's own fields. `project` makes traces clickable there."""
+
+    def __init__(self, project: str) -> None:
+        super().__init__()
+        self._project = project
+
+    def format(self, record: logging.LogRecord) -> str:
+        fields = {**_context.get(), **getattr(record, "fields", {})}
+        line: dict[str, Any] = {
+            "severity": record.levelname,
+            "message": record.getMessage()[:MOST_MESSAGE_CHARACTERS],
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(),
+            "logger": record.name,
+            **fields,
+        }
+        if "batch" in fields:
+            trace = trace_id(fields["batch"], fields.get("image"))
+            line["logging.googleapis.com/trace"] = f"projects/{self._project}/traces/{trace}"
+        if record.exc_info:
+            line["stack_trace"] = self.formatException(record.exc_info)[-MOST_TRACEBACK_CHARACTERS:]
+        return json.dumps(line, ensure_ascii=False, default=str)
+
+
+def configure(environ: Mapping[str, str], stream: TextIO | None = None) -> None:
+    """Send every log line of the process to `stream` (stderr) as JSON. LOG_LEVEL is the level, INFO by default."""
+    handler = logging.StreamHandler(stream or sys.stderr)
+    handler.setFormatter(JsonLines(environ.get("GOOGLE_CLOUD_PROJECT", "")))
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(environ.get("LOG_LEVEL", "INFO"))
+    for noisy in ("httpx", "httpx2", "httpcore", "google_genai", "google.auth", "urllib3"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)  # a line per request, with its address
