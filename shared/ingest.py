@@ -15,7 +15,7 @@ from typing import Final
 import msgspec
 
 from shared import closing, manifest, names, report
-from shared.errors import ManifestRejected
+from shared.errors import ManifestRejected, RuumError
 from shared.fleet import Scaling
 from shared.manifest import Manifest, Problem
 from shared.messages import batch_event, encode, task_for
@@ -31,6 +31,10 @@ log = logging.getLogger(__name__)
 # Images created and published between two notes of the place: Firestore commits at most 500 writes at once.
 CHUNK: Final = 500
 _NAME = re.compile(r"manifests/(?P<client>[^/]+)/(?P<path>.+\.(json|jsonl|csv))", re.IGNORECASE)
+
+
+class OutOfTime(RuumError):
+    """The function's time is nearly up; the event comes again and ingest goes on from the place it noted."""
 
 
 class Ingest:
@@ -129,7 +133,10 @@ class Ingest:
     async def _carry_on(self, batch: Batch, found: Manifest) -> Batch:
         if batch.state is BatchState.INGESTING:
             await self._store.create_tallies(closing.empty_tallies(batch))
+            stop_at = self._clock.monotonic() + self._settings.manifest.ingest_seconds
             for start in range(batch.tasks_published, batch.total, CHUNK):
+                if self._clock.monotonic() > stop_at:
+                    raise OutOfTime(f"{batch.id}: {start} of {batch.total} images taken in")
                 await self._take_in(batch, found, start)
             opened = await self._open(batch)
             with bound(batch=batch.id, client=batch.client, tier=batch.tier.value):

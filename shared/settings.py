@@ -14,7 +14,10 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 from msgspec import Meta
 
+from shared.topology import topology
+
 ENVIRONMENT_PREFIX: Final = "RUUM_"
+LEASE_SECONDS: Final = topology().policies["stage_image"].ack_deadline_seconds
 
 Count = Annotated[int, Meta(ge=1)]
 Seconds = Annotated[float, Meta(gt=0, le=1e9)]  # 30 years; keeps infinity out
@@ -31,6 +34,7 @@ class ManifestLimits(_Group, frozen=True, kw_only=True):
     most_images: Count = 10_000  # the product's promise; 100,000 is tried and works
     most_bytes: Count = 32 * 1024 * 1024  # 10,000 images of 500 bytes are 5 MB; leaves room for long signed links
     most_url_characters: Count = 4096  # signed links reach 1,500; browsers and CDNs stop at 8,000
+    ingest_seconds: Seconds = 480.0  # then ingest raises and goes on at redelivery: a minute before its function's end
     most_problems: Count = 1000  # listed in one error report; more help nobody
 
 
@@ -107,7 +111,7 @@ class WorkerLimits(_Group, frozen=True, kw_only=True):
 
     in_flight: Count = 50  # 60 calls a minute of 50 s need 50 in flight
     heartbeat_seconds: Seconds = 4.0  # a claim is dead after 13 s: two beats may be lost
-    lease_seconds: Seconds = 18.0  # the subscriptions' ack deadline: a killed worker's images come again within it
+    lease_seconds: Seconds = float(LEASE_SECONDS)  # the ack deadline: a killed worker's images come again within it
     control_cache_seconds: Seconds = 5.0  # how late a worker may notice a pause or cancel
     held_seconds: Seconds = 4.0  # first wait of a delivery whose image is held; doubles with each of its 10 deliveries
     halt_seconds: Seconds = 60.0  # pause of pulling after a fault of our configuration
@@ -134,17 +138,9 @@ class Limit(_Group, frozen=True, kw_only=True):
     concurrent: Count | None = None
 
 
-# Per project and model, in the vendors' first paid tiers. The text model is called twice per image, the other once.
-# A model that is not here (the preview) has no limit.
-LIMITS: Final[dict[str, Limit]] = {
-    "gemini-nano-banana-2.1": Limit(per_minute=60),
-    "gemini-3-pro-image": Limit(per_minute=60),
-    "gemini-3.5-flash-lite": Limit(per_minute=120),
-    "gemini-3.8-flash": Limit(per_minute=120),
-    "runway": Limit(concurrent=10),
-    "pixverse": Limit(concurrent=5),
-    "shotstack": Limit(per_minute=100),
-}
+# Per project and model, in the vendors' first paid tiers; Terraform reads the same file. The text model is called twice
+# per image, the other once. A model that is not here (the preview) has no limit.
+LIMITS: Final[dict[str, Limit]] = msgspec.convert(topology().limits, dict[str, Limit])
 
 
 class Price(_Group, frozen=True, kw_only=True):

@@ -1,4 +1,4 @@
-"""Topics and subscriptions, read from topology.json: one truth for the code, the local stack and Terraform."""
+"""Topics, deadlines and quotas, read from topology.json: one truth for the code, the local stack and Terraform."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ CHANGES_TOPIC: Final = "image-updated"
 class Policy(msgspec.Struct, frozen=True):
     """How a subscription treats its messages.
 
-    `ack_deadline_seconds`: a lease, kept alive at a third of its time; a task's is short, so that a killed
-    worker's come again soon. `retry_*_seconds`: pause before a
-    nacked message comes again, growing from minimum to maximum. `max_deliveries`: after so many it is dead-lettered
-    (None: never); 10 leaves room for deploys and restarts above the 3 attempts an image has.
+    `ack_deadline_seconds`: a lease, kept alive at a quarter of its time; a task's is short, so that a killed worker's
+    come again soon. `retry_*_seconds`: pause before a nacked message comes again, growing from minimum to maximum.
+    `max_deliveries`: after so many it is dead-lettered (None: never); 10 leaves room for deploys and restarts above the
+    3 attempts an image has.
     """
 
     ack_deadline_seconds: int
@@ -39,11 +39,24 @@ class _Topic(msgspec.Struct, frozen=True):
     subscriptions: dict[str, str]
 
 
+class Door(msgspec.Struct, frozen=True):
+    """A function: how long one event may take, and what sends it (an event type, a subscription, or a schedule).
+
+    Below an Eventarc or push deadline of 600 s, so that a late event is not brought while its first delivery runs.
+    """
+
+    timeout_seconds: int
+    trigger: str
+    document: str | None = None  # the path pattern of a Firestore trigger
+
+
 class Topology(msgspec.Struct, frozen=True):
-    """Topics with the policy name of each of their subscriptions, and the policies."""
+    """Topics with the policy name of each of their subscriptions, the policies, the doors, and the vendors' limits."""
 
     topics: dict[str, _Topic]
     policies: dict[str, Policy]
+    doors: dict[str, Door]
+    limits: dict[str, dict[str, int]]
 
     def subscriptions(self, topic: str) -> dict[str, Policy]:
         """The subscriptions of a topic with their policies; an unknown topic has none."""

@@ -7,14 +7,16 @@ Fields keep their camelCase names and native types, so that people can read and 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from datetime import UTC, datetime
+from typing import Any, Final, TypeVar
 
 import msgspec
 
-from shared.model import Batch, Document, Image, Tally
+from shared.model import Batch, Document, Image, Tally, Worker
 
 D = TypeVar("D", bound=Document)
 Fields = dict[str, Any]
+WORKER_KEPT_SECONDS: Final = 86_400.0
 
 
 def to_fields(document: Document) -> Fields:
@@ -31,7 +33,18 @@ def to_fields(document: Document) -> Fields:
         fields["entries"] = msgspec.json.encode(document.entries)
         fields["open"] = document.counts.open
         fields["counts"] = {name: getattr(document.counts, name) for name in document.counts.__struct_fields__}
+    expires_at = _expiry(document)
+    if expires_at:
+        fields["expireTime"] = datetime.fromtimestamp(expires_at, UTC)  # Firestore's TTL goes by a timestamp only
     return fields
+
+
+def _expiry(document: Document) -> float:
+    """When Firestore may delete the document; 0: never. A worker that was silent for a day is long dead."""
+    if isinstance(document, Worker):
+        return document.at + WORKER_KEPT_SECONDS
+    found: float = getattr(document, "expires_at", 0.0)
+    return found
 
 
 def from_fields(kind: type[D], fields: Mapping[str, Any]) -> D:

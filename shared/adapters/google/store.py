@@ -28,6 +28,7 @@ R = TypeVar("R", bound=Record)
 
 PAGE: Final = 500  # images read at once
 COMMIT: Final = 500  # documents created in one commit: Firestore's limit
+CREATES_PER_SECOND: Final = 500  # Firestore's "500/50/5" rule: a new collection starts at 500 a second
 # Documents this process wrote last, by path: the next change of one needs no read. 5,000 of 2 KB are 10 MB.
 REMEMBERED: Final = 5000
 COLLECTIONS: Final = {"Ledger": "quotas", "CacheEntry": "cache", "TierEmpty": "tiers"}
@@ -54,6 +55,7 @@ class FirestoreStore:
         self._client = client
         self._clock = clock
         self._known: OrderedDict[str, _Known] = OrderedDict()
+        self._create_at = 0.0  # when the next images may be created
         self.operations: dict[str, int] = {}  # reads and writes by kind, for the benchmarks
 
     # --- references
@@ -74,6 +76,10 @@ class FirestoreStore:
     def _count(self, kind: str, times: int = 1) -> None:
         self.operations[kind] = self.operations.get(kind, 0) + times
 
+    async def _lost(self, times: int) -> None:
+        """Wait after a lost compare-and-set: at random, and longer each time, so that ever fewer meet again."""
+        await self._clock.sleep(self._clock.random.uniform(0.005, min(1.0, 0.025 * 2.0**times)))
+
     async def _get(self, kind: type[M], ref: AsyncDocumentReference) -> M | None:
         self._count(f"{kind.__name__.lower()} read")
         snapshot = await retried(ref.path, lambda: ref.get(retry=None, timeout=CALL_SECONDS), self._clock)
@@ -83,7 +89,7 @@ class FirestoreStore:
     async def _change(
         self, kind: type[D], ref: AsyncDocumentReference, decide: Decision[D], token: str, seen: D | None = None
     ) -> D | Refusal:
-        deadline = self._clock.monotonic() + DEADLINE_SECONDS
+        deadline, lost = self._clock.monotonic() + DEADLINE_SECONDS, 0
         known = self._known.get(ref.path)
         if known is None or seen is None or known.token != seen.token:
             known = None
@@ -109,7 +115,8 @@ class FirestoreStore:
             if self._clock.monotonic() > deadline:
                 message = f"{ref.path}: lost every compare-and-set for {DEADLINE_SECONDS:g} s"
                 raise WorldError(ErrorCode.STORAGE_UNAVAILABLE, message)
-            await self._clock.sleep(self._clock.random.uniform(0.005, 0.05))
+            lost += 1
+            await self._lost(lost)
 
     async def _read(self, kind: type[D], ref: AsyncDocumentReference) -> _Known | None:
         self._count(f"{kind.__name__.lower()} read")
@@ -211,6 +218,10 @@ class FirestoreStore:
     # --- images
 
     async def create_images(self, images: Sequence[Image]) -> None:
+        """At the rate Firestore takes new documents of a collection from the start; above it, it answers slowly."""
+        now = self._clock.monotonic()
+        await self._clock.sleep(max(0.0, self._create_at - now))
+        self._create_at = max(now, self._create_at) + len(images) / CREATES_PER_SECOND
         await self._create_all([(self._image_ref(i.batch, i.index), to_fields(i)) for i in images], "image")
 
     async def _create_all(self, documents: list[tuple[AsyncDocumentReference, Fields]], kind: str) -> None:
@@ -290,7 +301,7 @@ class FirestoreStore:
         self, kind: type[R], key: str, decide: Callable[[R | None, float], R | Refusal], token: str
     ) -> R | Refusal:
         ref = self._record_ref(kind, key)
-        deadline = self._clock.monotonic() + DEADLINE_SECONDS
+        deadline, lost = self._clock.monotonic() + DEADLINE_SECONDS, 0
         while self._clock.monotonic() <= deadline:
             self._count(f"{kind.__name__.lower()} read")
             snapshot = await retried(ref.path, lambda: ref.get(retry=None, timeout=CALL_SECONDS), self._clock)
@@ -306,7 +317,8 @@ class FirestoreStore:
             known = _Known(fields, snapshot.update_time, "") if fields is not None else None
             if await self._put_record(ref, known, to_fields(after)):
                 return after
-            await self._clock.sleep(self._clock.random.uniform(0.005, 0.05))
+            lost += 1
+            await self._lost(lost)
         raise WorldError(ErrorCode.STORAGE_UNAVAILABLE, f"{ref.path}: lost every compare-and-set")
 
     async def _put_record(self, ref: AsyncDocumentReference, known: _Known | None, fields: Fields) -> bool:
