@@ -47,7 +47,7 @@ class Found(NamedTuple):
 
 def explore(
     start: S,
-    steps: Callable[[S], Iterable[Step[S]]],
+    steps: Callable[[S], Iterable[tuple[str, S, bool]]],  # Steps, or tuples like them
     *,
     broken: Callable[[S], str | None],
     missing: Callable[[S], str | None],
