@@ -11,9 +11,9 @@ import typer
 from ops import manifest_file, show
 from ops.cli_common import OK, DataOption, JsonFlag, ManifestPath, ProjectOption, with_target
 from ops.target import Target
-from shared import forecast
+from shared import forecast, names
 from shared.manifest import Manifest
-from shared.model import BatchState, ImageState, Tier
+from shared.model import BatchState, Control, ImageState, Tier
 
 # Earlier batches looked at for what a picture costs, and for what is in the cache: newer ones say more, and each of
 # 10,000 images is 10,000 reads.
@@ -55,15 +55,17 @@ async def _estimate(target: Target, found: Manifest) -> forecast.Estimate:
     looked = 0
     model = "preview" if settings.staging.model == "preview" else settings.gemini.image_model
     for batch in await store.batches():
-        if batch.state not in (BatchState.CLOSED, BatchState.REJECTED):
+        waits = batch.state not in (BatchState.CLOSED, BatchState.REJECTED) and batch.control is not Control.PAUSED
+        if waits and batch.id != found.batch:
             backlog[batch.tier] += (await store.counts(batch.id)).open
         if batch.completion and len(costs) < EARLIER_BATCHES:
-            costs.append((batch.completion.cost_usd, batch.completion.counts.completed))
-        fresh = (batch.closed_at or 0.0) + settings.cache.keep_seconds > now
-        if found.cache and batch.client == found.client and batch.cache and fresh and looked < EARLIER_BATCHES:
+            done = batch.completion
+            costs.append((done.cost_usd, done.counts.completed - done.cached))
+        if found.cache and batch.client == found.client and batch.cache and looked < EARLIER_BATCHES:
             looked += 1
             async for image in store.images(batch.id, ImageState.COMPLETED):
-                if model in {call.model for call in image.calls}:  # the cache keeps models apart
+                fresh = (image.settled_at or 0.0) + settings.cache.keep_seconds > now
+                if fresh and (image.cached or model in {call.model for call in image.calls}):
                     staged.add((image.source, image.room_type, image.design_style))
     known = {wish for wish in wishes if wish in staged} if found.cache else set()
     already = sum(wishes[wish] for wish in known)
@@ -108,18 +110,20 @@ async def _costs(target: Target, client: str | None) -> list[dict[str, Any]]:
     """By client. Closed batches know their sums; of those under way every image is read."""
     store, rows = target.backend.store, dict[str, dict[str, Any]]()
     for batch in await store.batches():
-        if batch.state is BatchState.REJECTED or (client and batch.client != client):
+        if batch.state is BatchState.REJECTED or (client and batch.client != names.slug(client).lower()):
             continue
         row = rows.setdefault(
             batch.client, {"client": batch.client, "batches": 0, "completed": 0, "costUsd": 0.0, "priceUsd": 0.0}
         )
-        if batch.state is BatchState.CLOSED and batch.completion:
-            cost, completed = batch.completion.cost_usd, batch.completion.counts.completed
+        if batch.state is BatchState.CLOSED and batch.completion:  # the price is the one that was announced
+            done = batch.completion
+            cost, price, completed = done.cost_usd, done.price_usd, done.counts.completed
         else:
             completed = (await store.counts(batch.id)).completed
             cost = sum([image.cost_micro_usd async for image in store.images(batch.id)]) / 1_000_000
+            price = forecast.price_usd(target.settings, batch.tier, cost)
         row["batches"] += 1
         row["completed"] += completed
         row["costUsd"] = round(row["costUsd"] + cost, 6)
-        row["priceUsd"] = round(row["priceUsd"] + forecast.price_usd(target.settings, batch.tier, cost), 6)
+        row["priceUsd"] = round(row["priceUsd"] + price, 6)
     return sorted(rows.values(), key=lambda row: row["client"])

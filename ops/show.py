@@ -69,7 +69,7 @@ def estimate(found: Estimate) -> None:
     kept = f", {found.repeated} repeated and {found.already_staged} already staged" if found.cached_share else ""
     basis = "measured" if found.cost_measured else "typical"
     out.print(f"{found.images} images{kept}: {found.to_buy} to buy, ${found.cost_usd:.2f} ({basis})")
-    pace = f"{found.images_per_minute:g} images a minute" if found.images_per_minute else "no quota"
+    pace = f"{found.images_per_minute:g} images a minute"
     waiting = sum(found.backlog.values())
     standing = f", standing still for {duration(found.blocked_seconds)}" if found.blocked_seconds else ""
     out.print(f"  {pace}, bound by {found.limited_by}; {waiting} images waiting before it{standing}")

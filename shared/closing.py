@@ -220,6 +220,7 @@ class Closer:
             counts=counts,
             success_rate=round(counts.completed / counts.total, 4),
             cost_usd=report.usd(gathered.cost_micro_usd),
+            cached=gathered.cached,
             price_usd=forecast.price_usd(self._settings, batch.tier, report.usd(gathered.cost_micro_usd)),
             duration_seconds=round((batch.closing_at or batch.created_at) - batch.created_at, 3),
             reports=files,
@@ -245,6 +246,7 @@ class Closer:
             "successRate": completion.success_rate,
             "costUsd": completion.cost_usd,
             "priceUsd": completion.price_usd,
+            "cached": completion.cached,
             "durationSeconds": completion.duration_seconds,
             "reports": {
                 name: {"uri": links[name], "sha256": file.sha256, "bytes": file.bytes}
@@ -284,7 +286,11 @@ async def write_status(
                 name,
                 msgspec.json.encode(status),
                 content_type="application/json",
-                metadata={"order": msgspec.json.encode(order).decode()} | ({"speed": str(speed)} if speed else {}),
+                metadata={
+                    "order": msgspec.json.encode(order).decode(),
+                    "epoch": str(batch.control_epoch),
+                    **({} if speed is None else {"speed": str(speed)}),
+                },
                 if_generation=known.generation if known else 0,
             )
         except PreconditionFailed:
@@ -296,13 +302,13 @@ def _speed(known: StoredObject | None, batch: Batch, counts: Counts, now: float)
     """Images settled a second in this round, smoothed from one refresh to the next."""
     if known is None:
         return forecast.speed_now(None, counts.settled, now - batch.created_at)
-    known_round, _, settled = msgspec.json.decode(known.metadata["order"])
     before = known_speed(known)
-    return (
-        forecast.speed_now(before, counts.settled - settled, now - known.updated_at)
-        if known_round == batch.round
-        else None
-    )
+    known_round, _, settled = msgspec.json.decode(known.metadata["order"])
+    if known_round != batch.round:
+        return None
+    if known.metadata.get("epoch") != str(batch.control_epoch):
+        return before  # it was paused in between: that is no slow speed
+    return forecast.speed_now(before, counts.settled - settled, now - known.updated_at)
 
 
 def known_speed(status: StoredObject | None) -> float | None:

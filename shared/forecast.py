@@ -12,8 +12,9 @@ from typing import Final
 
 import msgspec
 
+from shared.errors import ConfigurationError
 from shared.fair import TIER_WEIGHTS
-from shared.ledger import Circuit, Ledger
+from shared.ledger import Circuit, Ledger, recovered
 from shared.model import Tier
 from shared.ports import BatchStore
 from shared.settings import Limit, Settings, cost_micro_usd
@@ -26,7 +27,7 @@ SPEED_SECONDS: Final = 120.0
 
 
 class Capacity(msgspec.Struct, frozen=True):
-    """What the fleet can do: images per second (infinity without a limit), what bounds it, seconds it stands still."""
+    """What the fleet can do: images per second, what bounds it, and for how many seconds it stands still."""
 
     images_per_second: float
     limited_by: str
@@ -36,21 +37,21 @@ class Capacity(msgspec.Struct, frozen=True):
 def capacity(settings: Settings, ledgers: Mapping[str, Ledger], models: Mapping[str, int], now: float) -> Capacity:
     """The fleet's capacity under the quotas of `models` (id to calls per image), as their ledgers stand now.
 
-    One worker's slots bound it too: workers are started by the backlog, so that bound is of one only when it is lower
-    than what the quota can use.
+    The workers' slots bound it too: of one worker, or of as many as may be started where starting them is ours.
     """
-    bounds = [Capacity(math.inf, "nothing")]
+    workers = settings.fleet.most_instances if settings.fleet.pool else 1
+    slots = workers * settings.worker.in_flight
+    bounds = [Capacity(slots / settings.typical.image_seconds, f"{slots} images in flight")]
     blocked = 0.0
     for model, calls in models.items():
-        ledger = ledgers.get(model, Ledger(id=model))
+        ledger = recovered(ledgers.get(model, Ledger(id=model)), now)
         limit = ledger.limit or settings.limits.get(model) or Limit()
-        rate = ledger.rate / calls
         if limit.per_minute:
-            bounds.append(Capacity(limit.per_minute / 60 * rate, model))
-        if limit.concurrent:
-            bounds.append(Capacity(limit.concurrent / settings.typical.call_seconds * rate, model))
-        standing = max(ledger.day_spent_until, ledger.open_until if ledger.circuit is not Circuit.CLOSED else 0.0)
-        blocked = max(blocked, standing - now)
+            bounds.append(Capacity(limit.per_minute / 60 * ledger.rate / calls, model))
+        if limit.concurrent:  # slow mode slows the rate; slots slow themselves
+            bounds.append(Capacity(limit.concurrent / settings.typical.call_seconds / calls, model))
+        opens = ledger.open_until if ledger.circuit is not Circuit.CLOSED else 0.0
+        blocked = max(blocked, max(ledger.day_spent_until, ledger.not_before, opens) - now)
     least = min(bounds, key=lambda bound: bound.images_per_second)
     return msgspec.structs.replace(least, blocked_seconds=blocked)
 
@@ -87,10 +88,13 @@ def finish_seconds(work: Mapping[Tier, float], of: Tier, images_per_second: floa
 
 
 def cost_per_image_usd(settings: Settings) -> float:
-    """The vendor's price of a typical image, in US dollars."""
+    """The vendor's price of a typical image, in US dollars. Raises `ConfigurationError` for a model without a price."""
     if settings.staging.model == "preview":
         return 0.0
     typical, gemini = settings.typical, settings.gemini
+    missing = {gemini.text_model, gemini.image_model} - settings.prices.keys()
+    if missing:
+        raise ConfigurationError(f"there is no price for {', '.join(sorted(missing))}: add it to RUUM_PRICES")
     text = cost_micro_usd(settings.prices, gemini.text_model, typical.text_input_tokens, typical.text_output_tokens)
     image = cost_micro_usd(settings.prices, gemini.image_model, typical.image_input_tokens, typical.image_output_tokens)
     return (text + image * typical.generations) / 1_000_000
@@ -124,7 +128,7 @@ class Estimate(msgspec.Struct, frozen=True, rename="camel"):
     cost_per_image_usd: float
     cost_measured: bool
     cost_usd: float
-    images_per_minute: float | None
+    images_per_minute: float
     limited_by: str
     blocked_seconds: float
     backlog: dict[str, int]
@@ -145,14 +149,17 @@ def estimate(
 ) -> Estimate:
     """Cost and time of a batch in each tier. What the cache gives takes no call, and no time to speak of."""
     to_buy = images - repeated - already_staged
-    per_image = cost_per_image_usd(settings) if measured_cost_usd is None else measured_cost_usd
+    typical = cost_per_image_usd(settings)
+    measured = measured_cost_usd if typical else None  # the preview is free whatever others have cost
+    per_image = typical if measured is None else measured
     cost = round(per_image * to_buy, 6)
     tiers = {}
     for possible in Tier:
         work = {other: float(backlog.get(other, 0)) for other in Tier}
         work[possible] += to_buy
-        sharing = finish_seconds(work, possible, capacity.images_per_second) if to_buy else 0.0
-        seconds = capacity.blocked_seconds + sharing + settings.typical.image_seconds
+        waiting = capacity.blocked_seconds + finish_seconds(work, possible, capacity.images_per_second)
+        # What the cache gives whole waits for no vendor, and takes no call.
+        seconds = waiting + settings.typical.image_seconds if to_buy else 0.0
         tiers[possible.value] = TierEstimate(price_usd(settings, possible, cost), round(seconds, 1))
     return Estimate(
         images=images,
@@ -161,9 +168,9 @@ def estimate(
         to_buy=to_buy,
         cached_share=round((repeated + already_staged) / images, 4),
         cost_per_image_usd=round(per_image, 6),
-        cost_measured=measured_cost_usd is not None,
+        cost_measured=measured is not None,
         cost_usd=cost,
-        images_per_minute=None if math.isinf(capacity.images_per_second) else round(capacity.images_per_second * 60, 2),
+        images_per_minute=round(capacity.images_per_second * 60, 2),
         limited_by=capacity.limited_by,
         blocked_seconds=round(capacity.blocked_seconds, 1),
         backlog={other.value: backlog.get(other, 0) for other in Tier},
@@ -173,7 +180,7 @@ def estimate(
 
 
 def measured_cost_usd(costs: Iterable[tuple[float, int]]) -> float | None:
-    """The mean of closed batches' (cost in USD, images completed); None when none of them cost anything."""
+    """The mean of closed batches' (cost in USD, images bought); None when none of them cost anything."""
     paid = [(cost, completed) for cost, completed in costs if cost and completed]
     return sum(cost for cost, _ in paid) / sum(completed for _, completed in paid) if paid else None
 
@@ -193,11 +200,14 @@ def speed_now(known: float | None, settled: int, seconds: float) -> float | None
 
 
 def eta_seconds(open_images: int, speed: float | None, capacity: Capacity | None) -> float | None:
-    """Seconds until the open images are settled, by the measured speed and never faster than the quota; or unknown."""
-    rates = [rate for rate in (speed, capacity.images_per_second if capacity else None) if rate is not None]
-    slowest = min(rates, default=0.0)
+    """Seconds until the open images are settled, by the measured speed and never faster than the quota.
+
+    None before the first image is through: nothing was measured yet.
+    """
     if not open_images:
         return 0.0
-    if slowest <= 0 or math.isinf(slowest):
+    if not speed:
         return None
-    return round(open_images / slowest + (capacity.blocked_seconds if capacity else 0.0), 1)
+    if capacity is None:
+        return round(open_images / speed, 1)
+    return round(open_images / min(speed, capacity.images_per_second) + capacity.blocked_seconds, 1)

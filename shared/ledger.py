@@ -138,7 +138,7 @@ def reserve(ledger: Ledger, ask: Ask, limit: Limit, now: float) -> tuple[Ledger,
     the others stay for the workers they fall to.
     """
     limit = ledger.limit or limit
-    ledger = _recovered(_heard(ledger, ask, now), now)
+    ledger = recovered(_heard(ledger, ask, now), now)
     queues = {tier: list(ids) for tier, ids in ask.wanted.items() if ids}
     blocked_until = _blocked_until(ledger, now)
     if ledger.day_spent_until > now:
@@ -319,8 +319,8 @@ def _heard(ledger: Ledger, ask: Ask, now: float) -> Ledger:
     return msgspec.structs.replace(ledger, **changes)
 
 
-def _recovered(ledger: Ledger, now: float) -> Ledger:
-    """A step back towards the full rate for every quiet while."""
+def recovered(ledger: Ledger, now: float) -> Ledger:
+    """The ledger as it stands now: a step back towards the full rate for every quiet while."""
     rate, changed = ledger.rate, ledger.rate_changed_at
     while rate < 1.0 and now >= changed + RECOVERY_SECONDS:
         rate, changed = min(1.0, rate * RECOVERY_FACTOR), changed + RECOVERY_SECONDS
@@ -332,7 +332,7 @@ def throttled(ledger: Ledger, grant: Grant, retry_after_seconds: float | None, n
     pause = DEFAULT_PAUSE_SECONDS if retry_after_seconds is None else retry_after_seconds + RETRY_AFTER_MARGIN_SECONDS
     changes: dict[str, object] = {"not_before": max(ledger.not_before, now + pause)}
     if grant.epoch == ledger.epoch:
-        rate = max(SLOWEST, _recovered(ledger, now).rate / 2)
+        rate = max(SLOWEST, recovered(ledger, now).rate / 2)
         changes |= {"rate": rate, "rate_changed_at": now + pause, "epoch": ledger.epoch + 1}
     if grant.probe and grant.id == ledger.probe:  # the vendor answers again, if only to refuse
         changes |= {"circuit": Circuit.CLOSED, "failures": 0, "opened_times": 0, "probe": None}

@@ -276,6 +276,7 @@ class Completion(Document, frozen=True, kw_only=True):
     success_rate: float
     cost_usd: float
     duration_seconds: float
+    cached: int = 0  # completed images whose picture came from the cache
     price_usd: float = 0.0  # what the customer pays: the cost by the tier's factor
     reports: dict[str, ReportFile]
 

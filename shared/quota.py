@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 # After a ledger that could not be read or written, the loop asks again.
 RETRY_SECONDS = 2.0
 
-OnChange = Callable[[Ledger, Ledger], Awaitable[None]]
+OnChange = Callable[[Ledger, Ledger], Coroutine[Any, Any, None]]
 
 
 class Quota(Protocol):
@@ -60,7 +60,7 @@ class QuotaEvents:
         self._clock = clock
 
     async def tell(self, before: Ledger, after: Ledger) -> None:
-        """Only the worker that made the change tells. An event that cannot be published stays in the log."""
+        """Only the worker that made the change tells. Never raises: an event that is not published is in the log."""
         told = {
             "circuit": after.circuit.value,
             "circuitBefore": before.circuit.value,
@@ -76,7 +76,7 @@ class QuotaEvents:
         event = quota_event(after.id, f"quota/{after.id}/{after.token}", self._clock.now(), told)
         try:
             await self._queue.publish(EVENTS_TOPIC, [Message(event.body(), event.attributes())])
-        except RuumError as error:
+        except Exception as error:
             log.warning("quota.changed of %s not published: %s", after.id, error)
 
 
@@ -112,6 +112,7 @@ class SharedQuota:
         self._worker = worker
         self._on_change = on_change
         self._models: dict[str, _Model] = {}
+        self._telling: set[asyncio.Task[None]] = set()  # kept from the garbage collector until they are done
 
     async def reserve(self, model: str, tier: Tier) -> Grant:
         if model not in self._limits:
@@ -197,7 +198,7 @@ class SharedQuota:
         written = await self._store.change_record(Ledger, model, decide, self._clock.token())
         reserved, now, decided_at, before = outcome[0]
         if isinstance(written, Ledger):
-            await self._tell(before, written)
+            self._tell(before, written)
         state.done_slots -= ask.done_slots
         state.succeeded = state.succeeded and not ask.succeeded
         state.probe_succeeded = None if state.probe_succeeded == ask.probe_succeeded else state.probe_succeeded
@@ -274,17 +275,20 @@ class SharedQuota:
         changed = await self._store.change_record(Ledger, model, change, self._clock.token())
         if isinstance(changed, Refusal):
             return None
-        await self._tell(seen[0], changed)
+        self._tell(seen[0], changed)
         return changed
 
-    async def _tell(self, before: Ledger, after: Ledger) -> None:
+    def _tell(self, before: Ledger, after: Ledger) -> None:
+        """In a task of its own: grants are for now, not for when the notice is out."""
         if self._on_change and (
             before.circuit is not after.circuit
             or before.epoch != after.epoch
             or before.day_spent_until != after.day_spent_until
             or (before.rate < 1.0) != (after.rate < 1.0)
         ):
-            await self._on_change(before, after)
+            telling = asyncio.create_task(self._on_change(before, after), context=contextvars.Context())
+            self._telling.add(telling)
+            telling.add_done_callback(self._telling.discard)
 
     def close(self) -> None:
         """Stop asking."""

@@ -119,6 +119,7 @@ class RoundReport:
         self._rows = bytearray()
         self.counts = Counts()
         self.cost_micro_usd = 0
+        self.cached = 0
 
     def add(self, image: Image) -> None:
         line = result_line(image)
@@ -138,6 +139,7 @@ class RoundReport:
         self._rows += (b"," if self._rows else b"") + msgspec.json.encode(self._page_row(image))
         self.counts = self.counts + Counts(**{image.state.value: 1})
         self.cost_micro_usd += image.cost_micro_usd
+        self.cached += image.cached and image.state is ImageState.COMPLETED
 
     def _page_row(self, image: Image) -> list[Any]:
         """What report.html needs of an image, positional to keep 10,000 of them below 2 MB."""

@@ -193,6 +193,7 @@ class Google(_Group, frozen=True, kw_only=True):
 
     project: str = ""  # empty: GOOGLE_CLOUD_PROJECT
     database: str = "(default)"  # a project can hold several pipelines, each with a database of its own
+    prefix: str = ""  # of topics and subscriptions, such as "ruum-", for the same reason
 
 
 class Buckets(_Group, frozen=True, kw_only=True):

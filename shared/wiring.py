@@ -114,7 +114,10 @@ def google(clock: Clock, settings: Settings, environ: Mapping[str, str]) -> OnGo
         firestore.close()  # type: ignore[no-untyped-call]
         objects.close()
 
-    store, queue = FirestoreStore(firestore, clock), PubSubQueue(publisher, subscriber, project, clock)
+    store, queue = (
+        FirestoreStore(firestore, clock),
+        PubSubQueue(publisher, subscriber, project, clock, settings.google.prefix),
+    )
     return OnGoogle(store, queue, objects, _fleet(settings.fleet.pool, clock), aclose)
 
 

@@ -30,22 +30,28 @@ SHORTEST_PULL_SECONDS: Final = 0.5
 
 
 class PubSubQueue:
-    """See `shared.ports.Queue`. Topics and subscriptions are those of `project`."""
+    """See `shared.ports.Queue`. Topics and subscriptions are those of `project`, their names after `prefix`."""
 
     def __init__(
-        self, publisher: PublisherAsyncClient, subscriber: SubscriberAsyncClient, project: str, clock: Clock
+        self,
+        publisher: PublisherAsyncClient,
+        subscriber: SubscriberAsyncClient,
+        project: str,
+        clock: Clock,
+        prefix: str = "",
     ) -> None:
         self._publisher = publisher
         self._subscriber = subscriber
         self._project = project
+        self._prefix = prefix
         self._clock = clock
         self._publishing = asyncio.Semaphore(PUBLISH_AT_ONCE)
 
     def _topic(self, name: str) -> str:
-        return f"projects/{self._project}/topics/{name}"
+        return f"projects/{self._project}/topics/{self._prefix}{name}"
 
     def _subscription(self, name: str) -> str:
-        return f"projects/{self._project}/subscriptions/{name}"
+        return f"projects/{self._project}/subscriptions/{self._prefix}{name}"
 
     async def publish(self, topic: str, messages: Sequence[Message]) -> None:
         await asyncio.gather(*(self._publish(topic, chunk) for chunk in chunks(messages)))
