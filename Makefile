@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo test bench simulate lock lock-doors clean
+.PHONY: help setup demo test bench simulate mutation-proof lock lock-doors clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -38,6 +38,9 @@ bench: setup ## measure the control plane on this machine (docs/benchmarks.md)
 SEEDS ?= 1000
 simulate: setup ## SEEDS=10000: that many simulated worlds, faults by seed
 	@$(BIN)/python -m tests.simulation.run --seeds 0:$(SEEDS)
+
+mutation-proof: setup ## take the product's rules out one at a time: the simulation must notice each
+	@$(BIN)/python -m tests.simulation.mutations
 
 lock: ## pin what pyproject.toml allows to what is newest now
 	rm -rf $(VENV)/lock && $(PYTHON) -m venv $(VENV)/lock

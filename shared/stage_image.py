@@ -198,12 +198,16 @@ class StageImage:
         return self._held(deliveries) if await self._change(task, decide) is Refusal.HELD else ACK
 
     async def _holder(self, image: Image) -> Worker | None:
-        """The holder's heartbeat. What this worker itself has left behind (a reply was lost) is in nobody's hand."""
+        """The holder's heartbeat.
+
+        What this worker itself has left behind (a reply was lost) is in nobody's hand; what it has in hand is held,
+        however long ago its last heartbeat could be written.
+        """
         holder = await known_holder(self._tools.store, image)
-        mine = holder is not None and holder.id == self._tools.heartbeat.worker
-        if mine and image_key(image.batch, image.index) not in self._in_hand:
-            return Worker(id=self._tools.heartbeat.worker, at=self._tools.clock.now(), stopped=True)
-        return holder
+        if holder is None or holder.id != self._tools.heartbeat.worker:
+            return holder
+        left_behind = image_key(image.batch, image.index) not in self._in_hand
+        return msgspec.structs.replace(holder, at=self._tools.clock.now(), stopped=left_behind)
 
     async def _claim(self, task: Task) -> Image | Refusal:
         """Claim the image; only when someone holds it is that worker's heartbeat looked up."""
@@ -233,8 +237,9 @@ class StageImage:
     def _held(self, deliveries: int) -> Disposition:
         """Another worker has it: neither ack (it may die) nor nack (that spends deliveries of a healthy image).
 
-        The wait doubles with each delivery: soon at first, for the holder may just have been killed; in the end
-        longer than any image takes, so that a healthy one is settled before its deliveries run out.
+        The wait doubles with each delivery: soon at first, for the holder may just have been killed; half an hour in
+        all, which few images take. One that waits for quota even longer is dead-lettered by the queue, and DEAD
+        LETTER leaves it to its living holder.
         """
         first = self._tools.settings.worker.held_seconds
         return Disposition(Action.LET_GO, seconds=min(LONGEST_HOLD_SECONDS, first * 2.0 ** max(0, deliveries - 2)))

@@ -5,6 +5,7 @@ It imports no room and no decision: what is allowed is written down here a secon
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 from collections import Counter
@@ -14,10 +15,11 @@ from typing import Any, Final
 from shared.adapters.embedded.objects import EmbeddedObjects
 from shared.adapters.embedded.store import EmbeddedStore
 from shared.messages import Letter, Task, decode, is_letter
-from shared.model import Batch, BatchState, Image, ImageState, Refusal, Tally
+from shared.model import Batch, BatchState, Image, ImageState, Refusal, Tally, Worker
 from shared.ports import Message, StoredObject
 from shared.topology import EVENTS_TOPIC
-from tests.simulation.faults import Faults
+from tests.clocks import EPOCH
+from tests.simulation.faults import PROCESS, TASK_ROUND, Faults
 from tests.simulation.vendor import Vendor
 
 SETTLED: Final = frozenset({ImageState.COMPLETED, ImageState.FAILED, ImageState.CANCELLED})
@@ -30,11 +32,20 @@ BATCH_WAYS: Final = {
 }
 
 
-class Checker:
-    """Sees every write as it happens (`Tap`), and judges what is left at the end."""
+# A worker is taken for dead this long after its last heartbeat, and a claim for stuck at this age, on one clock.
+DEAD_SECONDS: Final = 13.0
+STUCK_SECONDS: Final = 1800.0
+LATE_SECONDS: Final = 75.0  # above the longest stall of a port call
 
-    def __init__(self, faults: Faults, vendor: Vendor) -> None:
+
+class Checker:
+    """Sees every write as it happens (`Tap`), and judges what is left at the end. `skew`: how wrong clocks may be."""
+
+    def __init__(self, faults: Faults, vendor: Vendor, skew: float = 0.0) -> None:
         self._faults = faults
+        self._slack = 2 * skew
+        self._beats: dict[str, tuple[float, bool]] = {}  # of each worker the last: when, and whether it said goodbye
+        self._silent_until: dict[str, float] = {}  # when it was heard of again after a silence
         self._vendor = vendor
         self.violations: list[str] = []
         self.images: dict[tuple[str, int], Image] = {}
@@ -45,6 +56,7 @@ class Checker:
         self.fences: dict[str, int] = {}  # of public pictures
         self.sha256: dict[str, str] = {}  # of results
         self.completions: dict[str, tuple[bytes, str]] = {}
+        self.closed: dict[str, asyncio.Event] = {}  # set when a batch closes, for those who wait for it
 
     def blame(self, text: str) -> None:
         self.violations.append(f"{self._faults.loop.time():.3f}: {text}")
@@ -72,8 +84,36 @@ class Checker:
             self.blame(f"{key}: an attempt was spent without an error")
         if before.state is ImageState.PROCESSING and now.fence > before.fence:
             self.takeovers[key] += 1
+            self._taken_from_the_dead(before, now)
         if now.state is ImageState.PROCESSING and before.state is ImageState.QUEUED and now.fence <= before.fence:
             self.blame(f"{key}: claimed without a new fence")
+        if (
+            now.state is ImageState.PROCESSING
+            and now.fence > before.fence
+            and TASK_ROUND.get() not in (None, now.round)
+        ):
+            self.blame(f"{key}: claimed in round {now.round} with a task of round {TASK_ROUND.get()}")
+
+    def beat(self, worker: Worker) -> None:
+        now = worker.at - EPOCH  # as the document has it: that it took seconds to write it makes it no fresher
+        before, _ = self._beats.get(worker.id, (now, False))
+        if now - before >= DEAD_SECONDS - self._slack:
+            self._silent_until[worker.id] = self._faults.loop.time()
+        self._beats[worker.id] = (now, worker.stopped)
+
+    def _taken_from_the_dead(self, before: Image, now: Image) -> None:
+        """Nobody's claim is taken away while he lives, but his who is stuck."""
+        held, process = before.claim, PROCESS.get()
+        if held is None or (process is not None and held.worker.startswith(f"worker-{process.name}-")):
+            return  # a worker that finds what it left behind itself, because a reply was lost
+        at = self._faults.loop.time()
+        beaten, stopped = self._beats.get(held.worker, (-DEAD_SECONDS, True))
+        dead = stopped or at - beaten >= DEAD_SECONDS - self._slack
+        # Who looked before the silence ended may act on it afterwards.
+        dead = dead or at - self._silent_until.get(held.worker, -LATE_SECONDS) < LATE_SECONDS
+        if not dead and EPOCH + at - held.at < STUCK_SECONDS - self._slack:
+            who = f"{held.worker}, heard of {at - beaten:.1f} s ago"
+            self.blame(f"{(now.batch, now.index)}: taken from a living worker: {who}")
 
     def tally(self, now: Tally) -> None:
         key = (now.batch, now.shard)
@@ -105,6 +145,8 @@ class Checker:
             self.blame(f"{now.id}: a new round without a replay")
         if now.state is BatchState.CLOSED and before.state is not BatchState.CLOSED:
             self._all_settled(now.id, "closed")
+            if now.id in self.closed:
+                self.closed[now.id].set()
 
     def _all_settled(self, batch_id: str, what: str) -> Counter[ImageState]:
         found = Counter(image.state for (batch, _), image in self.images.items() if batch == batch_id)
@@ -223,6 +265,10 @@ class Tap:
 
 class TappedStore(Tap):
     """A store whose documents are seen."""
+
+    async def beat(self, worker: Worker) -> None:
+        await self._port.beat(worker)
+        self._checker.beat(worker)
 
     async def create_batch(self, batch: Batch) -> Batch:
         made = await self._port.create_batch(batch)

@@ -11,23 +11,28 @@ import inspect
 import math
 import random
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextvars import ContextVar, copy_context
+from functools import partial
 from typing import Any, Final
 
 import msgspec
 
 from shared.errors import ErrorCode, WorldError
 from shared.ports import Delivery, Message
-from shared.topology import CHANGES_TOPIC
+from shared.topology import CHANGES_TOPIC, EVENTS_TOPIC
 from tests.clocks import EPOCH, VirtualLoop
 
 PROCESS: ContextVar[Process | None] = ContextVar("process", default=None)
 # The image whose task is being handled: faults are booked to it, for they may cost it a paid call.
 IN_HAND: ContextVar[tuple[str, int] | None] = ContextVar("in_hand", default=None)
+# The round of the task being handled: no other round's image may be claimed with it.
+TASK_ROUND: ContextVar[int | None] = ContextVar("task_round", default=None)
 # Idle pulls wait this much longer than they are asked to (yet less than the subscriber probes): fewer steps to run.
 PULL_STRETCH: Final = 2.4
+ECHO_SECONDS: Final = (10.0, 240.0)
 TRACE_CALLS: Final = 5000
+NOISE: Final = frozenset({"store.beat", "queue.extend"})
 
 
 class Killed(BaseException):
@@ -42,6 +47,7 @@ class Rates(msgspec.Struct, frozen=True, kw_only=True):
     crash: float = 0.0  # the process dies, before or after the call did its work
     lost_ack: float = 0.0
     duplicate: float = 0.0  # of published messages and change events
+    echo: float = 0.0  # a published message comes once more, much later: rounds may have passed
     shuffle: float = 0.0
     delay: float = 0.0  # a change event is put back for a second or more
     slow: float = 0.0  # share of calls that take up to 5 s
@@ -62,6 +68,10 @@ class Crash(msgspec.Struct, frozen=True, kw_only=True):
     after: bool
 
 
+# A schedule's: what is asked before and after every call (process, call, arguments, result, after), and may hold it.
+Gate = Callable[["Process", str, tuple[Any, ...], Any, bool], Awaitable[None]]
+
+
 class Faults:
     """The seed's faults, what they have cost so far, and the trace of port calls."""
 
@@ -69,36 +79,52 @@ class Faults:
         self.loop = loop
         self.chance = chance
         self.rates = rates
+        self._likely = {name: rate for name, rate in msgspec.structs.asdict(rates).items() if rate}
         self.active = True
         self.crash = crash
+        self.gate: Gate | None = None
         self.calls: dict[str, int] = {}  # port calls by process
         self.booked: dict[tuple[str, int] | None, int] = {}  # faults by image in hand
-        self.trace: deque[tuple[float, str, str, str]] = deque(maxlen=TRACE_CALLS)
+        # (when, process, call, arguments, outcome), put into words only when somebody asks: results are frozen.
+        self.trace: deque[tuple[float, str, str, tuple[Any, ...], Any]] = deque(maxlen=TRACE_CALLS)
         self.injected: dict[str, int] = {}
         self.traced_until = math.inf
+        self._echoes: set[asyncio.Task[None]] = set()
 
     def happens(self, fault: str) -> bool:
         """Whether the fault strikes now; noted if it does."""
-        rate = getattr(self.rates, fault)
-        if not self.active or not rate or self.chance.random() >= rate:
+        if not self.active or fault not in self._likely or self.chance.random() >= self._likely[fault]:
             return False
         self.note(fault)
         return True
+
+    def echo(self, work: Coroutine[Any, Any, None]) -> None:
+        """Let a queue repeat itself, whoever has died meanwhile."""
+        PROCESS.set(None)
+        task = self.loop.create_task(work)
+        self._echoes.add(task)
+        task.add_done_callback(self._echoes.discard)
 
     def note(self, fault: str) -> None:
         self.injected[fault] = self.injected.get(fault, 0) + 1
         image = IN_HAND.get()
         self.booked[image] = self.booked.get(image, 0) + 1
 
-    def write(self, what: str, outcome: str) -> None:
-        if outcome == "0x " or what.startswith(("store.beat", "queue.extend")) or self.loop.time() > self.traced_until:
-            return  # noise
+    def write(self, what: str, outcome: Any, arguments: tuple[Any, ...] = ()) -> None:
+        """Note a call and what came of it."""
+        if self.loop.time() > self.traced_until or outcome == [] or (outcome is None and what in NOISE):
+            return
         process = PROCESS.get()
-        self.trace.append((self.loop.time(), process.name if process else "-", what, outcome))
+        if isinstance(outcome, list):
+            outcome = tuple(outcome)  # those who asked for it may shuffle it
+        self.trace.append((self.loop.time(), process.name if process else "-", what, arguments, outcome))
 
     def told(self, last: int) -> str:
         """The last calls, a line each."""
-        return "\n".join(f"{at:10.3f} {who:12} {what:60} {outcome}" for at, who, what, outcome in [*self.trace][-last:])
+        return "\n".join(
+            f"{at:10.3f} {who:12} {f'{what} {_brief(arguments)}':60} {_outcome(outcome)}"
+            for at, who, what, arguments, outcome in [*self.trace][-last:]
+        )
 
 
 class Clock:
@@ -128,6 +154,7 @@ class Process:
 
     def __init__(self, name: str, clock: Clock) -> None:
         self.name = name
+        self.kind = name.partition(".")[0]
         self.clock = clock
         self.dead = False
         self.silent_until = 0.0
@@ -139,6 +166,10 @@ class Process:
             return asyncio.get_running_loop().create_task(work)
 
         return copy_context().run(start)
+
+    def ended(self, task: asyncio.Task[Any]) -> None:
+        """Forget a task of its own that is done."""
+        self.tasks.pop(task, None)
 
     def kill(self) -> None:
         """It does nothing more, in none of its tasks."""
@@ -159,7 +190,7 @@ def follow_tasks(loop: asyncio.AbstractEventLoop) -> None:
         process = PROCESS.get()
         if process is not None:
             process.tasks[task] = None
-            task.add_done_callback(lambda done: process.tasks.pop(done, None))
+            task.add_done_callback(process.ended)
             if process.dead:
                 task.cancel()
         return task
@@ -181,10 +212,12 @@ def _brief(arguments: tuple[Any, ...]) -> str:
 
 
 def _outcome(result: Any) -> str:
+    if isinstance(result, str):
+        return result
     if isinstance(result, msgspec.Struct) and hasattr(result, "state"):
         fields = ("state", "round", "revision", "fence", "attempts", "control")
         return " ".join(f"{name[:3]}={getattr(result, name)}" for name in fields if hasattr(result, name))
-    if isinstance(result, list):
+    if isinstance(result, tuple):
         return f"{len(result)}x " + " ".join(d.ack_id for d in result if isinstance(d, Delivery))
     return "" if result is None else str(result)[:60]
 
@@ -210,57 +243,72 @@ class Port:
     def _called(self, name: str, method: Callable[..., Any]) -> Callable[..., Any]:
         extra = getattr(self, f"_do_{name}", None)
 
+        what, faults, process = f"{self._name}.{name}", self._faults, self._process
+        work = partial(extra, method) if extra else method
+
         async def call(*args: Any, **options: Any) -> Any:
-            faults, what = self._faults, f"{self._name}.{name} {_brief(args)}"
-            number = await self._before(what)
+            number = self._number(what)
+            if faults.active:
+                await self._before(what, args)
+            if faults.gate is not None:
+                await faults.gate(process, what, args, None, False)
             try:
-                result = await (extra(method, *args, **options) if extra else method(*args, **options))
+                result = await work(*args, **options)
             except Exception as error:
-                faults.write(what, f"raised {type(error).__name__}")
+                faults.write(what, f"raised {type(error).__name__}", args)
                 raise
-            faults.write(what, _outcome(result))
-            await self._after(what, number)
+            faults.write(what, result, args)
+            if faults.gate is not None:
+                await faults.gate(process, what, args, result, True)
+            process.check()
+            self._crash_if_planned(number, after=True, what=what)
+            if faults.active:
+                await self._after(what, args)
             return result
 
         return call
 
     def _iterated(self, name: str, method: Callable[..., Any]) -> Callable[..., Any]:
+        what, faults = f"{self._name}.{name}", self._faults
+
         async def iterate(*args: Any, **options: Any) -> AsyncIterator[Any]:
-            what = f"{self._name}.{name} {_brief(args)}"
-            number = await self._before(what)
-            self._faults.write(what, "listed")
+            number = self._number(what)
+            if faults.active:
+                await self._before(what, args)
+            faults.write(what, "listed", args)
             async for item in method(*args, **options):
                 yield item
-            await self._after(what, number)
+            self._process.check()
+            self._crash_if_planned(number, after=True, what=what)
+            if faults.active:
+                await self._after(what, args)
 
         return iterate
 
-    async def _before(self, what: str) -> int:
+    def _number(self, what: str) -> int:
+        """The call's number among those of its kind of process; a dead process makes none."""
         self._process.check()
-        faults, kind = self._faults, self._process.name.partition(".")[0]
-        number = faults.calls[kind] = faults.calls.get(kind, 0) + 1
-        self._crash_if_planned(kind, number, after=False, what=what)
-        if not faults.active:
-            return number
+        calls, kind = self._faults.calls, self._process.kind
+        number = calls[kind] = calls.get(kind, 0) + 1
+        self._crash_if_planned(number, after=False, what=what)
+        return number
+
+    async def _before(self, what: str, arguments: tuple[Any, ...]) -> None:
+        faults = self._faults
         await self._pause()
         self._process.check()
         if faults.happens("crash"):
-            self._die(what, "CRASH before")
+            self._die(what, "CRASH before", arguments)
         if faults.happens("before"):
-            faults.write(what, "FAULT before")
+            faults.write(what, "FAULT before", arguments)
             raise WorldError(ErrorCode.STORAGE_UNAVAILABLE, "injected before")
-        return number
 
-    async def _after(self, what: str, number: int) -> None:
+    async def _after(self, what: str, arguments: tuple[Any, ...]) -> None:
         faults = self._faults
-        self._process.check()
-        self._crash_if_planned(self._process.name.partition(".")[0], number, after=True, what=what)
-        if not faults.active:
-            return
         if faults.happens("crash"):
-            self._die(what, "CRASH after")
+            self._die(what, "CRASH after", arguments)
         if faults.happens("after"):
-            faults.write(what, "FAULT after")
+            faults.write(what, "FAULT after", arguments)
             raise WorldError(ErrorCode.STORAGE_UNAVAILABLE, "injected after")
         if self._chance.random() < 0.3:
             await self._pause()
@@ -268,20 +316,22 @@ class Port:
 
     async def _pause(self) -> None:
         if self._faults.loop.time() < self._process.silent_until and self._chance.random() < 0.2:
-            await asyncio.sleep(self._chance.uniform(0, 60))  # stalled: what it writes later is stale
+            self._faults.note("stall")  # a worker that is stopped meanwhile cannot keep what it has paid for
+            await asyncio.sleep(self._chance.uniform(0, 60))  # what it writes later is stale
         elif self._faults.happens("slow"):
             await asyncio.sleep(self._chance.uniform(0, 5))
         elif self._chance.random() < 0.5:
             await asyncio.sleep(self._chance.uniform(0, 0.05))
 
-    def _crash_if_planned(self, kind: str, number: int, *, after: bool, what: str) -> None:
+    def _crash_if_planned(self, number: int, *, after: bool, what: str) -> None:
         plan = self._faults.crash
-        if plan is not None and plan.process == kind and plan.call == number and plan.after is after:
-            self._faults.crash = None
-            self._die(what, "CRASH planned " + ("after" if after else "before"))
+        if plan is None or plan.call != number or plan.after is not after or plan.process != self._process.kind:
+            return
+        self._faults.crash = None
+        self._die(what, "CRASH planned " + ("after" if after else "before"))
 
-    def _die(self, what: str, why: str) -> None:
-        self._faults.write(what, why)
+    def _die(self, what: str, why: str, arguments: tuple[Any, ...] = ()) -> None:
+        self._faults.write(what, why, arguments)
         self._process.kill()
         raise Killed(self._process.name)
 
@@ -312,6 +362,14 @@ class Port:
         if self._faults.happens("shuffle"):
             self._chance.shuffle(sent)
         await method(topic, sent)
+        late = [m for m in messages if self._faults.happens("echo")] if topic != EVENTS_TOPIC else []
+        if late:
+            self._faults.loop.call_later(self._chance.uniform(*ECHO_SECONDS), self._echo, method, topic, late)
+
+    def _echo(self, method: Any, topic: str, messages: Sequence[Message]) -> None:
+        """Nobody's doing: at least once is at most never."""
+        self._faults.write("queue.publish", "ECHO", (topic, *(message.data for message in messages)))
+        copy_context().run(self._faults.echo, method(topic, messages))
 
     async def _do_ack(self, method: Any, subscription: str, ack_ids: list[str]) -> None:
         kept = [ack_id for ack_id in ack_ids if not self._faults.happens("lost_ack")]

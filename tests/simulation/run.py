@@ -1,16 +1,36 @@
-"""`python -m tests.simulation.run --seeds 0:10000`, or `--seed N --trace`: many worlds, or one with all its port calls."""
+"""`python -m tests.simulation.run --seeds 0:10000`, or `--seed N --trace`: many worlds, or one with all its port calls.
+
+Many worlds are run by as many processes as there are cores (`--processes`): a seed's world does not depend on others.
+"""
 
 from __future__ import annotations
 
 import argparse
+import multiprocessing
+import os
 import sys
 import time
+from typing import Final
+
+import msgspec
 
 from shared.model import ImageState
+from tests.simulation.faults import TRACE_CALLS
 from tests.simulation.seeds import no_failure_allowed, plan_of
 from tests.simulation.world import World, simulate
 
-TRACED: int = 60
+TRACED: Final = 60
+CHUNK: Final = 5  # seeds handed to a process at once
+SHOWN: Final = 50  # failed seeds named at the end
+
+
+class Told(msgspec.Struct, frozen=True):
+    """What a seed came to, as one process tells another."""
+
+    seed: int
+    virtual_seconds: float
+    injected: int
+    violations: tuple[str, ...]
 
 
 def run_seed(seed: int) -> World:
@@ -23,39 +43,52 @@ def run_seed(seed: int) -> World:
     return world
 
 
+def told(seed: int) -> Told:
+    """`run_seed` for another process."""
+    world = run_seed(seed)
+    injected = sum(world.faults.injected.values())
+    return Told(seed, world.loop.time(), injected, tuple(world.checker.violations))
+
+
 def explained(seed: int, world: World, last: int = TRACED) -> str:
     """What went wrong, the last port calls, and how to see it again."""
     wrong = "\n".join(world.checker.violations[:20])
     return f"seed {seed}:\n{wrong}\n\n{world.faults.told(last)}\n\npython -m tests.simulation.run --seed {seed} --trace"
 
 
+def run_many(first: int, last: int, processes: int) -> int:
+    """Run the seeds; the exit code."""
+    failed: list[int] = []
+    began, virtual, injected = time.monotonic(), 0.0, 0
+    with multiprocessing.get_context("spawn").Pool(processes) as pool:
+        for done in pool.imap_unordered(told, range(first, last), CHUNK):
+            virtual += done.virtual_seconds
+            injected += done.injected
+            if done.violations:
+                failed.append(done.seed)
+                print(f"seed {done.seed} FAILED: {done.violations[0]}", flush=True)
+    seconds = time.monotonic() - began
+    print(
+        f"{last - first} seeds in {seconds:.0f} s, {(last - first) / seconds:.1f} a second on {processes} processes,"
+        f" {virtual / 3600:.0f} virtual hours, {injected} faults; failed: {len(failed)} {sorted(failed)[:SHOWN]}"
+    )
+    return bool(failed)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", default="0:300", help="first:last, the last not included")
+    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--seed", type=int)
     parser.add_argument("--trace", action="store_true")
     chosen = parser.parse_args()
     if chosen.seed is not None:
         world = run_seed(chosen.seed)
         print(plan_of(chosen.seed), world.faults.injected)
-        print(explained(chosen.seed, world, 5000 if chosen.trace else TRACED))
+        print(explained(chosen.seed, world, TRACE_CALLS if chosen.trace else TRACED))
         return bool(world.checker.violations)
     first, last = (int(part) for part in chosen.seeds.split(":"))
-    failed: dict[int, str] = {}
-    began, virtual, injected = time.monotonic(), 0.0, 0
-    for seed in range(first, last):
-        world = run_seed(seed)
-        virtual += world.loop.time()
-        injected += sum(world.faults.injected.values())
-        if world.checker.violations:
-            failed[seed] = world.checker.violations[0]
-            print(f"seed {seed} FAILED: {world.checker.violations[0]}", flush=True)
-    seconds = time.monotonic() - began
-    print(
-        f"{last - first} seeds, {(last - first) / seconds:.1f} a second, {virtual / 3600:.0f} virtual hours,"
-        f" {injected} faults; failed: {len(failed)} {sorted(failed)[:50]}"
-    )
-    return bool(failed)
+    return run_many(first, last, chosen.processes)
 
 
 if __name__ == "__main__":

@@ -48,6 +48,9 @@ def plan_of(seed: int) -> Plan:
     rates = Rates(**{name: chance.choice(choices) for name, choices in CHOICES.items()})
     if random.Random(f"{seed}/silent").random() < 0.4:
         rates = msgspec.structs.replace(rates, silent=0.1)
+    # What came later has a chance of its own: the other choices of a seed stay as they were.
+    late = random.Random(f"{seed}/late")
+    rates = msgspec.structs.replace(rates, echo=late.choice([0.0, 0.0, 0.1, 0.4]))
     operations: list[tuple[float, str, str]] = []
     batches = [
         Wanted(
@@ -77,6 +80,7 @@ def plan_of(seed: int) -> Plan:
         stormy_seconds=stormy,
         skew=chance.choice([0.0, 2.0]),
         limits=chance.choice([(120, 60), (120, 60), (20, 10), (6, 4)]),
+        eager=late.choice([0, 0, 1, 3]) if seed % 8 else 0,
         minimum_sample=chance.choice([3, 20]),
         slowness=chance.choice([0.1, 0.5, 1.0]),
     )

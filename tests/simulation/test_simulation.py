@@ -8,6 +8,7 @@ import pytest
 from shared.model import Tier
 from tests.simulation.faults import Crash, Rates
 from tests.simulation.run import explained, run_seed
+from tests.simulation.scenarios import SCENARIOS, play
 from tests.simulation.world import Plan, Wanted, World, simulate
 
 SEEDS, CHUNK = 300, 25
@@ -26,6 +27,13 @@ def test_seeds_keep_every_promise(first: int) -> None:
     for seed in range(first, first + CHUNK):
         world = run_seed(seed)
         assert not world.checker.violations, explained(seed, world)
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.__name__)
+def test_the_worst_schedules_keep_every_promise(scenario) -> None:
+    world = play(scenario)
+    assert not world.checker.violations, f"{world.checker.violations}\n{world.faults.told(200)}"
+    assert world.followed, world.faults.told(200)
 
 
 def test_one_seed_gives_one_and_the_same_run() -> None:

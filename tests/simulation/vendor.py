@@ -32,10 +32,15 @@ class Vendor:
         self.limits = dict(limits)
         self._starts: dict[str, deque[float]] = {model: deque() for model in limits}
         self.answered: dict[tuple[bytes, str], int] = {}
+        self.answers = 0
         self.bad: dict[bytes, int] = {}
         self.throttled = 0  # of its own accord: a rolling minute was full
         self.busiest: dict[str, int] = dict.fromkeys(limits, 0)  # most calls let in within any rolling minute
         self.calls: dict[str, int] = dict.fromkeys(limits, 0)
+
+    def answered_steps(self, step: str) -> int:
+        """How many calls of that step were answered."""
+        return sum(count for (_, known), count in self.answered.items() if known == step)
 
     async def call(self, photo: Photo, step: str, model: str) -> None:
         faults, now = self._faults, self._faults.loop.time()
@@ -63,6 +68,7 @@ class Vendor:
             raise WorldError(code, "injected")
         await asyncio.sleep(self._seconds(step))
         self.answered[photo.jpeg, step] = self.answered.get((photo.jpeg, step), 0) + 1
+        self.answers += 1
         faults.write(f"vendor.{step} {photo.jpeg!r}", "answered")
         if faults.happens("refuse"):
             raise ImageRejected(ErrorCode.REFUSED_BY_SAFETY, "injected")
@@ -87,7 +93,7 @@ class Model:
         self, photo: Photo, analysis: Analysis, request: Request, defects: Sequence[str]
     ) -> Answer[bytes]:
         await self._vendor.call(photo, "generate", IMAGE)
-        number = sum(self._vendor.answered.values())
+        number = self._vendor.answers
         return Answer(b"picture %d of %s" % (number, photo.jpeg), Usage(IMAGE, 10, 1000))
 
     async def verify(self, photo: Photo, picture: bytes, analysis: Analysis, request: Request) -> Answer[Verdict]:

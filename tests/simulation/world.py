@@ -7,8 +7,9 @@ import json
 import logging
 import random
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import msgspec
 
@@ -22,9 +23,20 @@ from shared.sources import SourceRules
 from shared.subscriber import Subscriber, consume
 from shared.topology import CHANGES_TOPIC, DEAD_LETTER_DOOR, DEAD_LETTER_KEPT, topic_of
 from shared.worker import EmptyTiers
-from tests.clocks import VirtualLoop
 from tests.simulation.checker import Checker, TappedObjects, TappedQueue, TappedStore
-from tests.simulation.faults import IN_HAND, Clock, Crash, Faults, Killed, Port, Process, Rates, follow_tasks
+from tests.simulation.faults import (
+    IN_HAND,
+    TASK_ROUND,
+    Clock,
+    Crash,
+    Faults,
+    Killed,
+    Port,
+    Process,
+    Rates,
+    follow_tasks,
+)
+from tests.simulation.loop import SimulationLoop
 from tests.simulation.vendor import IMAGE, TEXT, Model, Pictures, Source, Vendor
 
 RECONCILE_SECONDS: Final = 900.0
@@ -62,6 +74,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     slowness: float = 1.0
     crash: Crash | None = None
     rejected: int = 0  # of each batch, so many of the first photos cannot be found at first
+    eager: int = 0  # an operator replays a batch the moment it closes, so many times
 
 
 class Bugs(logging.Handler):
@@ -80,12 +93,12 @@ class Bugs(logging.Handler):
 class World:
     """See the module. `run` answers the checker's violations."""
 
-    def __init__(self, loop: VirtualLoop, seed: str, plan: Plan) -> None:
+    def __init__(self, loop: SimulationLoop, seed: str, plan: Plan) -> None:
         self.seed, self.plan, self.loop = seed, plan, loop
         self.chance = random.Random(f"{seed}/world")
         self.faults = Faults(loop, random.Random(f"{seed}/faults"), plan.rates, plan.crash)
         self.vendor = Vendor(self.faults, {TEXT: plan.limits[0], IMAGE: plan.limits[1]}, self._seconds)
-        self.checker = Checker(self.faults, self.vendor)
+        self.checker = Checker(self.faults, self.vendor, plan.skew)
         self.settings = Settings(
             limits={TEXT: Limit(per_minute=plan.limits[0]), IMAGE: Limit(per_minute=plan.limits[1])},
             prices=dict.fromkeys((TEXT, IMAGE), Price(input_usd=1.0, output_usd=1.0)),
@@ -99,6 +112,7 @@ class World:
         self.objects = TappedObjects(self.parts.objects, self.checker)
         self.calm = asyncio.Event()
         self.over = asyncio.Event()
+        self.may_end = asyncio.Event()  # the storm, before its time
         self._names: dict[str, int] = {}
         self._taken_in: set[str] = set()
         self.closed_after = 0.0
@@ -165,6 +179,7 @@ class World:
         async def handle(delivery: Delivery) -> Any:
             task = messages.decode(messages.Task, delivery.data)
             IN_HAND.set((task.batch, task.index))
+            TASK_ROUND.set(task.round)
             answer = await room.handle(delivery)
             self.faults.write(f"handled {delivery.ack_id} {task.batch}/{task.index}", str(answer.action.value))
             return answer
@@ -244,6 +259,15 @@ class World:
         await asyncio.sleep(at)
         await self.once("operator", lambda process: self.operate(self.rooms(process), what, f"acme.{batch}"))
 
+    async def replay_eagerly(self, name: str) -> None:
+        """An operator who waits for the batch to close, and does not wait for its announcement."""
+        for _ in range(self.plan.eager):
+            closed = self.checker.closed.setdefault(f"acme.{name}", asyncio.Event())
+            await closed.wait()
+            closed.clear()
+            if not self.calm.is_set():
+                await self.operation(self.chance.choice([0.0, self.chance.uniform(0.0, 2.0)]), "replay", name)
+
     async def operate(self, rooms: wiring.Rooms, what: str, batch: str) -> Any:
         """What operators start; a batch that is not there yet, or may not be replayed now, refuses."""
         actions: dict[str, Callable[[], Awaitable[Any]]] = {
@@ -273,9 +297,12 @@ class World:
         lives += [self.keep_alive("deadletter", self.dead_letter)]
         lives += [self.ingest(wanted) for wanted in plan.batches]
         lives += [self.operation(*operation) for operation in plan.operations]
-        jobs = [asyncio.create_task(life) for life in lives]
+        lives += [self.replay_eagerly(wanted.name) for wanted in plan.batches if plan.eager]
+        jobs = [asyncio.create_task(life) for life in [*lives, self.script()]]
         try:
-            await asyncio.sleep(plan.stormy_seconds)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(plan.stormy_seconds):
+                    await self.may_end.wait()
             self.faults.active = False
             self.calm_calls = dict(self.faults.calls)
             self.calm.set()
@@ -297,6 +324,9 @@ class World:
                 raise job.exception() or RuntimeError
         self.parts.database.close()
         return self.checker.violations
+
+    async def script(self) -> None:
+        """What else happens, in worlds that follow a schedule."""
 
     async def _letters(self) -> list[tuple[bytes, dict[str, str]]]:
         """The kept letters, also those an operator's drain has leased just now: no pull would show them."""
@@ -343,13 +373,16 @@ def _is_done(batch: Batch) -> bool:
     return batch.state is BatchState.CLOSED and batch.announced_round == batch.round
 
 
-def simulate(seed: str, plan: Plan) -> World:
+W = TypeVar("W", bound=World)
+
+
+def simulate(seed: str, plan: Plan, kind: Callable[[SimulationLoop, str, Plan], W] = World) -> W:
     """Run the world to its end; its checker knows what was wrong."""
-    loop = VirtualLoop()
+    loop = SimulationLoop()
     with asyncio.Runner(loop_factory=lambda: loop) as runner:
 
-        async def main() -> World:
-            world = World(loop, seed, plan)
+        async def main() -> W:
+            world = kind(loop, seed, plan)
             try:
                 await world.run()
             except Exception as error:
