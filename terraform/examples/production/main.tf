@@ -1,0 +1,85 @@
+# Two CRMs, one of them with a webhook, a larger Gemini quota, a budget, and alerts to people and to Slack.
+terraform {
+  required_version = ">= 1.9"
+  required_providers {
+    google = { source = "hashicorp/google", version = ">= 7.46, < 9.0" }
+  }
+  # The state in a bucket, made by hand before the first run: docs/operations.md, step 2.
+  backend "gcs" {
+    prefix = "ruum-batch"
+  }
+}
+
+provider "google" {
+  project = var.project_id
+  # The budget's API wants to know who asks.
+  billing_project       = var.project_id
+  user_project_override = true
+}
+
+variable "project_id" {
+  description = "The production project."
+  type        = string
+}
+
+variable "worker_image" {
+  description = "The worker's image by digest; cloudbuild.yaml gives it."
+  type        = string
+}
+
+variable "billing_account" {
+  description = "Billing account of the budget."
+  type        = string
+}
+
+variable "slack_token" {
+  description = "Token of the Slack app that posts alerts: TF_VAR_slack_token in the environment, never a file."
+  type        = string
+  sensitive   = true
+}
+
+module "ruum_batch" {
+  source       = "../.."
+  project_id   = var.project_id
+  region       = "southamerica-east1"
+  worker_image = var.worker_image
+
+  worker = {
+    cpu            = "4"
+    memory         = "8Gi"
+    in_flight      = 100
+    most_instances = 6
+  }
+  vendor_limits = {
+    "gemini-nano-banana-2.1" = { per_minute = 300 }
+    "gemini-3.5-flash-lite"  = { per_minute = 600 }
+  }
+  settings = {
+    RUUM_BUCKETS_SIGNED_LINK_SECONDS = "0"
+  }
+
+  crm = {
+    acme   = { member = "serviceAccount:crm@acme-crm.iam.gserviceaccount.com" }
+    globex = { member = "serviceAccount:staging@globex-homes.iam.gserviceaccount.com" }
+  }
+  crm_webhook = { endpoint = "https://crm.example.com/hooks/ruum-batch" }
+
+  alerts = {
+    emails        = ["oncall@example.com"]
+    slack_channel = "#ruum-batch"
+  }
+  slack_auth_token  = var.slack_token
+  alert_limits      = { oldest_message_seconds = 7200, failed_share = 0.03 }
+  results_kept_days = 730
+  budget            = { billing_account = var.billing_account, amount = 500 }
+}
+
+output "environment" {
+  description = "What operators export before `ruum-batch --project`."
+  value       = module.ruum_batch.environment
+}
+
+output "crm_subscriptions" {
+  description = "What each CRM pulls its events from."
+  value       = module.ruum_batch.crm_subscriptions
+}

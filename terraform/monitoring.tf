@@ -1,0 +1,199 @@
+resource "google_monitoring_notification_channel" "email" {
+  for_each     = toset(var.alerts.emails)
+  project      = var.project_id
+  display_name = each.key
+  type         = "email"
+  labels       = { email_address = each.key }
+  depends_on   = [google_project_service.this]
+}
+
+resource "google_monitoring_notification_channel" "slack" {
+  count        = var.alerts.slack_channel == null ? 0 : 1
+  project      = var.project_id
+  display_name = "Slack ${var.alerts.slack_channel}"
+  type         = "slack"
+  labels       = { channel_name = var.alerts.slack_channel }
+  sensitive_labels {
+    auth_token = var.slack_auth_token
+  }
+  depends_on = [google_project_service.this]
+}
+
+locals {
+  channels = concat(
+    [for channel in google_monitoring_notification_channel.email : channel.id],
+    [for channel in google_monitoring_notification_channel.slack : channel.id],
+  )
+  user      = "metric.type=\"logging.googleapis.com/user/${var.name}"
+  any_of_us = "resource.type=one_of(\"cloud_run_revision\",\"cloud_run_worker_pool\")"
+
+  # What a single log line is reason enough for: any within five minutes.
+  line_alerts = {
+    dead-letters = {
+      metric = "dead_letters", severity = "WARNING", name = "Images failed and wait for a replay"
+    }
+    circuit-open = {
+      metric = "circuit_opened", severity = "ERROR", name = "A vendor does not answer: the circuit is open"
+    }
+    quota-exhausted = {
+      metric = "day_spent", severity = "ERROR", name = "A vendor's daily quota is used up"
+    }
+    configuration-fault = {
+      metric = "configuration_faults", severity = "CRITICAL", name = "Our configuration is at fault: work stands still"
+    }
+    stalled-batch = {
+      metric = "batches_stalled", severity = "ERROR", name = "A running batch has not moved for an hour"
+    }
+    paused-batch = {
+      metric = "batches_paused", severity = "WARNING", name = "A batch was paused: too many of its images fail"
+    }
+  }
+}
+
+resource "google_monitoring_alert_policy" "line" {
+  for_each              = local.line_alerts
+  project               = var.project_id
+  display_name          = "${var.name}: ${each.value.name}"
+  combiner              = "OR"
+  severity              = each.value.severity
+  notification_channels = local.channels
+  conditions {
+    display_name = each.value.name
+    condition_threshold {
+      filter          = "${local.user}/${each.value.metric}\" AND ${local.any_of_us}"
+      comparison      = "COMPARISON_GT"
+      threshold_value = 0
+      duration        = "0s"
+      aggregations {
+        alignment_period     = "300s"
+        per_series_aligner   = "ALIGN_SUM"
+        cross_series_reducer = "REDUCE_SUM"
+      }
+    }
+  }
+  alert_strategy {
+    auto_close = "3600s"
+  }
+  documentation {
+    mime_type = "text/markdown"
+    content   = "${each.value.name}. What it means, how to look and what to do: docs/operations.md, \"${each.key}\"."
+  }
+  depends_on = [time_sleep.metrics]
+}
+
+resource "google_monitoring_alert_policy" "oldest_message" {
+  project               = var.project_id
+  display_name          = "${var.name}: A task waits for too long"
+  combiner              = "OR"
+  severity              = "ERROR"
+  notification_channels = local.channels
+  dynamic "conditions" {
+    for_each = { for name, entry in local.subscriptions : name => entry if entry.kind != "keep" }
+    content {
+      display_name = "Oldest message of ${conditions.key}"
+      condition_threshold {
+        filter          = "metric.type=\"pubsub.googleapis.com/subscription/oldest_unacked_message_age\" AND resource.type=\"pubsub_subscription\" AND resource.label.subscription_id=\"${var.name}-${conditions.key}\""
+        comparison      = "COMPARISON_GT"
+        threshold_value = var.alert_limits.oldest_message_seconds
+        duration        = "300s"
+        aggregations {
+          alignment_period   = "60s"
+          per_series_aligner = "ALIGN_MAX"
+        }
+      }
+    }
+  }
+  documentation {
+    mime_type = "text/markdown"
+    content   = "A task waits for too long. What it means, how to look and what to do: docs/operations.md, \"oldest-message\"."
+  }
+  depends_on = [google_project_service.this]
+}
+
+resource "google_monitoring_alert_policy" "error_rate" {
+  project               = var.project_id
+  display_name          = "${var.name}: Too many images fail"
+  combiner              = "OR"
+  severity              = "ERROR"
+  notification_channels = local.channels
+  conditions {
+    display_name = "Failed share of the settled images, over 15 minutes"
+    condition_threshold {
+      filter             = "${local.user}/images_settled\" AND ${local.any_of_us} AND metric.label.state=\"failed\""
+      denominator_filter = "${local.user}/images_settled\" AND ${local.any_of_us}"
+      comparison         = "COMPARISON_GT"
+      threshold_value    = var.alert_limits.failed_share
+      duration           = "0s"
+      aggregations {
+        alignment_period     = "900s"
+        per_series_aligner   = "ALIGN_SUM"
+        cross_series_reducer = "REDUCE_SUM"
+      }
+      denominator_aggregations {
+        alignment_period     = "900s"
+        per_series_aligner   = "ALIGN_SUM"
+        cross_series_reducer = "REDUCE_SUM"
+      }
+    }
+  }
+  documentation {
+    mime_type = "text/markdown"
+    content   = "Too many images fail. What it means, how to look and what to do: docs/operations.md, \"error-rate\"."
+  }
+  depends_on = [time_sleep.metrics]
+}
+
+# --- SLO: of a hundred settled images 99.5 are staged
+
+resource "google_monitoring_custom_service" "this" {
+  project      = var.project_id
+  service_id   = "${var.name}-batch"
+  display_name = "Ruum Batch (${var.name})"
+  depends_on   = [google_project_service.this]
+}
+
+resource "google_monitoring_slo" "staged" {
+  project             = var.project_id
+  service             = google_monitoring_custom_service.this.service_id
+  slo_id              = "${var.name}-staged"
+  display_name        = "99.5 % of settled images are staged"
+  goal                = 0.995
+  rolling_period_days = 28
+  request_based_sli {
+    good_total_ratio {
+      # Cancelled is the customer's wish and no failure of ours.
+      good_service_filter = "${local.user}/images_settled\" resource.type=\"cloud_run_worker_pool\" metric.label.state=one_of(\"completed\",\"cancelled\")"
+      bad_service_filter  = "${local.user}/images_settled\" resource.type=\"cloud_run_worker_pool\" metric.label.state=\"failed\""
+    }
+  }
+  depends_on = [time_sleep.metrics]
+}
+
+# The pairs of Google's SRE workbook: a long window to be sure, a short one to stop when it is over.
+resource "google_monitoring_alert_policy" "burn_rate" {
+  for_each = {
+    fast = { rate = 14.4, long = "3600s", short = "300s", severity = "CRITICAL", words = "2 % of the month's error budget in an hour" }
+    slow = { rate = 6, long = "21600s", short = "1800s", severity = "WARNING", words = "5 % of the month's error budget in six hours" }
+  }
+  project               = var.project_id
+  display_name          = "${var.name}: Error budget burns ${each.key}"
+  combiner              = "AND"
+  severity              = each.value.severity
+  notification_channels = local.channels
+  dynamic "conditions" {
+    for_each = [each.value.long, each.value.short]
+    content {
+      display_name = "${each.value.rate} times over ${conditions.value}"
+      condition_threshold {
+        filter          = "select_slo_burn_rate(\"${google_monitoring_slo.staged.id}\", \"${conditions.value}\")"
+        comparison      = "COMPARISON_GT"
+        threshold_value = each.value.rate
+        duration        = "0s"
+      }
+    }
+  }
+  documentation {
+    mime_type = "text/markdown"
+    content   = "Error budget burns: ${each.value.words}. What to do: docs/operations.md, \"burn-rate\"."
+  }
+}

@@ -1,0 +1,75 @@
+resource "google_pubsub_topic" "this" {
+  for_each = local.topology.topics
+  project  = var.project_id
+  name     = "${var.name}-${each.key}"
+  # A week of everything that was said, to be played again after a mishap of ours.
+  message_retention_duration = "604800s"
+  depends_on                 = [google_project_service.this]
+}
+
+resource "google_pubsub_subscription" "this" {
+  for_each             = local.subscriptions
+  project              = var.project_id
+  name                 = "${var.name}-${each.key}"
+  topic                = google_pubsub_topic.this[each.value.topic].id
+  ack_deadline_seconds = each.value.policy.ack_deadline_seconds
+  # The longest there is: a backlog behind a daily quota is days old and healthy.
+  message_retention_duration = each.value.kind == "keep" ? "2678400s" : "604800s"
+  # Events about vendors' quotas are the operators' own.
+  filter = each.value.topic == "batch-events" ? "NOT hasPrefix(attributes.client, \"~\")" : null
+  # Without this a subscription nobody used for 31 days is deleted, and its messages with it.
+  expiration_policy {
+    ttl = ""
+  }
+  retry_policy {
+    minimum_backoff = "${each.value.policy.retry_minimum_seconds}s"
+    maximum_backoff = "${each.value.policy.retry_maximum_seconds}s"
+  }
+  dynamic "dead_letter_policy" {
+    for_each = can(each.value.policy.dead_letter_topic) ? [each.value.policy] : []
+    content {
+      dead_letter_topic     = google_pubsub_topic.this[dead_letter_policy.value.dead_letter_topic].id
+      max_delivery_attempts = dead_letter_policy.value.max_deliveries
+    }
+  }
+  # A push of our own instead of Eventarc's: that one keeps 24 hours and expires.
+  dynamic "push_config" {
+    for_each = each.value.kind == "door" ? [google_cloudfunctions2_function.this["dead_letter"].url] : []
+    content {
+      push_endpoint = push_config.value
+      oidc_token {
+        service_account_email = google_service_account.caller["trigger"].email
+        audience              = push_config.value
+      }
+    }
+  }
+}
+
+# The webhook: the same events pushed. Metadata travels in headers, so the body is the event's own.
+resource "google_pubsub_subscription" "webhook" {
+  count                = var.crm_webhook == null ? 0 : 1
+  project              = var.project_id
+  name                 = "${var.name}-batch-events-webhook"
+  topic                = google_pubsub_topic.this["batch-events"].id
+  ack_deadline_seconds = local.topology.policies.keep.ack_deadline_seconds
+  # What the CRM did not take for a week is still in the pull subscription.
+  message_retention_duration = "604800s"
+  filter                     = "NOT hasPrefix(attributes.client, \"~\")"
+  expiration_policy {
+    ttl = ""
+  }
+  push_config {
+    push_endpoint = var.crm_webhook.endpoint
+    oidc_token {
+      service_account_email = google_service_account.caller["webhook"].email
+      audience              = coalesce(var.crm_webhook.audience, var.crm_webhook.endpoint)
+    }
+    no_wrapper {
+      write_metadata = true
+    }
+  }
+  retry_policy {
+    minimum_backoff = "${local.topology.policies.keep.retry_minimum_seconds}s"
+    maximum_backoff = "${local.topology.policies.keep.retry_maximum_seconds}s"
+  }
+}

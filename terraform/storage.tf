@@ -1,0 +1,58 @@
+locals {
+  # Days until objects go, by bucket and prefix. Work outlives the longest replay worth making, cached pictures the
+  # cache's own 30 days.
+  lifecycle = {
+    intake  = [{ prefix = "", days = 90 }]
+    results = var.results_kept_days == null ? [] : [{ prefix = "results/", days = var.results_kept_days }]
+    work    = [{ prefix = "work/", days = 30 }, { prefix = "cache/", days = 31 }]
+    source  = []
+  }
+}
+
+# intake: manifests, and photos beside them. source: photos that manifests name as gs://. results: what customers read.
+# work: pictures that were paid for and are not published yet.
+resource "google_storage_bucket" "this" {
+  for_each                    = local.lifecycle
+  project                     = var.project_id
+  name                        = "${var.project_id}-${var.name}-${each.key}"
+  location                    = var.region
+  uniform_bucket_level_access = true
+  public_access_prevention    = "enforced"
+  force_destroy               = !var.deletion_protection
+  # A week to take back what was deleted by mistake; work objects are deleted all the time and would be paid for.
+  soft_delete_policy {
+    retention_duration_seconds = each.key == "work" ? 0 : 604800
+  }
+  dynamic "lifecycle_rule" {
+    for_each = each.value
+    content {
+      action {
+        type = "Delete"
+      }
+      condition {
+        age            = lifecycle_rule.value.days
+        matches_prefix = lifecycle_rule.value.prefix == "" ? [] : [lifecycle_rule.value.prefix]
+      }
+    }
+  }
+  depends_on = [google_project_service.this]
+}
+
+# Sources of the functions: not a customer's, and never read by a door.
+resource "google_storage_bucket" "code" {
+  project                     = var.project_id
+  name                        = "${var.project_id}-${var.name}-code"
+  location                    = var.region
+  uniform_bucket_level_access = true
+  public_access_prevention    = "enforced"
+  force_destroy               = true
+  lifecycle_rule {
+    action {
+      type = "Delete"
+    }
+    condition {
+      age = 30
+    }
+  }
+  depends_on = [google_project_service.this]
+}

@@ -1,0 +1,176 @@
+mock_provider "google" {
+  mock_data "google_project" {
+    defaults = { number = "123456789012" }
+  }
+  mock_data "google_storage_project_service_account" {
+    defaults = { member = "serviceAccount:service-123456789012@gs-project-accounts.iam.gserviceaccount.com" }
+  }
+}
+mock_provider "archive" {
+  mock_data "archive_file" {
+    defaults = { output_sha256 = "0123abcd" }
+  }
+}
+mock_provider "time" {}
+
+variables {
+  project_id   = "demo-project"
+  worker_image = "us-docker.pkg.dev/demo/ruum/stage-image@sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
+  alerts       = { emails = ["oncall@example.com"] }
+}
+
+run "the_defaults" {
+  command = plan
+
+  assert {
+    condition     = toset(keys(google_pubsub_topic.this)) == toset(keys(local.topology.topics))
+    error_message = "Topics are those of shared/topology.json."
+  }
+  assert {
+    condition = alltrue([
+      for name, subscription in google_pubsub_subscription.this : subscription.expiration_policy[0].ttl == ""
+    ])
+    error_message = "A subscription that expires takes its messages with it."
+  }
+  assert {
+    condition = alltrue([
+      for tier in ["express", "normal", "economy"] :
+      google_pubsub_subscription.this["stage-image-${tier}"].dead_letter_policy[0].max_delivery_attempts == 10
+      && google_pubsub_subscription.this["stage-image-${tier}"].ack_deadline_seconds == 18
+      && google_pubsub_subscription.this["stage-image-${tier}"].retry_policy[0].minimum_backoff == "10s"
+      && google_pubsub_subscription.this["stage-image-${tier}"].retry_policy[0].maximum_backoff == "300s"
+    ])
+    error_message = "Each tier is dead-lettered after 10 deliveries, with backoff from 10 s to 300 s."
+  }
+  assert {
+    condition     = length(google_pubsub_subscription.this["dead-letter"].push_config) == 1 && length(google_pubsub_subscription.this["dead-letter-operators"].push_config) == 0
+    error_message = "The dead-letter topic has two subscriptions: one pushed to the door, one kept for operators."
+  }
+  assert {
+    condition = alltrue([
+      for bucket in concat(values(google_storage_bucket.this), [google_storage_bucket.code]) :
+      bucket.uniform_bucket_level_access && bucket.public_access_prevention == "enforced"
+    ])
+    error_message = "No bucket is public."
+  }
+  assert {
+    condition     = google_eventarc_trigger.aggregate.event_data_content_type == "application/protobuf"
+    error_message = "Firestore's events come as protobuf or not at all."
+  }
+  assert {
+    condition     = google_cloudfunctions2_function.this["ingest"].event_trigger[0].retry_policy == "RETRY_POLICY_RETRY"
+    error_message = "An ingest that raises must come again."
+  }
+  assert {
+    condition     = alltrue([for function in google_cloudfunctions2_function.this : function.service_config[0].ingress_settings == "ALLOW_INTERNAL_ONLY"])
+    error_message = "Nobody outside calls a function."
+  }
+  assert {
+    condition     = google_cloud_run_v2_worker_pool.stage_image.scaling[0].manual_instance_count == 0
+    error_message = "Workers cost nothing until something is open."
+  }
+  assert {
+    condition     = google_firestore_database.this.delete_protection_state == "DELETE_PROTECTION_ENABLED"
+    error_message = "The database is protected by default."
+  }
+  assert {
+    condition     = length(google_billing_budget.this) == 0 && length(google_pubsub_subscription.webhook) == 0 && length(google_monitoring_notification_channel.slack) == 0
+    error_message = "What was not asked for is not made."
+  }
+  assert {
+    condition     = toset([for door, account in google_service_account.door : door]) == toset(keys(local.permissions))
+    error_message = "Each door has an account of its own."
+  }
+  assert {
+    condition     = length([for grant in google_project_iam_member.firestore : grant if length(grant.condition) == 0]) == 0
+    error_message = "Firestore is granted for this pipeline's database only."
+  }
+  assert {
+    condition     = jsondecode(local.settings.RUUM_LIMITS)["gemini-nano-banana-2.1"].per_minute == 60
+    error_message = "Quotas are those of shared/topology.json unless laid over."
+  }
+}
+
+run "least_privilege" {
+  command = plan
+
+  assert {
+    condition     = toset([for key, grant in google_secret_manager_secret_iam_member.door : split("/", key)[0]]) == toset(["stage_image"])
+    error_message = "Only workers read the Gemini key."
+  }
+  assert {
+    condition     = toset([for key, grant in google_cloud_run_v2_worker_pool_iam_member.scaler : split("/", key)[0]]) == toset(["ingest", "reconcile"])
+    error_message = "Only ingest and reconcile start and stop workers."
+  }
+  assert {
+    condition     = length([for key, grant in google_storage_bucket_iam_member.door : key if startswith(key, "dead_letter/")]) == 0
+    error_message = "DEAD LETTER touches no object."
+  }
+  assert {
+    condition     = toset([for key, grant in google_pubsub_subscription_iam_member.door : split("/", key)[0]]) == toset(["stage_image"])
+    error_message = "Only workers pull."
+  }
+}
+
+run "a_crm_with_a_webhook" {
+  command = plan
+  variables {
+    crm           = { acme = { member = "serviceAccount:crm@acme.iam.gserviceaccount.com" } }
+    crm_webhook   = { endpoint = "https://crm.example.com/hook" }
+    vendor_limits = { "gemini-nano-banana-2.1" = { per_minute = 300 } }
+    budget        = { billing_account = "000000-111111-222222", amount = 100 }
+  }
+
+  assert {
+    condition     = google_pubsub_subscription.webhook[0].push_config[0].oidc_token[0].audience == "https://crm.example.com/hook"
+    error_message = "The endpoint is the audience unless told otherwise."
+  }
+  assert {
+    condition     = google_pubsub_subscription.crm["acme"].filter == "attributes.client = \"acme\""
+    error_message = "A CRM sees its own batches only."
+  }
+  assert {
+    condition     = endswith(google_storage_bucket_iam_member.crm_writes["acme"].condition[0].expression, "/objects/manifests/acme/\")")
+    error_message = "A CRM writes into its own folder only."
+  }
+  assert {
+    condition     = jsondecode(local.settings.RUUM_LIMITS)["gemini-nano-banana-2.1"].per_minute == 300 && jsondecode(local.settings.RUUM_LIMITS)["runway"].concurrent == 10
+    error_message = "vendor_limits are laid over those of the file."
+  }
+  assert {
+    condition     = length(google_billing_budget.this) == 1
+    error_message = "A budget where one was asked for."
+  }
+}
+
+run "the_preview_needs_no_key" {
+  command = plan
+  variables {
+    staging_model = "preview"
+  }
+  assert {
+    condition     = length([for env in google_cloud_run_v2_worker_pool.stage_image.template[0].containers[0].env : env if env.name == "GEMINI_API_KEY"]) == 0
+    error_message = "The preview model reads no secret."
+  }
+}
+
+run "minimal_example" {
+  command = plan
+  module {
+    source = "./examples/minimal"
+  }
+  variables {
+    alert_email = "oncall@example.com"
+  }
+}
+
+run "production_example" {
+  command = plan
+  module {
+    source = "./examples/production"
+  }
+  variables {
+    billing_account = "000000-111111-222222"
+    slack_token     = "not-a-token"
+  }
+}

@@ -1,0 +1,145 @@
+mock_provider "google" {}
+mock_provider "archive" {}
+mock_provider "time" {}
+
+variables {
+  project_id   = "demo-project"
+  worker_image = "us-docker.pkg.dev/demo/ruum/stage-image@sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
+  alerts       = { emails = ["oncall@example.com"] }
+}
+
+run "an_image_by_tag" {
+  command = plan
+  variables {
+    worker_image = "us-docker.pkg.dev/demo/ruum/stage-image:latest"
+  }
+  expect_failures = [var.worker_image]
+}
+
+run "a_multi_region" {
+  command = plan
+  variables {
+    region = "nam5"
+  }
+  expect_failures = [var.region]
+}
+
+run "a_project_number" {
+  command = plan
+  variables {
+    project_id = "123456"
+  }
+  expect_failures = [var.project_id]
+}
+
+run "a_name_too_long" {
+  command = plan
+  variables {
+    name = "a-name-that-is-far-too-long"
+  }
+  expect_failures = [var.name]
+}
+
+run "an_unknown_model" {
+  command = plan
+  variables {
+    staging_model = "dalle"
+  }
+  expect_failures = [var.staging_model]
+}
+
+run "a_limit_of_nothing" {
+  command = plan
+  variables {
+    vendor_limits = { "gemini-nano-banana-2.1" = {} }
+  }
+  expect_failures = [var.vendor_limits]
+}
+
+run "a_limit_of_zero" {
+  command = plan
+  variables {
+    vendor_limits = { "gemini-nano-banana-2.1" = { per_minute = 0 } }
+  }
+  expect_failures = [var.vendor_limits]
+}
+
+run "a_plain_http_webhook" {
+  command = plan
+  variables {
+    crm_webhook = { endpoint = "http://crm.example.com" }
+  }
+  expect_failures = [var.crm_webhook]
+}
+
+run "a_client_that_is_no_folder" {
+  command = plan
+  variables {
+    crm = { "Acme Homes" = { member = "user:a@example.com" } }
+  }
+  expect_failures = [var.crm]
+}
+
+run "everybody_as_a_reader" {
+  command = plan
+  variables {
+    crm = { acme = { member = "allUsers" } }
+  }
+  expect_failures = [var.crm]
+}
+
+run "a_setting_by_another_name" {
+  command = plan
+  variables {
+    settings = { LOG = "1" }
+  }
+  expect_failures = [var.settings]
+}
+
+run "alerts_to_nobody" {
+  command = plan
+  variables {
+    alerts = { emails = [] }
+  }
+  expect_failures = [var.alerts]
+}
+
+run "slack_without_a_token" {
+  command = plan
+  variables {
+    alerts = { emails = ["oncall@example.com"], slack_channel = "#ops" }
+  }
+  expect_failures = [var.slack_auth_token]
+}
+
+run "results_kept_for_a_day" {
+  command = plan
+  variables {
+    results_kept_days = 1
+  }
+  expect_failures = [var.results_kept_days]
+}
+
+run "no_workers" {
+  command = plan
+  variables {
+    worker = { most_instances = 0 }
+  }
+  expect_failures = [var.worker]
+}
+
+run "half_of_all_fail_silently" {
+  command = plan
+  variables {
+    alert_limits = { failed_share = 1 }
+  }
+  expect_failures = [var.alert_limits]
+}
+
+run "a_negative_price" {
+  command = plan
+  variables {
+    tier_factors = { economy = -0.3 }
+  }
+  expect_failures = [var.tier_factors]
+}

@@ -1,0 +1,225 @@
+variable "project_id" {
+  description = "Project that holds every resource."
+  type        = string
+  nullable    = false
+  validation {
+    condition     = can(regex("^[a-z][a-z0-9-]{4,28}[a-z0-9]$", var.project_id))
+    error_message = "project_id must be 6 to 30 lower-case letters, digits and hyphens, starting with a letter."
+  }
+}
+
+variable "region" {
+  description = "Region of functions, workers, buckets and database; one region, for a Firestore trigger lives where its database does."
+  type        = string
+  default     = "southamerica-east1"
+  nullable    = false
+  validation {
+    condition     = can(regex("^[a-z]+-[a-z]+[0-9]$", var.region))
+    error_message = "region must be a single region such as southamerica-east1 or us-central1, not a multi-region such as nam5."
+  }
+}
+
+variable "name" {
+  description = "Prefix of every name, so that a project can hold several pipelines."
+  type        = string
+  default     = "ruum"
+  nullable    = false
+  validation {
+    # Service account ids have at most 30 characters, and the longest suffix of ours is "-stage-image".
+    condition     = can(regex("^[a-z][a-z0-9-]{1,15}$", var.name))
+    error_message = "name must be 2 to 16 lower-case letters, digits and hyphens, starting with a letter."
+  }
+}
+
+variable "worker_image" {
+  description = "Image of the staging worker, by digest: a tag may change under a running pool."
+  type        = string
+  nullable    = false
+  validation {
+    condition     = can(regex("@sha256:[0-9a-f]{64}$", var.worker_image))
+    error_message = "worker_image must name a digest: …@sha256:<64 hexadecimal digits>."
+  }
+}
+
+variable "worker" {
+  description = "Size of a worker, images it has in flight, and the most workers that are started. 60 images a minute of 50 s keep 50 in flight."
+  type = object({
+    cpu            = optional(string, "2")
+    memory         = optional(string, "4Gi")
+    in_flight      = optional(number, 50)
+    most_instances = optional(number, 4)
+  })
+  default  = {}
+  nullable = false
+  validation {
+    condition     = var.worker.in_flight >= 1 && var.worker.in_flight <= 500
+    error_message = "worker.in_flight must be between 1 and 500."
+  }
+  validation {
+    condition     = var.worker.most_instances >= 1 && var.worker.most_instances <= 100
+    error_message = "worker.most_instances must be between 1 and 100."
+  }
+  validation {
+    condition     = contains(["1", "2", "4", "8"], var.worker.cpu)
+    error_message = "worker.cpu must be one of 1, 2, 4, 8."
+  }
+}
+
+variable "staging_model" {
+  description = "gemini stages; preview draws plain furniture and costs nothing, to try the pipeline."
+  type        = string
+  default     = "gemini"
+  nullable    = false
+  validation {
+    condition     = contains(["gemini", "preview"], var.staging_model)
+    error_message = "staging_model must be gemini or preview."
+  }
+}
+
+variable "vendor_limits" {
+  description = "Vendors' quotas by model id, laid over those of shared/topology.json: calls started in a rolling minute, calls at once, or both."
+  type = map(object({
+    per_minute = optional(number)
+    concurrent = optional(number)
+  }))
+  default  = {}
+  nullable = false
+  validation {
+    condition     = alltrue([for limit in values(var.vendor_limits) : limit.per_minute != null || limit.concurrent != null])
+    error_message = "Each of vendor_limits needs per_minute, concurrent, or both."
+  }
+  validation {
+    condition = alltrue(flatten([
+      for limit in values(var.vendor_limits) : [for n in [limit.per_minute, limit.concurrent] : n == null ? true : n >= 1]
+    ]))
+    error_message = "vendor_limits must be 1 or more."
+  }
+}
+
+variable "tier_factors" {
+  description = "What customers pay for a tier, as a multiple of what the work cost."
+  type = object({
+    express = optional(number, 1.5)
+    normal  = optional(number, 1.0)
+    economy = optional(number, 0.7)
+  })
+  default  = {}
+  nullable = false
+  validation {
+    condition     = alltrue([for factor in values(var.tier_factors) : factor >= 0 && factor <= 100])
+    error_message = "tier_factors must be between 0 and 100."
+  }
+}
+
+variable "settings" {
+  description = "Further settings of every door, by the names of docs/settings.md, such as RUUM_PHOTO_JPEG_QUALITY."
+  type        = map(string)
+  default     = {}
+  nullable    = false
+  validation {
+    condition     = alltrue([for name in keys(var.settings) : can(regex("^RUUM_[A-Z0-9_]+$", name))])
+    error_message = "settings must be named RUUM_<GROUP>_<NAME>, see docs/settings.md."
+  }
+}
+
+variable "crm" {
+  description = "Who reads events and results, such as serviceAccount:crm@….iam.gserviceaccount.com; and the client folders it may write manifests to."
+  type = map(object({
+    member = string
+  }))
+  default  = {}
+  nullable = false
+  validation {
+    condition     = alltrue([for client in keys(var.crm) : can(regex("^[a-z0-9][a-z0-9-]{0,62}$", client))])
+    error_message = "crm must be keyed by client folder: lower-case letters, digits and hyphens."
+  }
+  validation {
+    condition     = alltrue([for reader in values(var.crm) : can(regex("^(serviceAccount|user|group):", reader.member))])
+    error_message = "crm members must start with serviceAccount:, user: or group:."
+  }
+}
+
+variable "crm_webhook" {
+  description = "Endpoint that batch events are pushed to, and the OIDC audience it checks (the endpoint by default); null leaves the CRM with pull."
+  type = object({
+    endpoint = string
+    audience = optional(string)
+  })
+  default = null
+  validation {
+    condition     = var.crm_webhook == null ? true : can(regex("^https://", var.crm_webhook.endpoint))
+    error_message = "crm_webhook.endpoint must be https: events name customers' addresses."
+  }
+}
+
+variable "results_kept_days" {
+  description = "Days after which pictures and reports are deleted; null keeps them."
+  type        = number
+  default     = 365
+  validation {
+    condition     = var.results_kept_days == null ? true : var.results_kept_days >= 30
+    error_message = "results_kept_days must be 30 or more, or null: replays of a month need the earlier rounds."
+  }
+}
+
+variable "reconcile_schedule" {
+  description = "When reconcile runs, as cron (UTC); null takes that of shared/topology.json."
+  type        = string
+  default     = null
+}
+
+variable "alerts" {
+  description = "Who is told: e-mail addresses, and a Slack channel (with slack_auth_token)."
+  type = object({
+    emails        = list(string)
+    slack_channel = optional(string)
+  })
+  nullable = false
+  validation {
+    condition     = length(var.alerts.emails) > 0 && alltrue([for email in var.alerts.emails : can(regex("^[^@ ]+@[^@ ]+$", email))])
+    error_message = "alerts.emails must name at least one address: an alert nobody gets is none."
+  }
+}
+
+variable "slack_auth_token" {
+  description = "Token of the Slack app that posts alerts into alerts.slack_channel; give it as TF_VAR_slack_auth_token, never in a file."
+  type        = string
+  default     = null
+  sensitive   = true
+  validation {
+    # Apart from alerts: a secret inside that object would make all of it one.
+    condition     = var.alerts.slack_channel == null || var.slack_auth_token != null
+    error_message = "slack_auth_token is needed when alerts.slack_channel is set."
+  }
+}
+
+variable "alert_limits" {
+  description = "When alerts fire: age of the oldest waiting task in seconds (a tier's longest healthy backlog), failed share of the settled images."
+  type = object({
+    oldest_message_seconds = optional(number, 14400)
+    failed_share           = optional(number, 0.05)
+  })
+  default  = {}
+  nullable = false
+  validation {
+    condition     = var.alert_limits.failed_share > 0 && var.alert_limits.failed_share < 1
+    error_message = "alert_limits.failed_share must be between 0 and 1."
+  }
+}
+
+variable "budget" {
+  description = "Monthly budget in the billing account's currency; null makes none, for it needs a role on the billing account."
+  type = object({
+    billing_account = string
+    amount          = number
+    currency        = optional(string, "USD")
+  })
+  default = null
+}
+
+variable "deletion_protection" {
+  description = "Whether Terraform refuses to delete the database and buckets that hold something. Off only for trials."
+  type        = bool
+  default     = true
+  nullable    = false
+}

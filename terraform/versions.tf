@@ -1,0 +1,9 @@
+terraform {
+  required_version = ">= 1.9"
+  required_providers {
+    archive = { source = "hashicorp/archive", version = "~> 2.4" }
+    # 7.46 is the first with a generally available worker pool; 9.0 may break what nobody has tried yet.
+    google = { source = "hashicorp/google", version = ">= 7.46, < 9.0" }
+    time   = { source = "hashicorp/time", version = "~> 0.12" }
+  }
+}

@@ -1,0 +1,50 @@
+resource "google_cloud_run_v2_worker_pool" "stage_image" {
+  project             = var.project_id
+  location            = var.region
+  name                = "${var.name}-stage-image"
+  description         = "Ruum Batch: stages images; started when a batch opens, sent home when nothing is open"
+  deletion_protection = false
+  scaling {
+    scaling_mode          = "MANUAL"
+    manual_instance_count = 0
+  }
+  template {
+    service_account = google_service_account.door["stage_image"].email
+    containers {
+      image = var.worker_image
+      resources {
+        limits = {
+          cpu    = var.worker.cpu
+          memory = var.worker.memory
+        }
+      }
+      dynamic "env" {
+        for_each = local.settings
+        content {
+          name  = env.key
+          value = env.value
+        }
+      }
+      dynamic "env" {
+        for_each = var.staging_model == "gemini" ? [google_secret_manager_secret.this["gemini"]] : []
+        content {
+          name = "GEMINI_API_KEY"
+          value_source {
+            secret_key_ref {
+              secret  = env.value.secret_id
+              version = "latest"
+            }
+          }
+        }
+      }
+    }
+  }
+  lifecycle {
+    # The number of instances is ingest's and reconcile's to change; a deploy must not send working workers home.
+    ignore_changes = [scaling[0].manual_instance_count, client, client_version]
+  }
+  depends_on = [
+    google_project_service.this,
+    google_secret_manager_secret_iam_member.door,
+  ]
+}
