@@ -1,0 +1,143 @@
+"""What terraform/ says about our code, held against the code. The HCL itself is checked by Terraform's own tests."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from shared.claims import HEARTBEAT_STALE_SECONDS
+from shared.settings import LIMITS, Settings, from_environment
+from shared.telemetry import FIELDS, LogEvent
+from shared.topology import topology
+
+ROOT = Path(__file__).parents[2]
+TERRAFORM = {path.name: path.read_text() for path in (ROOT / "terraform").glob("*.tf")}
+ALL = "\n".join(TERRAFORM.values())
+OPERATIONS = (ROOT / "docs/operations.md").read_text()
+
+
+# --- what dashboards and alerts read
+
+
+def test_metrics_read_what_the_code_says() -> None:
+    metrics = TERRAFORM["metrics.tf"]
+    events = set(re.findall(r'\bevent = "(\w+)"', metrics))
+    assert len(events) >= 10
+    assert events <= {event.value for event in LogEvent}
+    labels = set(re.findall(r'"(\w+)"', " ".join(re.findall(r"labels = \[([^]]*)\]", metrics))))
+    values = set(re.findall(r'\bfield = "(\w+)"', metrics))
+    also = set(re.findall(r"jsonPayload\.(\w+)=", metrics))
+    assert labels | values | also <= FIELDS.keys()
+    assert {"state", "client", "model", "costUsd", "durationMs", "share", "circuit", "daySpent"} <= labels | values | also
+
+
+def test_charts_and_alerts_name_metrics_that_exist() -> None:
+    made = set(re.findall(r"^    (\w+) += \{ event =", TERRAFORM["metrics.tf"], re.MULTILINE))
+    read = set(re.findall(r"\$\{local\.user\}/(\w+)", TERRAFORM["monitoring.tf"] + TERRAFORM["dashboard.tf"]))
+    read |= set(re.findall(r'metric = "(\w+)"', TERRAFORM["monitoring.tf"]))
+    assert read <= made, read - made
+    assert made <= read | {"batches_paused"}, f"measured for nobody: {made - read}"
+
+
+def test_every_alert_has_its_runbook() -> None:
+    told = set(re.findall(r'docs/operations\.md, \\"([\w-]+)\\"', TERRAFORM["monitoring.tf"]))
+    told |= set(re.findall(r"^    ([a-z]+-[a-z-]+) = \{$", TERRAFORM["monitoring.tf"], re.MULTILINE))
+    told = {name for name in told if "$" not in name}
+    assert len(told) >= 9
+    chapters = set(re.findall(r"^### `([\w-]+)`", OPERATIONS, re.MULTILINE))
+    assert told == chapters
+
+
+@pytest.mark.parametrize("chapter", re.split(r"^### ", OPERATIONS, flags=re.MULTILINE)[1:], ids=lambda c: c.split("\n")[0])
+def test_a_runbook_says_what_to_do(chapter: str) -> None:
+    if chapter.startswith("`"):
+        for part in ("**It means**", "**Look**", "**Do**", "**It worked**"):
+            assert part in chapter, part
+        assert "ruum-batch " in chapter or "gcloud " in chapter
+
+
+# --- one truth for numbers
+
+
+def test_numbers_stand_in_one_file() -> None:
+    raw = json.loads((ROOT / "shared/topology.json").read_text())
+    assert raw["limits"] == {
+        model: {kind: most for kind, most in (("per_minute", limit.per_minute), ("concurrent", limit.concurrent)) if most}
+        for model, limit in LIMITS.items()
+    }
+    assert 'jsondecode(file("${path.module}/../shared/topology.json"))' in TERRAFORM["locals.tf"]
+    for number in ("ack_deadline_seconds", "max_delivery_attempts", "minimum_backoff", "maximum_backoff", "timeout_seconds"):
+        for value in re.findall(rf"\b{number} *= (.+)", ALL):
+            assert "policy" in value or "policies" in value or "topology" in value, f"{number} = {value}"
+
+
+def test_deadlines_fit_each_other() -> None:
+    known, settings = topology(), Settings()
+    stage = known.policies["stage_image"]
+    assert settings.worker.lease_seconds == stage.ack_deadline_seconds
+    assert HEARTBEAT_STALE_SECONDS < stage.ack_deadline_seconds, "when its message comes again, a dead worker's claim must be dead"
+    assert settings.worker.heartbeat_seconds * 3 < HEARTBEAT_STALE_SECONDS, "two beats may be lost"
+    assert stage.max_deliveries is not None
+    assert settings.attempts.most_attempts < stage.max_deliveries, "deploys and restarts need deliveries too"
+    assert settings.manifest.ingest_seconds <= known.doors["ingest"].timeout_seconds - 60, "one chunk must fit behind it"
+    assert known.doors["dead_letter"].timeout_seconds < known.policies["door"].ack_deadline_seconds
+    assert all(door.timeout_seconds <= 540 for door in known.doors.values()), "an event-driven function's most"
+    assert 2 * stage.retry_maximum_seconds < settings.reconcile.untouched_seconds, "a backoff is no forgotten image"
+    assert settings.fleet.images_per_instance == settings.worker.in_flight
+
+
+def test_every_door_is_everywhere() -> None:
+    folders = {path.name for path in (ROOT / "functions").iterdir() if (path / "main.py").is_file()}
+    permissions = json.loads((ROOT / "shared/permissions.json").read_text())
+    assert folders == permissions.keys()
+    assert folders - {"stage_image"} == topology().doors.keys()
+    listed = re.search(r"functions += toset\(\[([^]]+)\]\)", TERRAFORM["locals.tf"])
+    assert listed is not None
+    assert set(re.findall(r'"(\w+)"', listed[1])) == topology().doors.keys()
+
+
+def test_settings_are_handed_over_by_their_names() -> None:
+    names = set(re.findall(r"^ +(RUUM_\w+) +=", TERRAFORM["locals.tf"], re.MULTILINE))
+    assert len(names) >= 12
+    samples = {"RUUM_LIMITS": '{"runway": {"concurrent": 3}}', "RUUM_STAGING_MODEL": "preview"}
+    given = {name: samples.get(name, "7") for name in names}
+    settings = from_environment(given)
+    assert settings.limits["runway"].concurrent == 3
+    assert settings.fleet.pool == settings.google.prefix == "7"
+
+
+def test_every_variable_has_its_reason() -> None:
+    for name, body in re.findall(r'^variable "(\w+)" \{\n(.*?)^\}', ALL, re.MULTILINE | re.DOTALL):
+        described = re.search(r'description = "([^"]+)"', body)
+        assert described is not None, name
+        assert len(described[1]) > 20, name
+        for message in re.findall(r'error_message = "([^"]+)"', body):
+            assert name in message or "crm members" in message, f"{name}: {message}"
+
+
+# --- words
+
+
+def test_the_readme_shows_the_examples() -> None:
+    readme = (ROOT / "terraform/README.md").read_text()
+    blocks = re.findall(r"```hcl\n# (examples/\w+/main\.tf)\n(.*?)```", readme, re.DOTALL)
+    assert {path for path, _ in blocks} == {"examples/minimal/main.tf", "examples/production/main.tf"}
+    for path, block in blocks:
+        assert block.strip() in (ROOT / "terraform" / path).read_text(), path
+    for variable in re.findall(r'^variable "(\w+)"', TERRAFORM["variables.tf"], re.MULTILINE):
+        assert f"`{variable}`" in readme, variable
+
+
+def test_every_build_step_is_pinned() -> None:
+    text = (ROOT / "cloudbuild.yaml").read_text()
+    images = re.findall(r"^    name: (\S+)$", text, re.MULTILINE)
+    assert len(images) == 7
+    for image in images:
+        assert re.search(r":\d+\.\d+\.\d+(-\w+)?$", image), image
+    order = re.findall(r"^  - id: (\S+)$", text, re.MULTILINE)
+    assert order == ["test", "terraform-checks", "image", "plan", "ask-for-approval", "fetch-plan", "apply"]
+    assert "make test" in text
+    assert "RepoDigests" in text, "the plan names the image by its digest"
