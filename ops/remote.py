@@ -66,7 +66,7 @@ async def status(target: Target, batch_id: str) -> dict[str, Any]:
     batch = await batch_of(target, batch_id)
     counts, now = await target.backend.store.counts(batch_id), target.clock.now()
     known = await target.backend.objects.stat(target.settings.buckets.results, names.status_name(batch))
-    capacity = await forecast.capacity_now(target.backend.store, target.settings, now)
+    capacity = await forecast.capacity_now(target.backend.store, target.settings, now, with_slots=False)
     return closing.status_of(batch, counts, now, closing.known_speed(known), capacity)
 
 

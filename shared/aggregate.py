@@ -65,7 +65,7 @@ class Aggregate:
         if batch is not None and batch.state is not BatchState.CLOSED:
             counts = await self._store.counts(batch_id)
             now, bucket = self._clock.now(), self._settings.buckets.results
-            capacity = await forecast.capacity_now(self._store, self._settings, now)
+            capacity = await forecast.capacity_now(self._store, self._settings, now, with_slots=False)
             await closing.write_status(self._objects, bucket, batch, counts, now, capacity)
             await self._tell_progress(batch, counts, capacity)
             await self._stop_if_doomed(batch, counts)
@@ -77,8 +77,8 @@ class Aggregate:
             return
         now = self._clock.now()
         status = await self._objects.stat(self._settings.buckets.results, names.status_name(batch))
-        data = closing.status_of(batch, counts, now, closing.known_speed(status), capacity)
-        event = batch_event(batch, "batch.progress", f"{batch.id}/{batch.round}/progress/{tenth}", now, data)
+        data = closing.progress_of(batch, counts, now, closing.known_speed(status), capacity)
+        event = batch_event(batch, f"{batch.id}/{batch.round}/progress/{tenth}", now, data)
         await self._queue.publish(EVENTS_TOPIC, [Message(event.body(), event.attributes())])
         await self._store.change_batch(
             batch.id, lambda b: closing.note_progress(b, round_now=batch.round, tenth=tenth), self._clock.token()

@@ -15,6 +15,7 @@ import msgspec
 
 from shared import forecast, names, report
 from shared.errors import LostClaim, PreconditionFailed, RuumError
+from shared.events import BatchCompleted, ReportLink, StateCounts, Status, plain
 from shared.fenced import put_fenced
 from shared.forecast import Capacity
 from shared.messages import batch_event, iso
@@ -238,22 +239,24 @@ class Closer:
             name: await objects.link(bucket, file.name, seconds) if seconds else objects.uri(bucket, file.name)
             for name, file in completion.reports.items()
         }
-        data = {
-            "round": batch.round,
-            "outcome": completion.outcome,
-            "total": batch.total,
-            "counts": {state.value: completion.counts.of(state) for state in ImageState},
-            "successRate": completion.success_rate,
-            "costUsd": completion.cost_usd,
-            "priceUsd": completion.price_usd,
-            "cached": completion.cached,
-            "durationSeconds": completion.duration_seconds,
-            "reports": {
-                name: {"uri": links[name], "sha256": file.sha256, "bytes": file.bytes}
+        data = BatchCompleted(
+            batch_id=batch.id,
+            client=batch.client,
+            round=batch.round,
+            outcome=completion.outcome,
+            total=batch.total,
+            counts=StateCounts(**{state.value: counts.of(state) for state in ImageState}),
+            success_rate=completion.success_rate,
+            cost_usd=completion.cost_usd,
+            price_usd=completion.price_usd,
+            cached=completion.cached,
+            duration_seconds=completion.duration_seconds,
+            reports={
+                name: ReportLink(uri=links[name], sha256=file.sha256, bytes=file.bytes)
                 for name, file in completion.reports.items()
             },
-        }
-        event = batch_event(batch, "batch.completed", f"{batch.id}/{batch.round}", batch.closed_at, data)
+        )
+        event = batch_event(batch, f"{batch.id}/{batch.round}", batch.closed_at, data)
         await self._queue.publish(EVENTS_TOPIC, [Message(event.body(), event.attributes())])
         announced = batch.round
         await self._store.change_batch(
@@ -319,23 +322,26 @@ def known_speed(status: StoredObject | None) -> float | None:
 def status_of(
     batch: Batch, counts: Counts, now: float, speed: float | None = None, capacity: Capacity | None = None
 ) -> dict[str, Any]:
-    """A batch's progress as status.json and the command line show it.
+    """A batch's progress as status.json and the command line show it."""
+    return plain(progress_of(batch, counts, now, speed, capacity))
 
-    `etaSeconds` is null when nothing is moving: before the first image, while paused, and when the batch is closed.
+
+def progress_of(batch: Batch, counts: Counts, now: float, speed: float | None, capacity: Capacity | None) -> Status:
+    """A batch's progress.
+
+    `eta_seconds` is None when nothing is moving: before the first image, while paused, and when the batch is closed.
     """
-    completed_share = counts.settled / batch.total if batch.total else 0.0
     moving = batch.state is BatchState.PROCESSING and batch.control is Control.RUN
-    eta = forecast.eta_seconds(counts.open, speed, capacity) if moving else None
-    return {
-        "batchId": batch.id,
-        "client": batch.client,
-        "state": batch.outcome,
-        "control": batch.control.value,
-        "round": batch.round,
-        "total": batch.total,
+    return Status(
+        batch_id=batch.id,
+        client=batch.client,
+        state=batch.outcome,
+        control=batch.control.value,
+        round=batch.round,
+        total=batch.total,
         **{state.value: counts.of(state) for state in ImageState},
-        "progress": round(completed_share, 4),
-        "imagesPerMinute": round(speed * 60, 2) if speed and moving else None,
-        "etaSeconds": eta,
-        "updatedAt": iso(now),
-    }
+        progress=round(counts.settled / batch.total if batch.total else 0.0, 4),
+        images_per_minute=round(speed * 60, 2) if speed and moving else None,
+        eta_seconds=forecast.eta_seconds(counts.open, speed, capacity) if moving else None,
+        updated_at=iso(now),
+    )

@@ -34,14 +34,23 @@ class Capacity(msgspec.Struct, frozen=True):
     blocked_seconds: float = 0.0
 
 
-def capacity(settings: Settings, ledgers: Mapping[str, Ledger], models: Mapping[str, int], now: float) -> Capacity:
+def capacity(
+    settings: Settings,
+    ledgers: Mapping[str, Ledger],
+    models: Mapping[str, int],
+    now: float,
+    *,
+    with_slots: bool = True,
+) -> Capacity:
     """The fleet's capacity under the quotas of `models` (id to calls per image), as their ledgers stand now.
 
-    The workers' slots bound it too: of one worker, or of as many as may be started where starting them is ours.
+    The workers' slots bound it too (of one worker, or of as many as may be started where starting them is ours), unless
+    the speed was measured: then they are in it already.
     """
     workers = settings.fleet.most_instances if settings.fleet.pool else 1
     slots = workers * settings.worker.in_flight
-    bounds = [Capacity(slots / settings.typical.image_seconds, f"{slots} images in flight")]
+    most = slots / settings.typical.image_seconds if with_slots else math.inf
+    bounds = [Capacity(most, f"{slots} images in flight")]
     blocked = 0.0
     for model, calls in models.items():
         ledger = recovered(ledgers.get(model, Ledger(id=model)), now)
@@ -65,11 +74,13 @@ def calls_by_model(settings: Settings) -> dict[str, int]:
     return calls
 
 
-async def capacity_now(store: BatchStore, settings: Settings, now: float) -> Capacity:
+async def capacity_now(store: BatchStore, settings: Settings, now: float, *, with_slots: bool = True) -> Capacity:
     """The capacity by the ledgers as they stand: one read per model."""
     models = calls_by_model(settings)
     ledgers = {model: await store.record(Ledger, model) for model in models}
-    return capacity(settings, {model: ledger for model, ledger in ledgers.items() if ledger}, models, now)
+    return capacity(
+        settings, {model: ledger for model, ledger in ledgers.items() if ledger}, models, now, with_slots=with_slots
+    )
 
 
 def finish_seconds(work: Mapping[Tier, float], of: Tier, images_per_second: float) -> float:

@@ -16,6 +16,7 @@ import msgspec
 
 from shared import closing, manifest, names, report
 from shared.errors import ManifestRejected, RuumError
+from shared.events import BatchAccepted, BatchRejected
 from shared.fleet import Scaling
 from shared.manifest import Manifest, Problem
 from shared.messages import batch_event, encode, task_for
@@ -180,8 +181,14 @@ class Ingest:
 
     async def _open(self, batch: Batch) -> Batch | Refusal:
         """Announce acceptance, then open: a kill in between repeats the announcement under the same id."""
-        data = {"total": batch.total, "tier": batch.tier.value, "manifest": batch.manifest.uri}
-        event = batch_event(batch, "batch.accepted", f"{batch.id}/accepted", batch.created_at, data)
+        data = BatchAccepted(
+            batch_id=batch.id,
+            client=batch.client,
+            total=batch.total,
+            tier=batch.tier.value,
+            manifest=batch.manifest.uri,
+        )
+        event = batch_event(batch, f"{batch.id}/accepted", batch.created_at, data)
         await self._queue.publish(EVENTS_TOPIC, [Message(event.body(), event.attributes())])
         return await self._store.change_batch(
             batch.id, lambda known: closing.move(known, BatchMove.OPEN), self._clock.token()
@@ -209,13 +216,15 @@ class Ingest:
                 problems=len(problems),
             )
         )
-        data = {
-            "manifest": self._objects.uri(stored.bucket, stored.name),
-            "problems": len(problems),
-            "firstProblems": [str(problem) for problem in problems[:10]],
-            "errors": self._objects.uri(bucket, name),
-        }
-        event = batch_event(batch, "batch.rejected", f"{identity}/rejected", batch.created_at, data)
+        data = BatchRejected(
+            batch_id=identity,
+            client=client,
+            manifest=self._objects.uri(stored.bucket, stored.name),
+            problems=len(problems),
+            first_problems=tuple(str(problem) for problem in problems[:10]),
+            errors=self._objects.uri(bucket, name),
+        )
+        event = batch_event(batch, f"{identity}/rejected", batch.created_at, data)
         await self._queue.publish(EVENTS_TOPIC, [Message(event.body(), event.attributes())])
         with bound(batch=identity, client=client):
             tell(log, LogEvent.BATCH_REJECTED, level=logging.WARNING, problems=len(problems))

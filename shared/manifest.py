@@ -33,8 +33,8 @@ _SAME_COLUMNS: Final = ("clientName", "batchId", "priority", "cache", "failureTh
 
 MOST_NAME_CHARACTERS: Final = 200  # client names and property codes: longer ones are pasted by mistake
 MOST_VALUE_SHOWN: Final = 80  # of an offending value, so that an error report stays readable
-_BATCH_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
-_BATCH_ID_ALLOWED = "1 to 64 letters, digits, '_', '-' or '.', starting with a letter or digit"
+BATCH_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+BATCH_ID_ALLOWED = "1 to 64 letters, digits, '_', '-' or '.', starting with a letter or digit"
 _MAGIC: Final = {
     b"\xff\xd8\xff": "a JPEG picture", b"\x89PNG": "a PNG picture", b"RIFF": "a WebP picture", b"GIF8": "a GIF picture",
     b"PK\x03\x04": "a zip file or spreadsheet", b"%PDF": "a PDF file", b"\x1f\x8b": "a gzip file",
@@ -391,9 +391,9 @@ class _Reader:
             self._problem("has no letter or digit", place.at("clientName"), field="clientName", value=client_name,
                           allowed="a name with at least one of A-Z, 0-9")  # fmt: skip
         batch_id = self._text(fields, "batchId", place)
-        if batch_id and not _BATCH_ID.fullmatch(batch_id):
+        if batch_id and not BATCH_ID.fullmatch(batch_id):
             self._problem("is not a batch id", place.at("batchId"), field="batchId", value=batch_id,
-                          allowed=_BATCH_ID_ALLOWED)  # fmt: skip
+                          allowed=BATCH_ID_ALLOWED)  # fmt: skip
         self._take_cache(fields.get("cache"), place.at("cache"))
         self._take_threshold(fields.get("failureThreshold"), place.at("failureThreshold"))
         self._header = {

@@ -8,11 +8,13 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from shared.events import EVENTS, Public, QuotaChanged, plain
 from shared.model import Batch, Document, Image, ImageState, Tier
 from shared.ports import Message
 
 EVENT_SOURCE = "//ruum-batch"
 EVENT_TYPE_PREFIX = "ruum."
+_KINDS = {data: kind for kind, data in EVENTS.items()}
 OPERATORS = "~operators"  # the client of events that are no customer's: a client's slug never holds a "~"
 
 
@@ -132,22 +134,16 @@ def changed(before: Image | None, after: Image) -> ImageChanged:
     )
 
 
-def batch_event(batch: Batch, kind: str, event_id: str, at: float, data: dict[str, Any]) -> Event:
-    """An event about a batch. `kind` is what follows `ruum.`, such as `batch.completed`."""
-    return Event(
-        id=event_id,
-        type=EVENT_TYPE_PREFIX + kind,
-        subject=batch.id,
-        time=at,
-        client=batch.client,
-        data={"batchId": batch.id, "client": batch.client, **data},
-    )
+def batch_event(batch: Batch, event_id: str, at: float, data: Public) -> Event:
+    """An event about a batch; its type is that of its data."""
+    kind = EVENT_TYPE_PREFIX + _KINDS[type(data)]
+    return Event(id=event_id, type=kind, subject=batch.id, time=at, client=batch.client, data=plain(data))
 
 
-def quota_event(model: str, event_id: str, at: float, data: dict[str, Any]) -> Event:
+def quota_event(event_id: str, at: float, data: QuotaChanged) -> Event:
     """An event about a vendor model's quota, for operators."""
-    kind = EVENT_TYPE_PREFIX + "quota.changed"
-    return Event(id=event_id, type=kind, subject=model, time=at, client=OPERATORS, data={"model": model, **data})
+    kind = EVENT_TYPE_PREFIX + _KINDS[QuotaChanged]
+    return Event(id=event_id, type=kind, subject=data.model, time=at, client=OPERATORS, data=plain(data))
 
 
 def iso(at: float) -> str:

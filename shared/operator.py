@@ -9,6 +9,7 @@ from functools import partial
 import msgspec
 
 from shared import claims, closing
+from shared.events import BatchCancelled, BatchPaused, Public
 from shared.fleet import Scaling
 from shared.heartbeat import known_holder
 from shared.messages import batch_event, encode, task_for
@@ -101,7 +102,8 @@ class Operator:
         if isinstance(paused, Batch):
             with bound(batch=paused.id, client=paused.client, round=paused.round):
                 tell(log, LogEvent.BATCH_PAUSED, level=logging.WARNING, reason=reason)
-            await self._announce(paused, "batch.paused", f"paused/{paused.control_epoch}", {"reason": reason})
+            told = BatchPaused(batch_id=paused.id, client=paused.client, control=paused.control.value, reason=reason)
+            await self._announce(paused, f"paused/{paused.control_epoch}", told)
         return paused
 
     async def resume(self, batch_id: str) -> Batch | Refusal:
@@ -136,7 +138,8 @@ class Operator:
             begun = await self._store.batch(batch_id) or Refusal.MISSING
         if not isinstance(begun, Batch):
             return begun
-        await self._announce(begun, "batch.cancelled", "cancelled", {})
+        told = BatchCancelled(batch_id=begun.id, client=begun.client, control=begun.control.value)
+        await self._announce(begun, "cancelled", told)
         await self.cancel_queued(begun)
         return begun
 
@@ -153,8 +156,6 @@ class Operator:
             await self._closer.check(batch.id)
         return cancelled
 
-    async def _announce(self, batch: Batch, kind: str, suffix: str, data: dict[str, str]) -> None:
-        event = batch_event(
-            batch, kind, f"{batch.id}/{suffix}", self._clock.now(), {"control": batch.control.value, **data}
-        )
+    async def _announce(self, batch: Batch, suffix: str, data: Public) -> None:
+        event = batch_event(batch, f"{batch.id}/{suffix}", self._clock.now(), data)
         await self._queue.publish(EVENTS_TOPIC, [Message(event.body(), event.attributes())])

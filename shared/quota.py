@@ -17,6 +17,7 @@ import msgspec
 
 from shared import ledger as ledgers
 from shared.errors import DailyQuotaSpent, RuumError
+from shared.events import QuotaChanged
 from shared.ledger import Ask, Circuit, Grant, Ledger, Reserved
 from shared.messages import iso, quota_event
 from shared.model import Refusal, Tier
@@ -61,19 +62,21 @@ class QuotaEvents:
 
     async def tell(self, before: Ledger, after: Ledger) -> None:
         """Only the worker that made the change tells. Never raises: an event that is not published is in the log."""
-        told = {
-            "circuit": after.circuit.value,
-            "circuitBefore": before.circuit.value,
-            "rate": after.rate,
-            "rateBefore": before.rate,
-            "epoch": after.epoch,
-            "daySpentUntil": iso(after.day_spent_until) if after.day_spent_until > self._clock.now() else None,
-        }
-        spent = after.day_spent_until > self._clock.now()
+        now = self._clock.now()
+        spent = after.day_spent_until > now
         tell(log, LogEvent.QUOTA_CHANGED, level=logging.WARNING, model=after.id, circuit=after.circuit.value,
              rate=after.rate, daySpent=spent)  # fmt: skip
+        data = QuotaChanged(
+            model=after.id,
+            circuit=after.circuit.value,
+            circuit_before=before.circuit.value,
+            rate=after.rate,
+            rate_before=before.rate,
+            epoch=after.epoch,
+            day_spent_until=iso(after.day_spent_until) if spent else None,
+        )
         # The ledger's write token names the change: told twice, it has one id.
-        event = quota_event(after.id, f"quota/{after.id}/{after.token}", self._clock.now(), told)
+        event = quota_event(f"quota/{after.id}/{after.token}", now, data)
         try:
             await self._queue.publish(EVENTS_TOPIC, [Message(event.body(), event.attributes())])
         except Exception as error:

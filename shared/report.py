@@ -16,6 +16,7 @@ from typing import Any, Final
 import msgspec
 
 from shared import names
+from shared.events import ImageError, ResultLine
 from shared.messages import iso
 from shared.model import Batch, Counts, Image, ImageState
 
@@ -38,27 +39,27 @@ def content_type(name: str) -> str:
     return _CONTENT_TYPES[name.rpartition(".")[2]]
 
 
-def result_line(image: Image) -> dict[str, Any]:
+def result_line(image: Image) -> ResultLine:
     """One image as results.jsonl shows it: times in ms, cost in USD, output names in the results bucket."""
     output = image.output
-    return {
-        "index": image.index,
-        "propertyCode": image.property_code,
-        "source": image.source,
-        "roomType": image.room_type,
-        "designStyle": image.design_style,
-        "state": image.state.value,
-        "output": output.picture if output else None,
-        "thumbnail": output.thumbnail if output else None,
-        "error": {"code": image.error.code, "message": image.error.message} if image.error else None,
-        "attempts": tries(image),
-        "round": image.round,
-        "cached": image.cached,
-        "durationsMs": dict(sorted(image.durations_ms.items())),
-        "costUsd": usd(image.cost_micro_usd),
-        "sha256": output.sha256 if output else None,
-        "prompts": image.prompts,
-    }
+    return ResultLine(
+        index=image.index,
+        property_code=image.property_code,
+        source=image.source,
+        room_type=image.room_type,
+        design_style=image.design_style,
+        state=image.state.value,
+        output=output.picture if output else None,
+        thumbnail=output.thumbnail if output else None,
+        error=ImageError(code=image.error.code, message=image.error.message) if image.error else None,
+        attempts=tries(image),
+        round=image.round,
+        cached=image.cached,
+        durations_ms=dict(sorted(image.durations_ms.items())),
+        cost_usd=usd(image.cost_micro_usd),
+        sha256=output.sha256 if output else None,
+        prompts=image.prompts,
+    )
 
 
 def tries(image: Image) -> int:
@@ -124,12 +125,11 @@ class RoundReport:
     def add(self, image: Image) -> None:
         line = result_line(image)
         self._lines += msgspec.json.encode(line) + b"\n"
-        error = line["error"] or {"code": "", "message": ""}
+        error = line.error or ImageError(code="", message="")
         self._results.add([
-            line["index"], line["propertyCode"] or "", line["source"], line["roomType"], line["designStyle"],
-            line["state"], line["output"] or "", line["thumbnail"] or "", error["code"], error["message"],
-            line["attempts"], line["cached"], sum(image.durations_ms.values()), f"{line['costUsd']:.6f}",
-            line["sha256"] or "",
+            line.index, line.property_code or "", line.source, line.room_type, line.design_style, line.state,
+            line.output or "", line.thumbnail or "", error.code, error.message, line.attempts, line.cached,
+            sum(image.durations_ms.values()), f"{line.cost_usd:.6f}", line.sha256 or "",
         ])  # fmt: skip
         if image.state is ImageState.FAILED:
             self._failed.add([
