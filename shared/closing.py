@@ -302,16 +302,19 @@ async def write_status(
 
 
 def _speed(known: StoredObject | None, batch: Batch, counts: Counts, now: float) -> float | None:
-    """Images settled a second in this round, smoothed from one refresh to the next."""
+    """Images settled a second in this round, smoothed from one refresh to the next; None before the first of them."""
     if known is None:
-        return forecast.speed_now(None, counts.settled, now - batch.created_at)
-    before = known_speed(known)
-    known_round, _, settled = msgspec.json.decode(known.metadata["order"])
-    if known_round != batch.round:
+        before, new, seconds = None, counts.settled, now - batch.created_at
+    else:
+        known_round, _, settled = msgspec.json.decode(known.metadata["order"])
+        if known_round != batch.round:
+            return None
+        before, new, seconds = known_speed(known), counts.settled - settled, now - known.updated_at
+        if known.metadata.get("epoch") != str(batch.control_epoch):
+            return before  # it was paused in between: that is no slow speed
+    if before is None and not new:
         return None
-    if known.metadata.get("epoch") != str(batch.control_epoch):
-        return before  # it was paused in between: that is no slow speed
-    return forecast.speed_now(before, counts.settled - settled, now - known.updated_at)
+    return forecast.speed_now(before, new, seconds)
 
 
 def known_speed(status: StoredObject | None) -> float | None:
