@@ -270,6 +270,7 @@ def requeue(image: Image, *, now: float = 0.0) -> Image | Refusal:
         image,
         ImageMove.REQUEUE,
         round=image.round + 1,
+        earlier_cost_micro_usd=image.cost_micro_usd,
         attempts=0,
         crashes=0,
         claim=None,

@@ -15,7 +15,7 @@ from shared.messages import Letter, Task, Unreadable, decode, encode, is_letter,
 from shared.model import Failure, Image, Refusal
 from shared.ports import BatchStore, Clock, Message, Queue
 from shared.settings import Settings
-from shared.telemetry import LogEvent, bound, tell
+from shared.telemetry import bound, image_settled
 from shared.topology import topic_of
 
 log = logging.getLogger(__name__)
@@ -67,10 +67,8 @@ class DeadLetter:
         if settled is Refusal.UNCHANGED:
             await self._queue.publish(topic_of(task.tier), [Message(encode(task_for(image, task.epoch)))])
         elif isinstance(settled, Image):
-            with bound(batch=task.batch, image=task.index, round=task.round, client=task.batch.partition(".")[0]):
-                code = settled.error.code if settled.error else None
-                tell(log, LogEvent.IMAGE_SETTLED, level=logging.WARNING, state=settled.state.value, code=code,
-                     attempt=settled.attempts)  # fmt: skip
+            with bound(tier=task.tier.value):
+                image_settled(log, settled)
 
     def _task(self, data: bytes, attributes: Mapping[str, str]) -> Task | None:
         """The task behind a letter; None, and a line in the log, when there is none to be had."""

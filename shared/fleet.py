@@ -25,8 +25,11 @@ def instances_wanted(backlog: int, capacity: Capacity, image_seconds: float, rul
 
     60 images a minute of 50 s each keep 50 in flight: one instance of 50 slots.
     """
+    if not backlog:
+        return 0
     useful = min(backlog, capacity.images_per_second * image_seconds)
-    return min(rules.most_instances, math.ceil(useful / rules.images_per_instance))
+    # Rounded first: 250 calls a minute of 60 s are 250 in flight, and not 250.00000000000003.
+    return min(rules.most_instances, max(1, math.ceil(round(useful / rules.images_per_instance, 6))))
 
 
 class Scaling:
@@ -45,28 +48,30 @@ class Scaling:
         try:
             wanted = await self._wanted()
             if wanted > await self._fleet.instances():
-                await self._fleet.scale(wanted)
-                tell(log, LogEvent.SCALED, instances=wanted)
+                await self._set(self._fleet, wanted)
         except RuumError as error:
             log.warning("workers not woken, the schedule will: %s", error)
 
     async def settle(self) -> int | None:
-        """Set the number of workers, down to none; the number, or None without a fleet.
-
-        A batch may open between the count and the stop, and its own wake-up still have seen the old number: so after
-        a stop the open batches are looked at once more.
-        """
+        """Set the number of workers, down to none; the number, or None without a fleet."""
         if self._fleet is None:
             return None
         wanted = await self._wanted()
-        if wanted != await self._fleet.instances():
-            await self._fleet.scale(wanted)
+        return wanted if wanted == await self._fleet.instances() else await self._set(self._fleet, wanted)
+
+    async def _set(self, fleet: Fleet, wanted: int) -> int:
+        """Set the number, and again while more is wanted than was set.
+
+        A batch may open between the count and the setting, and its own wake-up still have seen the old number. Whoever
+        sets last counts last.
+        """
+        while True:
+            await fleet.scale(wanted)
             tell(log, LogEvent.SCALED, instances=wanted)
-        if wanted == 0 and (again := await self._wanted()):
-            await self._fleet.scale(again)
-            tell(log, LogEvent.SCALED, instances=again)
-            return again
-        return wanted
+            now = await self._wanted()
+            if now <= wanted:
+                return wanted
+            wanted = now
 
     async def _wanted(self) -> int:
         backlog = 0

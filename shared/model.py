@@ -194,6 +194,7 @@ class Image(Document, frozen=True, kw_only=True):
     output: Output | None = None
     error: Failure | None = None
     calls: tuple[Call, ...] = ()
+    earlier_cost_micro_usd: int = 0  # of its calls, what was spent in earlier rounds
     durations_ms: dict[str, int] = {}
     prompts: str | None = None  # version of the prompts its picture was made with
     cached: bool = False

@@ -15,7 +15,7 @@ from shared.heartbeat import known_holder
 from shared.messages import batch_event, encode, task_for
 from shared.model import Batch, BatchState, Control, Counts, FailureThreshold, Image, ImageState, Refusal
 from shared.ports import BatchStore, Clock, Message, Queue
-from shared.telemetry import LogEvent, bound, tell
+from shared.telemetry import LogEvent, bound, image_settled, tell
 from shared.topology import EVENTS_TOPIC, topic_of
 
 log = logging.getLogger(__name__)
@@ -151,7 +151,9 @@ class Operator:
                 holder = await known_holder(self._store, image)
                 decide = partial(claims.cancel_queued, now=self._clock.now(), holder=holder)
                 settled = await self._store.change_image(batch.id, image.index, decide, self._clock.token(), image)
-                cancelled += isinstance(settled, Image)
+                if isinstance(settled, Image):
+                    cancelled += 1
+                    image_settled(log, settled)
         with suppress(closing.StillClosing):
             await self._closer.check(batch.id)
         return cancelled

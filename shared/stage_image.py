@@ -68,7 +68,7 @@ from shared.ports import (
 from shared.quota import Quota
 from shared.settings import Settings, cost_micro_usd
 from shared.staging.agents import Agents
-from shared.telemetry import LogEvent, bound, tell
+from shared.telemetry import LogEvent, bound, image_settled, tell
 from shared.topology import DEAD_LETTER_TOPIC
 
 log = logging.getLogger(__name__)
@@ -133,7 +133,8 @@ class StageImage:
             task = decode(Task, delivery.data)
         except Unreadable as error:
             return await self._unreadable(delivery, error)
-        with bound(batch=task.batch, image=task.index, round=task.round, tier=task.tier.value):
+        client = task.batch.partition(".")[0]
+        with bound(batch=task.batch, image=task.index, round=task.round, client=client):
             return await self._answered(task, delivery)
 
     async def _answered(self, task: Task, delivery: Delivery) -> Disposition:
@@ -172,6 +173,7 @@ class StageImage:
             if isinstance(claimed, Refusal):
                 return await self._refused(task, claimed, deliveries)
             if claimed.state is ImageState.FAILED:
+                image_settled(log, claimed)
                 return await self._dead(self._letter(task, claimed))
             if not claims.is_suspect(claimed):
                 return await self._work(task, claimed, nullcontext())
@@ -195,7 +197,10 @@ class StageImage:
             # Resuming publishes what is queued; what another worker holds, or died holding, needs its message.
             return ACK if image.state is ImageState.QUEUED else self._held(deliveries)
         decide = partial(claims.cancel_queued, now=self._tools.clock.now(), holder=await self._holder(image))
-        return self._held(deliveries) if await self._change(task, decide) is Refusal.HELD else ACK
+        cancelled = await self._change(task, decide)
+        if isinstance(cancelled, Image):
+            image_settled(log, cancelled)
+        return self._held(deliveries) if cancelled is Refusal.HELD else ACK
 
     async def _holder(self, image: Image) -> Worker | None:
         """The holder's heartbeat.
@@ -419,16 +424,8 @@ class _Hand:
             raise LostClaim(f"fence {image.fence}: {changed}")
         self._image = changed
         if changed.state in SETTLED_STATES:
-            self._tell_settled(changed)
+            image_settled(log, changed, sum(self._durations.values()))
         return changed
-
-    def _tell_settled(self, image: Image) -> None:
-        took = sum(self._durations.values())
-        error = image.error.code if image.error else None
-        cost = image.cost_micro_usd / 1_000_000
-        client = image.batch.partition(".")[0]
-        tell(log, LogEvent.IMAGE_SETTLED, client=client, state=image.state.value, code=error, attempt=image.attempts,
-             cached=image.cached, durationMs=took, costUsd=cost)  # fmt: skip
 
     async def go_alone(self) -> None:
         """Nothing else is in this worker's hands now."""

@@ -14,11 +14,13 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, Final, TextIO
 
+from shared.model import Image
+
 MOST_MESSAGE_CHARACTERS: Final = 1000  # of a message; tracebacks apart
+MOST_FIELD_CHARACTERS: Final = 500  # of a field: an error's sentence, not a page of HTML
 MOST_TRACEBACK_CHARACTERS: Final = 8000  # the end of it: where it happened
 
 
@@ -84,11 +86,13 @@ _context: ContextVar[dict[str, Any]] = ContextVar("telemetry", default={})  # no
 def bound(**fields: Any) -> Iterator[None]:
     """Give these fields to every line logged inside, in tasks started inside too."""
     before = _context.get()
-    _context.set({**before, **fields})
+    ours = {**before, **fields}
+    _context.set(ours)
     try:
         yield
     finally:
-        _context.set(before)  # not reset(): a coroutine may be closed from a context other than its own
+        if _context.get() is ours:  # a coroutine may be closed from a context other than its own
+            _context.set(before)
 
 
 def tell(log: logging.Logger, event: LogEvent, *, level: int = logging.INFO, **fields: Any) -> None:
@@ -96,8 +100,17 @@ def tell(log: logging.Logger, event: LogEvent, *, level: int = logging.INFO, **f
     if not log.isEnabledFor(level):
         return
     given = {name: value for name, value in fields.items() if value is not None}
-    words = " ".join(f"{name}={value}" for name, value in given.items() if not isinstance(value, dict))
-    log.log(level, "%s %s", event.value.replace("_", " "), words, extra={"fields": {"event": event.value, **given}})
+    # The message repeats no field: an image has 4 KB for all its lines.
+    log.log(level, "%s", event.value.replace("_", " "), extra={"fields": {"event": event.value, **given}})
+
+
+def image_settled(log: logging.Logger, image: Image, duration_ms: int | None = None) -> None:
+    """The last line of an image's round, however it ended; its cost is the round's own."""
+    cost = (image.cost_micro_usd - image.earlier_cost_micro_usd) / 1_000_000
+    client, error = image.batch.partition(".")[0], image.error.code if image.error else None
+    with bound(batch=image.batch, image=image.index, round=image.round, client=client):
+        tell(log, LogEvent.IMAGE_SETTLED, state=image.state.value, code=error, attempt=image.attempts,
+             cached=image.cached, durationMs=duration_ms, costUsd=cost)  # fmt: skip
 
 
 def trace_id(batch: str, image: int | None = None) -> str:
@@ -106,7 +119,10 @@ def trace_id(batch: str, image: int | None = None) -> str:
 
 
 class JsonLines(logging.Formatter):
-    """A record as one JSON object in Cloud Logging's own fields. `project` makes traces clickable there."""
+    """A record as one JSON object in Cloud Logging's own fields. `project` makes traces clickable there.
+
+    Without a time: Cloud Run stamps every line, and an image has 4 KB for all of its own.
+    """
 
     def __init__(self, project: str) -> None:
         super().__init__()
@@ -117,16 +133,18 @@ class JsonLines(logging.Formatter):
         line: dict[str, Any] = {
             "severity": record.levelname,
             "message": record.getMessage()[:MOST_MESSAGE_CHARACTERS],
-            "time": datetime.fromtimestamp(record.created, UTC).isoformat(),
-            "logger": record.name,
-            **fields,
+            **{name: _bounded(value) for name, value in fields.items()},
         }
         if "batch" in fields:
             trace = trace_id(fields["batch"], fields.get("image"))
             line["logging.googleapis.com/trace"] = f"projects/{self._project}/traces/{trace}"
         if record.exc_info:
             line["stack_trace"] = self.formatException(record.exc_info)[-MOST_TRACEBACK_CHARACTERS:]
-        return json.dumps(line, ensure_ascii=False, default=str)
+        return json.dumps(line, default=str)  # ASCII: no character of a customer's ends a line or moves a cursor
+
+
+def _bounded(value: Any) -> Any:
+    return value[:MOST_FIELD_CHARACTERS] if isinstance(value, str) else value
 
 
 def configure(environ: Mapping[str, str], stream: TextIO | None = None) -> None:

@@ -119,6 +119,17 @@ resource "google_service_account_iam_member" "scaler_acts" {
   member             = google_service_account.door[each.value.door].member
 }
 
+# Signing a link is signing as oneself; only where links are signed, and only those that announce batches.
+resource "google_service_account_iam_member" "signs" {
+  for_each = var.signed_link_seconds == 0 ? toset([]) : toset([
+    for door, calls in local.permissions : door
+    if contains(calls, "publish:batch-events") && contains(calls, "write:results") && !contains(calls, "pull:stage-image")
+  ])
+  service_account_id = google_service_account.door[each.key].name
+  role               = "roles/iam.serviceAccountTokenCreator"
+  member             = google_service_account.door[each.key].member
+}
+
 # --- callers
 
 resource "google_cloud_run_service_iam_member" "invoker" {

@@ -162,6 +162,17 @@ variable "results_kept_days" {
   }
 }
 
+variable "signed_link_seconds" {
+  description = "For how long the links to reports in events open without an account; 0 gives gs:// addresses. Signing needs a right of its own."
+  type        = number
+  default     = 0
+  nullable    = false
+  validation {
+    condition     = var.signed_link_seconds >= 0 && var.signed_link_seconds <= 604800
+    error_message = "signed_link_seconds must be between 0 and 604800, Cloud Storage's longest."
+  }
+}
+
 variable "reconcile_schedule" {
   description = "When reconcile runs, as cron (UTC); null takes that of shared/topology.json."
   type        = string

@@ -143,6 +143,17 @@ run "a_crm_with_a_webhook" {
   }
 }
 
+run "signed_links" {
+  command = plan
+  variables {
+    signed_link_seconds = 3600
+  }
+  assert {
+    condition     = toset(keys(google_service_account_iam_member.signs)) == toset(["aggregate", "ingest", "reconcile"])
+    error_message = "Those that announce batches sign their links, and nobody else."
+  }
+}
+
 run "the_preview_needs_no_key" {
   command = plan
   variables {

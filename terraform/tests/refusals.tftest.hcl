@@ -120,6 +120,14 @@ run "results_kept_for_a_day" {
   expect_failures = [var.results_kept_days]
 }
 
+run "links_for_a_month" {
+  command = plan
+  variables {
+    signed_link_seconds = 2592000
+  }
+  expect_failures = [var.signed_link_seconds]
+}
+
 run "no_workers" {
   command = plan
   variables {

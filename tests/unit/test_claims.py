@@ -428,7 +428,7 @@ def test_a_requeued_image_keeps_its_paid_work_but_no_rejected_picture(paid, code
     image = an_image(S.FAILED, attempts=3, crashes=2, error=error, checkpoint=paid, calls=BOUGHT)
     assert claims.requeue(image, now=NOW) == msgspec.structs.replace(
         image, state=S.QUEUED, round=3, revision=6, attempts=0, crashes=0, error=None, settled_at=None, checkpoint=kept,
-        touched_at=NOW,
+        touched_at=NOW, earlier_cost_micro_usd=image.cost_micro_usd,
     )  # fmt: skip
 
 

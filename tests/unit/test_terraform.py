@@ -31,7 +31,16 @@ def test_metrics_read_what_the_code_says() -> None:
     values = set(re.findall(r'\bfield = "(\w+)"', metrics))
     also = set(re.findall(r"jsonPayload\.(\w+)=", metrics))
     assert labels | values | also <= FIELDS.keys()
-    assert {"state", "client", "model", "costUsd", "durationMs", "share", "circuit", "daySpent"} <= labels | values | also
+    assert {
+        "state",
+        "client",
+        "model",
+        "costUsd",
+        "durationMs",
+        "share",
+        "circuit",
+        "daySpent",
+    } <= labels | values | also
 
 
 def test_charts_and_alerts_name_metrics_that_exist() -> None:
@@ -51,7 +60,9 @@ def test_every_alert_has_its_runbook() -> None:
     assert told == chapters
 
 
-@pytest.mark.parametrize("chapter", re.split(r"^### ", OPERATIONS, flags=re.MULTILINE)[1:], ids=lambda c: c.split("\n")[0])
+@pytest.mark.parametrize(
+    "chapter", re.split(r"^### ", OPERATIONS, flags=re.MULTILINE)[1:], ids=lambda c: c.split("\n")[0]
+)
 def test_a_runbook_says_what_to_do(chapter: str) -> None:
     if chapter.startswith("`"):
         for part in ("**It means**", "**Look**", "**Do**", "**It worked**"):
@@ -65,11 +76,19 @@ def test_a_runbook_says_what_to_do(chapter: str) -> None:
 def test_numbers_stand_in_one_file() -> None:
     raw = json.loads((ROOT / "shared/topology.json").read_text())
     assert raw["limits"] == {
-        model: {kind: most for kind, most in (("per_minute", limit.per_minute), ("concurrent", limit.concurrent)) if most}
+        model: {
+            kind: most for kind, most in (("per_minute", limit.per_minute), ("concurrent", limit.concurrent)) if most
+        }
         for model, limit in LIMITS.items()
     }
     assert 'jsondecode(file("${path.module}/../shared/topology.json"))' in TERRAFORM["locals.tf"]
-    for number in ("ack_deadline_seconds", "max_delivery_attempts", "minimum_backoff", "maximum_backoff", "timeout_seconds"):
+    for number in (
+        "ack_deadline_seconds",
+        "max_delivery_attempts",
+        "minimum_backoff",
+        "maximum_backoff",
+        "timeout_seconds",
+    ):
         for value in re.findall(rf"\b{number} *= (.+)", ALL):
             assert "policy" in value or "policies" in value or "topology" in value, f"{number} = {value}"
 
@@ -78,11 +97,15 @@ def test_deadlines_fit_each_other() -> None:
     known, settings = topology(), Settings()
     stage = known.policies["stage_image"]
     assert settings.worker.lease_seconds == stage.ack_deadline_seconds
-    assert HEARTBEAT_STALE_SECONDS < stage.ack_deadline_seconds, "when its message comes again, a dead worker's claim must be dead"
+    assert HEARTBEAT_STALE_SECONDS < stage.ack_deadline_seconds, (
+        "when its message comes again, a dead worker's claim must be dead"
+    )
     assert settings.worker.heartbeat_seconds * 3 < HEARTBEAT_STALE_SECONDS, "two beats may be lost"
     assert stage.max_deliveries is not None
     assert settings.attempts.most_attempts < stage.max_deliveries, "deploys and restarts need deliveries too"
-    assert settings.manifest.ingest_seconds <= known.doors["ingest"].timeout_seconds - 60, "one chunk must fit behind it"
+    assert settings.manifest.ingest_seconds <= known.doors["ingest"].timeout_seconds - 60, (
+        "one chunk must fit behind it"
+    )
     assert known.doors["dead_letter"].timeout_seconds < known.policies["door"].ack_deadline_seconds
     assert all(door.timeout_seconds <= 540 for door in known.doors.values()), "an event-driven function's most"
     assert 2 * stage.retry_maximum_seconds < settings.reconcile.untouched_seconds, "a backoff is no forgotten image"

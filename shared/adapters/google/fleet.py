@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Final
+from collections.abc import Callable
+from typing import Final, TypeVar
 
+from google.api_core import exceptions
 from google.cloud.run_v2 import GetWorkerPoolRequest, UpdateWorkerPoolRequest, WorkerPool, WorkerPoolsClient
 from google.cloud.run_v2.services.worker_pools.transports import WorkerPoolsRestTransport
 from google.cloud.run_v2.types import WorkerPoolScaling
 from google.protobuf.field_mask_pb2 import FieldMask
 
-from shared.adapters.google.errors import CALL_SECONDS, retried
+from shared.adapters.google.errors import CALL_SECONDS, configuration, retried
 from shared.ports import Clock
+
+R = TypeVar("R")
 
 _SCALING: Final = "scaling.manual_instance_count"
 
@@ -34,19 +38,23 @@ class WorkerPoolFleet:
 
     async def instances(self) -> int:
         request = GetWorkerPoolRequest(name=self._pool)
-
-        def call() -> WorkerPool:
-            return self._client.get_worker_pool(request, retry=None, timeout=CALL_SECONDS)
-
-        found = await retried(self._pool, lambda: asyncio.to_thread(call), self._clock)
+        found = await self._call(lambda: self._client.get_worker_pool(request, retry=None, timeout=CALL_SECONDS))
         return int(found.scaling.manual_instance_count)
 
     async def scale(self, instances: int) -> None:
         pool = WorkerPool(name=self._pool, scaling=WorkerPoolScaling(manual_instance_count=instances))
         request = UpdateWorkerPoolRequest(worker_pool=pool, update_mask=FieldMask(paths=[_SCALING]))
+        # Its operation is not waited for: the instances start while we go on.
+        await self._call(lambda: self._client.update_worker_pool(request, retry=None, timeout=CALL_SECONDS))
 
-        def call() -> object:
-            # Not awaited to its end: the instances start while we go on.
-            return self._client.update_worker_pool(request, retry=None, timeout=CALL_SECONDS)
+    async def _call(self, call: Callable[[], R]) -> R:
+        def work() -> R:
+            try:
+                return call()
+            except exceptions.Conflict as error:  # REST knows no "aborted": another change is under way
+                raise exceptions.Aborted(str(error)) from error  # type: ignore[no-untyped-call]
 
-        await retried(self._pool, lambda: asyncio.to_thread(call), self._clock)
+        try:
+            return await retried(self._pool, lambda: asyncio.to_thread(work), self._clock)
+        except exceptions.GoogleAPICallError as error:  # what is neither transient nor a missing right is our request
+            raise configuration(self._pool, error) from error

@@ -55,7 +55,7 @@ module "ruum_batch" {
     "gemini-3.5-flash-lite"  = { per_minute = 600 }
   }
   settings = {
-    RUUM_BUCKETS_SIGNED_LINK_SECONDS = "0"
+    RUUM_PHOTO_JPEG_QUALITY = "92"
   }
 
   crm = {
