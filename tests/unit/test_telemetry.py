@@ -440,9 +440,9 @@ async def test_a_run_of_three_images(run: Run, said: Said) -> None:
         for line in lines:
             assert line["severity"] == "INFO"
             assert (line["batch"], line["image"], line["round"]) == (BATCH, index, 1)
-        assert lines[0]["tier"] == "economy"  # said once: an image has 4 KB for all its lines
             assert line[TRACE] == f"projects/{PROJECT}/traces/{trace_id(BATCH, index)}"
             assert line.keys() <= FIELDS.keys() | OWN
+        assert lines[0]["tier"] == "economy"  # said once: an image has 4 KB for all its lines
         queued, analyse, generate, verify, settled = lines
         assert all(line["costUsd"] > 0 and line["durationMs"] >= 0 and line["model"] for line in lines[1:4])
         assert (settled["client"], settled["state"], settled["attempt"]) == ("acme", "completed", 0)
