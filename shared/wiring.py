@@ -12,6 +12,7 @@ from shared.adapters.embedded.objects import EmbeddedObjects
 from shared.adapters.embedded.queue import EmbeddedQueue
 from shared.adapters.embedded.store import EmbeddedStore
 from shared.aggregate import Aggregate
+from shared.claimed import Tools
 from shared.clock import SystemClock
 from shared.closing import Closer
 from shared.dead_letter import DeadLetter
@@ -26,7 +27,7 @@ from shared.reconcile import Reconcile
 from shared.replay import Replay
 from shared.settings import Settings, from_environment
 from shared.sources import SourceRules
-from shared.stage_image import StageImage, Tools
+from shared.stage_image import StageImage
 from shared.staging.agents import Agents
 from shared.staging.pool import PicturePool
 from shared.staging.preview import PreviewModel

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import msgspec
 
-from shared import claims, closing, replay, stage_image
+from shared import claimed, claims, closing, replay, stage_image
 from shared.model import Batch, BatchMove, BatchState, ImageState, Refusal
 from tests.simulation import checker
 from tests.simulation.run import run_seed
@@ -100,7 +100,7 @@ async def _no_fold(store: Any, image: Any, clock: Any) -> Refusal:
 
 MUTATIONS: Final[dict[str, list[Patch]]] = {
     "no fence": [(claims, "_held", lambda image, fence: None)],
-    "no object fence": [(stage_image, "put_fenced", _put_always)],
+    "no object fence": [(claimed, "put_fenced", _put_always)],
     "no revision check in the fold": [(closing, "fold", _fold_anything)],
     "no round check in the claim": [(claims, "claim", _claim_any_round)],
     "no repeated announcement": [(closing.Closer, "check", _check_closed_is_done)],
