@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
+import math
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any, Protocol
@@ -164,7 +165,8 @@ class SharedQuota:
                 else:
                     self._hand_out(state, grant, delay)
             pause = reserved.ask_again_at - server_now
-            if state.waiting and pause > 0:
+            # Infinity: all that was asked for was granted. Who came meanwhile is asked for at once.
+            if state.waiting and 0 < pause < math.inf:
                 await self._wait(state, pause)
 
     async def _wait(self, state: _Model, seconds: float) -> None:

@@ -24,6 +24,7 @@ FORMATS: Final = (
     "WEBP",
     "HEIF",
 )  # what cameras, phones and CRMs send; each decoder more is one more risk
+SMALLEST_DRAFT: Final = 0.97  # of the longest side: 2000 pixels will do where 2048 are wanted
 _WHITE: Final = (255, 255, 255)
 _THUMBNAIL_QUALITY: Final = 80  # looked at, never worked on
 
@@ -74,6 +75,18 @@ def finish(picture_data: bytes, photo: Photo, limits: PhotoLimits) -> Finished:
     )
 
 
+def _draft(picture: Image.Image, limits: PhotoLimits) -> None:
+    """Let the JPEG decoder halve the picture on its way, down to a little below the size we work in.
+
+    A 12 MP photo (4000 pixels) comes out at 2000 at once, instead of being decoded whole and resampled to 2048: half
+    of the time of all picture work, and a quarter of its memory. Other formats know no such thing and stay as they are.
+    """
+    share = limits.longest_side_pixels * SMALLEST_DRAFT / max(picture.size)
+    size = (int(picture.width * share), int(picture.height * share))
+    if share < 1 and min(size) >= limits.fewest_pixels_side:
+        picture.draft(None, size)
+
+
 def _bad_answer(_: ErrorCode, message: str) -> WorldError:
     return WorldError(ErrorCode.VENDOR_BAD_ANSWER, f"the generated picture cannot be used: {message}")
 
@@ -90,8 +103,10 @@ def _opened(data: bytes, limits: PhotoLimits, reject: Reject) -> Image.Image:
             picture = Image.open(io.BytesIO(data), formats=FORMATS)
             if picture.width * picture.height > limits.most_pixels:
                 raise Image.DecompressionBombError
+            _draft(picture, limits)
             picture.load()
-            return ImageOps.exif_transpose(picture)
+            ImageOps.exif_transpose(picture, in_place=True)
+            return picture
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         message = f"more than {limits.most_pixels / 1_000_000:g} megapixels"
         raise reject(ErrorCode.PICTURE_TOO_LARGE, message) from None
@@ -141,7 +156,7 @@ def _srgb(picture: Image.Image, profile: bytes | None) -> Image.Image:
         else:
             if converted is not None:
                 return converted
-    return picture.convert("RGB")
+    return picture if picture.mode == "RGB" else picture.convert("RGB")
 
 
 def _fitted(picture: Image.Image, longest: int) -> Image.Image:

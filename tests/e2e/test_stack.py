@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from ops import emulators, remote
-from ops.local import checked
+from ops.manifest_file import checked
 from ops.router import Mischief
 from ops.stack import PROJECT, Options, Stack
 from ops.target import Target

@@ -899,3 +899,22 @@ def test_random_bytes_behind_every_signature() -> None:
     for signature in signatures:
         for _ in range(25):
             refused(signature + chance.randbytes(chance.choice((0, 5, 40, 400))), limits=FUZZ_LIMITS)
+
+
+def a_plain_jpeg(size: tuple[int, int]) -> bytes:
+    out = io.BytesIO()
+    Image.new("RGB", size, (120, 140, 90)).save(out, "JPEG")
+    return out.getvalue()
+
+
+def test_a_large_jpeg_is_decoded_at_half_its_size():
+    """4000 pixels become 2000 in the decoder, which is near enough to 2048 to need no resampling."""
+    photo = pictures.normalise(a_plain_jpeg((4000, 3000)), LIMITS)
+    assert (photo.width, photo.height) == (2000, 1500)
+    assert (pictures.normalise(a_plain_jpeg((4096, 3072)), LIMITS).width) == 2048
+    assert (pictures.normalise(a_plain_jpeg((3900, 3000)), LIMITS).width) == 2048, "half of it would be too small"
+
+
+def test_a_narrow_jpeg_is_told_by_its_own_size():
+    with pytest.raises(ImageRejected, match=r"8000 x 70 pixels"):
+        pictures.normalise(a_plain_jpeg((8000, 70)), LIMITS)

@@ -1,0 +1,457 @@
+"""What the customer's pages say, held against the code: programs, manifests, fields, codes, limits, grants, links."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+from ops import schemas
+from shared import manifest, names, report
+from shared.errors import ErrorCode, ManifestRejected
+from shared.events import EVENTS
+from shared.fair import TIER_WEIGHTS
+from shared.forecast import cost_per_image_usd
+from shared.manifest import CSV_COLUMNS, HEADER_FIELDS, IMAGE_FIELDS, MOST_NAME_CHARACTERS, Manifest
+from shared.messages import EVENT_TYPE_PREFIX
+from shared.model import Batch, BatchState, Image, ImageState, ManifestRef, Tier
+from shared.ports import StoredObject
+from shared.settings import Settings
+from shared.topology import topology
+from shared.vocabulary import ROOM_NAMES, ROOMS, STYLE_NAMES, STYLES, TIER_NAMES, TIERS
+from shared.wiring import google_rules
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+PAGES = {name: (DOCS / name).read_text("utf-8") for name in ("crm-guide.md", "crm-guide.pt-BR.md", "manifest.md")}
+EN, PT, MANIFEST = PAGES.values()
+GUIDES = ("crm-guide.md", "crm-guide.pt-BR.md")
+SETTINGS = Settings()
+TERRAFORM = "\n".join(path.read_text("utf-8") for path in sorted((ROOT / "terraform").glob("*.tf")))
+GIVEN, FIELDS, KINDS, RESULTS, CODES, LIMITS = range(6)  # the guide's tables
+FINAL_CODES = {code.value for code in ErrorCode} - {ErrorCode.CONFIGURATION.value}  # of which no image's error is
+KEPT = topology().policies["keep"]
+
+
+def blocks(page: str, language: str) -> list[str]:
+    """The code blocks of that language."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+
+
+def prose(page: str) -> str:
+    """The page without its code blocks, in one line."""
+    return " ".join(re.sub(r"^```.*?^```$", "", page, flags=re.DOTALL | re.MULTILINE).split())
+
+
+def tables(page: str) -> list[list[list[str]]]:
+    """The tables, each as its rows of cells, without the header."""
+    lines = re.sub(r"^```.*?^```$", "", page, flags=re.DOTALL | re.MULTILINE).splitlines()
+    found: list[list[list[str]]] = []
+    for before, line in zip(["", *lines], lines, strict=False):
+        if re.fullmatch(r"\|(-+\|)+", line):
+            found.append([])
+            width = line.count("|") - 1
+        elif line.startswith("|") and found and before.startswith("|"):
+            cells = [cell.strip() for cell in line.strip("|").split("|")]
+            assert len(cells) == width, f"a row of {len(cells)} cells: {line}"
+            found[-1].append(cells)
+    return found
+
+
+def first_words(table: list[list[str]]) -> list[str]:
+    """What stands in backticks in the first column, row by row."""
+    return [word for row in table for word in re.findall(r"`([^`]+)`", row[0])]
+
+
+def headings(page: str) -> list[int]:
+    """The level of each heading."""
+    return [len(marks) for marks in re.findall(r"^(#+) ", re.sub(r"^```.*?^```$", "", page, flags=re.DOTALL | re.MULTILINE), re.MULTILINE)]  # fmt: skip
+
+
+def read(content: str, name: str = "manifests/acme/first.json") -> Manifest:
+    """As the cloud's ingest reads it."""
+    rules = google_rules(SETTINGS)(StoredObject("ruum-prod-ruum-intake", name, 1, len(content), {}, 0.0))
+    try:
+        return manifest.read(io.BytesIO(content.encode()), name, SETTINGS.manifest, rules)
+    except ManifestRejected as error:
+        raise AssertionError([str(problem) for problem in error.problems]) from error
+
+
+def manifest_blocks(page: str) -> list[str]:
+    return [block for block in blocks(page, "json") if '"images"' in block]
+
+
+def number(page: str, value: int) -> str:
+    """A number as the page's language writes it."""
+    return f"{value:,}" if page is not PT else f"{value:,}".replace(",", ".")
+
+
+def mib(value: int) -> str:
+    assert value % 2**20 == 0
+    return f"{value >> 20} MiB"
+
+
+def row(page: str, table: int, at: int) -> str:
+    return " | ".join(tables(page)[table][at])
+
+
+# --- both languages
+
+
+def test_both_languages_have_the_same_shape() -> None:
+    assert headings(EN) == headings(PT)
+    assert len(headings(EN)) >= 10
+    assert [len(table) for table in tables(EN)] == [len(table) for table in tables(PT)]
+    assert len(tables(EN)) == 6
+    for table in (FIELDS, KINDS, CODES):
+        assert [cells[0] for cells in tables(EN)[table]] == [cells[0] for cells in tables(PT)[table]]
+    assert [cells[1] for cells in tables(EN)[GIVEN][:-1]] == [cells[1] for cells in tables(PT)[GIVEN][:-1]]
+
+
+@pytest.mark.parametrize("pattern", [r"gs://[\w<]\S*", r"gcloud \S+ \S+", r"\[[^]]*\]\((?!crm-guide)([^)]+)\)"])
+def test_both_languages_name_the_same_things(pattern: str) -> None:
+    english, portuguese = (re.findall(pattern, prose(page)) for page in (EN, PT))
+    if pattern.startswith("gs"):
+        words = {"<resultados>": "<results>", "<cliente>": "<client>", "<nome>": "<name>"}
+        portuguese = [re.sub(r"<\w+>", lambda match: words[match[0]], one) for one in portuguese]
+    assert english == portuguese
+    assert english
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_exist(page: str) -> None:
+    for target in re.findall(r"\]\(([^)#\s]+)\)", PAGES[page]):
+        assert target.startswith("https://") or (DOCS / target).exists(), target
+
+
+# --- programs
+
+
+@pytest.mark.parametrize("page", GUIDES)
+@pytest.mark.parametrize(("language", "name"), [("python", "subscribe.py"), ("js", "subscribe.mjs")])
+def test_the_programs_are_the_examples(page: str, language: str, name: str) -> None:
+    assert blocks(PAGES[page], language) == [(DOCS / "examples" / name).read_text("utf-8")]
+
+
+def test_nothing_else_is_among_the_examples() -> None:
+    assert {path.name for path in (DOCS / "examples").iterdir() if path.is_file()} == {"subscribe.py", "subscribe.mjs"}
+
+
+# --- manifests
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_manifest_blocks_are_accepted(page: str) -> None:
+    found = [read(block) for block in manifest_blocks(PAGES[page])]
+    assert len(found) == 1
+    assert found[0].client == "acme"
+
+
+def test_the_first_manifest_is_the_same_in_both_languages() -> None:
+    english, portuguese = (read(*manifest_blocks(page)) for page in (EN, PT))
+    assert english.images == portuguese.images
+    assert [image.room_type for image in english.images] == ["living_room", "bedroom"]
+    assert {image.design_style for image in english.images} == {"modern"}
+    assert english.batch == portuguese.batch == "acme.first-1"
+
+
+@pytest.mark.parametrize("page", GUIDES)
+def test_the_names_of_files_and_folders_are_the_codes(page: str) -> None:
+    """Where step 2 drops the manifest, it is one; the folders that step 4 and the results name are those written."""
+    text = PAGES[page]
+    (dropped,) = re.findall(r"gcloud storage cp first\.json gs://([\w-]+)/(\S+?)`", text)
+    assert read(*manifest_blocks(text), dropped[1]).client == dropped[1].split("/")[1]
+    batch = Batch(
+        id="acme.first-1", client="acme", client_name="acme", tier=Tier.NORMAL, total=2, shards=1,
+        state=BatchState.CLOSING, manifest=ManifestRef(uri="m", generation=1, sha256="0", base=""),
+        created_at=0.0, closing_at=1.0,
+    )  # fmt: skip
+    (fetched,) = re.findall(r"cp -r gs://([\w-]+)/(\S+) \.`", text)
+    assert fetched[1] == names.results_folder(batch) + "images"
+    assert [f"`{dropped[0]}`", f"`{fetched[0]}`"] == [cells[1] for cells in tables(text)[GIVEN][2:4]]
+    relative = names.round_folder(batch).removeprefix(names.results_folder(batch))
+    made = [relative + name for name, _ in report.RoundReport(batch).files()]
+    named = first_words(tables(text)[RESULTS])
+    assert named[3:] == made
+    assert named[1:3] == ["thumbnails/", "status.json"]
+    image = Image(batch=batch.id, index=0, source="s", room_type="den", design_style="boho", tier=Tier.NORMAL, shard=0,
+                  property_code="APT 1", state=ImageState.COMPLETED)  # fmt: skip
+    stem = re.sub(r"<[ií]nd(ex|ice)>", "0", named[0].replace("<propertyCode>", names.slug("APT 1")))
+    assert stem == f"images/{names.picture_stem(image)}.jpg"
+    places = re.findall(r"gs://<result\w+>/(manifests/)<client\w*>/<n\w+>(\.errors\.json)", text)
+    assert places == [("manifests/", names.errors_name(""))]
+
+
+@pytest.mark.parametrize("page", GUIDES)
+def test_the_table_of_fields_is_complete(page: str) -> None:
+    table = tables(PAGES[page])[FIELDS]
+    assert sorted(first_words(table)) == sorted({*HEADER_FIELDS, *IMAGE_FIELDS})
+    for cells in table:
+        words = cells[1].split(", ")
+        for field in re.findall(r"`([^`]+)`", cells[0]):
+            where = [field in HEADER_FIELDS, field in IMAGE_FIELDS]
+            assert [any(word.startswith(start) for word in words) for start in (("header", "cabe"), ("ima",))] == where
+    tiers = next(cells[2] for cells in table if cells[0] == "`priority`")
+    assert [TIER_NAMES.match(word) for word in re.findall(r"`(\w+)`", tiers) if word not in ("high", "alta")] == [
+        *TIERS
+    ]
+    assert all(TIER_NAMES.match(word) for word in re.findall(r"`(\w+)`", tiers))
+    threshold = next(cells[2] for cells in table if cells[0] == "`failureThreshold`")
+    for example in re.findall(r"`([^`]+)`", threshold):
+        document = json.loads(manifest_blocks(PAGES[page])[0]) | {"failureThreshold": json.loads(example)}
+        assert read(json.dumps(document)).threshold is not None
+
+
+# --- events
+
+
+@pytest.mark.parametrize("page", GUIDES)
+def test_the_table_of_events_is_complete(page: str) -> None:
+    kinds = [EVENT_TYPE_PREFIX + kind for kind in EVENTS if kind.startswith("batch.")]
+    assert first_words(tables(PAGES[page])[KINDS]) == kinds
+    for kind in set(re.findall(r"ruum\.[a-z]+\.[a-z]+", PAGES[page])):
+        assert kind in kinds
+
+
+@pytest.mark.parametrize("page", GUIDES)
+def test_the_example_of_an_event_is_one(page: str) -> None:
+    (example,) = [json.loads(block) for block in blocks(PAGES[page], "json") if '"counts"' in block]
+    schema = schemas.event_data("batch.completed")
+    jsonschema.Draft202012Validator(schema).validate(example)
+    assert set(example) == set(schema["properties"]), "a field that is not there, or one left out"
+    assert set(example["counts"]) == set(schema["$defs"]["StateCounts"]["properties"])
+    assert sum(example["counts"].values()) == example["total"] == 2
+    assert example["counts"]["completed"] / example["total"] == example["successRate"]
+    assert example["batchId"] == read(*manifest_blocks(PAGES[page])).batch
+    link = example["reports"]["results.jsonl"]
+    assert set(link) == set(schema["$defs"]["ReportLink"]["properties"])
+    bucket = re.sub("`", "", tables(PAGES[page])[GIVEN][3][1])
+    assert link["uri"] == f"gs://{bucket}/results/acme/first-1/round-{example['round']}/results.jsonl"
+    assert example["costUsd"] == example["priceUsd"], "a normal batch"
+    assert example["costUsd"] == pytest.approx(2 * cost_per_image_usd(SETTINGS), rel=0.05)
+    assert {state.value for state in ImageState} == set(example["counts"])
+
+
+@pytest.mark.parametrize("page", GUIDES)
+def test_what_is_said_of_pushes_is_what_is_set_up(page: str) -> None:
+    text = prose(PAGES[page])
+    webhook = TERRAFORM.partition('resource "google_pubsub_subscription" "webhook" {')[2].partition("\n}\n")[0]
+    assert "oidc_token" in webhook
+    assert "write_metadata = true" in webhook, "attributes as headers, the body as it is"
+    assert '"604800s"' in webhook, "a week"
+    assert f"{KEPT.ack_deadline_seconds} s" in text
+    least, most = KEPT.retry_minimum_seconds, KEPT.retry_maximum_seconds // 60
+    assert re.search(rf"{least} s (to|a) {most} min", text)
+    assert re.search(r"for a week|durante uma semana", text)
+
+
+# --- error codes
+
+
+@pytest.mark.parametrize("page", GUIDES)
+def test_every_error_code_stands_once(page: str) -> None:
+    named = first_words(tables(PAGES[page])[CODES])
+    assert len(named) == len(set(named))
+    assert set(named) == FINAL_CODES
+    everywhere = set(re.findall(r"`([a-z]+(?:_[a-z]+)+)`", PAGES[page]))
+    assert everywhere <= {code.value for code in ErrorCode}
+
+
+def test_every_error_code_stands_once_on_the_manifests_page() -> None:
+    named = first_words(tables(MANIFEST)[1])
+    assert sorted(named) == sorted(code.value for code in ErrorCode)
+
+
+# --- limits
+
+
+@pytest.mark.parametrize("page", GUIDES)
+def test_the_limits_are_the_settings(page: str) -> None:
+    text, limits, photo = PAGES[page], SETTINGS.manifest, SETTINGS.photo
+    to = "to" if text is EN else "a"
+    assert row(text, LIMITS, 0).endswith(f"| 1 {to} {number(text, limits.most_images)}")
+    assert row(text, LIMITS, 1).endswith(f"| {mib(limits.most_bytes)}, UTF-8")
+    megapixels = f"{photo.most_pixels // 10**6} megapixels"
+    for said in (mib(photo.most_bytes), megapixels, f"{photo.fewest_pixels_side} pixels"):
+        assert said in row(text, LIMITS, 2)
+    assert f" {number(text, photo.longest_side_pixels)} pixels" in row(text, LIMITS, 3)
+    assert "JPEG" in row(text, LIMITS, 3)
+    per_minute = SETTINGS.limits[SETTINGS.gemini.image_model].per_minute
+    assert re.search(rf": {per_minute} (images a minute|imagens por minuto)", row(text, LIMITS, 5))
+    picture = next(cells for cells in tables(text)[CODES] if "`picture_too_large`" in cells[0])
+    assert mib(photo.most_bytes) in picture[1]
+    assert megapixels in picture[1]
+    days = int(SETTINGS.cache.keep_seconds / 86_400)
+    assert re.search(rf"{days} (days|dias)", prose(text))
+    kept = re.search(r'variable "results_kept_days" \{.*?default += (\d+)', TERRAFORM, re.DOTALL)
+    assert kept is not None
+    assert kept[1] == "365"
+    assert re.search(r"one year|um ano", row(text, LIMITS, 4))
+    assert re.search(r"1 (to|a) 64", prose(text))
+    assert manifest.BATCH_ID.fullmatch("a" * 64)
+    assert not manifest.BATCH_ID.fullmatch("a" * 65)
+
+
+@pytest.mark.parametrize("page", GUIDES)
+def test_prices_are_the_settings(page: str) -> None:
+    text = row(PAGES[page], LIMITS, 6)
+    factors = {
+        tier: float(factor.replace(",", ".")) for factor, tier in re.findall(r"× ([\d.,]+) (?:for|em) `(\w+)`", text)
+    }
+    tiers = SETTINGS.tiers
+    assert factors == {
+        "express": tiers.express_factor,
+        "normal": tiers.normal_factor,
+        "economy": tiers.economy_factor,
+    }
+    about = re.search(r"\$ ?(\d[.,]\d\d)", text)
+    assert about is not None
+    assert float(about[1].replace(",", ".")) == round(cost_per_image_usd(SETTINGS), 2)
+
+
+@pytest.mark.parametrize(
+    ("page", "words"), [("crm-guide.md", "six, three and one images in ten"), ("crm-guide.pt-BR.md", "seis, três e uma imagens em dez")]
+)  # fmt: skip
+def test_the_tiers_turns_are_the_schedulers(page: str, words: str) -> None:
+    assert words in prose(PAGES[page])
+    assert [TIER_WEIGHTS[tier] for tier in (Tier.EXPRESS, Tier.NORMAL, Tier.ECONOMY)] == [6, 3, 1]
+
+
+@pytest.mark.parametrize("page", [*GUIDES, "manifest.md"])
+def test_three_times_is_the_settings(page: str) -> None:
+    cells = {code: cells[1] for table in tables(PAGES[page]) for cells in table for code in first_words([cells])}
+    assert SETTINGS.attempts.most_attempts == SETTINGS.staging.most_generations == 3
+    assert re.search(r"three times|três vezes", cells["source_unavailable"])
+
+
+# --- what a customer may do in the cloud
+
+
+def test_a_customers_grants_reach_what_the_guide_names() -> None:
+    """Each object the guide tells a customer to read or write lies below a prefix that terraform/ lets its CRM have."""
+    grants = {}
+    for name in ("crm_writes", "crm_reads"):
+        block = TERRAFORM.partition(f'"google_storage_bucket_iam_member" "{name}" {{')[2].partition("\n}\n")[0]
+        grants[name] = [
+            prefix.replace("${each.key}", "acme") for prefix in re.findall(r"\.name\}/objects/([^\\]+)", block)
+        ]
+    (dropped,) = re.findall(r"cp first\.json gs://[\w-]+/(\S+?)`", EN)
+    assert any(dropped.startswith(prefix) for prefix in grants["crm_writes"])
+    (fetched,) = re.findall(r"cp -r gs://[\w-]+/(\S+) \.`", EN)
+    assert any(fetched.startswith(prefix) for prefix in grants["crm_reads"])
+    (errors,) = re.findall(r"`gs://<results>/(manifests/<client>/<name>\.errors\.json)`", EN)
+    errors = errors.replace("<client>", "acme").replace("<name>", "first.json")
+    assert any(errors.startswith(prefix) for prefix in grants["crm_reads"]), f"the CRM may not read {errors}"
+
+
+def test_a_customer_may_list_what_the_guide_copies_whole() -> None:
+    """`cp -r` lists, and a list is a call on the bucket: a condition on objects' names alone refuses it."""
+    block = TERRAFORM.partition('"google_storage_bucket_iam_member" "crm_reads" {')[2].partition("\n}\n")[0]
+    assert "cp -r gs://" not in EN or "objectListPrefix" in block or "condition" not in block
+
+
+def test_the_example_subscription_is_what_terraform_would_call_it() -> None:
+    block = TERRAFORM.partition('"google_pubsub_subscription" "crm" {')[2].partition("\n}\n")[0]
+    pattern = re.search(r'name += "\$\{var\.name\}(-batch-events-)\$\{each\.key\}"', block)
+    assert pattern is not None
+    assert re.search(rf"`ruum{pattern[1]}acme`", EN)
+
+
+# --- manifest.md
+
+
+def test_the_manifests_page_has_the_fields() -> None:
+    table = tables(MANIFEST)[0]
+    assert sorted(first_words(table)) == sorted({*HEADER_FIELDS, *IMAGE_FIELDS})
+    for cells in table:
+        for field in first_words([cells]):
+            assert ("header" in cells[1]) is (field in HEADER_FIELDS)
+            assert ("image" in cells[1]) is (field in IMAGE_FIELDS)
+    tiers = next(cells[3] for cells in table if cells[0] == "`priority`")
+    assert [word for word in re.findall(r"`(\w+)`", tiers) if word != "high"] == [*TIERS]
+    assert TIER_NAMES.match("high") == "express"
+
+
+def test_the_manifests_page_has_the_columns_of_csv() -> None:
+    (item,) = re.findall(r"^- \*\*CSV\*\*: (.*?)(?=^$)", MANIFEST, re.DOTALL | re.MULTILINE)
+    first, _, second = item.partition(". ")
+    assert sorted(re.findall(r"`(\w+)`", first)) == sorted(CSV_COLUMNS)
+    assert sorted(re.findall(r"`(\w+)`", second)) == sorted(IMAGE_FIELDS), "what may differ from row to row"
+
+
+def test_the_manifests_page_has_rooms_and_styles() -> None:
+    for name, known in (("roomType", ROOMS), ("designStyle", STYLES)):
+        (listed,) = re.findall(rf"^\*\*{name}\*\*: (.*?)\.$", MANIFEST, re.DOTALL | re.MULTILINE)
+        assert tuple(re.split(r",\s+", listed)) == known
+
+
+def test_the_spellings_on_the_manifests_page_are_understood() -> None:
+    (paragraph,) = re.findall(r"^Case, spaces.*?(?=^$)", MANIFEST, re.DOTALL | re.MULTILINE)
+    spellings = [" ".join(word.split()) for word in re.findall(r"`([^`]+)`", paragraph)]
+    assert len(spellings) == 8
+    for spelling in spellings:
+        assert any(known.match(spelling) for known in (ROOM_NAMES, STYLE_NAMES, TIER_NAMES)), spelling
+    for known in (ROOMS, STYLES):
+        for value in known:
+            names_known = ROOM_NAMES if known is ROOMS else STYLE_NAMES
+            for spelling in (value.upper(), value.replace("_", " "), value.replace("_", "-"), f" {value} ".strip()):
+                assert names_known.match(spelling) == value
+
+
+def test_the_numbers_on_the_manifests_page_are_the_settings() -> None:
+    text, limits, photo, rules = prose(MANIFEST), SETTINGS.manifest, SETTINGS.photo, SETTINGS.threshold
+    for said in [
+        f"1 to {limits.most_images:,} images, at most {mib(limits.most_bytes)}",
+        f"at most {limits.most_url_characters} characters",
+        f"at most {MOST_NAME_CHARACTERS} characters",
+        f"cache of the last {SETTINGS.cache.keep_seconds / 86_400:.0f} days",
+        f"at least {rules.minimum_sample} settled",
+        f"{rules.percent:.0f} % by default",
+        f"above {mib(photo.most_bytes)} or {photo.most_pixels // 10**6} megapixels, or below {photo.fewest_pixels_side} pixels",
+        "three generated pictures failed verification",
+        "1 to 64 of",
+    ]:
+        assert said in text, said
+    # No number that nothing here holds.
+    held = {"1", "10,000", "32", "4096", "200", "30", "20", "50", "40", "64", "404", "401", "403", "0", "7", "101"}
+    assert set(re.findall(r"(?<![\w-])\d[\d,]*\d|(?<![\w-])\d", re.sub(r"UTF-8", "", text))) <= held
+
+
+@pytest.mark.parametrize("batch_id", ["a", "A", "z", "Z", "0", "9", "_", "-", ".", "a_-.Z9", "a" * 64])
+def test_batch_ids_as_the_manifests_page_has_them_are_accepted(batch_id: str) -> None:
+    """1 to 64 of A-Z a-z 0-9 _ - . as the page says; where it says more of the first character, by that."""
+    (cell,) = (cells[3] for cells in tables(MANIFEST)[0] if cells[0] == "`batchId`")
+    assert "1 to 64 of `A-Z a-z 0-9 _ - .`" in cell
+    if batch_id[0] not in "_-." or not re.search("start|begin|first", cell):
+        document = json.loads(manifest_blocks(MANIFEST)[0]) | {"batchId": batch_id}
+        assert read(json.dumps(document)).batch_id == batch_id
+
+
+def test_the_threshold_examples_on_the_manifests_page() -> None:
+    (cell,) = (cells[3] for cells in tables(MANIFEST)[0] if cells[0] == "`failureThreshold`")
+    thresholds = []
+    for example in re.findall(r"`([^`]+)`", cell):
+        document = json.loads(manifest_blocks(MANIFEST)[0]) | {"failureThreshold": json.loads(example)}
+        thresholds.append(read(json.dumps(document)).threshold)
+    count, percent = thresholds
+    assert count is not None
+    assert percent is not None
+    assert (count.count, count.percent) == (50, None)
+    assert (percent.percent, percent.minimum_sample) == (20.0, SETTINGS.threshold.minimum_sample)
+
+
+def test_the_manifests_page_names_the_reports() -> None:
+    batch: Any = Batch(
+        id="acme.b1", client="acme", client_name="acme", tier=Tier.NORMAL, total=1, shards=1, state=BatchState.CLOSING,
+        manifest=ManifestRef(uri="m", generation=1, sha256="0", base=""), created_at=0.0, closing_at=1.0,
+    )  # fmt: skip
+    (section,) = re.findall(r"^## What comes out\n(.*?)(?=^## )", MANIFEST, re.DOTALL | re.MULTILINE)
+    for name, _ in report.RoundReport(batch).files():
+        assert f"`{name}`" in section
+    for place in ("`results/<client>/<batch>/`", "`status.json`", "`round-<n>/`", "`thumbnails/`"):
+        assert place in section
