@@ -21,8 +21,8 @@ DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 _WORDS: Final = {
     "batchId": "Your own id of the batch: the same id with the same content is the same batch. Without it, a hash.",
     "clientName": "Who the photos are for; its slug is the client's folder.",
-    "designStyle": "Default style of the images. Common spellings and Portuguese names are taken too.",
-    "roomType": "Default room of the images. Common spellings and Portuguese names are taken too.",
+    "designStyle": "Default: The style. Common spellings and Portuguese names are taken too.",
+    "roomType": "Default: The kind of room. Common spellings and Portuguese names are taken too.",
     "priority": "express (+50 %), normal, or economy (-30 %); high is express.",
     "cache": "Whether pictures staged before for this client may be used again.",
     "failureThreshold": 'Pause the batch when so many images failed: a number, or a share such as "20%".',
@@ -31,39 +31,53 @@ _WORDS: Final = {
 }
 
 
+# Narrower than the reader, which takes any script and wants one letter or digit for the folder's name.
+_TEXT: Final = "^[ -~À-ÿ]+$"
+_NAME: Final = "^[ -~À-ÿ]*[A-Za-z0-9][ -~À-ÿ]*$"
+
+
 def manifest() -> dict[str, Any]:
     """The manifest as JSON. The reader takes more: common spellings, Portuguese names, CSV, JSON Lines."""
     limits = ManifestLimits()
-    name = {"type": "string", "minLength": 1, "maxLength": MOST_NAME_CHARACTERS}
+    text = {"type": "string", "minLength": 1, "maxLength": MOST_NAME_CHARACTERS}
     fields: dict[str, dict[str, Any]] = {
         "batchId": {"type": "string", "pattern": f"^{BATCH_ID.pattern}$"},
-        "clientName": name,
+        "clientName": {**text, "pattern": _NAME},
         "designStyle": {"type": "string", "enum": list(STYLE_NAMES.values)},
         "roomType": {"type": "string", "enum": list(ROOM_NAMES.values)},
         "priority": {"type": "string", "enum": [*TIER_NAMES.values, "high"], "default": "normal"},
         "cache": {"type": "boolean", "default": True},
         "failureThreshold": {
-            "anyOf": [{"type": "integer", "minimum": 1}, {"type": "string", "pattern": "^[0-9.,]+%$"}]
+            "anyOf": [
+                {"type": "integer", "minimum": 1, "maximum": 999_999},
+                {"type": "string", "pattern": "^([1-9][0-9]?([.,][0-9]{1,3})?|100) ?%$"},
+            ]
         },
         "url": {"type": "string", "minLength": 1, "maxLength": limits.most_url_characters},
-        "propertyCode": name,
+        "propertyCode": {**text, "pattern": _TEXT},
     }
-    described = {key: {**schema, "description": _WORDS[key]} for key, schema in fields.items()}
     image = {
         "type": "object",
-        "properties": {key: described[key] for key in IMAGE_FIELDS},
+        "properties": {
+            key: {**fields[key], "description": _WORDS[key].removeprefix("Default: ")} for key in IMAGE_FIELDS
+        },
         "required": ["url"],
         "additionalProperties": False,
     }
+    in_header_or_images = [
+        {"anyOf": [{"required": [key]}, {"properties": {"images": {"items": {"required": [key]}}}}]}
+        for key in ("roomType", "designStyle")
+    ]
     return {
         "$schema": DIALECT,
         "title": "Batch manifest",
         "type": "object",
         "properties": {
-            **{key: described[key] for key in HEADER_FIELDS},
+            **{key: {**fields[key], "description": _WORDS[key]} for key in HEADER_FIELDS},
             "images": {"type": "array", "minItems": 1, "maxItems": limits.most_images, "items": image},
         },
         "required": ["clientName", "images"],
+        "allOf": in_header_or_images,
         "additionalProperties": False,
     }
 

@@ -419,6 +419,8 @@ class _Reader:
         """A count of images, or a percentage such as "20%"."""
         if value is None or value == "":
             return
+        if isinstance(value, float) and value.is_integer():  # JSON knows no difference between 50 and 50.0
+            value = int(value)
         match = (
             _THRESHOLD.fullmatch(str(value)) if isinstance(value, str | int) and not isinstance(value, bool) else None
         )

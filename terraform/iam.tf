@@ -223,14 +223,20 @@ resource "google_storage_bucket_iam_member" "crm_writes" {
   }
 }
 
+# Its results, and the problems of its rejected manifests. Listing is asked of the bucket, by prefix.
 resource "google_storage_bucket_iam_member" "crm_reads" {
   for_each = var.crm
   bucket   = google_storage_bucket.this["results"].name
   role     = "roles/storage.objectViewer"
   member   = each.value.member
   condition {
-    title      = "own-results"
-    expression = "resource.name.startsWith(\"projects/_/buckets/${google_storage_bucket.this["results"].name}/objects/results/${each.key}/\")"
+    title = "own-results"
+    expression = join(" || ", flatten([
+      for folder in ["results/${each.key}/", "manifests/${each.key}/"] : [
+        "resource.name.startsWith(\"projects/_/buckets/${google_storage_bucket.this["results"].name}/objects/${folder}\")",
+        "api.getAttribute(\"storage.googleapis.com/objectListPrefix\", \"\").startsWith(\"${folder}\")",
+      ]
+    ]))
   }
 }
 

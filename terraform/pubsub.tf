@@ -45,24 +45,24 @@ resource "google_pubsub_subscription" "this" {
   }
 }
 
-# The webhook: the same events pushed. Metadata travels in headers, so the body is the event's own.
+# A client's webhook: its own events pushed. Metadata travels in headers, so the body is the event's own.
 resource "google_pubsub_subscription" "webhook" {
-  count                = var.crm_webhook == null ? 0 : 1
+  for_each             = { for client, crm in var.crm : client => crm.webhook if crm.webhook != null }
   project              = var.project_id
-  name                 = "${var.name}-batch-events-webhook"
+  name                 = "${var.name}-batch-events-${each.key}-webhook"
   topic                = google_pubsub_topic.this["batch-events"].id
   ack_deadline_seconds = local.topology.policies.keep.ack_deadline_seconds
   # What the CRM did not take for a week is still in the pull subscription.
   message_retention_duration = "604800s"
-  filter                     = "NOT hasPrefix(attributes.client, \"~\")"
+  filter                     = "attributes.client = \"${each.key}\""
   expiration_policy {
     ttl = ""
   }
   push_config {
-    push_endpoint = var.crm_webhook.endpoint
+    push_endpoint = each.value.endpoint
     oidc_token {
       service_account_email = google_service_account.caller["webhook"].email
-      audience              = coalesce(var.crm_webhook.audience, var.crm_webhook.endpoint)
+      audience              = coalesce(each.value.audience, each.value.endpoint)
     }
     no_wrapper {
       write_metadata = true

@@ -42,10 +42,10 @@ variable "worker_image" {
 }
 
 variable "worker" {
-  description = "Size of a worker, images it has in flight, and the most workers that are started. 60 images a minute of 50 s keep 50 in flight."
+  description = "Size of a worker, images it has in flight, and the most workers that are started. 60 images a minute of 50 s keep 50 in flight, whose picture work takes 0.2 s of CPU each and 600 MiB in all."
   type = object({
-    cpu            = optional(string, "2")
-    memory         = optional(string, "4Gi")
+    cpu            = optional(string, "1")
+    memory         = optional(string, "2Gi")
     in_flight      = optional(number, 50)
     most_instances = optional(number, 4)
   })
@@ -123,9 +123,13 @@ variable "settings" {
 }
 
 variable "crm" {
-  description = "Who reads events and results, such as serviceAccount:crm@….iam.gserviceaccount.com; and the client folders it may write manifests to."
+  description = "Each CRM by its client folder: who it is, such as serviceAccount:crm@….iam.gserviceaccount.com, and the endpoint its events are pushed to if it wants that, with the OIDC audience it checks (the endpoint by default)."
   type = map(object({
     member = string
+    webhook = optional(object({
+      endpoint = string
+      audience = optional(string)
+    }))
   }))
   default  = {}
   nullable = false
@@ -137,18 +141,9 @@ variable "crm" {
     condition     = alltrue([for reader in values(var.crm) : can(regex("^(serviceAccount|user|group):", reader.member))])
     error_message = "crm members must start with serviceAccount:, user: or group:."
   }
-}
-
-variable "crm_webhook" {
-  description = "Endpoint that batch events are pushed to, and the OIDC audience it checks (the endpoint by default); null leaves the CRM with pull."
-  type = object({
-    endpoint = string
-    audience = optional(string)
-  })
-  default = null
   validation {
-    condition     = var.crm_webhook == null ? true : can(regex("^https://", var.crm_webhook.endpoint))
-    error_message = "crm_webhook.endpoint must be https: events name customers' addresses."
+    condition     = alltrue([for reader in values(var.crm) : reader.webhook == null ? true : can(regex("^https://", reader.webhook.endpoint))])
+    error_message = "crm webhooks must be https: events name customers' addresses."
   }
 }
 

@@ -41,4 +41,7 @@ def main(project, subscription):
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:3])
+    try:
+        main(*sys.argv[1:3])
+    except KeyboardInterrupt:
+        pass  # what was not acknowledged comes again

@@ -115,19 +115,25 @@ run "least_privilege" {
 run "a_crm_with_a_webhook" {
   command = plan
   variables {
-    crm           = { acme = { member = "serviceAccount:crm@acme.iam.gserviceaccount.com" } }
-    crm_webhook   = { endpoint = "https://crm.example.com/hook" }
+    crm = {
+      acme   = { member = "serviceAccount:crm@acme.iam.gserviceaccount.com", webhook = { endpoint = "https://crm.example.com/hook" } }
+      globex = { member = "serviceAccount:crm@globex.iam.gserviceaccount.com" }
+    }
     vendor_limits = { "gemini-nano-banana-2.1" = { per_minute = 300 } }
     budget        = { billing_account = "000000-111111-222222", amount = 100 }
   }
 
   assert {
-    condition     = google_pubsub_subscription.webhook[0].push_config[0].oidc_token[0].audience == "https://crm.example.com/hook"
+    condition     = google_pubsub_subscription.webhook["acme"].push_config[0].oidc_token[0].audience == "https://crm.example.com/hook"
     error_message = "The endpoint is the audience unless told otherwise."
   }
   assert {
     condition     = google_pubsub_subscription.crm["acme"].filter == "attributes.client = \"acme\""
     error_message = "A CRM sees its own batches only."
+  }
+  assert {
+    condition     = google_pubsub_subscription.webhook["acme"].filter == "attributes.client = \"acme\"" && length(google_pubsub_subscription.webhook) == 1
+    error_message = "A webhook is pushed its own client's events only."
   }
   assert {
     condition     = endswith(google_storage_bucket_iam_member.crm_writes["acme"].condition[0].expression, "/objects/manifests/acme/\")")

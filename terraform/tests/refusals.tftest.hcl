@@ -67,9 +67,9 @@ run "a_limit_of_zero" {
 run "a_plain_http_webhook" {
   command = plan
   variables {
-    crm_webhook = { endpoint = "http://crm.example.com" }
+    crm = { acme = { member = "user:a@example.com", webhook = { endpoint = "http://crm.example.com" } } }
   }
-  expect_failures = [var.crm_webhook]
+  expect_failures = [var.crm]
 }
 
 run "a_client_that_is_no_folder" {

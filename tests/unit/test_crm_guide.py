@@ -338,7 +338,8 @@ def test_a_customers_grants_reach_what_the_guide_names() -> None:
     for name in ("crm_writes", "crm_reads"):
         block = TERRAFORM.partition(f'"google_storage_bucket_iam_member" "{name}" {{')[2].partition("\n}\n")[0]
         grants[name] = [
-            prefix.replace("${each.key}", "acme") for prefix in re.findall(r"\.name\}/objects/([^\\]+)", block)
+            "".join(found).replace("${each.key}", "acme")
+            for found in re.findall(r"\.name\}/objects/([^\\$]+/\$\{each\.key\}/)|\"([a-z]+/\$\{each\.key\}/)\"", block)
         ]
     (dropped,) = re.findall(r"cp first\.json gs://[\w-]+/(\S+?)`", EN)
     assert any(dropped.startswith(prefix) for prefix in grants["crm_writes"])

@@ -59,10 +59,12 @@ module "ruum_batch" {
   }
 
   crm = {
-    acme   = { member = "serviceAccount:crm@acme-crm.iam.gserviceaccount.com" }
-    globex = { member = "serviceAccount:staging@globex-homes.iam.gserviceaccount.com" }
+    acme = { member = "serviceAccount:crm@acme-crm.iam.gserviceaccount.com" }
+    globex = {
+      member  = "serviceAccount:staging@globex-homes.iam.gserviceaccount.com"
+      webhook = { endpoint = "https://crm.globex.example/hooks/ruum-batch" }
+    }
   }
-  crm_webhook = { endpoint = "https://crm.example.com/hooks/ruum-batch" }
 
   alerts = {
     emails        = ["oncall@example.com"]
