@@ -780,6 +780,7 @@ def test_documents_survive_exactly(backend: Backend) -> None:
             calls=(call, call),
             durations_ms={"analyse": 1, "a.b": 2, "with `quote` / and ~": 3},
             prompts=text,
+            earlier_cost_micro_usd=2**53,
             cached=True,
             created_at=0.1 + 0.2,
             touched_at=1 / 3,

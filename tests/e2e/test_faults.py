@@ -63,7 +63,11 @@ def count(stats: dict[str, Any], **wanted: Any) -> int:
 
 def worker_of(here: World, subscriber: str) -> str:
     """The id under which a subscriber claims, from its health line."""
-    found = [re.search(r"health: (\S+) has", line) for line in here.lines if line.startswith(f"{subscriber}:")]
+    found = [
+        re.search(r'"event": "health", "worker": "([^"]+)"', line)
+        for line in here.lines
+        if line.startswith(f"{subscriber}:")
+    ]
     ids = [match[1] for match in found if match]
     assert ids, f"{subscriber} never said that it lives"
     return ids[0]
