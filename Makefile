@@ -31,9 +31,8 @@ test: setup ## lint, types, import contracts, all tests
 	@# four workers on two cores: many tests wait for leases and processes
 	$(BIN)/python -m pytest -n 4 --dist worksteal -q
 
-bench: setup ## measure the control plane on this machine (docs/benchmarks.md)
-	@$(BIN)/python benchmarks/control_plane.py --images 1000
-	@$(BIN)/python benchmarks/control_plane.py --images 10000
+bench: setup ## all benchmarks, one table (docs/benchmarks.md); BENCH=--quick leaves out what takes long
+	@$(BIN)/python benchmarks/table.py $(BENCH)
 
 SEEDS ?= 1000
 simulate: setup ## SEEDS=10000: that many simulated worlds, faults by seed
