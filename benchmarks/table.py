@@ -104,7 +104,8 @@ def naive(sizes: list[str]) -> Iterator[Row]:
     for one in found["naive"]:
         beside = ours[one["images"]]["imagesPerSecond"]
         speed = one.get("imagesPerSecond") or 0.0
-        what = f"naive design, {one['images']:,} images, {one['duplicates']:.0%} doubled: {len(one['broken'])} kinds of errors"
+        broken = f"{sum(one['broken'].values())} errors" if one["broken"] else "no error"
+        what = f"naive design, {one['images']:,} images, {one['duplicates']:.0%} doubled, {broken}"
         yield (
             what,
             f"{speed} images/s, counters {'exact' if one.get('exact') else 'wrong'}",

@@ -52,12 +52,16 @@ def register(app: typer.Typer) -> None:
         (pause, "pause acme.demo"),
         (resume, "resume acme.demo"),
         (cancel, "cancel acme.demo"),
-        (dead_letters, "dead-letters --client acme --code source_unavailable"),
         (retry_failed, "retry-failed acme.demo --code vendor_timeout"),
         (replay, "replay --client acme --dry-run"),
         (reconcile, "reconcile"),
     ):
         app.command(name=command.__name__.replace("_", "-"), epilog=f"Example: ruum-batch {example}")(command)
+    letters = typer.Typer(no_args_is_help=True, help="What failed for good, and why.")
+    letters.command(name="list", epilog="Example: ruum-batch dead-letters list --client acme --code vendor_timeout")(
+        list_dead_letters
+    )
+    app.add_typer(letters, name="dead-letters")
 
 
 def quota(data: DataOption = None, project: ProjectOption = None, as_json: JsonFlag = False) -> None:
@@ -146,7 +150,7 @@ def cancel(batch: BatchArgument, yes: YesFlag = False, data: DataOption = None, 
     _control(batch, data, project, "cancel", "cancelled; what is in hand settles itself")
 
 
-def dead_letters(
+def list_dead_letters(
     batch: Annotated[str | None, typer.Option(help="Only this batch.")] = None,
     client: Annotated[str | None, typer.Option(help="Only this client's batches.")] = None,
     code: CodeOption = None,

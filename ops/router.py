@@ -28,6 +28,7 @@ from starlette.routing import Route
 
 from shared.clock import SystemClock
 from shared.ports import Delivery, Queue
+from shared.topology import topology
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +37,7 @@ STORAGE_EVENTS: Final = "storage-events"  # topic and subscription of the bucket
 AT_ONCE: Final = 16  # events under way to one door: two workers of eight threads each
 FIRST_RETRY_SECONDS: Final = 0.2  # real Eventarc starts at 10 s; nobody wants to wait for that at a desk
 LONGEST_RETRY_SECONDS: Final = 10.0
-DELIVERY_SECONDS: Final = 540.0  # an event-driven function's own limit
+DELIVERY_SECONDS: Final = float(max(door.timeout_seconds for door in topology().doors.values()))
 
 
 class Mischief(msgspec.Struct, frozen=True):

@@ -180,11 +180,12 @@ class Stack:
     async def _register_trigger(self) -> None:
         """The emulator forgets its triggers with every start."""
         url = f"{self._url('firestore')}/emulator/v1/projects/{PROJECT}/eventarcTrigger?eventarcTriggerId={TRIGGER}"
+        aggregate = topology().doors["aggregate"]  # as Terraform reads it
         trigger = {
-            "eventType": "google.cloud.firestore.document.v1.updated",
+            "eventType": aggregate.trigger,
             "database": "(default)",
             "namespace": "(default)",
-            "document": {"value": "batches/{batch}/images/{image}", "matchType": "PATH_PATTERN"},
+            "document": {"value": aggregate.document, "matchType": "PATH_PATTERN"},
         }
         async with httpx2.AsyncClient(trust_env=False, timeout=emulators.READY_SECONDS) as client:
             (await client.post(url, json=trigger)).raise_for_status()

@@ -122,6 +122,37 @@ def test_every_door_is_everywhere() -> None:
     assert set(re.findall(r'"(\w+)"', listed[1])) == topology().doors.keys()
 
 
+def test_doors_are_granted_what_the_table_says_and_nothing_else() -> None:
+    """Every grant to a door's account is made from shared/permissions.json, which another test holds against the calls."""
+    blocks = re.findall(r'^resource "(\w+)" "(\w+)" \{\n(.*?)^\}', ALL, re.MULTILINE | re.DOTALL)
+    to_doors = [
+        (kind, name, body)
+        for kind, name, body in blocks
+        if "google_service_account.door[each" in body and "member " in body
+    ]
+    assert len(to_doors) == 8
+    for kind, name, body in to_doors:
+        each = re.search(r"for_each += (.+?)\n  \w", body, re.DOTALL)
+        assert each is not None, name
+        assert re.search(r"local\.(grants|on_\w+|permissions)", each[1]), f"{kind}.{name} is granted by another rule"
+    verbs = {
+        call.partition(":")[0]
+        for calls in json.loads((ROOT / "shared/permissions.json").read_text()).values()
+        for call in calls
+    }
+    for verb in verbs:
+        assert f'"{verb}"' in TERRAFORM["iam.tf"], f"nothing grants {verb}"
+    assert not re.search(r"roles/(owner|editor|\w+\.admin)\b", TERRAFORM["iam.tf"])
+
+
+def test_the_local_stack_is_made_from_the_same_file() -> None:
+    stack = (ROOT / "ops/stack.py").read_text()
+    assert "topology().topics" in stack or "known.topics" in stack
+    assert 'topology().doors["aggregate"]' in stack
+    for literal in ("document.v1.updated", "batches/{batch}", "stage-image"):
+        assert literal not in stack, f"{literal} stands in topology.json"
+
+
 def test_settings_are_handed_over_by_their_names() -> None:
     names = set(re.findall(r"^ +(RUUM_\w+) +=", TERRAFORM["locals.tf"], re.MULTILINE))
     assert len(names) >= 12
