@@ -29,6 +29,7 @@ from shared.topology import CHANGES_TOPIC, DEAD_LETTER_DOOR, EVENTS_SUBSCRIPTION
 LOCAL_CLIENT_FOLDER: Final = "local"  # manifests/<folder>/: on one machine the folder says nothing about the client
 KEY_VARIABLES: Final = ("GEMINI_API_KEY", "GOOGLE_API_KEY")  # the names Google's own tools read, in this order
 CHANGES_AT_ONCE: Final = 200
+RESULTS_NOTE: Final = "results-folder"  # in the data folder: for commands that are given it alone
 WATCH_SECONDS: Final = 0.5  # how often progress is looked at; the end itself is told by an event
 
 
@@ -70,6 +71,12 @@ async def locked(data: Path) -> AsyncIterator[None]:
         os.close(descriptor)
 
 
+def results_of(data: Path) -> Path:
+    """Where the last run wrote this data folder's results; the folder itself where none has."""
+    note = data / RESULTS_NOTE
+    return Path(note.read_text()) if note.is_file() else data
+
+
 def open_backend(clock: SystemClock, data: Path, out: Path) -> wiring.Embedded:
     """The backend of a data folder, its results below `out`."""
     data.mkdir(parents=True, exist_ok=True)
@@ -98,6 +105,7 @@ class LocalRun:
         """Open the backend. Photos may come from the manifest's folder, `photos`, and folders of earlier batches."""
         clock = SystemClock()
         embedded = open_backend(clock, data, out)
+        (data / RESULTS_NOTE).write_text(str(out.resolve()))
         await embedded.store.take_over()
         folders = [manifest_path.parent.resolve(), *(folder.resolve() for folder in photos)]
         earlier = await embedded.store.batches()

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from typing import Annotated, Any, Final
 
 import msgspec
 import typer
 
-from ops import show
+from ops import remote, show
 from ops.cli_common import (
     OK,
+    OUR_FAULT,
     WRONG_USAGE,
     BatchArgument,
     DataOption,
@@ -25,8 +25,8 @@ from shared import ledger as ledgers
 from shared import wiring
 from shared.ledger import Ledger
 from shared.messages import iso
-from shared.model import Batch, BatchState, ImageState, Refusal
-from shared.replay import Plan
+from shared.model import Batch, ImageState, Refusal
+from shared.replay import Busy, Plan
 from shared.settings import Limit
 
 ASK_ABOVE: Final = 100  # images replayed without a filter and without asking
@@ -77,22 +77,27 @@ def quota(data: DataOption = None, project: ProjectOption = None, as_json: JsonF
             limit = f"{row['perMinute']}/min" if row["perMinute"] else f"{row['concurrent']} at once"
             slow = f", slow mode at {row['rate']:.0%}" if row["rate"] < 1 else ""
             use = f"used {row['used']:>4}, waiting {row['waiting']:>4}"
-            show.out.print(f"{row['model']:<26} {limit:<12} {use}, {row['circuit']}{slow}")
+            spent = f", the day's quota is spent until {row['daySpentUntil']}" if row["daySpentUntil"] else ""
+            opened = f" until {row['openUntil']}" if row["openUntil"] else ""
+            show.out.print(f"{row['model']:<26} {limit:<12} {use}, {row['circuit']}{opened}{slow}{spent}")
         return OK
 
     with_target(work, data, project)
 
 
 def _quota_row(target: Target, name: str, ledger: Ledger) -> dict[str, Any]:
-    limit, now = ledger.limit or target.settings.limits[name], target.clock.now()
+    now = target.clock.now()
+    ledger = ledgers.recovered(ledger, now)
+    limit = ledger.limit or target.settings.limits[name]
     return {
         "model": name,
         "perMinute": limit.per_minute,
         "concurrent": limit.concurrent,
-        "used": ledgers.used(ledger, now) if limit.per_minute else len(ledger.slots),
+        "used": ledgers.used(ledger, now) if limit.per_minute else sum(slot.until > now for slot in ledger.slots),
         "waiting": sum(waiter.count for waiter in ledger.waiters.values() if waiter.until > now),
         "rate": ledger.rate,
         "circuit": ledger.circuit.value,
+        "openUntil": iso(ledger.open_until) if ledger.open_until > now else None,
         "daySpentUntil": iso(ledger.day_spent_until) if ledger.day_spent_until > now else None,
     }
 
@@ -128,8 +133,9 @@ def _control(batch_id: str, data: Any, project: str | None, verb: str, done: str
         if isinstance(answer, Batch) or answer is Refusal.UNCHANGED:
             show.out.print(f"{batch_id}: {done}")
             return OK
-        reason = "there is no such batch" if answer is Refusal.MISSING else "it is finished, or being cancelled"
-        fail(f"{batch_id} cannot {verb}: {reason}", WRONG_USAGE)
+        if answer is Refusal.MISSING:
+            await remote.batch_of(target, batch_id)  # raises, and names those there are
+        fail(f"{batch_id} cannot {verb}: it is finished, or being cancelled", WRONG_USAGE)
 
     with_target(work, data, project)
 
@@ -182,6 +188,8 @@ def list_dead_letters(
 
 
 async def _batches(target: Target, batch: str | None, client: str | None) -> list[Batch]:
+    if batch:
+        await remote.batch_of(target, batch)
     found = await target.backend.store.batches()
     return [b for b in found if (not batch or b.id == batch) and (not client or b.client == client) and b.total]
 
@@ -196,7 +204,7 @@ def retry_failed(
     project: ProjectOption = None,
 ) -> None:
     """Give a batch's failed images a new round. Paid work is kept: only the failing step runs again."""
-    _replay(lambda known: known.id == batch, tuple(code or ()), 0.0, dry_run, rate, yes or bool(code), data, project)
+    _replay(batch, None, tuple(code or ()), 0.0, dry_run, rate, yes or bool(code), data, project)
 
 
 def replay(
@@ -210,17 +218,17 @@ def replay(
     data: DataOption = None,
     project: ProjectOption = None,
 ) -> None:
-    """Give failed images of any batch a new round. Shows its plan first; after Ctrl-C the same command goes on."""
+    """Give failed images of any batch a new round. Shows its plan first.
+
+    After Ctrl-C the same command goes on, as soon as the interrupted one's lease has run out: in two minutes at most.
+    """
     filtered = bool(batch or client or code or older_than_minutes)
-
-    def wanted(known: Batch) -> bool:
-        return (batch is None or known.id == batch) and (client is None or known.client == client)
-
-    _replay(wanted, tuple(code or ()), older_than_minutes * 60, dry_run, rate, yes or filtered, data, project)
+    _replay(batch, client, tuple(code or ()), older_than_minutes * 60, dry_run, rate, yes or filtered, data, project)
 
 
 def _replay(
-    wanted: Callable[[Batch], bool],
+    batch: str | None,
+    client: str | None,
     codes: tuple[str, ...],
     older_than_seconds: float,
     dry_run: bool,
@@ -230,29 +238,47 @@ def _replay(
     project: str | None,
 ) -> None:
     async def work(target: Target) -> int:
-        rooms = _rooms(target)
+        replay = _rooms(target).replay
         plans: list[Plan] = []
-        for known in await target.backend.store.batches():
-            if wanted(known) and known.total:
-                plan = await rooms.replay.plan(known, codes, older_than_seconds)
-                if plan.images or known.state is BatchState.REOPENING:
-                    plans.append(plan)
+        for known in await _batches(target, batch, client):
+            plan = await replay.plan(known, codes, older_than_seconds)
+            if plan.images or plan.interrupted:
+                plans.append(plan)
         for plan in plans:
             listed = ", ".join(f"{count} {code}" for code, count in sorted(plan.codes.items()))
-            show.out.print(f"{plan.batch}: {listed or 'an interrupted replay'}")
+            goes_on = "an interrupted replay goes on: " if plan.interrupted else ""
+            show.out.print(f"{plan.batch}: {goes_on}{listed or 'what is queued already'}")
         total = sum(plan.images for plan in plans)
         show.out.print(f"{total} images of {len(plans)} batches")
         if dry_run or not plans:
             return OK
         if total > ASK_ABOVE:
             _sure(sure, f"replay {total} images?")
+        code = OK
         for plan in plans:
-            done = await rooms.replay.run(plan.batch, codes, images_per_second=rate)
-            show.out.print(f"{plan.batch}: {done} images queued again")
-        await rooms.replay.drain_letters()
-        return OK
+            try:
+                run = replay.run(plan.batch, codes, older_than_seconds=older_than_seconds, images_per_second=rate)
+                show.out.print(f"{plan.batch}: {await run} images queued again")
+            except Busy as error:  # one that cannot be replayed holds up no other
+                show.err.print(f"ruum-batch: {await _busy(target, plan.batch, error)}")
+                code = OUR_FAULT
+        await replay.drain_letters()
+        return code
 
     with_target(work, data, project)
+
+
+async def _busy(target: Target, batch_id: str, error: Busy) -> str:
+    """Why a batch cannot be replayed now, and when it can."""
+    batch = await target.backend.store.batch(batch_id)
+    lease = batch.replay.lease if batch is not None and batch.replay is not None else None
+    left = lease.until - target.clock.now() if lease else 0.0
+    if left <= 0:
+        return str(error)
+    return (
+        f"{batch_id} is being replayed, or its replay was interrupted a moment ago: "
+        f"the same command goes on in {left:.0f} s"
+    )
 
 
 def _sure(yes: bool, question: str) -> None:
@@ -270,7 +296,7 @@ def reconcile(data: DataOption = None, project: ProjectOption = None, as_json: J
         if as_json:
             show.as_json(done)
         else:
-            show.out.print(", ".join(f"{count} {name}" for name, count in done.items()))
+            show.out.print(", ".join(f"{count} {name}" for name, count in done.items() if count is not None))
         return OK
 
     with_target(work, data, project)

@@ -48,7 +48,8 @@ def as_json(document: dict[str, Any]) -> None:
 
 def status(found: dict[str, Any]) -> None:
     """One batch's status, a few lines."""
-    out.print(f"{found['batchId']}: {found['state'].replace('_', ' ')}, round {found['round']}")
+    control = f", {found['control']}" if found["state"] in ("ingesting", "processing", "reopening") else ""
+    out.print(f"{found['batchId']}: {found['state'].replace('_', ' ')}{control}, round {found['round']}")
     settled = found["completed"] + found["failed"] + found["cancelled"]
     pace = f", {found['imagesPerMinute']:.1f} a minute" if found["imagesPerMinute"] else ""
     left = f", {duration(found['etaSeconds'])} left" if found["etaSeconds"] else ""

@@ -64,7 +64,7 @@ async def opened(
     if need_google or not (folder / "batch.sqlite").is_file():
         missing = "no stack is up in this folder (ruum-batch up), and no --project was given"
         raise NoTarget(missing if need_google or data is None else f"there are no batches in {folder}")
-    embedded = local.open_backend(clock, folder, folder)
+    embedded = local.open_backend(clock, folder, local.results_of(folder))
     try:
         yield Target(embedded.backend, clock, settings, str(folder))
     finally:

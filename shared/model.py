@@ -291,10 +291,14 @@ class FailureThreshold(Document, frozen=True, kw_only=True):
 
 
 class ReplayPlan(Document, frozen=True, kw_only=True):
-    """What a replay under way requeues (all codes when none is named), and whose it is."""
+    """What a replay under way requeues, and whose it is.
+
+    Images that failed with these codes (all when none is named), and at `failed_before` at the latest (None: whenever).
+    """
 
     lease: Lease
     codes: tuple[str, ...] = ()
+    failed_before: float | None = None
 
 
 class Batch(Document, frozen=True, kw_only=True):

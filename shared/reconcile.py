@@ -13,9 +13,10 @@ from typing import Final, Protocol
 
 import msgspec
 
-from shared import closing
+from shared import claims, closing
 from shared.errors import RuumError
 from shared.fleet import Scaling
+from shared.heartbeat import known_holder
 from shared.messages import encode, task_for
 from shared.model import SETTLED_STATES, Batch, BatchState, Control, Image, ImageState, Refusal, Tally, TierEmpty
 from shared.operator import Operator
@@ -149,20 +150,25 @@ class Reconcile:
         return folded, moved_at
 
     async def _publish_forgotten(self, batch: Batch) -> int:
-        """Publish again the queued images nothing has touched for long, when their tier's subscription is empty.
+        """Publish again the images nothing has touched for long, when their tier's subscription is empty.
 
         A pull does not show messages that are leased or backing off, so one empty look is not enough: workers note
         when they found a tier empty, and twice since the image was last touched is the rule.
+
+        Not the queued ones alone: a worker that claimed an image from an old delivery, while a newer one was acked for
+        a pause, and whose release then failed, leaves an image in nobody's hand without a message.
         """
         rules, now = self._settings.reconcile, self._clock.now()
         emptied = await self._store.record(TierEmpty, batch.tier.value)
         if emptied is None or len(emptied.seen_at) < 2 or now - batch.republished_at < rules.every_seconds:
             return 0
         forgotten: list[Image] = []
-        async for image in self._store.images(batch.id, ImageState.QUEUED):
-            touched = max(image.touched_at, image.created_at)
-            if now - touched >= rules.untouched_seconds and emptied.seen_at[0] > touched:
-                forgotten.append(image)
+        for state in (ImageState.QUEUED, ImageState.PROCESSING):
+            async for image in self._store.images(batch.id, state):
+                touched = max(image.touched_at, image.created_at, image.claim.at if image.claim else 0.0)
+                long_ago = now - touched >= rules.untouched_seconds and emptied.seen_at[0] > touched
+                if long_ago and not await self._in_hand(image):
+                    forgotten.append(image)
         for start in range(0, len(forgotten), PUBLISH_CHUNK):
             chunk = forgotten[start : start + PUBLISH_CHUNK]
             tasks = [Message(encode(task_for(image, batch.control_epoch)), {"client": batch.client}) for image in chunk]
@@ -174,6 +180,11 @@ class Reconcile:
                 self._clock.token(),
             )
         return len(forgotten)
+
+    async def _in_hand(self, image: Image) -> bool:
+        """Whether a living worker works on it: one look at its heartbeat, for the few that have not moved for long."""
+        holder = await known_holder(self._store, image)
+        return holder is not None and claims.claim_is_alive(image, holder, self._clock.now())
 
     async def _delete_orphans(self) -> int:
         """Delete work objects older than a day that no image goes on from; how many."""

@@ -38,11 +38,12 @@ class Busy(RuumError):
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """What a replay of one batch would do: failed images by error code."""
+    """What a replay of one batch would do: failed images by error code; whether it carries on an interrupted one."""
 
     batch: str
     client: str
     codes: dict[str, int]
+    interrupted: bool = False
 
     @property
     def images(self) -> int:
@@ -52,7 +53,9 @@ class Plan(msgspec.Struct, frozen=True):
 # --- pure decisions
 
 
-def begin(batch: Batch, *, codes: tuple[str, ...], lease: Lease, now: float) -> Batch | Refusal:
+def begin(
+    batch: Batch, *, codes: tuple[str, ...], lease: Lease, now: float, failed_before: float | None = None
+) -> Batch | Refusal:
     """To reopening: a new round if the batch was closed; the same plan if a replay was interrupted."""
     if batch.state is BatchState.REOPENING and batch.replay is not None:
         if batch.replay.lease.until > now:
@@ -64,7 +67,7 @@ def begin(batch: Batch, *, codes: tuple[str, ...], lease: Lease, now: float) -> 
     if batch.state is BatchState.CLOSED and batch.announced_round < batch.round:
         return Refusal.BUSY  # announce first
     round_after = batch.round + 1 if batch.state is BatchState.CLOSED else batch.round
-    plan = ReplayPlan(codes=codes, lease=lease)
+    plan = ReplayPlan(codes=codes, lease=lease, failed_before=failed_before)
     return closing.move(batch, BatchMove.REOPEN, round=round_after, replay=plan, progress_announced=0)
 
 
@@ -103,17 +106,19 @@ class Replay:
         self._clock = clock
 
     async def plan(self, batch: Batch, codes: tuple[str, ...] = (), older_than_seconds: float = 0.0) -> Plan:
-        """What `run` would requeue; all codes when none is given."""
+        """What `run` would requeue; all codes when none is given. An interrupted replay goes on by its own plan."""
+        kept = batch.replay if batch.state is BatchState.REOPENING else None
+        before = self._clock.now() - older_than_seconds if older_than_seconds else None
         found: Counter[str] = Counter()
-        before = self._clock.now() - older_than_seconds
-        async for image in self._failed(batch.id, codes):
-            if (image.settled_at or 0.0) <= before:
-                found[image.error.code if image.error else "unknown"] += 1
-        return Plan(batch.id, batch.client, dict(found))
+        chosen = (kept.codes, kept.failed_before) if kept else (codes, before)
+        async for image in self._failed(batch.id, *chosen):
+            found[image.error.code if image.error else "unknown"] += 1
+        return Plan(batch.id, batch.client, dict(found), interrupted=kept is not None)
 
-    async def _failed(self, batch_id: str, codes: tuple[str, ...]) -> AsyncIterator[Image]:
+    async def _failed(self, batch_id: str, codes: tuple[str, ...], before: float | None) -> AsyncIterator[Image]:
         async for image in self._store.images(batch_id, ImageState.FAILED):
-            if not codes or (image.error is not None and image.error.code in codes):
+            coded = not codes or (image.error is not None and image.error.code in codes)
+            if coded and (before is None or (image.settled_at or 0.0) <= before):
                 yield image
 
     async def run(
@@ -121,22 +126,23 @@ class Replay:
         batch_id: str,
         codes: tuple[str, ...] = (),
         *,
+        older_than_seconds: float = 0.0,
         images_per_second: float | None = None,
         progress: Callable[[int], None] = lambda requeued: None,
     ) -> int:
-        """Requeue the failed images (of these codes); how many. Raises `Busy`.
+        """Requeue the failed images (of these codes, failed so long ago); how many. Raises `Busy`.
 
         Cancelled in the middle, the batch stays `reopening` until the replay is run again, or reconcile carries it on.
         """
         await self._checked(batch_id)  # announce first; carry an interrupted closing on
         lease = self._lease()
         now = self._clock.now()
-        begun = await self._store.change_batch(
-            batch_id, lambda b: begin(b, codes=codes, lease=lease, now=now), self._clock.token()
-        )
+        before = now - older_than_seconds if older_than_seconds else None
+        decide = partial(begin, codes=codes, lease=lease, now=now, failed_before=before)
+        begun = await self._store.change_batch(batch_id, decide, self._clock.token())
         if isinstance(begun, Refusal) or begun.replay is None:
             raise Busy(f"{batch_id} cannot be replayed now: {begun if isinstance(begun, Refusal) else 'no plan'}")
-        requeued = await self._requeue(begun, lease, begun.replay.codes, images_per_second, progress)
+        requeued = await self._requeue(begun, lease, begun.replay, images_per_second, progress)
         ended = await self._store.change_batch(batch_id, lambda b: end(b, holder=lease.holder), self._clock.token())
         if isinstance(ended, Refusal):
             raise Busy(f"another replay of {batch_id} has taken over")
@@ -155,7 +161,7 @@ class Replay:
         self,
         batch: Batch,
         lease: Lease,
-        codes: tuple[str, ...],
+        plan: ReplayPlan,
         images_per_second: float | None,
         progress: Callable[[int], None],
     ) -> int:
@@ -166,14 +172,17 @@ class Replay:
             renewed_at = await self._renew(batch.id, lease, renewed_at)
         if batch.control is Control.CANCELLING:
             return 0  # cancelled while it was interrupted: what it had requeued is counted, and can be cancelled now
-        async for images in _chunked(self._failed(batch.id, codes)):
+        async for images in _chunked(self._failed(batch.id, plan.codes, plan.failed_before)):
             renewed_at = await self._renew(batch.id, lease, renewed_at)
             done = [image for image in [await self._requeue_one(image) for image in images] if image is not None]
             await self._fold_and_publish(batch, done)
             requeued += len(done)
             progress(requeued)
-            if images_per_second:
-                await self._clock.sleep(len(done) / images_per_second)
+            pause = len(done) / images_per_second if images_per_second else 0.0
+            while pause > 0:  # in slices, so that a slow replay keeps its lease
+                await self._clock.sleep(min(pause, RENEW_SECONDS))
+                pause -= RENEW_SECONDS
+                renewed_at = await self._renew(batch.id, lease, renewed_at)
         return requeued
 
     async def _renew(self, batch_id: str, lease: Lease, renewed_at: float) -> float:
