@@ -921,6 +921,8 @@ def test_after_ctrl_c_the_same_command_goes_on(ruum: Ruum, data: Data, monkeypat
         os.kill(os.getpid(), signal.SIGINT)
         await asyncio.sleep(30)
 
+    # asyncio minds Ctrl-C only where Python's own handler stands, as it does when a command starts.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with monkeypatch.context() as patch:
         patch.setattr(clocks.SystemClock, "sleep", ctrl_c)
         patch.setattr("shared.replay.LEASE_SECONDS", 0.0)
