@@ -55,6 +55,8 @@ class Program:
             cwd=EXAMPLES,
             env=self._environment,
             stdout=asyncio.subprocess.PIPE,
+            # A shell's background job has Ctrl-C ignored, and its children inherit that: Python then never hears of it.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         self._reading = asyncio.create_task(self._read())
         return self
