@@ -148,7 +148,7 @@ async def naive(images: int, duplicates: float, most_seconds: float) -> dict[str
         await _furnish(here)
         queue_clients = clients.pubsub_clients(here.environment)
         on_google = wiring.google(SystemClock(), Settings(), here.environment)
-        db = clients.firestore_client(PROJECT, "(default)")
+        db = clients.firestore_client(PROJECT, "(default)", here.environment)
         queue = PubSubQueue(*queue_clients, PROJECT, SystemClock())
         run = Naive(db, queue, on_google, "batch")
         try:

@@ -156,8 +156,6 @@ async def bench() -> AsyncIterator[Bench]:
         "storage": emulators.storage_command(ports["storage"], None, PROJECT, STORAGE_EVENTS),
     }
     probes = {"storage": "/storage/v1/b"}
-    # Firestore's client reads its emulator's address from the process's environment and nowhere else.
-    os.environ[clients.FIRESTORE_EMULATOR] = here.environment[clients.FIRESTORE_EMULATOR]
     try:
         for name, command in commands.items():
             await processes.start(name, command, {**os.environ, **here.environment})
@@ -171,7 +169,6 @@ async def bench() -> AsyncIterator[Bench]:
         yield here
     finally:
         await processes.stop()
-        del os.environ[clients.FIRESTORE_EMULATOR]
 
 
 async def _furnish(here: Bench) -> None:
@@ -268,7 +265,6 @@ async def whole(images: int, in_flight: int, *, warm: int = 300, events: int = 0
             lambda name, text: None,
         )
         await stack.start()
-        os.environ[clients.FIRESTORE_EMULATOR] = stack.environment[clients.FIRESTORE_EMULATOR]
         on_google = wiring.google(SystemClock(), Settings(), stack.environment)
         try:
             environment = {**os.environ, **stack.environment, **settings_for(max(images, warm), in_flight)}
@@ -285,7 +281,6 @@ async def whole(images: int, in_flight: int, *, warm: int = 300, events: int = 0
         finally:
             await on_google.aclose()
             await stack.stop()
-            del os.environ[clients.FIRESTORE_EMULATOR]
 
 
 async def _whole(stack: Stack, on_google: wiring.OnGoogle, images: int) -> dict[str, Any]:
@@ -537,7 +532,7 @@ class Bare:
     """Each kind of operation alone, with clients as the product uses them, one by one and many at once."""
 
     def __init__(self, here: Bench, client: wiring.OnGoogle, queue: PubSubQueue) -> None:
-        self._db: AsyncClient = clients.firestore_client(PROJECT, "(default)")
+        self._db: AsyncClient = clients.firestore_client(PROJECT, "(default)", here.environment)
         self._here = here
         self._on_google = client
         self._queue = queue

@@ -45,8 +45,6 @@ async def opened(
     found = stack_file.found(Path()) if project is None and data is None else None
     if project is not None or found is not None:
         environ |= {"GOOGLE_CLOUD_PROJECT": project} if project is not None else found or {}
-        # Firestore's client reads its emulator's address from the process's own environment and nowhere else.
-        os.environ.update({name: environ[name] for name in found or {}})
         on_google = wiring.google(clock, settings, environ)
         try:
             yield Target(on_google.backend, clock, settings, f"project {project}" if project else "the local stack")

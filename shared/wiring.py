@@ -105,7 +105,7 @@ def google(clock: Clock, settings: Settings, environ: Mapping[str, str]) -> OnGo
     project = settings.google.project or environ.get("GOOGLE_CLOUD_PROJECT", "")
     if not project:
         raise ConfigurationError("no project: set GOOGLE_CLOUD_PROJECT")
-    firestore = clients.firestore_client(project, settings.google.database)
+    firestore = clients.firestore_client(project, settings.google.database, environ)
     publisher, subscriber = clients.pubsub_clients(environ)
     objects = CloudObjects(clients.storage_client(project, environ), clock)
 

@@ -60,7 +60,6 @@ def _started() -> dict[str, str]:
         )
         atexit.register(process.wait)
         atexit.register(process.kill)
-    os.environ[clients.FIRESTORE_EMULATOR] = environment[clients.FIRESTORE_EMULATOR]
     for url in (
         f"http://127.0.0.1:{ports[0]}",
         f"http://127.0.0.1:{ports[1]}",

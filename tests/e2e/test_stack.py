@@ -22,7 +22,6 @@ from ops.router import Mischief
 from ops.stack import PROJECT, Options, Stack
 from ops.target import Target
 from shared import names, wiring
-from shared.adapters.google import clients
 from shared.clock import SystemClock
 from shared.messages import structured
 from shared.model import Batch, Counts, ImageState
@@ -120,8 +119,6 @@ async def world(folder: Path, options: Options) -> AsyncIterator[World]:
     lines: list[str] = []
     stack = Stack(folder / "stack", options, lambda name, text: lines.append(f"{name}: {text}"))
     await stack.start()
-    # Firestore's client reads its emulator's address from the process's environment and nowhere else.
-    os.environ[clients.FIRESTORE_EMULATOR] = stack.environment[clients.FIRESTORE_EMULATOR]
     on_google = wiring.google(SystemClock(), Settings(), stack.environment)
     try:
         yield World(stack, on_google, folder, lines)
@@ -131,7 +128,6 @@ async def world(folder: Path, options: Options) -> AsyncIterator[World]:
     finally:
         await on_google.aclose()
         await stack.stop()
-        del os.environ[clients.FIRESTORE_EMULATOR]
 
 
 def run(folder: Path, options: Options, scenario: Callable[[World], Awaitable[None]]) -> None:

@@ -15,7 +15,7 @@ from google.pubsub_v1.services.subscriber.transports import SubscriberGrpcAsyncI
 from requests.adapters import HTTPAdapter
 
 PUBSUB_EMULATOR: Final = "PUBSUB_EMULATOR_HOST"
-FIRESTORE_EMULATOR: Final = "FIRESTORE_EMULATOR_HOST"  # read by Google's client itself
+FIRESTORE_EMULATOR: Final = "FIRESTORE_EMULATOR_HOST"
 STORAGE_EMULATOR: Final = "STORAGE_EMULATOR_HOST"
 STORAGE_CONNECTIONS: Final = 16  # as many as `objects.THREADS`
 
@@ -23,9 +23,19 @@ STORAGE_CONNECTIONS: Final = 16  # as many as `objects.THREADS`
 _CHANNEL_OPTIONS: Final = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
 
 
-def firestore_client(project: str, database: str) -> AsyncClient:
+def firestore_client(project: str, database: str, environ: Mapping[str, str]) -> AsyncClient:
     """Firestore, asyncio. Belongs to the event loop it is first used on."""
-    return AsyncClient(project=project, database=database)
+    host = environ.get(FIRESTORE_EMULATOR)
+    if host is None:
+        return AsyncClient(project=project, database=database)
+    client = AsyncClient(
+        project=project,
+        database=database,
+        credentials=AnonymousCredentials(),  # type: ignore[no-untyped-call]  # google-auth leaves it untyped
+    )
+    # The client itself looks for it in the process's environment only, which two stacks in one process would share.
+    client._emulator_host = host  # noqa: SLF001
+    return client
 
 
 def _channel(host: str) -> Any:
