@@ -194,7 +194,7 @@ async def _furnish(here: Bench) -> None:
 def ours(images: int) -> dict[str, Any]:
     """The same size through the whole stack."""
     figures = asyncio.run(whole(images, 50))
-    return {name: figures[name] for name in ("images", "seconds", "imagesPerSecond", "load")} | {"exact": True}
+    return {name: figures[name] for name in ("images", "exact", "seconds", "imagesPerSecond", "load")}
 
 
 def told(figures: dict[str, Any]) -> dict[str, Any]:

@@ -232,6 +232,19 @@ async def completed(queue: PubSubQueue, images: int) -> None:
                     raise RuntimeError(f"not all completed: {counts}")
 
 
+async def exact(on_google: wiring.OnGoogle, images: int) -> bool:
+    """Whether the newest batch has each image once and completed, its tally and its completion saying the same."""
+    (batch, *_) = await on_google.store.batches()
+    found = [(image.index, image.state) async for image in on_google.store.images(batch.id)]
+    counts = await on_google.store.counts(batch.id)
+    return (
+        found == [(index, ImageState.COMPLETED) for index in range(images)]
+        and counts == Counts(completed=images)
+        and batch.completion is not None
+        and batch.completion.counts == counts
+    )
+
+
 # --- the first run: the stack as it is
 
 
@@ -295,6 +308,7 @@ async def _whole(stack: Stack, on_google: wiring.OnGoogle, images: int) -> dict[
     taken = shares.taken()
     return {
         "images": images,
+        "exact": await exact(on_google, images),
         "seconds": round(seconds, 1),
         "imagesPerSecond": round(images / seconds, 1),
         "imageEventsPerSecond": round(3 * images / seconds, 1),  # claim, checkpoint, settle

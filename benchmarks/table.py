@@ -1,10 +1,11 @@
-"""All benchmarks one after another, one table: what `make bench` prints.
+"""All benchmarks one after another, one table: what `make bench` writes into docs/benchmarks.md.
 
-    python benchmarks/table.py [--quick]
+    python benchmarks/table.py [--quick] [--only PART ...]
 
-Each line has its reference in the same run and the ratio to it. `--quick` leaves out what takes longer than a few
-minutes (the naive design above 1,000 images, 100,000 images of ingest). What needs Google's emulators is said to be
-missing where they are. Compare lines of one run only, on a machine that does nothing else.
+Each line has its command, its reference in the same run (or the design's number to reach) and the ratio to it: below 1
+is better for seconds, memory and operations, above 1 for images/s. `--quick` leaves out what takes longer than a few
+minutes (the naive design above 1,000 images, 100,000 images), and `--only` leaves out the other parts: both print the
+table and write nothing. Compare lines of one run only, on a machine that does nothing else.
 """
 
 from __future__ import annotations
@@ -21,121 +22,177 @@ from typing import Any, Final
 
 import msgspec
 
-HERE: Final = Path(__file__).parent
+ROOT: Final = Path(__file__).resolve().parent.parent
+PAGE: Final = ROOT / "docs/benchmarks.md"
+BEGIN: Final = "<!-- made by: make bench -->\n"
+END: Final = "<!-- end of what make bench made -->\n"
+HEAD: Final = "| what | figure | reference | ratio | command |\n|---|---|---|---|---|\n"
 Row = tuple[str, str, str, str]  # what, figure, reference, ratio
 
-# docs of the design, section 9: what the control plane is measured against.
-SQLITE_HUEY_PER_SECOND: Final = 1136
-SQLITE_HUEY_CPU_MS: Final = 1.0
+# The design's numbers to reach, where a line has no reference of its own run.
+SQLITE_HUEY_PER_SECOND: Final = 1136  # a queue that keeps no ledger, measured on two cores
+CONTROL_PLANE_CPU_MS: Final = 1.0
+PICTURE_CPU_SECONDS: Final = 0.25
+PICTURE_MIB: Final = 400  # at 50 in flight
+INGEST_SECONDS, INGEST_MIB = 60, 300  # of 10,000 images, on the emulators
+WRITES, READS = 8, 6  # database operations per image
+MAKESPAN: Final = 1.03
+NAIVE_SECONDS: Final = 120  # of each naive run: by then it is as good as stuck, or done
 
 
-def run(program: str, *arguments: str) -> Any:
-    """A benchmark's JSON; None when it could not run, with its last line said."""
+class Failed(Exception):
+    """A benchmark that did not run: its command's last line."""
+
+
+def measured(command: str) -> Any:
+    """A benchmark's figures. Raises `Failed`."""
     done = subprocess.run(
-        [sys.executable, str(HERE / program), *arguments], cwd=HERE.parent, capture_output=True, check=False,
-        env={**os.environ, "PYTHONPATH": str(HERE.parent)},
+        [sys.executable, *command.split()[1:]], cwd=ROOT, capture_output=True, check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     if done.returncode:
-        said = done.stderr.decode().strip().splitlines() or ["?"]
-        print(f"{program} {' '.join(arguments)}: {said[-1]}", file=sys.stderr)
-        return None
+        said = done.stderr.decode().strip().splitlines() or [f"exit code {done.returncode}"]
+        raise Failed(said[-1])
     return msgspec.json.decode(done.stdout)
 
 
-def control_plane() -> Iterator[Row]:
-    for objects in ("files", "database"):
-        runs = {n: run("control_plane.py", "--images", str(n), "--objects", objects) for n in (1000, 10_000)}
-        for images, found in runs.items():
-            what = f"control plane, embedded, pictures in {objects}, {images:,} images"
-            speed, cpu = found["imagesPerSecond"], found["cpuMsPerImage"]
-            yield what, f"{speed} images/s", f"{SQLITE_HUEY_PER_SECOND}", f"{speed / SQLITE_HUEY_PER_SECOND:.2f}"
-            yield what, f"{cpu:.2f} ms CPU", f"{SQLITE_HUEY_CPU_MS} ms", f"{cpu / SQLITE_HUEY_CPU_MS:.2f}"
-            yield (
-                what,
-                f"{found['peakMiB']} MiB",
-                f"{runs[1000]['peakMiB']} MiB at 1,000",
-                (f"{found['peakMiB'] / runs[1000]['peakMiB']:.2f}"),
-            )
+def ratio(figure: float, reference: float) -> str:
+    return f"{figure / reference:.2f}"
 
 
-def pictures() -> Iterator[Row]:
-    for found in run("pictures.py", "--images", "48")["runs"]:
+def control_plane(command: str) -> Iterator[Row]:
+    """The embedded backend with nothing to do per image."""
+    found = measured(command)
+    what = f"control plane, embedded, pictures in {found['objects']}, {found['images']:,} images"
+    speed, cpu = found["imagesPerSecond"], found["cpuMsPerImage"]
+    yield what, f"{speed} images/s", f"{SQLITE_HUEY_PER_SECOND} images/s", ratio(speed, SQLITE_HUEY_PER_SECOND)
+    yield what, f"{cpu:.2f} ms CPU an image", f"{CONTROL_PLANE_CPU_MS} ms", ratio(cpu, CONTROL_PLANE_CPU_MS)
+    yield what, f"{found['peakMiB']} MiB", "", ""
+
+
+def pictures(command: str) -> Iterator[Row]:
+    for found in measured(command)["runs"]:
         what = f"picture work, 12 MP in, 2K out, {found['inFlight']} in flight"
         cpu, memory = found["cpuSecondsPerImage"], found["pssMiB"]
-        yield what, f"{cpu:.2f} s CPU", "0.25 s", f"{cpu / 0.25:.2f}"
-        yield what, f"{memory} MiB (PSS)", "400 MiB at 50", f"{memory / 400:.2f}"
+        yield what, f"{cpu:.2f} s CPU an image", f"{PICTURE_CPU_SECONDS} s", ratio(cpu, PICTURE_CPU_SECONDS)
+        yield what, f"{memory} MiB (PSS)", f"{PICTURE_MIB} MiB at 50", ratio(memory, PICTURE_MIB)
 
 
-def ingest(sizes: list[str]) -> Iterator[Row]:
-    for backend in ("embedded", "google"):
-        found = run("ingest.py", "--backend", backend, "--images", *sizes)
-        for one in found["runs"] if found else ():
-            firestore = one.get("firestore")
-            heap = f"; Firestore emulator's heap {firestore['heapMiB']} MiB" if firestore else ""
-            what = f"ingest of {one['images']:,}, {backend}{heap}"
-            seconds, memory = one["seconds"], one["peakMiB"]
-            yield what, f"{seconds:.1f} s", "60 s at 10,000", f"{seconds / (60 * one['images'] / 10_000):.2f}"
-            yield what, f"{memory} MiB", "300 MiB at 10,000", f"{memory / 300:.2f}"
+def ingest(command: str) -> Iterator[Row]:
+    found = measured(command)
+    for one in found["runs"]:
+        what = f"ingest of {one['images']:,} images, {found['backend']}"
+        if "failedWithExitCode" in one:
+            raise Failed(f"{what}: exit code {one['failedWithExitCode']}")
+        firestore = one.get("firestore")
+        heap = f"; the Firestore emulator's heap {firestore['heapMiB']} MiB" if firestore else ""
+        share = one["images"] / 10_000
+        seconds, memory = one["seconds"], one["peakMiB"]
+        yield what, f"{seconds:.1f} s", f"{INGEST_SECONDS * share:g} s", ratio(seconds, INGEST_SECONDS * share)
+        yield what, f"{memory} MiB{heap}", f"{INGEST_MIB} MiB at 10,000", ratio(memory, INGEST_MIB)
 
 
-def stack() -> Iterator[Row]:
-    found = run("stack.py", "--images", "1000")
-    if found is None:
-        return
-    bare = 1000 / found["operations"]["bareMsPerImage"]
-    yield (
-        "whole stack, no-op model, 1,000 images",
-        f"{found['imagesPerSecond']} images/s",
-        (f"{bare:.1f}, the bare sum of its emulator operations"),
-        f"{found['imagesPerSecond'] / bare:.2f}",
-    )
-    operations = found["operations"]
-    yield "database writes per image", f"{operations['writesPerImage']}", "8", f"{operations['writesPerImage'] / 8:.2f}"
-    yield "database reads per image", f"{operations['readsPerImage']}", "6", f"{operations['readsPerImage'] / 6:.2f}"
-    door = found["aggregateDoor"]
-    yield "AGGREGATE's door alone", f"{door['eventsPerSecond']} events/s", f"exact: {door['exact']}", ""
+def stack(command: str) -> Iterator[Row]:
+    found = measured(command)
+    operations, door = found["operations"], found["aggregateDoor"]
+    bare = 1000 / operations["bareMsPerImage"]
+    what = f"whole stack on the emulators, no-op model, {found['images']:,} images"
+    speed = found["imagesPerSecond"]
+    yield what, f"{speed} images/s", f"{bare:.1f} images/s: the bare sum of its operations", ratio(speed, bare)
+    yield what, f"{found['cpuMsPerImage']} ms CPU an image, emulators included", "", ""
+    for kind, most in (("writes", WRITES), ("reads", READS)):
+        count = operations[f"{kind}PerImage"]
+        yield what, f"{count} database {kind} an image", f"{most}", ratio(count, most)
+    yield "AGGREGATE's door alone", f"{door['eventsPerSecond']} events/s, {_exact(door)}", "", ""
 
 
-def naive(sizes: list[str]) -> Iterator[Row]:
-    found = run("naive.py", "--images", *sizes)
-    if found is None:
-        return
+def naive(command: str) -> Iterator[Row]:
+    found = measured(command)
     ours = {one["images"]: one for one in found["ours"]}
     for one in found["naive"]:
-        beside = ours[one["images"]]["imagesPerSecond"]
-        speed = one.get("imagesPerSecond") or 0.0
-        broken = f"{sum(one['broken'].values())} errors" if one["broken"] else "no error"
-        what = f"naive design, {one['images']:,} images, {one['duplicates']:.0%} doubled, {broken}"
+        beside, speed = ours[one["images"]], one["imagesPerSecond"]
+        broken = f"{sum(one['broken'].values()):,} errors, {one['completionEvents']} completion events"
         yield (
-            what,
-            f"{speed} images/s, counters {'exact' if one.get('exact') else 'wrong'}",
-            (f"ours {beside}, exact"),
-            f"{beside / speed:.2f} (ours to naive)" if speed else "-",
+            f"naive design, {one['images']:,} images, {one['duplicates']:.0%} of the messages doubled",
+            f"{speed} images/s, {_exact(one)}, {broken}"
+            if speed
+            else f"not closed within {NAIVE_SECONDS} s: {one['imagesHandledWhole']:,} images done, {broken}",
+            f"ours: {beside['imagesPerSecond']} images/s, {_exact(beside)}",
+            f"{beside['imagesPerSecond'] / speed:.2f} (ours to naive)" if speed else "",
         )
 
 
-def main() -> None:
-    """Run all, print the table."""
+def _exact(figures: dict[str, Any]) -> str:
+    return "counters exact" if figures["exact"] else "counters wrong"
+
+
+def makespan(command: str) -> Iterator[Row]:
+    for world, found in measured(command).items():
+        minutes = f"{found['seconds'] / 60:.2f} min, {found['throttled']} 429s, {found['failed']} failed"
+        bound = found["bound_seconds"]
+        yield (
+            f"makespan in virtual time, {world}, {found['images']:,} images",
+            minutes,
+            f"{bound / 60:.2f} min: the vendor's bound; aimed at {MAKESPAN}",
+            f"{found['ratio']:.3f}",
+        )
+
+
+Part = tuple[str, Callable[[str], Iterator[Row]], str, bool]  # name, rows, command, whether it takes long
+INGEST_COMMAND: Final = "python benchmarks/ingest.py --backend"
+NAIVE_COMMAND: Final = f"python benchmarks/naive.py --most-seconds {NAIVE_SECONDS} --images"
+PLANE_COMMAND: Final = "python benchmarks/control_plane.py --images"
+PARTS: Final[tuple[Part, ...]] = (
+    *(
+        ("control-plane", control_plane, f"{PLANE_COMMAND} {images} --objects {objects}", False)
+        for objects in ("files", "database")
+        for images in (1000, 10_000)
+    ),
+    ("pictures", pictures, "python benchmarks/pictures.py", False),
+    ("makespan", makespan, "python -m tests.simulation.makespan --json", False),
+    ("ingest", ingest, f"{INGEST_COMMAND} embedded --images 1000 10000", False),
+    ("ingest", ingest, f"{INGEST_COMMAND} google --images 1000 10000", False),
+    ("ingest", ingest, f"{INGEST_COMMAND} embedded --images 100000", True),
+    ("ingest", ingest, f"{INGEST_COMMAND} google --images 100000", True),
+    ("stack", stack, "python benchmarks/stack.py --images 1000", False),
+    ("naive", naive, f"{NAIVE_COMMAND} 100 1000", False),
+    ("naive", naive, f"{NAIVE_COMMAND} 2500", True),
+    ("naive", naive, f"{NAIVE_COMMAND} 5000", True),
+    ("naive", naive, f"{NAIVE_COMMAND} 10000", True),
+)
+
+
+def machine() -> str:
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return (
+        f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {os.cpu_count()} cores, {memory:.0f} GiB, {platform.system()}, "
+        f"Python {platform.python_version()}, load before {os.getloadavg()[0]:.1f}"
+    )
+
+
+def main() -> int:
+    """Run all, print the table, write it into the page. 1 when a benchmark did not run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="leave out what takes long")
-    quick = parser.parse_args().quick
-    parts: list[Callable[[], Iterator[Row]]] = [
-        control_plane,
-        pictures,
-        lambda: ingest(["1000", "10000"] if quick else ["1000", "10000", "100000"]),
-        stack,
-        lambda: naive(["100", "1000"] if quick else ["100", "1000", "2500", "5000", "10000"]),
-    ]
-    when = datetime.now(UTC).strftime("%Y-%m-%d %H:%M")
-    load = os.getloadavg()[0]
-    print(
-        f"{when} UTC, {os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}, load {load:.1f}"
-    )
-    print("\n| what | figure | reference | ratio |\n|---|---|---|---|")
-    for part in parts:
-        for row in part():
-            print("| " + " | ".join(row) + " |", flush=True)
+    parser.add_argument("--only", nargs="+", choices=sorted({part[0] for part in PARTS}), metavar="PART")
+    given = parser.parse_args()
+    table, failures = f"{machine()}\n\n{HEAD}", 0
+    print(table, end="", flush=True)
+    for name, rows, command, long in PARTS:
+        if (long and given.quick) or (given.only and name not in given.only):
+            continue
+        try:
+            lines = [" | ".join(("", *row, f"`{command}`", "")).strip() + "\n" for row in rows(command)]
+        except Failed as error:
+            failures += 1
+            lines = [f"| {name} | did not run: {error} | | | `{command}` |\n"]
+        print(*lines, sep="", end="", flush=True)
+        table += "".join(lines)
+    if not (given.quick or given.only):
+        before, _, rest = PAGE.read_text().partition(BEGIN)
+        PAGE.write_text(f"{before}{BEGIN}\n{table}\n{END}{rest.partition(END)[2]}")
+    return int(failures > 0)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import sys
 import time
 from typing import Final
@@ -185,15 +186,21 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=BESIDE)
     parser.add_argument("--world", choices=list(WORLDS), help="only this one")
+    parser.add_argument("--json", action="store_true", help="print figures and ratio by world instead")
     chosen = parser.parse_args()
-    wrong = False
+    wrong, figures = False, {}
     for name, options in WORLDS.items():
         if chosen.world not in (None, name):
             continue
         beside = measure(BESIDE, **options) if chosen.images != BESIDE else None  # type: ignore[arg-type]
         found = measure(chosen.images, **options)  # type: ignore[arg-type]
-        print(told(name, found, beside), flush=True)
+        if chosen.json:
+            figures[name] = msgspec.to_builtins(found) | {"ratio": found.ratio}
+        else:
+            print(told(name, found, beside), flush=True)
         wrong = wrong or bool(found.failed)
+    if chosen.json:
+        print(json.dumps(figures))
     return int(wrong)
 
 
