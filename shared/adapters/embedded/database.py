@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, TypeVar
 
-from shared.errors import ErrorCode, WorldError
+from shared.errors import ConfigurationError, ErrorCode, WorldError
 from shared.ports import Clock
 
 R = TypeVar("R")
@@ -21,13 +21,16 @@ R = TypeVar("R")
 # Another process (`status`, a second command) holds the write lock for milliseconds; 10 s means it hangs.
 BUSY_SECONDS: Final = 10.0
 
+VERSION: Final = 2  # of the schema below: tallies have a column per state since 2
+
 SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS batches (id TEXT PRIMARY KEY, doc BLOB NOT NULL, created_at REAL NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS images (
     batch TEXT NOT NULL, position INTEGER NOT NULL, state TEXT NOT NULL, doc BLOB NOT NULL,
     PRIMARY KEY (batch, position)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS tallies (
-    batch TEXT NOT NULL, shard INTEGER NOT NULL, open INTEGER NOT NULL, doc BLOB NOT NULL,
+    batch TEXT NOT NULL, shard INTEGER NOT NULL, queued INTEGER NOT NULL, processing INTEGER NOT NULL,
+    completed INTEGER NOT NULL, failed INTEGER NOT NULL, cancelled INTEGER NOT NULL, doc BLOB NOT NULL,
     PRIMARY KEY (batch, shard)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS workers (id TEXT PRIMARY KEY, doc BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS records (
@@ -59,7 +62,13 @@ class Database:
         self._connection.execute("PRAGMA journal_mode = WAL")
         self._connection.execute("PRAGMA synchronous = NORMAL")
         self._connection.execute(f"PRAGMA busy_timeout = {int(BUSY_SECONDS * 1000)}")  # only while the schema is made
-        self._connection.executescript(SCHEMA)
+        (version,) = self._connection.execute("PRAGMA user_version").fetchone()
+        (tables,) = self._connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+        if tables and version != VERSION:
+            self._connection.close()
+            raise ConfigurationError(f"{path} was made by another version of ruum-batch: name another --data folder")
+        # The version first: whoever opens the file in between sees no tables, or both.
+        self._connection.executescript(f"PRAGMA user_version = {VERSION}; {SCHEMA}")
         self._connection.execute("PRAGMA busy_timeout = 0")
 
     async def write(self, kind: str, work: Callable[[sqlite3.Connection], R]) -> R:

@@ -26,6 +26,15 @@ _tally = msgspec.json.Decoder(Tally)
 _worker = msgspec.json.Decoder(Worker)
 _encode = msgspec.json.Encoder().encode
 
+# Summed by SQLite, as Firestore does it: to decode every shard made each look at a batch dearer the larger it was.
+_SUMS: Final = (
+    "SELECT " + ", ".join(f"coalesce(sum({state.value}), 0)" for state in ImageState) + " FROM tallies WHERE batch = ?"
+)
+
+
+def _columns(counts: Counts) -> list[int]:
+    return [counts.of(state) for state in ImageState]
+
 
 def _decide(document: D, decide: Decision[D], token: str) -> D | Refusal | None:
     """The document to write, a refusal, or None when the last write was this very change."""
@@ -82,10 +91,10 @@ class EmbeddedStore:
         return await self._database.write("batch write", work)
 
     async def create_tallies(self, tallies: Sequence[Tally]) -> None:
-        rows = [(tally.batch, tally.shard, tally.counts.open, _encode(tally)) for tally in tallies]
+        rows = [(tally.batch, tally.shard, *_columns(tally.counts), _encode(tally)) for tally in tallies]
 
         def work(connection: sqlite3.Connection) -> None:
-            connection.executemany("INSERT OR IGNORE INTO tallies VALUES (?, ?, ?, ?)", rows)
+            connection.executemany("INSERT OR IGNORE INTO tallies VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
 
         await self._database.write("tally create", work)
 
@@ -108,8 +117,9 @@ class EmbeddedStore:
             if after is None or isinstance(after, Refusal):
                 return before if after is None else after
             connection.execute(
-                "UPDATE tallies SET open = ?, doc = ? WHERE batch = ? AND shard = ?",
-                (after.counts.open, _encode(after), *key),
+                "UPDATE tallies SET queued = ?, processing = ?, completed = ?, failed = ?, cancelled = ?, doc = ?"
+                " WHERE batch = ? AND shard = ?",
+                (*_columns(after.counts), _encode(after), *key),
             )
             return after
 
@@ -117,7 +127,7 @@ class EmbeddedStore:
 
     async def open_images(self, batch_id: str) -> tuple[int, int]:
         def work(connection: sqlite3.Connection) -> tuple[int, int]:
-            query = "SELECT coalesce(sum(open), 0), count(*) FROM tallies WHERE batch = ?"
+            query = "SELECT coalesce(sum(queued + processing), 0), count(*) FROM tallies WHERE batch = ?"
             total, shards = connection.execute(query, (batch_id,)).fetchone()
             return total, shards
 
@@ -125,8 +135,8 @@ class EmbeddedStore:
 
     async def counts(self, batch_id: str) -> Counts:
         def work(connection: sqlite3.Connection) -> Counts:
-            rows = connection.execute("SELECT doc FROM tallies WHERE batch = ?", (batch_id,)).fetchall()
-            return sum((_tally.decode(row[0]).counts for row in rows), Counts())
+            row = connection.execute(_SUMS, (batch_id,)).fetchone()
+            return Counts(**{state.value: count for state, count in zip(ImageState, row, strict=True)})
 
         return await self._database.read("tally sum", work)
 
