@@ -37,6 +37,7 @@ from ops.cli_common import (
 from ops.target import Target
 from shared import names, report, wiring
 from shared.clock import SystemClock
+from shared.errors import ConfigurationError
 from shared.model import BatchState, Counts
 from shared.settings import Settings
 
@@ -110,8 +111,10 @@ def run(
     folder = data or out / ".ruum"
     try:
         code = asyncio.run(_run(settings, manifest, content, out, folder, photos or [], maker, name, as_json))
-    except (local.FolderInUse, local.OurFault) as error:
+    except (local.FolderInUse, local.OurFault, ConfigurationError) as error:
         fail(str(error))
+    except OSError as error:  # a full disk, a folder that is a file or may not be written
+        fail(f"{error.filename or out}: {error.strerror}")
     raise typer.Exit(code)
 
 
@@ -136,7 +139,7 @@ async def _run(
         stop.set()
         show.err.print("stopping: what is in hand may finish (once more to stop at once)")
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, stopping, int(number))
     async with local.locked(data):
         here = await local.LocalRun.open(settings, data, out, manifest, photos)
@@ -210,7 +213,7 @@ def up(
     ] = ModelName.PREVIEW,
     verbose: Annotated[bool, typer.Option("--verbose", help="Show the emulators' own lines too.")] = False,
 ) -> None:
-    """Run the whole pipeline on Google's emulators in this folder, until Ctrl-C."""
+    """Run the whole pipeline on Google's emulators in this folder, until Ctrl-C. Every start begins empty."""
     raise typer.Exit(asyncio.run(_up(subscribers, model.value, verbose)))
 
 
@@ -225,7 +228,7 @@ async def _up(subscribers: int, model: str, verbose: bool) -> int:
     settings = {name: value for name, value in os.environ.items() if name.startswith("RUUM_")}
     options = stack.Options(subscribers=subscribers, model=model, environment=settings)
     stop = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # Ctrl-C, a service manager, a closed terminal
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     here = stack.Stack(stack_file.STATE.resolve(), options, line)
     try:
@@ -242,7 +245,7 @@ async def _up(subscribers: int, model: str, verbose: bool) -> int:
             show.err.print(
                 "up. In another terminal: ruum-batch submit samples/batch.json --watch    (Ctrl-C stops all)"
             )
-            ended = asyncio.create_task(here.processes.ended())
+            ended = asyncio.create_task(here.ended())
             await asyncio.wait({ended, stopping}, return_when=asyncio.FIRST_COMPLETED)
             code = OK if stop.is_set() else OUR_FAULT
             if ended.done() and not stop.is_set():

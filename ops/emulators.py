@@ -116,6 +116,12 @@ def free_ports(count: int) -> list[int]:
             each.close()
 
 
+# What is left when this process is killed ends too (Linux; util-linux is part of every distribution). A program of its
+# own, no code between fork and exec: gRPC's threads are in that process, and a child crashed (docs/cursed-knowledge.md).
+_SETPRIV: Final = shutil.which("setpriv") if sys.platform == "linux" else None
+_DIE_WITH_PARENT: Final = (_SETPRIV, "--pdeathsig", "KILL", "--") if _SETPRIV else ()
+
+
 class Processes:
     """Child processes in groups of their own, their output line by line to one place, none left behind."""
 
@@ -129,6 +135,7 @@ class Processes:
     ) -> asyncio.subprocess.Process:
         """Start a process in a session of its own, so that a terminal's Ctrl-C does not reach it before us."""
         process = await asyncio.create_subprocess_exec(
+            *_DIE_WITH_PARENT,
             *command,
             env=dict(environment),
             cwd=folder,

@@ -92,7 +92,10 @@ def _reject(manifest: Path, out: Path | None, problems: list[Problem]) -> None:
     written = None
     if out is not None:
         written = errors_file(manifest, out)
-        written.parent.mkdir(parents=True, exist_ok=True)
-        written.write_bytes(report.rejection(manifest.name, [msgspec.to_builtins(p) for p in problems]))
+        try:
+            written.parent.mkdir(parents=True, exist_ok=True)
+            written.write_bytes(report.rejection(manifest.name, [msgspec.to_builtins(p) for p in problems]))
+        except OSError as error:
+            fail(f"{error.filename or out}: {error.strerror}")
     show.problems(str(manifest), problems, str(written) if written else None)
     raise typer.Exit(REJECTED)

@@ -27,6 +27,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from shared.clock import SystemClock
+from shared.errors import RuumError
 from shared.ports import Delivery, Queue
 from shared.topology import topology
 
@@ -37,6 +38,7 @@ STORAGE_EVENTS: Final = "storage-events"  # topic and subscription of the bucket
 AT_ONCE: Final = 16  # events under way to one door: two workers of eight threads each
 FIRST_RETRY_SECONDS: Final = 0.2  # real Eventarc starts at 10 s; nobody wants to wait for that at a desk
 LONGEST_RETRY_SECONDS: Final = 10.0
+PULL_SECONDS: Final = 5.0  # a pull that finds nothing; slots that were freed meanwhile are asked for with the next
 DELIVERY_SECONDS: Final = float(max(door.timeout_seconds for door in topology().doors.values()))
 
 
@@ -61,6 +63,7 @@ class Router:
         self._clock = SystemClock()
         self._slots = {door: asyncio.Semaphore(AT_ONCE) for door in doors}
         self._under_way: set[asyncio.Task[None]] = set()
+        self._carried: set[asyncio.Task[None]] = set()
         # No pooled connection outlives a door that is killed and started again.
         limits = httpx2.Limits(max_keepalive_connections=AT_ONCE, keepalive_expiry=1.0)
         self._client = httpx2.AsyncClient(trust_env=False, timeout=DELIVERY_SECONDS, limits=limits)
@@ -83,7 +86,7 @@ class Router:
         finally:
             server.should_exit = True  # it closes its sockets only when asked, not when cancelled
             await serving
-            for task in self._under_way:
+            for task in self._under_way | self._carried:
                 task.cancel()
             await self._client.aclose()
 
@@ -123,16 +126,32 @@ class Router:
     # --- subscriptions
 
     async def _carry(self, subscription: str) -> None:
+        """As many at once as there are free slots: an ingest of minutes holds back no other manifest."""
+        carried: set[asyncio.Task[None]] = set()
         while True:
-            deliveries = await self._queue.pull(subscription, AT_ONCE, 5.0)
-            await asyncio.gather(*(self._carry_one(subscription, delivery) for delivery in deliveries))
+            if len(carried) == AT_ONCE:
+                await asyncio.wait(carried, return_when=asyncio.FIRST_COMPLETED)
+            try:
+                deliveries = await self._queue.pull(subscription, AT_ONCE - len(carried), PULL_SECONDS)
+            except RuumError as error:
+                log.warning("%s: %s", subscription, error)
+                await asyncio.sleep(FIRST_RETRY_SECONDS)
+                continue
+            for delivery in deliveries:
+                task = asyncio.create_task(self._carry_one(subscription, delivery))
+                for tasks in (carried, self._carried):
+                    tasks.add(task)
+                    task.add_done_callback(tasks.discard)
 
     async def _carry_one(self, subscription: str, delivery: Delivery) -> None:
         event = self._storage_event(delivery) if subscription == STORAGE_EVENTS else self._message_event(delivery)
-        if event is None or await self._post(event[0], event[1], event[2]):
-            await self._queue.ack(subscription, [delivery.ack_id])
-        else:
-            await self._queue.nack(subscription, [delivery.ack_id])
+        try:
+            if event is None or await self._post(event[0], event[1], event[2]):
+                await self._queue.ack(subscription, [delivery.ack_id])
+            else:
+                await self._queue.nack(subscription, [delivery.ack_id])
+        except RuumError as error:  # neither: it comes again when its lease has run out
+            log.warning("%s: %s", subscription, error)
 
     def _storage_event(self, delivery: Delivery) -> tuple[str, dict[str, str], bytes] | None:
         """A bucket notification as Eventarc hands it on; None for other buckets than the intake."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -91,7 +92,9 @@ class Stack:
 
     async def _start(self) -> None:
         objects = self._folder / "objects"
-        objects.mkdir(parents=True, exist_ok=True)
+        # What an earlier stack stored: the other emulators keep nothing, so nobody knows of it any more.
+        shutil.rmtree(objects, ignore_errors=True)
+        objects.mkdir(parents=True)
         commands = {
             "pubsub": emulators.pubsub_command(self.ports["pubsub"]),
             "firestore": emulators.firestore_command(self.ports["firestore"], self.ports["router"]),
@@ -189,6 +192,17 @@ class Stack:
         }
         async with httpx2.AsyncClient(trust_env=False, timeout=emulators.READY_SECONDS) as client:
             (await client.post(url, json=trigger)).raise_for_status()
+
+    async def ended(self) -> str:
+        """Wait until a part has ended that should not have; its name."""
+        if self._router is None:
+            raise RuntimeError("not started")
+        ending = asyncio.create_task(self.processes.ended())
+        try:
+            await asyncio.wait({ending, self._router}, return_when=asyncio.FIRST_COMPLETED)
+            return ending.result() if ending.done() else "the router"
+        finally:
+            ending.cancel()
 
     # --- down
 

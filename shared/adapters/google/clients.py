@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Final
 
 import grpc
 from google.auth.credentials import AnonymousCredentials
+from google.auth.exceptions import GoogleAuthError
 from google.cloud import storage  # type: ignore[attr-defined]  # ships no types
 from google.cloud.firestore import AsyncClient
 from google.pubsub_v1 import PublisherAsyncClient, SubscriberAsyncClient
 from google.pubsub_v1.services.publisher.transports import PublisherGrpcAsyncIOTransport
 from google.pubsub_v1.services.subscriber.transports import SubscriberGrpcAsyncIOTransport
 from requests.adapters import HTTPAdapter
+
+from shared.errors import ConfigurationError
 
 PUBSUB_EMULATOR: Final = "PUBSUB_EMULATOR_HOST"
 FIRESTORE_EMULATOR: Final = "FIRESTORE_EMULATOR_HOST"
@@ -27,7 +31,8 @@ def firestore_client(project: str, database: str, environ: Mapping[str, str]) ->
     """Firestore, asyncio. Belongs to the event loop it is first used on."""
     host = environ.get(FIRESTORE_EMULATOR)
     if host is None:
-        return AsyncClient(project=project, database=database)
+        with _credentials():
+            return AsyncClient(project=project, database=database)
     client = AsyncClient(
         project=project,
         database=database,
@@ -38,6 +43,18 @@ def firestore_client(project: str, database: str, environ: Mapping[str, str]) ->
     return client
 
 
+@contextmanager
+def _credentials() -> Iterator[None]:
+    """Google's clients look for credentials when they are made. Raises `ConfigurationError` when those are no use."""
+    try:
+        yield
+    except (GoogleAuthError, OSError, ValueError) as error:
+        told = str(error).strip().partition("\n")[0].rstrip(".")
+        raise ConfigurationError(
+            f"no usable Google credentials ({told}); at a desk run: gcloud auth application-default login"
+        ) from error
+
+
 def _channel(host: str) -> Any:
     return grpc.aio.insecure_channel(host, options=_CHANNEL_OPTIONS)
 
@@ -46,7 +63,8 @@ def pubsub_clients(environ: Mapping[str, str]) -> tuple[PublisherAsyncClient, Su
     """Pub/Sub's unary clients, asyncio. Google's own emulator variable is honoured by its high-level client only."""
     host = environ.get(PUBSUB_EMULATOR)
     if host is None:
-        return PublisherAsyncClient(), SubscriberAsyncClient()
+        with _credentials():
+            return PublisherAsyncClient(), SubscriberAsyncClient()
     return (
         PublisherAsyncClient(transport=PublisherGrpcAsyncIOTransport(channel=_channel(host))),
         SubscriberAsyncClient(transport=SubscriberGrpcAsyncIOTransport(channel=_channel(host))),
@@ -65,7 +83,8 @@ def storage_client(project: str, environ: Mapping[str, str]) -> Any:
 
 def _storage_client(project: str, host: str | None) -> Any:
     if host is None:
-        return storage.Client(project=project)
+        with _credentials():
+            return storage.Client(project=project)
     return storage.Client(
         project=project,
         credentials=AnonymousCredentials(),  # type: ignore[no-untyped-call]  # google-auth leaves it untyped

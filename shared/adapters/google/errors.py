@@ -56,6 +56,10 @@ async def retried(what: str, call: Callable[[], Awaitable[R]], clock: Clock) -> 
             return await call()
         except _OURS as error:
             raise configuration(what, error) from error
+        except exceptions.FailedPrecondition as error:
+            if "requires an index" in str(error):  # Terraform's to make; Firestore answers 400 until it is there
+                raise ConfigurationError(f"{what}: {error.message}") from error
+            raise
         except _TRANSIENT as error:
             if clock.monotonic() + pause > deadline:
                 message = f"{what}: {type(error).__name__} for {DEADLINE_SECONDS:g} s"
