@@ -14,6 +14,7 @@ from enum import StrEnum
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, Final
+from urllib.parse import unquote
 
 import msgspec
 import typer
@@ -319,7 +320,8 @@ async def _watch(target: Target, batch_id: str, as_json: bool) -> int:
     with show.BatchProgress() as progress:
         batch, counts = await remote.watch(target, batch_id, progress.show)
     cost = batch.completion.cost_usd if batch.completion else 0.0
-    folder = f"gs://{target.settings.buckets.results}/{names.results_folder(batch)}"
+    uri = target.backend.objects.uri(target.settings.buckets.results, names.results_folder(batch))
+    folder = unquote(uri.removeprefix("file://"))
     done = local.summary(batch, counts, cost, folder)
     if as_json:
         show.as_json(done)

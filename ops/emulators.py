@@ -117,7 +117,7 @@ def free_ports(count: int) -> list[int]:
 
 
 # What is left when this process is killed ends too (Linux; util-linux is part of every distribution). A program of its
-# own, no code between fork and exec: gRPC's threads are in that process, and a child crashed (docs/cursed-knowledge.md).
+# own, no code between fork and exec: gRPC's threads live here, and a child crashed (docs/cursed-knowledge.md).
 _SETPRIV: Final = shutil.which("setpriv") if sys.platform == "linux" else None
 _DIE_WITH_PARENT: Final = (_SETPRIV, "--pdeathsig", "KILL", "--") if _SETPRIV else ()
 

@@ -11,13 +11,14 @@ import typer
 from ops import manifest_file, show
 from ops.cli_common import OK, DataOption, JsonFlag, ManifestPath, ProjectOption, with_target
 from ops.target import Target
-from shared import forecast, names
+from shared import closing, forecast, names
 from shared.manifest import Manifest
 from shared.model import BatchState, Control, ImageState, Tier
 
 # Earlier batches looked at for what a picture costs, and for what is in the cache: newer ones say more, and each of
 # 10,000 images is 10,000 reads.
 EARLIER_BATCHES: Final = 5
+FRESH_SECONDS: Final = 300.0  # a speed measured longer ago says nothing about now: workers may have gone to sleep
 
 
 def register(app: typer.Typer) -> None:
@@ -52,12 +53,16 @@ async def _estimate(target: Target, found: Manifest) -> forecast.Estimate:
     backlog: Counter[Tier] = Counter()
     costs: list[tuple[float, int]] = []
     staged: set[tuple[str, str, str]] = set()
+    speeds: list[float] = []
     looked = 0
     model = "preview" if settings.staging.model == "preview" else settings.gemini.image_model
     for batch in await store.batches():
         waits = batch.state not in (BatchState.CLOSED, BatchState.REJECTED) and batch.control is not Control.PAUSED
         if waits and batch.id != found.batch:
             backlog[batch.tier] += (await store.counts(batch.id)).open
+            status = await target.backend.objects.stat(settings.buckets.results, names.status_name(batch))
+            if status is not None and status.updated_at > now - FRESH_SECONDS:
+                speeds.append(closing.known_speed(status) or 0.0)
         if batch.completion and len(costs) < EARLIER_BATCHES:
             done = batch.completion
             costs.append((done.cost_usd, done.counts.completed - done.cached))
@@ -76,7 +81,9 @@ async def _estimate(target: Target, found: Manifest) -> forecast.Estimate:
         repeated=sum(times - 1 for wish, times in wishes.items() if wish not in known) if found.cache else 0,
         already_staged=already,
         backlog=backlog,
-        capacity=await forecast.capacity_now(store, settings, now),
+        capacity=forecast.at_most(
+            sum(speeds), await forecast.capacity_now(store, settings, now, with_slots=not any(speeds))
+        ),
         measured_cost_usd=forecast.measured_cost_usd(costs),
     )
 

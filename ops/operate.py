@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import signal
 import sys
 from typing import Annotated, Any, Final
 
@@ -10,6 +12,7 @@ import typer
 
 from ops import remote, show
 from ops.cli_common import (
+    INTERRUPTED,
     OK,
     OUR_FAULT,
     WRONG_USAGE,
@@ -26,6 +29,7 @@ from shared import wiring
 from shared.ledger import Ledger
 from shared.messages import iso
 from shared.model import Batch, ImageState, Refusal
+from shared.quota import QuotaEvents
 from shared.replay import Busy, Plan
 from shared.settings import Limit
 
@@ -115,12 +119,16 @@ def set_quota(
         if model not in target.settings.limits:
             fail(f"{model} has no limit to change (there are: {', '.join(target.settings.limits)})", WRONG_USAGE)
         limit = Limit(per_minute=per_minute, concurrent=concurrent) if per_minute or concurrent else None
-        await target.backend.store.change_record(
-            Ledger,
-            model,
-            lambda known, _: ledgers.set_limit(known or Ledger(id=model), limit),
-            target.clock.token(),
-        )
+        seen: list[Ledger] = []
+
+        def decide(known: Ledger | None, _: float) -> Ledger:
+            seen[:] = [known or Ledger(id=model)]
+            return ledgers.set_limit(seen[0], limit)
+
+        written = await target.backend.store.change_record(Ledger, model, decide, target.clock.token())
+        if isinstance(written, Ledger):
+            events = QuotaEvents(target.backend.queue, target.clock, target.settings.limits)
+            await events.tell(seen[0], written)
         show.out.print(f"{model}: limit {'set' if limit else 'as in the settings'}")
         return OK
 
@@ -220,7 +228,8 @@ def replay(
 ) -> None:
     """Give failed images of any batch a new round. Shows its plan first.
 
-    After Ctrl-C the same command goes on, as soon as the interrupted one's lease has run out: in two minutes at most.
+    Ctrl-C ends it in order: what is queued again runs, the rest stays failed, and the same command goes on with it.
+    One that was killed is carried on by reconcile, or by the same command when its lease has run out: in two minutes.
     """
     filtered = bool(batch or client or code or older_than_minutes)
     _replay(batch, client, tuple(code or ()), older_than_minutes * 60, dry_run, rate, yes or filtered, data, project)
@@ -254,18 +263,33 @@ def _replay(
             return OK
         if total > ASK_ABOVE:
             _sure(sure, f"replay {total} images?")
-        code = OK
+        code, stop = OK, _stop_on_signals()
         for plan in plans:
+            if stop.is_set():
+                break
             try:
-                run = replay.run(plan.batch, codes, older_than_seconds=older_than_seconds, images_per_second=rate)
+                run = replay.run(
+                    plan.batch, codes, older_than_seconds=older_than_seconds, images_per_second=rate, stop=stop
+                )
                 show.out.print(f"{plan.batch}: {await run} images queued again")
             except Busy as error:  # one that cannot be replayed holds up no other
                 show.err.print(f"ruum-batch: {await _busy(target, plan.batch, error)}")
                 code = OUR_FAULT
+        if stop.is_set():
+            show.err.print("stopped: what is not queued again stays failed; the same command goes on with it")
+            return INTERRUPTED
         await replay.drain_letters()
         return code
 
     with_target(work, data, project)
+
+
+def _stop_on_signals() -> asyncio.Event:
+    """Set by Ctrl-C, or by a polite kill."""
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    return stop
 
 
 async def _busy(target: Target, batch_id: str, error: Busy) -> str:

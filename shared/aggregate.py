@@ -71,15 +71,16 @@ class Aggregate:
             await self._stop_if_doomed(batch, counts)
 
     async def _tell_progress(self, batch: Batch, counts: Counts, capacity: Capacity) -> None:
-        """One event for the tenth that was passed last; a repeated one has the same id."""
+        """One event for each tenth passed, several at once when it goes fast; a repeated one has the same id."""
         tenth = counts.settled * 10 // batch.total if batch.total else 0
         if not batch.progress_announced < tenth < 10:  # the whole is told by batch.completed
             return
         now = self._clock.now()
         status = await self._objects.stat(self._settings.buckets.results, names.status_name(batch))
         data = closing.progress_of(batch, counts, now, closing.known_speed(status), capacity)
-        event = batch_event(batch, f"{batch.id}/{batch.round}/progress/{tenth}", now, data)
-        await self._queue.publish(EVENTS_TOPIC, [Message(event.body(), event.attributes())])
+        passed = range(batch.progress_announced + 1, tenth + 1)
+        events = [batch_event(batch, f"{batch.id}/{batch.round}/progress/{each}", now, data) for each in passed]
+        await self._queue.publish(EVENTS_TOPIC, [Message(event.body(), event.attributes()) for event in events])
         await self._store.change_batch(
             batch.id, lambda b: closing.note_progress(b, round_now=batch.round, tenth=tenth), self._clock.token()
         )

@@ -7,9 +7,14 @@ loop is made at the first event, after the server has forked its processes.
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Generic, TypeVar
+
+from shared.telemetry import configuration_faults
+
+log = logging.getLogger(__name__)
 
 R = TypeVar("R")
 P = TypeVar("P")
@@ -33,6 +38,7 @@ class Background(Generic[P]):
         return asyncio.run_coroutine_threadsafe(self._with_parts(work), self._loop).result()
 
     async def _with_parts(self, work: Callable[[P], Coroutine[Any, Any, R]]) -> R:
-        if self._parts is None or (self._parts.done() and self._parts.exception() is not None):
-            self._parts = asyncio.ensure_future(self._make())
-        return await work(await asyncio.shield(self._parts))
+        with configuration_faults(log):
+            if self._parts is None or (self._parts.done() and self._parts.exception() is not None):
+                self._parts = asyncio.ensure_future(self._make())
+            return await work(await asyncio.shield(self._parts))

@@ -12,10 +12,10 @@ from shared import claims
 from shared.errors import ErrorCode, RuumError
 from shared.heartbeat import known_holder
 from shared.messages import Letter, Task, Unreadable, decode, encode, is_letter, task_for
-from shared.model import Failure, Image, Refusal
+from shared.model import Failure, Image, ImageState, Refusal
 from shared.ports import BatchStore, Clock, Message, Queue
 from shared.settings import Settings
-from shared.telemetry import bound, image_settled
+from shared.telemetry import LogEvent, bound, image_settled, tell
 from shared.topology import topic_of
 
 log = logging.getLogger(__name__)
@@ -69,6 +69,10 @@ class DeadLetter:
         elif isinstance(settled, Image):
             with bound(tier=task.tier.value):
                 image_settled(log, settled)
+            client = task.batch.partition(".")[0]
+            if settled.state is ImageState.FAILED:
+                with bound(batch=task.batch, image=task.index, round=settled.round, client=client):
+                    tell(log, LogEvent.DEAD_LETTER, code=error.code, reason=error.message)
 
     def _task(self, data: bytes, attributes: Mapping[str, str]) -> Task | None:
         """The task behind a letter; None, and a line in the log, when there is none to be had."""

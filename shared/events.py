@@ -123,6 +123,8 @@ class QuotaChanged(Public, frozen=True, kw_only=True):
     rate: Annotated[Share, Meta(description="share of the limit in use: below 1 is slow mode")]
     rate_before: Share
     epoch: Annotated[int, Meta(ge=0, description="one more with each 429 that halved the rate")]
+    per_minute: Annotated[int | None, Meta(description="the limit in use, in calls a minute")]
+    concurrent: Annotated[int | None, Meta(description="the limit in use, in calls at once")]
     day_spent_until: Annotated[str | None, Meta(description="RFC 3339; until then the vendor's day is used up")]
 
 

@@ -10,7 +10,7 @@ import logging
 import math
 
 from shared import forecast
-from shared.errors import RuumError
+from shared.errors import ConfigurationError, RuumError
 from shared.forecast import Capacity
 from shared.model import Batch, BatchState, Control
 from shared.ports import BatchStore, Clock, Fleet
@@ -49,6 +49,8 @@ class Scaling:
             wanted = await self._wanted()
             if wanted > await self._fleet.instances():
                 await self._set(self._fleet, wanted)
+        except ConfigurationError as error:  # the schedule will not be allowed to either
+            tell(log, LogEvent.CONFIGURATION_FAULT, level=logging.ERROR, reason=f"workers not woken: {error}")
         except RuumError as error:
             log.warning("workers not woken, the schedule will: %s", error)
 

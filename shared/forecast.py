@@ -83,6 +83,13 @@ async def capacity_now(store: BatchStore, settings: Settings, now: float, *, wit
     )
 
 
+def at_most(measured: float, known: Capacity) -> Capacity:
+    """The capacity, held to the speed that was measured (images per second) where there is one (0: none)."""
+    if not 0 < measured < known.images_per_second:
+        return known
+    return msgspec.structs.replace(known, images_per_second=measured, limited_by="the speed measured now")
+
+
 def finish_seconds(work: Mapping[Tier, float], of: Tier, images_per_second: float) -> float:
     """When the last image of tier `of` is through, if the tiers' `work` (images) share the rate by weight."""
     left = {tier: images for tier, images in work.items() if images > 0}

@@ -10,7 +10,7 @@ import asyncio
 import contextvars
 import logging
 import math
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from typing import Any, Protocol
 
@@ -57,16 +57,18 @@ class Quota(Protocol):
 class QuotaEvents:
     """Tells operators of every change of a quota: an event on the completion topic, and a line in the log."""
 
-    def __init__(self, queue: Queue, clock: Clock) -> None:
+    def __init__(self, queue: Queue, clock: Clock, limits: Mapping[str, Limit]) -> None:
         self._queue = queue
         self._clock = clock
+        self._limits = limits
 
     async def tell(self, before: Ledger, after: Ledger) -> None:
         """Only the worker that made the change tells. Never raises: an event that is not published is in the log."""
         now = self._clock.now()
         spent = after.day_spent_until > now
+        most = after.limit or self._limits.get(after.id) or Limit()
         tell(log, LogEvent.QUOTA_CHANGED, level=logging.WARNING, model=after.id, circuit=after.circuit.value,
-             rate=after.rate, daySpent=spent)  # fmt: skip
+             rate=after.rate, limit=most.per_minute or most.concurrent, daySpent=spent)  # fmt: skip
         data = QuotaChanged(
             model=after.id,
             circuit=after.circuit.value,
@@ -74,6 +76,8 @@ class QuotaEvents:
             rate=after.rate,
             rate_before=before.rate,
             epoch=after.epoch,
+            per_minute=most.per_minute,
+            concurrent=most.concurrent,
             day_spent_until=iso(after.day_spent_until) if spent else None,
         )
         # The ledger's write token names the change: told twice, it has one id.
@@ -289,7 +293,8 @@ class SharedQuota:
             before.circuit is not after.circuit
             or before.epoch != after.epoch
             or before.day_spent_until != after.day_spent_until
-            or (before.rate < 1.0) != (after.rate < 1.0)
+            or before.rate != after.rate
+            or before.limit != after.limit
         ):
             telling = asyncio.create_task(self._on_change(before, after), context=contextvars.Context())
             self._telling.add(telling)

@@ -7,6 +7,7 @@ shard before the batch may close again. Run again after a kill it takes up the s
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
@@ -27,6 +28,7 @@ from shared.topology import DEAD_LETTER_KEPT, topic_of
 # a replay that lost its lease cannot have a write under way.
 LEASE_SECONDS: Final = 120.0
 RENEW_SECONDS: Final = 40.0
+SLICE_SECONDS: Final = 1.0  # of a pause: how late a replay notices that it should stop
 CHUNK: Final = 100  # images requeued, folded and published together
 LETTERS_AT_ONCE: Final = 100
 # The operators' subscription keeps letters that still stand for failed images: one pass stops when it sees them again.
@@ -129,10 +131,12 @@ class Replay:
         older_than_seconds: float = 0.0,
         images_per_second: float | None = None,
         progress: Callable[[int], None] = lambda requeued: None,
+        stop: asyncio.Event | None = None,
     ) -> int:
         """Requeue the failed images (of these codes, failed so long ago); how many. Raises `Busy`.
 
-        Cancelled in the middle, the batch stays `reopening` until the replay is run again, or reconcile carries it on.
+        Once `stop` is set it ends in order: what was requeued runs, the rest stays failed for the next replay. Killed
+        in the middle, the batch stays `reopening` until the replay is run again, or reconcile carries it on.
         """
         await self._checked(batch_id)  # announce first; carry an interrupted closing on
         lease = self._lease()
@@ -142,7 +146,8 @@ class Replay:
         begun = await self._store.change_batch(batch_id, decide, self._clock.token())
         if isinstance(begun, Refusal) or begun.replay is None:
             raise Busy(f"{batch_id} cannot be replayed now: {begun if isinstance(begun, Refusal) else 'no plan'}")
-        requeued = await self._requeue(begun, lease, begun.replay, images_per_second, progress)
+        stop = stop or asyncio.Event()
+        requeued = await self._requeue(begun, lease, begun.replay, images_per_second, progress, stop)
         ended = await self._store.change_batch(batch_id, lambda b: end(b, holder=lease.holder), self._clock.token())
         if isinstance(ended, Refusal):
             raise Busy(f"another replay of {batch_id} has taken over")
@@ -164,6 +169,7 @@ class Replay:
         plan: ReplayPlan,
         images_per_second: float | None,
         progress: Callable[[int], None],
+        stop: asyncio.Event,
     ) -> int:
         # What an interrupted replay may have requeued without counting or publishing it.
         renewed_at, requeued = self._clock.monotonic(), 0
@@ -173,15 +179,17 @@ class Replay:
         if batch.control is Control.CANCELLING:
             return 0  # cancelled while it was interrupted: what it had requeued is counted, and can be cancelled now
         async for images in _chunked(self._failed(batch.id, plan.codes, plan.failed_before)):
+            if stop.is_set():
+                break
             renewed_at = await self._renew(batch.id, lease, renewed_at)
             done = [image for image in [await self._requeue_one(image) for image in images] if image is not None]
             await self._fold_and_publish(batch, done)
             requeued += len(done)
             progress(requeued)
             pause = len(done) / images_per_second if images_per_second else 0.0
-            while pause > 0:  # in slices, so that a slow replay keeps its lease
-                await self._clock.sleep(min(pause, RENEW_SECONDS))
-                pause -= RENEW_SECONDS
+            while pause > 0 and not stop.is_set():  # in slices, so that a slow replay keeps its lease
+                await self._clock.sleep(min(pause, SLICE_SECONDS))
+                pause -= SLICE_SECONDS
                 renewed_at = await self._renew(batch.id, lease, renewed_at)
         return requeued
 

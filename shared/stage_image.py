@@ -20,6 +20,7 @@ from shared.claimed import MOST_MESSAGE_CHARACTERS, ClaimedImage, Tools
 from shared.control import ControlCache
 from shared.errors import (
     ConfigurationError,
+    DailyQuotaSpent,
     ErrorCode,
     ImageRejected,
     LostClaim,
@@ -64,11 +65,12 @@ class Action(StrEnum):
 
 
 class Disposition(msgspec.Struct, frozen=True):
-    """The action, for how long (LET_GO), and why (HALT)."""
+    """The action, for how long (LET_GO), why, and whether that is a fault of ours to mend (HALT)."""
 
     action: Action
     seconds: float = 0.0
     reason: str = ""
+    fault: bool = True
 
 
 ACK: Final = Disposition(Action.ACK)
@@ -103,7 +105,8 @@ class StageImage:
             log.warning("lost the claim of %s/%s: %s", task.batch, task.index, error)
             return LOST
         except ConfigurationError as error:
-            return Disposition(Action.HALT, reason=str(error))
+            # A day's quota that is used up is nobody's fault; its own line, quota_changed, has told it.
+            return Disposition(Action.HALT, reason=str(error), fault=not isinstance(error, DailyQuotaSpent))
         except WorldError as error:
             log.warning("storage failed for %s/%s: %s", task.batch, task.index, error)
             return NACK

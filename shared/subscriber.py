@@ -28,6 +28,9 @@ PROBE_SECONDS: Final = 0.5
 PROBE_EVERY_SECONDS: Final = 5.0
 # After a pull that failed (the queue did not answer) the tier is left alone for this long.
 PULL_FAILED_SECONDS: Final = 5.0
+# At the end, after the grace: what is cancelled releases its claim, then all deliveries go back at once.
+RELEASE_SECONDS: Final = 1.5
+GIVE_BACK_SECONDS: Final = 0.5
 
 
 class Turns:
@@ -190,16 +193,19 @@ class Subscriber:
         elif disposition.action is Action.NACK:
             await self._queue.nack(subscription, ids)
         elif disposition.action is Action.HALT:
-            self._halt(disposition.reason)
+            self._halt(disposition)
         elif disposition.seconds:
             await self._queue.extend(subscription, ids, disposition.seconds)
 
-    def _halt(self, reason: str) -> None:
+    def _halt(self, disposition: Disposition) -> None:
         """Our own fault: stop pulling for a while. Said once per pause, not once per image."""
         now = self._clock.monotonic()
         if now >= self._halted_until:
-            tell(log, LogEvent.CONFIGURATION_FAULT, level=logging.ERROR, reason=reason)
-            self._on_halt(reason)
+            if disposition.fault:
+                tell(log, LogEvent.CONFIGURATION_FAULT, level=logging.ERROR, reason=disposition.reason)
+            else:
+                log.warning("pulling stops for %g s: %s", self._limits.halt_seconds, disposition.reason)
+            self._on_halt(disposition.reason)
         self._halted_until = now + self._limits.halt_seconds
 
     async def _keep_leases(self) -> None:
@@ -228,17 +234,20 @@ class Subscriber:
         left = dict(self._jobs)
         for job in left:
             job.cancel()
-        if left:
-            await asyncio.wait(left)
+        if left:  # they release their claims; a database that hangs must not hold up the end: leases run out
+            await asyncio.wait(left, timeout=RELEASE_SECONDS)
+        back: dict[str, list[str]] = {}
         for job, (subscription, ack_id) in left.items():
-            if job.cancelled():  # one that ended otherwise has answered its delivery itself
-                await self._give_back(subscription, [ack_id])
+            if not job.done() or job.cancelled():  # one that ended otherwise has answered its delivery itself
+                back.setdefault(subscription, []).append(ack_id)
+        await asyncio.gather(*(self._give_back(subscription, ids) for subscription, ids in back.items()))
 
     async def _give_back(self, subscription: str, ack_ids: list[str]) -> None:
         try:
             if ack_ids:
-                await self._queue.nack(subscription, ack_ids)
-        except RuumError as error:
+                async with asyncio.timeout(GIVE_BACK_SECONDS):
+                    await self._queue.nack(subscription, ack_ids)
+        except (RuumError, TimeoutError) as error:
             log.warning("deliveries of %s not given back, their leases will end: %s", subscription, error)
 
 

@@ -17,6 +17,7 @@ from contextvars import ContextVar
 from enum import StrEnum
 from typing import Any, Final, TextIO
 
+from shared.errors import ConfigurationError
 from shared.model import Image
 
 MOST_MESSAGE_CHARACTERS: Final = 1000  # of a message; tracebacks apart
@@ -102,6 +103,16 @@ def tell(log: logging.Logger, event: LogEvent, *, level: int = logging.INFO, **f
     given = {name: value for name, value in fields.items() if value is not None}
     # The message repeats no field: an image has 4 KB for all its lines.
     log.log(level, "%s", event.value.replace("_", " "), extra={"fields": {"event": event.value, **given}})
+
+
+@contextmanager
+def configuration_faults(log: logging.Logger) -> Iterator[None]:
+    """Tell operators when what stands inside fails by our own configuration: their alert reads this line."""
+    try:
+        yield
+    except ConfigurationError as error:
+        tell(log, LogEvent.CONFIGURATION_FAULT, level=logging.ERROR, reason=str(error))
+        raise
 
 
 def image_settled(log: logging.Logger, image: Image, duration_ms: int | None = None) -> None:

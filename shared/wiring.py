@@ -206,7 +206,7 @@ def rooms(
 
 def shared_quota(backend: Backend, clock: Clock, settings: Settings, worker: str) -> SharedQuota:
     """A worker's side of the fleet's quotas, which tells operators of every change."""
-    events = QuotaEvents(backend.queue, clock)
+    events = QuotaEvents(backend.queue, clock, settings.limits)
     return SharedQuota(backend.store, clock, settings.limits, worker, events.tell)
 
 

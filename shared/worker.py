@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -28,6 +29,7 @@ from shared.telemetry import LogEvent, tell
 log = logging.getLogger(__name__)
 
 EMPTY_SECONDS: Final = 60.0  # reconcile goes by quarters of an hour
+GOODBYE_SECONDS: Final = 1.0  # the platform's patience is short, see functions/stage_image/main.py
 HEALTH_SECONDS: Final = 60.0  # a line a minute tells a living worker from a stuck one, and costs nothing
 
 
@@ -73,7 +75,9 @@ async def work(
             for task in background:
                 task.cancel()
             await asyncio.gather(*background, return_exceptions=True)
-            await heartbeat.stop()
+            with suppress(TimeoutError):  # unsaid, its heartbeat runs out
+                async with asyncio.timeout(GOODBYE_SECONDS):
+                    await heartbeat.stop()
             await model.aclose()
     finally:
         await downloader.aclose()

@@ -6,6 +6,7 @@ Promise: SIGTERM stops the pulling, lets what can finish finish, checkpoints and
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 
@@ -13,7 +14,11 @@ from shared import telemetry, wiring, worker
 from shared.clock import SystemClock
 from shared.settings import from_environment
 
-GRACE_SECONDS = 6.0  # Cloud Run kills 10 s after SIGTERM: two more for pulls under way, two to release and say goodbye
+log = logging.getLogger(__name__)
+
+# Cloud Run kills 10 s after SIGTERM; we want to be gone after 8: another 1.5 s to release claims, 0.5 s to give
+# deliveries back and 1 s to say goodbye, each bounded (shared/subscriber.py, shared/worker.py).
+GRACE_SECONDS = 5.0
 
 
 async def main() -> None:
@@ -22,12 +27,13 @@ async def main() -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     settings, clock = from_environment(os.environ), SystemClock()
-    on_google = wiring.google(clock, settings, os.environ)
-    make_model = wiring.model_maker(settings.staging.model, os.environ.get("GEMINI_API_KEY"))
-    try:
-        await worker.work(on_google.backend, clock, settings, make_model, stop, grace_seconds=GRACE_SECONDS)
-    finally:
-        await on_google.aclose()
+    with telemetry.configuration_faults(log):
+        on_google = wiring.google(clock, settings, os.environ)
+        try:
+            make_model = wiring.model_maker(settings.staging.model, os.environ.get("GEMINI_API_KEY"))
+            await worker.work(on_google.backend, clock, settings, make_model, stop, grace_seconds=GRACE_SECONDS)
+        finally:
+            await on_google.aclose()
 
 
 if __name__ == "__main__":

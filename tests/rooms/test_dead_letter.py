@@ -99,7 +99,10 @@ async def test_a_dead_claim_with_attempts_left(world: World, kind: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("error", [None, ERROR])
 @virtual
-async def test_nothing_is_left_to_try(world: World, kind: str, error: Failure | None) -> None:
+async def test_nothing_is_left_to_try(
+    world: World, kind: str, error: Failure | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
     await world.batch()
     await world.change_image(attempts=3, fence=5, error=error)
     await world.rooms.dead_letter.handle(*brought(kind))
@@ -112,6 +115,8 @@ async def test_nothing_is_left_to_try(world: World, kind: str, error: Failure | 
     assert change.state is FAILED, "aggregate is told"
     await world.rooms.dead_letter.handle(*brought(kind))
     assert await world.image() == image
+    told = [record.__dict__["fields"]["event"] for record in caplog.records if "fields" in record.__dict__]
+    assert told == ["image_settled", "dead_letter"], "once, though the letter came twice: the alert counts these"
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -488,7 +488,7 @@ async def test_a_spent_day(world: World, step: str) -> None:
     task = await world.task()
     for _ in range(5):
         done = await hand.handle(task)
-        assert done.action is Action.HALT
+        assert (done.action, done.fault) == (Action.HALT, False)  # nobody is woken for a vendor's midnight
         assert "spent" in done.reason
         image = await world.image()
         assert (image.state, image.attempts, image.claim) == (QUEUED, 0, None)

@@ -15,7 +15,7 @@ from shared.model import ImageState, Tier
 from shared.ports import Delivery, Message
 from shared.settings import WorkerLimits
 from shared.stage_image import ACK, NACK, Action, Disposition
-from shared.subscriber import PULL_FAILED_SECONDS, PULL_SECONDS, Subscriber, consume
+from shared.subscriber import GIVE_BACK_SECONDS, PULL_FAILED_SECONDS, PULL_SECONDS, RELEASE_SECONDS, Subscriber, consume
 from shared.topology import DEAD_LETTER_DOOR, topic_of, topology
 from tests.rooms.parts import Fuse, Stall, World, fused, ticks, unreachable, virtual
 
@@ -379,6 +379,18 @@ async def test_halting(world: World) -> None:
     await crew.end()
 
 
+@pytest.mark.parametrize("fault", [True, False])
+@virtual
+async def test_only_a_fault_of_ours_alerts(world: World, fault: bool, caplog: pytest.LogCaptureFixture) -> None:
+    await fill(world)
+    crew = Crew(world, takes(world, 1.0, answer=Disposition(Action.HALT, reason="because", fault=fault)))
+    await world.clock.sleep(5)
+    await crew.end()
+    told = [record.__dict__.get("fields", {}).get("event") for record in caplog.records]
+    assert ("configuration_fault" in told) is fault
+    assert "because" in caplog.text or fault
+
+
 @virtual
 async def test_halting_does_not_wait_for_long_work(world: World) -> None:
     """Jobs that end one by one while halted, each with a HALT of its own: still one report, and the pause grows."""
@@ -461,6 +473,33 @@ async def test_stopping_while_a_pull_hangs(world: World) -> None:
     crew = Crew(world, takes(world, 1000.0), queue=queue, grace=8.0)
     await world.clock.sleep(10)
     assert await crew.end() <= 8.1
+
+
+@pytest.mark.parametrize("hangs", ["release", "nack"])
+@virtual
+async def test_stopping_while_the_database_or_the_queue_hangs(world: World, hangs: str) -> None:
+    """Cloud Run kills 10 s after SIGTERM, whoever does not answer: what is not said runs out by itself."""
+    await fill(world, count=30)
+    queue = fused(world.parts, Fuse()).queue
+
+    async def handle(delivery: Delivery) -> Disposition:
+        try:
+            await world.clock.sleep(1000)
+        finally:
+            await world.clock.sleep(100 if hangs == "release" else 0)  # a claim's release, by a database that hangs
+        return ACK
+
+    async def nack(subscription: str, ack_ids: list[str]) -> None:
+        await world.clock.sleep(100)
+
+    if hangs == "nack":
+        queue.nack = nack
+    crew = Crew(world, handle, queue=queue, grace=5.0)
+    await world.clock.sleep(10)
+    assert await crew.end() <= 5.0 + RELEASE_SECONDS + GIVE_BACK_SECONDS + 0.1
+    if hangs == "release":
+        await world.clock.sleep(13)
+        assert len(await world.queue.pull(NORMAL, 100, 0)) == 30, "given back all the same"
 
 
 @virtual

@@ -256,7 +256,10 @@ async def test_a_fleet_that_is_away_keeps_no_manifest_out(
     on = rooms(world, fleet)
     assert (await ingest(world, on, 3)).state is BatchState.PROCESSING
     assert await world.queue.waiting("stage-image-normal") == 3
-    assert any("not woken" in record.getMessage() for record in caplog.records if record.levelno == logging.WARNING)
+    fault = isinstance(error, ConfigurationError)  # operators hear of it: the schedule would not be allowed to either
+    (said,) = [record for record in caplog.records if "not woken" in str({**vars(record), "said": record.getMessage()})]
+    assert said.levelno == (logging.ERROR if fault else logging.WARNING)
+    assert getattr(said, "fields", {}).get("event") == ("configuration_fault" if fault else None)
     fleet.error = None
     assert ((await reconciled(on)).instances, fleet.scaled) == (2, [2]), "the schedule repairs it"
 

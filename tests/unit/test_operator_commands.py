@@ -341,6 +341,8 @@ def test_set_quota_and_back(ruum: Ruum, data: Data) -> None:
     data.ledger(PICTURE, grants=((data.now, 3),), rate=0.5, rate_changed_at=data.now + 60)
     said = ruum("set-quota", PICTURE, "--per-minute", 120, "--data", data.folder)
     said.done()
+    (event,) = data.messages(EVENTS_SUBSCRIPTION)
+    assert (json.loads(event)["perMinute"], json.loads(event)["rate"]) == (120, 0.5)
     ledger = limit_of(data)
     assert ledger is not None
     assert (ledger.limit, ledger.grants, ledger.rate) == (Limit(per_minute=120), ((data.now, 3),), 0.5)
@@ -914,22 +916,22 @@ def test_a_replay_under_way_is_left_to_its_holder(ruum: Ruum, data: Data) -> Non
 
 
 def test_after_ctrl_c_the_same_command_goes_on(ruum: Ruum, data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As `replay --help` says, once the interrupted one's lease has run out: here, at once."""
+    """As `replay --help` says: what is queued again runs, the rest stays failed, nobody waits for a lease."""
     batch = data.batch("a", [failed()] * 150)
 
     async def ctrl_c(_: object, seconds: float) -> None:
         os.kill(os.getpid(), signal.SIGINT)
-        await asyncio.sleep(30)
+        await asyncio.sleep(0.01)  # one turn of the loop, which hears of it
 
     # asyncio minds Ctrl-C only where Python's own handler stands, as it does when a command starts.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     with monkeypatch.context() as patch:
         patch.setattr(clocks.SystemClock, "sleep", ctrl_c)
-        patch.setattr("shared.replay.LEASE_SECONDS", 0.0)
         said = ruum("replay", "--client", "acme", "--rate", 1000, "--data", data.folder)
     assert said.code == 130
     assert "Traceback" not in said.err
-    assert data.found(batch).state is BatchState.REOPENING
+    assert "the same command goes on" in said.err
+    assert (data.found(batch).state, data.found(batch).replay) == (BatchState.PROCESSING, None)
     assert (data.counts(batch).queued, data.counts(batch).failed) == (100, 50)
 
     ruum("replay", "--client", "acme", "--rate", 1000, "--data", data.folder).done()

@@ -94,7 +94,7 @@ def test_the_checks_here_see_what_is_wrong() -> None:
     ]:
         with pytest.raises(AssertionError):
             check(bad, completed)
-    (status,) = (event["data"] for event in sent() if event["ce-id"].endswith("/progress/5"))
+    status, *_ = (event["data"] for event in sent() if event["ce-id"].endswith("/progress/5"))
     for time in ("2026-03-02", "12:00", "2026-03-02T12:00:00", "2026-03-02T12:00:00+03:00"):
         with pytest.raises(AssertionError):
             check(status | {"updatedAt": time}, schema("batch.progress"))
@@ -326,7 +326,7 @@ async def a_day(world: World, told: Told) -> None:
     await folded(world)
     await look()
     # A vendor's quota: a 429, a failing vendor, and a day that is used up.
-    events = QuotaEvents(world.queue, world.clock)
+    events = QuotaEvents(world.queue, world.clock, world.settings.limits)
     quota = SharedQuota(world.store, world.clock, {"model": Limit(per_minute=60)}, "w", events.tell)
     grants = [await quota.reserve("model", Tier.NORMAL) for _ in range(ledgers.FAILURES_TO_OPEN + 2)]
     await quota.throttled("model", grants.pop(), None)
