@@ -1,8 +1,22 @@
-"""For all tests: in which order they run."""
+"""For all tests: in which order they run, and one line for each thing whose absence kept some from running."""
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
+
+NOT_RUN = "not run: "
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What a test says is missing, once, with how many tests missed it."""
+    told: Counter[str] = Counter()
+    for report in terminalreporter.stats.get("skipped", []):
+        told[report.longrepr[2].removeprefix("Skipped: ")] += 1
+    for reason, tests in told.items():
+        if reason.startswith(NOT_RUN):
+            terminalreporter.write_line(f"{tests} tests {reason}")
 
 
 @pytest.hookimpl(trylast=True)

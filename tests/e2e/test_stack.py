@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from ops import emulators, remote
+from ops import remote
 from ops.manifest_file import checked
 from ops.router import Mischief
 from ops.stack import PROJECT, Options, Stack
@@ -29,18 +29,10 @@ from shared.ports import Message
 from shared.settings import Settings
 from shared.sources import SourceRules
 from shared.topology import DEAD_LETTER_KEPT, EVENTS_SUBSCRIPTION
+from tests.contract.google import missing
 from tests.e2e.conftest import manifest, photo
 
 BATCH_SECONDS = 240  # a loaded machine takes its time; a hang does not end
-
-
-def missing() -> str | None:
-    try:
-        emulators.pubsub_command(1)
-        emulators.firestore_command(1)
-    except emulators.Missing as error:
-        return str(error)
-    return None
 
 
 # With CI=true their absence is a failure: the tests run, and say what is missing.
