@@ -1,6 +1,8 @@
 """Reading manifests: JSON, JSON Lines and CSV become one `Manifest`, or every problem of the file at once.
 
 JSON Lines and CSV are read line by line; JSON is read whole, within the size limit. Nothing here fetches anything.
+A broken line does not end the reading where the next one surely stands for itself; where it does not, the last problem
+says that nothing more was read.
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ BATCH_ID_ALLOWED = "1 to 64 letters, digits, '_', '-' or '.', starting with a le
 _MAGIC: Final = {
     b"\xff\xd8\xff": "a JPEG picture", b"\x89PNG": "a PNG picture", b"RIFF": "a WebP picture", b"GIF8": "a GIF picture",
     b"PK\x03\x04": "a zip file or spreadsheet", b"%PDF": "a PDF file", b"\x1f\x8b": "a gzip file",
-    b"\xd0\xcf\x11\xe0": "an old Excel file",
+    b"\xd0\xcf\x11\xe0": "an old Excel file", b"II*\x00": "a TIFF picture", b"MM\x00*": "a TIFF picture",
 }  # fmt: skip
 _QUOTED = re.compile(r"'+[=+\-@\t\r\n]")
 _YES_NO: Final = {
@@ -52,7 +54,10 @@ _YES_NO: Final = {
     "0": False,
 }
 _THRESHOLD = re.compile(r"(\d{1,6}(?:[.,]\d{1,3})?)\s*(%?)")
-_UTF16 = (b"\xff\xfe", b"\xfe\xff")
+_WIDE_MARKS: Final = {  # UTF-32 first: its mark begins as that of UTF-16
+    b"\xff\xfe\x00\x00": "UTF-32", b"\x00\x00\xfe\xff": "UTF-32", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16",
+}  # fmt: skip
+_WIDE_NULS: Final = {"0x0x0x0x": "UTF-16", "x0x0x0x0": "UTF-16", "000x000x": "UTF-32", "x000x000": "UTF-32"}
 
 
 class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -208,6 +213,12 @@ class _Reader:
         self._problem(reason, place, **more)
         raise _Stop
 
+    def _leave_rest_unread(self) -> NoReturn:
+        """Stop after the last problem, and say there that more may be wrong further down."""
+        last = self._problems[-1]
+        self._problems[-1] = msgspec.structs.replace(last, reason=f"{last.reason}; nothing after this line was read")
+        raise _Stop
+
     # --- bytes
 
     def _sniff(self) -> None:
@@ -221,16 +232,21 @@ class _Reader:
                 self._stop(f"is {kind}, not a manifest", allowed="JSON, JSON Lines or CSV as UTF-8 text")
         if head[4:8] == b"ftyp":
             self._stop("is a HEIC picture or a film, not a manifest", allowed="JSON, JSON Lines or CSV as UTF-8 text")
-        if head.startswith(_UTF16):
-            self._stop("is UTF-16 text", allowed="UTF-8")
+        for mark, encoding in _WIDE_MARKS.items():
+            if head.startswith(mark):
+                self._stop(f"is {encoding} text", allowed="UTF-8")
+        nuls = "".join("x" if byte else "0" for byte in head[:8])
+        for pattern, encoding in _WIDE_NULS.items():
+            if len(nuls) >= 4 and pattern.startswith(nuls):
+                self._stop(f"looks like {encoding} text", allowed="UTF-8")
 
-    def _lines(self) -> Iterator[tuple[int, str]]:
-        """Decoded lines with their numbers; the hash and size of the file grow with them."""
+    def _lines(self) -> Iterator[tuple[int, bytes]]:
+        """Lines with their numbers; the hash and size of the file grow with them."""
         number = 0
         while raw := self._stream.readline(self._limits.most_bytes - self._bytes + 1):
             number += 1
             self._count(raw)
-            yield number, self._decode(raw, number)
+            yield number, raw
 
     def _count(self, raw: bytes) -> None:
         self._bytes += len(raw)
@@ -240,18 +256,23 @@ class _Reader:
                 f"is larger than {self._limits.most_bytes} bytes", allowed=f"at most {self._limits.most_bytes} bytes"
             )
 
-    def _decode(self, raw: bytes, line: int) -> str:
+    def _decode(self, raw: bytes, line: int) -> str | None:
+        """The text of `raw`, which begins in `line`; None when it is none, which is then noted."""
         try:
             text = raw.decode("utf-8-sig" if line == 1 else "utf-8")
         except UnicodeDecodeError as error:
             bad_line = line + error.object[: error.start].count(b"\n")
             value = error.object[max(0, error.start - 10) : error.end + 10].decode("latin-1")
-            self._stop(
+            self._problem(
                 "is not UTF-8 (saved as Latin-1 or Windows-1252?)", _Place(line=bad_line), value=value, allowed="UTF-8"
             )
-        if "\x00" in text:
-            at = line + text[: text.index("\x00")].count("\n")
-            self._stop("holds a NUL byte", _Place(line=at), allowed="UTF-8 text")
+            return None
+        at = text.find("\x00")
+        if at >= 0:
+            bad_line = line + text.count("\n", 0, at)
+            value = text[max(0, at - 10) : at + 11]
+            self._problem("holds a NUL byte", _Place(line=bad_line), value=value, allowed="UTF-8 text")
+            return None
         return text
 
     # --- JSON
@@ -259,7 +280,10 @@ class _Reader:
     def _json(self) -> None:
         raw = self._stream.read(self._limits.most_bytes + 1)
         self._count(raw)
-        document = self._parse(self._decode(raw, 1), _Place(pointer=""))
+        text = self._decode(raw, 1)
+        if text is None:
+            raise _Stop
+        document = self._parse(text, _Place(pointer=""))
         if isinstance(document, list):
             self._stop("is a list", _Place(pointer=""), allowed='an object with "clientName" and "images"')
         if not isinstance(document, dict):
@@ -274,22 +298,24 @@ class _Reader:
             self._take_image(item, _Place(pointer=f"/images/{index}"))
 
     def _json_lines(self) -> None:
-        for number, text in self._lines():
-            if not text.strip():
-                continue
+        for number, raw in self._lines():
             place = _Place(line=number)
             known = len(self._problems)
-            item = self._parse(text, place)
-            if item is None and len(self._problems) > known:
-                if self._header is None:
-                    self._header = dict.fromkeys(HEADER_FIELDS)
-                    self._refused = set(HEADER_FIELDS)
+            text = self._decode(raw, number)
+            if text is not None and not text.strip():
                 continue
+            item = None if text is None else self._parse(text, place)
+            broken = len(self._problems) > known
             if self._header is None:
-                if not isinstance(item, dict) or "url" in item:
-                    self._stop("is not a header", place, value=item, allowed='a first line {"clientName": …}')
-                self._take_header(item, place)
-            else:
+                if isinstance(item, dict) and ("clientName" in item or "url" not in item):
+                    self._take_header(item, place)
+                    continue
+                if not broken:
+                    self._problem("is not a header", place, value=item, allowed='a first line {"clientName": …}')
+                self._header = dict.fromkeys(HEADER_FIELDS)
+                self._refused = set(HEADER_FIELDS)
+                broken = not isinstance(item, dict)  # an object is an image: check it as one
+            if not broken:
                 self._take_image(item, place)
 
     def _object(self, pairs: list[tuple[str, Any]]) -> _Object:
@@ -302,17 +328,24 @@ class _Reader:
         return _Object(pairs)
 
     def _parse(self, text: str, place: _Place) -> Any:
-        """JSON with NaN and hostile nesting refused; None after a syntax error."""
+        """JSON with hostile nesting refused; None after a syntax error.
+
+        NaN and Infinity pass as the numbers they are: no field takes one, so that each is refused with its pointer and
+        field. A hook that refuses them here would not know where they stand, and hide all other problems of a JSON.
+        """
+        text = text.rstrip("\r\n")  # else a line that breaks off is said to do so in the next
+        allowed = "a JSON object" if place.line is None else "a JSON object in one line"
         try:
             document = json.loads(text, object_pairs_hook=self._object, parse_int=_int)
         except json.JSONDecodeError as error:
             line = place.line or error.lineno
             excerpt = text[max(0, error.pos - 20) : error.pos + 20]
-            self._problem(f"is not JSON: {error.msg} at column {error.colno}", _Place(line=line), value=excerpt)
+            reason = f"is not JSON: {error.msg} at column {error.colno}"
+            self._problem(reason, _Place(line=line), value=excerpt, allowed=allowed)
         except RecursionError:
             self._problem("is nested too deeply", place, allowed="an object with a list of flat objects")
         except ValueError as error:
-            self._problem(f"is not JSON: {error}", place)
+            self._problem(f"is not JSON: {error}", place, allowed=allowed)
         else:
             return document
         if place.line is None:
@@ -323,29 +356,48 @@ class _Reader:
 
     def _csv(self) -> None:
         lines = self._lines()
-        _, first = next(lines)
-        delimiter = ";" if first.count(";") > first.count(",") else ","
-        current = started = 1
+        number, raw = next(lines)
+        first = self._decode(raw, number)
+        if first is None:
+            self._leave_rest_unread()
         if "\r" in first.rstrip("\r\n"):
-            self._stop("has old line ends (CR alone)", _Place(line=1), allowed="CR LF or LF")
+            self._problem("has old line ends (CR alone)", _Place(line=1), allowed="CR LF or LF")
+            self._leave_rest_unread()
+        delimiter = ";" if first.count(";") > first.count(",") else ","
+        started = 1  # the line in which the row begins
 
         def text() -> Iterator[str]:
-            nonlocal current
+            nonlocal number, raw
             yield first
-            for number, line in lines:
-                current = number
-                yield line
+            for number, raw in lines:
+                line = self._decode(raw, number)
+                if line is None and not stands_alone():
+                    self._leave_rest_unread()
+                yield line or ""
+
+        def stands_alone() -> bool:
+            """Whether the row is this one line, with no quote left open that the next lines would belong to."""
+            return number == started and raw.count(b'"') % 2 == 0
 
         rows = csv.reader(text(), delimiter=delimiter, strict=True)
-        try:
-            columns = self._columns(next(rows))
-            started = current + 1
-            for row in rows:
-                if any(cell.strip() for cell in row):
-                    self._take_row(row, columns, _Place(line=started))
-                started = current + 1
-        except csv.Error as error:
-            self._stop(f"is not CSV: {error}", _Place(line=started), allowed="quotes closed, fields below 128 KiB")
+        columns: list[str] | None = None
+        while True:
+            try:
+                row = next(rows, None)
+            except csv.Error as error:
+                reason = str(error).partition(" - ")[0]  # what follows is advice for programmers of Python
+                allowed = "quotes closed, fields below 128 KiB, lines that end in CR LF or LF"
+                self._problem(f"is not CSV: {reason}", _Place(line=started), allowed=allowed)
+                if columns is None or not stands_alone():
+                    self._leave_rest_unread()
+                row = []
+            if row is None:
+                return
+            if columns is None:
+                columns = self._columns(row)
+            elif any(cell.strip() for cell in row):
+                self._take_row(row, columns, _Place(line=started))
+            started = number + 1
 
     def _columns(self, row: list[str]) -> list[str]:
         known = {name.lower(): name for name in CSV_COLUMNS}
@@ -362,7 +414,7 @@ class _Reader:
             if name not in columns:
                 self._problem("is missing", place, field=name, allowed="a header line with " + ", ".join(CSV_COLUMNS))
         if self._problems:
-            raise _Stop
+            self._leave_rest_unread()
         return columns
 
     def _take_row(self, row: list[str], columns: list[str], place: _Place) -> None:

@@ -128,6 +128,7 @@ PICTURES = {
     "jpeg": b"\xff\xd8\xff\xe0\x00\x10JFIF\x00\x01", "png": b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR",
     "webp": b"RIFF\x24\x00\x00\x00WEBPVP8 ", "gif": b"GIF89a\x01\x00\x01\x00",
     "heic": b"\x00\x00\x00\x18ftypheic\x00\x00\x00\x00mif1heic", "heif": b"\x00\x00\x00\x1cftypmif1\x00\x00\x00\x00",
+    "tiff-le": b"II*\x00\x08\x00\x00\x00", "tiff-be": b"MM\x00*\x00\x00\x00\x08",
 }  # fmt: skip
 
 
@@ -165,7 +166,16 @@ def test_other_names_are_refused(name: str) -> None:
 def test_wide_encodings_are_refused(encoding: str, suffix: str) -> None:
     text = {".json": as_json(IMAGE), ".jsonl": as_lines(IMAGE), ".csv": as_csv(IMAGE)}[suffix].decode()
     problem = only(refuse(text.encode(encoding), "a" + suffix))
+    assert encoding[:6].upper() in problem.reason, "the cause, not the NUL bytes it leads to"
     assert "UTF-8" in (problem.allowed or "")
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("raw", [b"\x00\x00{\x00", b"a\x00b", b"\x00a", b"a\x00b\x00cd", b"\x00" * 64])
+def test_not_every_nul_byte_is_a_wide_encoding(raw: bytes, suffix: str) -> None:
+    problem = refuse(raw, "a" + suffix)[0]
+    assert (problem.line, problem.reason.partition(";")[0]) == (1, "holds a NUL byte")
+    assert "\\u0000" in (problem.value or "")
 
 
 def test_big_endian_utf16_with_its_mark_is_named() -> None:
@@ -212,6 +222,93 @@ def test_nul_bytes_are_refused_at_their_line(name: str, raw: bytes, line: int) -
     assert problem.line == line
 
 
+# --- a broken line hides no other line; where the next ones cannot be told apart, the last problem says so
+
+UNREAD = "nothing after this line was read"
+BROKEN_BYTES = {"latin-1": b"S\xe3o", "nul": b"S\x00o", "cut": b"\xc3"}
+BROKEN_LINES = {
+    **BROKEN_BYTES, "no-json": b"nonsense", "breaks-off": b'{"url":', "deep": b"[" * 100_000, "quote": b'{"url":"',
+}  # fmt: skip
+
+
+def said(problems: tuple[Problem, ...]) -> list[tuple[int | str | None, bool]]:
+    """Where each problem stands, and whether reading stopped there."""
+    return [(where(problem), UNREAD in str(problem)) for problem in problems]
+
+
+@pytest.mark.parametrize("broken", BROKEN_LINES)
+def test_a_broken_json_line_hides_no_other(broken: str) -> None:
+    bad = as_lines(IMAGE).replace(b'"a.jpg"', b'"../../etc/passwd"').splitlines(keepends=True)[1]
+    raw = as_lines() + BROKEN_LINES[broken] + b"\r\n" + bad + b"\n" + BROKEN_LINES[broken] + b"\n" + bad
+    problems = refuse(raw, "a.jsonl")
+    assert said(problems) == [(2, False), (3, False), (5, False), (6, False)]
+    assert all(problem.allowed for problem in problems)
+
+
+@pytest.mark.parametrize("broken", BROKEN_LINES)
+def test_a_broken_first_json_line_hides_no_other(broken: str) -> None:
+    """The images below it rely on a header nobody could read: only what is wrong with themselves is said."""
+    raw = BROKEN_LINES[broken] + b'\n{"url":"a.jpg"}\n{"url":"../x"}\n'
+    assert said(refuse(raw, "a.jsonl")) == [(1, False), (3, False)]
+
+
+def test_json_lines_without_a_header_are_checked_all_the_same() -> None:
+    found = [(p.line, p.field) for p in refuse('{"url":"../x"}\n{"url":"a.jpg"}\n{"url":"../y"}\n', "a.jsonl")]
+    assert found == [(1, None), (1, "url"), (3, "url")]
+    assert [(p.line, p.field) for p in refuse('null\n{"url":"../y"}\n', "a.jsonl")] == [(1, None), (2, "url")]
+
+
+def test_a_header_with_a_url_is_a_header_with_a_field_too_much() -> None:
+    problem = only(refuse(as_lines(IMAGE, url="a.jpg"), "a.jsonl"))
+    assert (problem.line, problem.field, problem.reason) == (1, "url", "is not a field here")
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n"], ids=["lf", "crlf"])
+@pytest.mark.parametrize(
+    "broken",
+    [*(b"Acme,%s,den,boho" % raw for raw in BROKEN_BYTES.values()), b'Acme,"%s",den,boho' % b"\xff",
+     b'Acme,"a"b,den,boho', b"Acme,a\rb,den,boho", b"Acme,%s,den,boho" % (b"x" * 140_000)],
+    ids=[*BROKEN_BYTES, "quoted-latin-1", "after-quote", "cr", "large-field"],
+)  # fmt: skip
+def test_a_broken_csv_line_hides_no_other(broken: bytes, end: bytes) -> None:
+    bad = b"Acme,../../etc/passwd,den,boho"
+    problems = refuse(end.join([COLUMNS.encode(), ROW.encode(), broken, bad, broken, broken, bad]), "a.csv")
+    assert said(problems) == [(line, False) for line in range(3, 8)]
+    assert all(problem.allowed for problem in problems)
+    assert "universal-newline" not in str(problems[0])
+
+
+@pytest.mark.parametrize(
+    ("lines", "line"),
+    [
+        ([b'Acme,"a.jpg,den,boho'], 3),  # never closed
+        ([b'Acme,"a', b"", b'b"c,den,boho'], 3),
+        ([b'Acme,"a.jpg,den,boho', b"Acme,../x,den,boho", b'Acme,"b.jpg",den,boho'], 3),  # closed where one opens
+        ([b'Acme,"a"b"c,den,boho'], 3),
+        ([b'Acme,"\xff', b'",den,boho'], 3),
+        ([b'Acme,"', b"\xff", b'",den,boho'], 4),
+        ([b'Acme,"', b"\x00", b'",den,boho'], 4),
+        ([b'Acme,"', b'\xff",den,boho'], 4),
+        ([b'Acme,"', b'\xff"",den,boho'], 4),
+    ],
+)
+def test_reading_that_stops_at_an_open_csv_quote_says_so(lines: list[bytes], line: int) -> None:
+    rest = [b"Acme,../../etc/passwd,den,boho"] * 3
+    problems = refuse(b"\n".join([COLUMNS.encode(), b"Acme,../x,den,boho", *lines, *rest]), "a.csv")
+    assert said(problems) == [(2, False), (line, True)]
+    assert problems[-1].allowed
+
+
+@pytest.mark.parametrize(
+    "header",
+    [b"clientName,url,S\xe3o", b"clientName,url,\x00", b'"clientName"x,url', b'"clientName,url', b"Acme,a.jpg",
+     b"clientName\rurl", b'"clientName\n\xff",url', COLUMNS.encode() + b",colour"],
+)  # fmt: skip
+def test_a_csv_header_that_cannot_be_read_says_that_nothing_after_it_was(header: bytes) -> None:
+    problems = refuse(header + b"\nAcme,../x,den,boho\n", "a.csv")
+    assert [stopped for _, stopped in said(problems)] == [False] * (len(problems) - 1) + [True]
+
+
 # --- JSON that is no manifest
 
 
@@ -242,6 +339,30 @@ def test_broken_json_names_its_line(raw: str, line: int) -> None:
     problem = only(refuse(raw))
     assert "is not JSON" in problem.reason
     assert problem.line == line
+    assert problem.allowed == "a JSON object"
+
+
+@pytest.mark.parametrize("end", ["", "\n", "\r\n"], ids=["none", "lf", "crlf"])
+@pytest.mark.parametrize("cut", ['{"url":"https://x.com/a.jpg"', '{"url":', '{"url":"a.jpg",', "["])
+def test_a_line_that_breaks_off_does_so_at_its_own_end(cut: str, end: str) -> None:
+    problem = only(refuse(as_lines() + (cut + end).encode(), "a.jsonl"))
+    assert (problem.line, problem.allowed) == (2, "a JSON object in one line")
+    assert re.search(rf"at column ({len(cut)}|{len(cut) + 1})$", problem.reason), problem.reason
+    assert only(refuse('{\n"a": 1' + end)).line == 2
+
+
+@pytest.mark.parametrize("write", [as_json, as_lines], ids=["json", "jsonl"])
+def test_nan_and_infinity_are_refused_in_every_field(write: Writer) -> None:
+    """Python reads them, JSON knows none: each is a problem with its field, and hides no other."""
+    name = "a.json" if write is as_json else "a.jsonl"
+    header = ("clientName", "batchId", "priority", "roomType", "designStyle", "cache", "failureThreshold")
+    image = ("url", "roomType", "designStyle", "propertyCode")
+    for number in (float("nan"), float("inf"), -float("inf")):
+        fields = {**dict.fromkeys(image, number), "url": [number]}
+        problems = refuse(write(fields, number, {"url": "../x"}, **dict.fromkeys(header, number)), name)
+        assert sorted(p.field or "" for p in problems) == sorted(["", "url", *header, *image])
+        assert all(problem.allowed for problem in problems)
+        assert refuse(json.dumps(number))
 
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999", "-1e999", "9" * 4000, "9" * 100_000, "-0"])
@@ -937,6 +1058,8 @@ def test_reading_stops_at_the_size_limit(name: str, head: bytes, body: bytes) ->
     [
         ("a.jsonl", as_lines(), b"x\n"), ("a.jsonl", as_lines(), b"null\n"), ("a.jsonl", as_lines(), b"{}\n"),
         ("a.csv", table(COLUMNS).encode(), b"x\n"), ("a.csv", table(COLUMNS).encode(), b"Acme,../x,den,boho\n"),
+        ("a.jsonl", as_lines(), b"\xff\n"), ("a.csv", table(COLUMNS).encode(), b"\xff\n"),
+        ("a.csv", table(COLUMNS).encode(), b'"a"b\n'), ("a.jsonl", b"null\n", b"\x00\n"),
     ],
 )  # fmt: skip
 def test_reading_stops_when_enough_problems_were_found(name: str, head: bytes, body: bytes) -> None:
