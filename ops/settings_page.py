@@ -5,17 +5,66 @@ from __future__ import annotations
 import ast
 import inspect
 import sys
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final, Literal, get_args, get_origin
 
 import msgspec
 
 from shared import settings
+from shared.topology import Policy, topology
 
 INTRODUCTION: Final = """# Settings
 
 Made from `shared/settings.py` by `python -m ops.settings_page`; a test holds the two together. A setting is overridden
-by its environment variable. Units are the last word of a name.
+by its environment variable. What is fixed by a proof is no setting: the numbers of the quota's ledger stand, with their
+reasons, in `shared/ledger.py`."""
+
+RETRIES: Final = """
+## Retries
+
+How long a delivery belongs to its receiver, and when it comes again. Not set by the environment: Terraform and the code
+read `shared/topology.json`. `stage_image`: the workers' tasks; `door`: what is pushed to a function; `keep`: what
+waits for its reader.
 """
+# By field of a policy: (unit, reason).
+OF_POLICIES: Final = {
+    "ack_deadline_seconds": ("seconds", "a lease; short for tasks, so that a killed worker's come again soon"),
+    "retry_minimum_seconds": ("seconds", "Pub/Sub's own default; what failed a moment ago would mostly fail again"),
+    "retry_maximum_seconds": (
+        "seconds",
+        "the end of an outage is noticed within it; three pass before reconcile holds an image for forgotten",
+    ),
+    "max_deliveries": (
+        "deliveries",
+        "then a dead letter; deploys and restarts need some above an image's 3 attempts. None: never",
+    ),
+    "dead_letter_topic": ("name", "where the letter then goes"),
+}
+
+# Read, but no settings of ours, by variable: (unit, default, reason).
+_EMULATOR: Final = "Google's own; the local stack and tests name their emulator here. Unset: the cloud"
+OTHERS: Final = {
+    "GOOGLE_CLOUD_PROJECT": (
+        "name",
+        "unset",
+        "Google's own; the project unless RUUM_GOOGLE_PROJECT names one, and the one that traces in logs point to",
+    ),
+    "GEMINI_API_KEY": (
+        "key",
+        "unset",
+        "a secret, so no setting; without it a worker refuses Gemini, and the command takes the preview",
+    ),
+    "GOOGLE_API_KEY": ("key", "unset", "Google's other name for it: read by the command only, after GEMINI_API_KEY"),
+    "LOG_LEVEL": (
+        "DEBUG to CRITICAL",
+        "INFO; the command: ERROR",
+        "the doors' lines are the images' history; the command prints what a person wants to know",
+    ),
+    "FIRESTORE_EMULATOR_HOST": ("host:port", "unset", _EMULATOR),
+    "PUBSUB_EMULATOR_HOST": ("host:port", "unset", _EMULATOR),
+    "STORAGE_EMULATOR_HOST": ("URL", "unset", _EMULATOR),
+    "JAVA_HOME": ("folder", "unset", "Java's own; the local stack's emulators run on it. Unset: `java` of the PATH"),
+}
 
 
 def _reasons(group: type[msgspec.Struct]) -> dict[str, str]:
@@ -26,27 +75,79 @@ def _reasons(group: type[msgspec.Struct]) -> dict[str, str]:
     return {ast.unparse(node.target): lines[(node.end_lineno or 1) - 1].partition("  # ")[2] for node in fields}
 
 
-def page() -> str:
-    """The whole page. Raises `ValueError` for a setting without a reason."""
-    parts = [INTRODUCTION]
-    for group in msgspec.structs.fields(settings.Settings):
-        if not (inspect.isclass(group.type) and issubclass(group.type, msgspec.Struct)):
-            continue
-        reasons = _reasons(group.type)
-        parts.append(f"\n## {group.name}\n\n{inspect.getdoc(group.type)}\n\n| variable | default | reason |")
-        parts.append("|---|---|---|")
-        for field in msgspec.structs.fields(group.type):
-            if not reasons[field.name]:
-                raise ValueError(f"{group.name}.{field.name} has no reason beside it")
-            variable = f"{settings.ENVIRONMENT_PREFIX}{group.name}_{field.name}".upper()
-            parts.append(f"| `{variable}` | {field.default} | {reasons[field.name]} |")
-    parts.append("\n## prices\n\nUS dollars per million tokens.\n\n| model | input | output |\n|---|---|---|")
-    parts += [f"| {name} | {price.input_usd} | {price.output_usd} |" for name, price in settings.PRICES.items()]
-    parts.append("\n## limits\n\n`RUUM_LIMITS` and `RUUM_PRICES` are JSON objects laid over these tables.\n")
-    parts.append("| model | calls a minute | calls at once |\n|---|---|---|")
-    parts += [
-        f"| {name} | {limit.per_minute or ''} | {limit.concurrent or ''} |" for name, limit in settings.LIMITS.items()
+def _unit(kind: Any) -> str:
+    """The unit that a field's type tells; empty: none."""
+    if kind is bool:
+        return "true or false"
+    if get_origin(kind) is Literal:
+        return " or ".join(get_args(kind))
+    return next((note.name for note in getattr(kind, "__metadata__", ()) if isinstance(note, settings.Unit)), "")
+
+
+def _written(value: object) -> str:
+    """A value as the environment would give it."""
+    return str(value).lower() if isinstance(value, bool) else "empty" if value == "" else str(value)
+
+
+def _told(name: str, what: str, text: str) -> str:
+    """The text. Raises `ValueError` when there is none."""
+    if not text:
+        raise ValueError(f"{name} has no {what} beside it")
+    return text
+
+
+def group_section(name: str, group: type[msgspec.Struct]) -> list[str]:
+    """A group's part of the page. Raises `ValueError` for a field without a unit or a reason."""
+    reasons = _reasons(group)
+    parts = [f"\n## {name}\n\n{inspect.getdoc(group)}\n\n| variable | unit | default | reason |\n|---|---|---|---|"]
+    for field in msgspec.structs.fields(group):
+        where = f"{name}.{field.name}"
+        unit, reason = _told(where, "unit", _unit(field.type)), _told(where, "reason", reasons[field.name])
+        variable = f"{settings.ENVIRONMENT_PREFIX}{name}_{field.name}".upper()
+        parts.append(f"| `{variable}` | {unit} | {_written(field.default)} | {reason} |")
+    return parts
+
+
+def table_section(
+    name: str, row: type[msgspec.Struct], rows: Mapping[str, msgspec.Struct], reasons: Mapping[str, str]
+) -> list[str]:
+    """A table's part of the page. Raises `ValueError` for a column without a unit, or a row without a reason."""
+    fields = msgspec.structs.fields(row)
+    heads = [f"`{field.name}`: {_told(f'{name}.{field.name}', 'unit', _unit(field.type))}" for field in fields]
+    variable = f"{settings.ENVIRONMENT_PREFIX}{name}".upper()
+    parts = [
+        f"\n## {name}\n\n{inspect.getdoc(row)} `{variable}` is a JSON object by model, laid over this table.\n",
+        f"| model | {' | '.join(heads)} | reason |\n|---|{'---|' * len(heads)}---|",
     ]
+    for model, values in rows.items():
+        cells = [_written(getattr(values, field.name)) for field in fields]
+        reason = _told(f"{name}.{model}", "reason", reasons.get(model, ""))
+        parts.append(f"| {model} | {' | '.join(cells)} | {reason} |")
+    return parts
+
+
+def retries_section() -> list[str]:
+    """The queues' part of the page. Raises `ValueError` for a number without a unit and a reason."""
+    policies = topology().policies
+    parts = [RETRIES, f"| number | unit | {' | '.join(policies)} | reason |\n|---|---|{'---|' * len(policies)}---|"]
+    for field in msgspec.structs.fields(Policy):
+        unit, reason = (_told(field.name, "unit and reason", text) for text in OF_POLICIES.get(field.name, ("", "")))
+        cells = [_written(getattr(policy, field.name)) for policy in policies.values()]
+        parts.append(f"| {field.name} | {unit} | {' | '.join(cells)} | {reason} |")
+    return parts
+
+
+def page() -> str:
+    """The whole page. Raises `ValueError` for a setting without a unit or a reason."""
+    parts = [INTRODUCTION]
+    for field in msgspec.structs.fields(settings.Settings):
+        if field.name not in settings.TABLES:
+            parts += group_section(field.name, field.type)
+    parts += table_section("limits", settings.Limit, settings.LIMITS, settings.LIMIT_REASONS)
+    parts += table_section("prices", settings.Price, settings.PRICES, settings.PRICE_REASONS)
+    parts += retries_section()
+    parts.append("\n## Other variables\n\n| variable | unit | default | reason |\n|---|---|---|---|")
+    parts += [f"| `{variable}` | {' | '.join(told)} |" for variable, told in OTHERS.items()]
     return "\n".join(parts) + "\n"
 
 

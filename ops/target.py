@@ -45,6 +45,8 @@ async def opened(
     found = stack_file.found(Path()) if project is None and data is None else None
     if project is not None or found is not None:
         environ |= {"GOOGLE_CLOUD_PROJECT": project} if project is not None else found or {}
+        # The one that was named, or the stack's: not what RUUM_GOOGLE_PROJECT says.
+        settings = msgspec.structs.replace(settings, google=msgspec.structs.replace(settings.google, project=""))
         on_google = wiring.google(clock, settings, environ)
         try:
             yield Target(on_google.backend, clock, settings, f"project {project}" if project else "the local stack")

@@ -1,4 +1,7 @@
-"""Every limit and default, with its unit and its reason. Only doors and ops read the environment.
+"""What an operator may set, with unit (in the type), default and reason. Only doors and ops read the environment.
+
+What Terraform shares stands in topology.json; numbers of a proof, which must not be turned one by one, stand beside
+that proof, as in ledger.py.
 
 A setting is overridden by `RUUM_<GROUP>_<NAME>`, such as `RUUM_MANIFEST_MOST_IMAGES=20000`; docs/settings.md lists all.
 """
@@ -19,9 +22,38 @@ from shared.topology import topology
 ENVIRONMENT_PREFIX: Final = "RUUM_"
 LEASE_SECONDS: Final = topology().policies["stage_image"].ack_deadline_seconds
 
+
+class Unit(msgspec.Struct, frozen=True):
+    """What a setting is counted in, as part of its type. A choice, or true or false, tells its own."""
+
+    name: str
+
+
 Count = Annotated[int, Meta(ge=1)]
-Seconds = Annotated[float, Meta(gt=0, le=1e9)]  # 30 years; keeps infinity out
-Share = Annotated[float, Meta(ge=0, le=1)]
+Attempts = Annotated[Count, Unit("attempts")]
+Bytes = Annotated[Count, Unit("bytes")]
+Characters = Annotated[Count, Unit("characters")]
+Images = Annotated[Count, Unit("images")]
+Pictures = Annotated[Count, Unit("pictures per image")]
+Pixels = Annotated[Count, Unit("pixels")]
+Problems = Annotated[Count, Unit("problems")]
+Processes = Annotated[Count, Unit("processes")]
+Tokens = Annotated[Count, Unit("tokens")]
+Quality = Annotated[int, Meta(ge=1, le=95), Unit("JPEG quality, 1 to 95")]
+Redirects = Annotated[int, Meta(ge=0), Unit("redirects")]
+Workers = Annotated[int, Meta(ge=1, le=100), Unit("workers")]
+
+Seconds = Annotated[float, Meta(gt=0, le=1e9), Unit("seconds")]  # 30 years; keeps infinity out
+LinkSeconds = Annotated[float, Meta(ge=0, le=604_800), Unit("seconds")]  # Cloud Storage signs for a week at most
+Share = Annotated[float, Meta(ge=0, le=1), Unit("share, 0 to 1")]
+Percent = Annotated[float, Meta(ge=0, le=100), Unit("percent")]
+Factor = Annotated[float, Meta(ge=0, le=100), Unit("times the cost")]
+MeanPictures = Annotated[float, Meta(gt=0, le=10), Unit("pictures per image")]
+TokenPrice = Annotated[float, Meta(ge=0, le=1e6), Unit("US dollars per million tokens")]
+
+Name = Annotated[str, Unit("name")]
+PictureSize = Annotated[str, Unit("1K, 2K or 4K")]
+Address = Annotated[str | None, Unit("address")]
 
 
 class _Group(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -31,24 +63,24 @@ class _Group(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 class ManifestLimits(_Group, frozen=True, kw_only=True):
     """What a manifest may be."""
 
-    most_images: Count = 10_000  # the product's promise; 100,000 is tried and works
-    most_bytes: Count = 32 * 1024 * 1024  # 10,000 images of 500 bytes are 5 MB; leaves room for long signed links
-    most_url_characters: Count = 4096  # signed links reach 1,500; browsers and CDNs stop at 8,000
+    most_images: Images = 10_000  # the product's promise; 100,000 is tried and works
+    most_bytes: Bytes = 32 * 1024 * 1024  # 10,000 images of 500 bytes are 5 MB; leaves room for long signed links
+    most_url_characters: Characters = 4096  # signed links reach 1,500; browsers and CDNs stop at 8,000
     ingest_seconds: Seconds = 480.0  # then ingest raises and goes on at redelivery: a minute before its function's end
-    most_problems: Count = 1000  # listed in one error report; more help nobody
+    most_problems: Problems = 1000  # listed in one error report; more help nobody
 
 
 class PhotoLimits(_Group, frozen=True, kw_only=True):
     """What a photo may be, and what is made of it."""
 
-    most_bytes: Count = 40 * 1024 * 1024  # a 48 MP JPEG at best quality has 25 MB
-    most_pixels: Count = 50_000_000  # 48 MP cameras pass; a decoded picture then needs 150 MB at most
-    fewest_pixels_side: Count = 64  # below that there is no room to see
-    longest_side_pixels: Count = 2048  # "2K", the size the image model works in
-    thumbnail_side_pixels: Count = 320  # two beside each other on a phone
-    jpeg_quality: Annotated[int, Meta(ge=1, le=95)] = 90  # above 95 Pillow only grows the file
-    subprocesses: Count = 2  # one per core of the worker; a codec uses its core fully
-    subprocess_bytes: Count = (
+    most_bytes: Bytes = 40 * 1024 * 1024  # a 48 MP JPEG at best quality has 25 MB
+    most_pixels: Pixels = 50_000_000  # 48 MP cameras pass; a decoded picture then needs 150 MB at most
+    fewest_pixels_side: Pixels = 64  # below that there is no room to see
+    longest_side_pixels: Pixels = 2048  # "2K", the size the image model works in
+    thumbnail_side_pixels: Pixels = 320  # two beside each other on a phone
+    jpeg_quality: Quality = 90  # above 95 Pillow only grows the file
+    subprocesses: Processes = 2  # one per core of the worker; a codec uses its core fully
+    subprocess_bytes: Bytes = (
         1536 * 1024 * 1024
     )  # address space: 150 MB of pixels some copies over, and the interpreter
     job_seconds: Seconds = 60.0  # a 50 MP picture takes 2 s on a slow core
@@ -59,7 +91,7 @@ class DownloadLimits(_Group, frozen=True, kw_only=True):
 
     total_seconds: Seconds = 60.0  # 40 MB at 6 Mbit/s
     connect_seconds: Seconds = 10.0  # three tries of TCP on a slow line
-    most_redirects: Annotated[int, Meta(ge=0)] = 3  # CDNs use one or two
+    most_redirects: Redirects = 3  # CDNs use one or two
     allow_http: bool = False  # plain http can be read and altered on the way
     allow_private_addresses: bool = False  # for tests on loopback only: a private address is our own network
 
@@ -67,14 +99,14 @@ class DownloadLimits(_Group, frozen=True, kw_only=True):
 class AttemptLimits(_Group, frozen=True, kw_only=True):
     """How often an image is tried."""
 
-    most_attempts: Count = 3  # per round; the queue's 10 deliveries leave room above it for crashes and restarts
+    most_attempts: Attempts = 3  # per round; the queue's 10 deliveries leave room above it for crashes and restarts
 
 
 class StagingRules(_Group, frozen=True, kw_only=True):
     """Which model stages, and when a generated picture is good enough."""
 
     model: Literal["gemini", "preview"] = "gemini"  # the preview is never chosen by itself where customers pay
-    most_generations: Count = 3  # pictures bought for one image in one round before it is quality_rejected
+    most_generations: Pictures = 3  # pictures bought for one image in one round before it is quality_rejected
     least_structure_kept: Share = 0.7  # a changed room misleads buyers: the strictest of the three
     least_realism: Share = 0.5  # below it furniture floats or bends
     least_style_fit: Share = 0.5  # a matter of taste: only clear misses are refused
@@ -102,14 +134,14 @@ class CacheRules(_Group, frozen=True, kw_only=True):
 class ThresholdRules(_Group, frozen=True, kw_only=True):
     """When a batch without a threshold of its own is paused because it is doomed."""
 
-    percent: Annotated[float, Meta(ge=0, le=100)] = 50.0  # half of the images failing is no longer chance; 0: never
-    minimum_sample: Count = 20  # fewer say nothing
+    percent: Percent = 50.0  # half of the images failing is no longer chance; 0: never
+    minimum_sample: Images = 20  # fewer say nothing
 
 
 class WorkerLimits(_Group, frozen=True, kw_only=True):
     """How one worker shares its time."""
 
-    in_flight: Count = 50  # 60 calls a minute of 50 s need 50 in flight
+    in_flight: Images = 50  # 60 calls a minute of 50 s need 50 in flight
     heartbeat_seconds: Seconds = 4.0  # a claim is dead after 13 s: two beats may be lost
     lease_seconds: Seconds = float(LEASE_SECONDS)  # the ack deadline: a killed worker's images come again within it
     control_cache_seconds: Seconds = 5.0  # how late a worker may notice a pause or cancel
@@ -122,11 +154,11 @@ class WorkerLimits(_Group, frozen=True, kw_only=True):
 class Gemini(_Group, frozen=True, kw_only=True):
     """The vendor's API. Model ids and prices change: look at the vendor's page before trusting them."""
 
-    api_version: str = "v1"  # google-genai 3 defaults to it; v1beta has previews
-    base_url: str | None = None  # None: Google's; tests name a local server
-    text_model: str = "gemini-3.5-flash-lite"  # analyse and verify; the cheapest that sees pictures
-    image_model: str = "gemini-nano-banana-2.1"  # generate; $0.05 for a 2K picture
-    image_size: str = "2K"  # what listings show; 4K costs twice as much
+    api_version: Name = "v1"  # google-genai 3 defaults to it; v1beta has previews
+    base_url: Address = None  # None: Google's; tests name a local server
+    text_model: Name = "gemini-3.5-flash-lite"  # analyse and verify; the cheapest that sees pictures
+    image_model: Name = "gemini-nano-banana-2.1"  # generate; $0.05 for a 2K picture
+    image_size: PictureSize = "2K"  # what listings show; 4K costs twice as much
     text_seconds: Seconds = 60.0  # total deadline of one analyse or verify; 10 s is usual
     image_seconds: Seconds = 120.0  # total deadline of one generate; 30 s is usual
 
@@ -134,46 +166,61 @@ class Gemini(_Group, frozen=True, kw_only=True):
 class Limit(_Group, frozen=True, kw_only=True):
     """What a vendor allows a model: calls started in any rolling minute, calls at once, or both. None: any number."""
 
-    per_minute: Count | None = None
-    concurrent: Count | None = None
+    per_minute: Annotated[Count | None, Unit("calls a minute")] = None
+    concurrent: Annotated[Count | None, Unit("calls at once")] = None
 
 
-# Per project and model, in the vendors' first paid tiers; Terraform reads the same file. The text model is called twice
-# per image, the other once. A model that is not here (the preview) has no limit.
+# Per project and model, in the vendors' first paid tiers; Terraform reads the same file. A model that is not here (the
+# preview) has no limit.
 LIMITS: Final[dict[str, Limit]] = msgspec.convert(topology().limits, dict[str, Limit])
+LIMIT_REASONS: Final = {
+    "gemini-nano-banana-2.1": "Gemini's first paid tier; called once a picture",
+    "gemini-3-pro-image": "as the image model whose place it may take",
+    "gemini-3.5-flash-lite": "called twice an image: twice the image model's",
+    "gemini-3.8-flash": "as the text model whose place it may take",
+    "runway": "Runway's first paid tier; no adapter yet",
+    "pixverse": "PixVerse's first paid tier; no adapter yet",
+    "shotstack": "ShotStack's first paid tier; no adapter yet",
+}
 
 
 class Price(_Group, frozen=True, kw_only=True):
     """US dollars per million tokens."""
 
-    input_usd: Annotated[float, Meta(ge=0, le=1e6)]
-    output_usd: Annotated[float, Meta(ge=0, le=1e6)]
+    input_usd: TokenPrice
+    output_usd: TokenPrice
 
 
-# Documentation of November 2026; the preview model is ours and free.
 PRICES: Final[dict[str, Price]] = {
     "gemini-nano-banana-2.1": Price(input_usd=1.50, output_usd=30.0),
-    "gemini-3-pro-image": Price(input_usd=2.00, output_usd=120.0),  # 1,120 tokens a 2K picture: $0.134
+    "gemini-3-pro-image": Price(input_usd=2.00, output_usd=120.0),
     "gemini-3.5-flash-lite": Price(input_usd=0.30, output_usd=2.50),
     "gemini-3.8-flash": Price(input_usd=0.75, output_usd=3.75),
     "preview": Price(input_usd=0.0, output_usd=0.0),
+}
+PRICE_REASONS: Final = {
+    "gemini-nano-banana-2.1": "Google's documentation, November 2026; 1,670 tokens a 2K picture: $0.050",
+    "gemini-3-pro-image": "Google's documentation, November 2026; 1,120 tokens a 2K picture: $0.134",
+    "gemini-3.5-flash-lite": "Google's documentation, November 2026",
+    "gemini-3.8-flash": "Google's documentation, November 2026",
+    "preview": "ours and free",
 }
 
 
 class FleetRules(_Group, frozen=True, kw_only=True):
     """How many workers are started, where starting them is ours to do."""
 
-    pool: str = ""  # projects/<p>/locations/<region>/workerPools/<name>; empty: workers are somebody else's business
-    images_per_instance: Count = 50  # a worker's slots: keep it equal to WORKER_IN_FLIGHT
-    most_instances: Annotated[int, Meta(ge=1, le=100)] = 4  # 200 in flight use 240 calls a minute: four times the quota
+    pool: Name = ""  # projects/<p>/locations/<region>/workerPools/<name>; empty: workers are somebody else's business
+    images_per_instance: Images = 50  # a worker's slots: keep it equal to WORKER_IN_FLIGHT
+    most_instances: Workers = 4  # 200 in flight use 240 calls a minute: four times the quota
 
 
 class TierFactors(_Group, frozen=True, kw_only=True):
     """What a customer pays for a tier, as a multiple of what the work cost."""
 
-    express_factor: Annotated[float, Meta(ge=0, le=100)] = 1.5  # six turns in ten: +50 %
-    normal_factor: Annotated[float, Meta(ge=0, le=100)] = 1.0  # the reference
-    economy_factor: Annotated[float, Meta(ge=0, le=100)] = 0.7  # what others leave over: -30 %
+    express_factor: Factor = 1.5  # six turns in ten: +50 %
+    normal_factor: Factor = 1.0  # the reference
+    economy_factor: Factor = 0.7  # what others leave over: -30 %
 
 
 class Typical(_Group, frozen=True, kw_only=True):
@@ -181,29 +228,29 @@ class Typical(_Group, frozen=True, kw_only=True):
 
     image_seconds: Seconds = 50.0  # 10 s analyse, 30 s generate, 10 s verify
     call_seconds: Seconds = 30.0  # the longest of the three: what a vendor's concurrent slot is held for
-    text_input_tokens: Count = 4000  # both calls of an image: three pictures of 1,120 tokens, and the prompts
-    text_output_tokens: Count = 800  # both answers as JSON
-    image_input_tokens: Count = 1500  # one picture and the prompt
-    image_output_tokens: Count = 1670  # a 2K picture: $0.050 at $30 a million
-    generations: Annotated[float, Meta(gt=0, le=10)] = 1.1  # one picture in ten is bought again after its verification
+    text_input_tokens: Tokens = 4000  # both calls of an image: three pictures of 1,120 tokens, and the prompts
+    text_output_tokens: Tokens = 800  # both answers as JSON
+    image_input_tokens: Tokens = 1500  # one picture and the prompt
+    image_output_tokens: Tokens = 1670  # a 2K picture: $0.050 at $30 a million
+    generations: MeanPictures = 1.1  # one picture in ten is bought again after its verification
 
 
 class Google(_Group, frozen=True, kw_only=True):
     """Where in Google Cloud the pipeline lives."""
 
-    project: str = ""  # empty: GOOGLE_CLOUD_PROJECT
-    database: str = "(default)"  # a project can hold several pipelines, each with a database of its own
-    prefix: str = ""  # of topics and subscriptions, such as "ruum-", for the same reason
+    project: Name = ""  # empty: GOOGLE_CLOUD_PROJECT
+    database: Name = "(default)"  # a project can hold several pipelines, each with a database of its own
+    prefix: Name = ""  # of topics and subscriptions, such as "ruum-", for the same reason
 
 
 class Buckets(_Group, frozen=True, kw_only=True):
     """Names of the buckets. `work` may equal `results`: work objects live under `work/`."""
 
-    intake: str = "intake"  # manifests, and photos beside them
-    results: str = "results"  # what customers read
-    work: str = "work"  # checkpoints; deleted after days
-    signed_link_seconds: Annotated[float, Meta(ge=0, le=604_800)] = 0.0  # of links in events; 0: gs:// only
-    source: str = ""  # photos that manifests may name as gs://source/<client>/…; empty: only those beside the manifest
+    intake: Name = "intake"  # manifests, and photos beside them
+    results: Name = "results"  # what customers read
+    work: Name = "work"  # checkpoints; deleted after days
+    signed_link_seconds: LinkSeconds = 0.0  # of links in events; 0: gs:// only
+    source: Name = ""  # photos that manifests may name as gs://source/<client>/…; empty: only those beside the manifest
 
 
 class Settings(_Group, frozen=True, kw_only=True):

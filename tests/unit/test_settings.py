@@ -7,16 +7,29 @@ import re
 import types
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.settings import LIMITS, PRICES, BadSetting, Limit, Price, Settings, cost_micro_usd, from_environment
+from ops import settings_page
+from ops.local import KEY_VARIABLES
+from shared.settings import (
+    LIMITS,
+    PRICES,
+    BadSetting,
+    Images,
+    Limit,
+    Price,
+    Settings,
+    cost_micro_usd,
+    from_environment,
+)
 
-PAGE = Path(__file__).parents[2] / "docs/settings.md"
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs/settings.md"
 
 
 def variables() -> dict[str, tuple[str, str, Any, Any]]:
@@ -87,11 +100,6 @@ def test_all_of_them_at_once() -> None:
         assert getattr(getattr(settings, group), name) == wanted[variable][1]
 
 
-def test_the_page_documents_what_can_be_set() -> None:
-    documented = set(re.findall(r"`(RUUM_[A-Z_]+)`", PAGE.read_text("utf-8")))
-    assert documented == {*VARIABLES, *TABLES}
-
-
 @pytest.mark.parametrize(
     "variable",
     ["RUUM_", "RUUM_NONSENSE", "RUUM_MANIFEST", "RUUM_MANIFEST_", "RUUM_MANIFEST_MOST", "RUUM_MANIFEST_MOST_IMAGES_",
@@ -147,7 +155,7 @@ def test_below_the_bounds(variable: str) -> None:
 
 def may_be_zero(variable: str) -> bool:
     """By the bounds that stand beside the type."""
-    return any(bound.ge == 0 for bound in getattr(VARIABLES[variable][2], "__metadata__", ()))
+    return any(getattr(bound, "ge", None) == 0 for bound in getattr(VARIABLES[variable][2], "__metadata__", ()))
 
 
 SHARES = ["RUUM_STAGING_LEAST_STRUCTURE_KEPT", "RUUM_STAGING_LEAST_REALISM", "RUUM_STAGING_LEAST_STYLE_FIT"]
@@ -177,6 +185,93 @@ def test_a_wrong_value_among_right_ones_is_the_one_that_is_named() -> None:
         from_environment(environment)
     assert "RUUM_PHOTO_JPEG_QUALITY" in str(caught.value)
     assert "RUUM_WORKER_IN_FLIGHT" not in str(caught.value)
+
+
+# --- the page
+
+
+class Told(msgspec.Struct):
+    """A group whose fields tell everything."""
+
+    most: Images = 3  # because
+    open: bool = True  # because
+
+
+class NoReason(msgspec.Struct):
+    """A group with a field that gives no reason."""
+
+    most: Images = 3  # because
+    fewest: Images = 1
+
+
+class NoUnit(msgspec.Struct):
+    """A group with a field that has bounds and no unit."""
+
+    most: Images = 3  # because
+    least: Annotated[int, msgspec.Meta(ge=1)] = 1  # because
+    name: str = "x"  # because
+
+
+def test_the_page_is_the_makers() -> None:
+    assert PAGE.read_text("utf-8") == settings_page.page(), "run: python -m ops.settings_page > docs/settings.md"
+
+
+def test_the_page_documents_what_can_be_set() -> None:
+    documented = set(re.findall(r"`(RUUM_[A-Z_]+)`", PAGE.read_text("utf-8")))
+    assert documented == {*VARIABLES, *TABLES}
+    for table in TABLES:
+        assert from_environment({table: "{}"}) == Settings()
+
+
+def rows(page: str) -> list[list[str]]:
+    """The cells of every line that tells of one variable: variable, unit, default, reason."""
+    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in page.splitlines() if line[:3] == "| `"]
+
+
+@pytest.mark.parametrize("row", rows(PAGE.read_text("utf-8")), ids=lambda row: row[0].strip("`"))
+def test_every_variable_of_the_page_has_a_unit_its_default_and_a_reason(row: list[str]) -> None:
+    variable, _, default, _ = row
+    assert all(row)
+    if variable.startswith("`RUUM_"):
+        given = {} if default == "None" else {variable.strip("`"): "" if default == "empty" else default}
+        assert from_environment(given) == Settings(), "what the page calls the default"
+
+
+def test_a_group_on_the_page() -> None:
+    assert settings_page.group_section("told", Told)[1:] == [
+        "| `RUUM_TOLD_MOST` | images | 3 | because |", "| `RUUM_TOLD_OPEN` | true or false | true | because |",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("group", "said"), [(NoReason, "group.fewest has no reason"), (NoUnit, "group.least has no unit")]
+)
+def test_the_page_is_not_made_without_unit_or_reason(group: type[msgspec.Struct], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        settings_page.group_section("group", group)
+
+
+def test_nor_without_the_reason_of_a_row() -> None:
+    limits, reasons = {"a": Limit(per_minute=3), "b": Limit()}, {"a": "because"}
+    with pytest.raises(ValueError, match=r"limits\.b has no reason"):
+        settings_page.table_section("limits", Limit, limits, reasons)
+    with pytest.raises(ValueError, match=r"limits\.least has no unit"):
+        settings_page.table_section("limits", NoUnit, {}, {})
+
+
+def test_nor_without_the_reason_of_a_number_of_the_queues(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(settings_page.OF_POLICIES, "max_deliveries")
+    with pytest.raises(ValueError, match="max_deliveries has no unit"):
+        settings_page.page()
+
+
+def test_every_other_variable_that_is_read_is_on_the_page() -> None:
+    sources = [path.read_text("utf-8") for top in ("shared", "functions", "ops") for path in (ROOT / top).rglob("*.py")]
+    read = {name for text in sources for name in re.findall(r'environ(?:\.get\(|\[)"([A-Z_]+)"', text)}
+    emulators = {name for text in sources for name in re.findall(r'"([A-Z]+_EMULATOR_HOST)"', text)}
+    assert {"LOG_LEVEL", "GEMINI_API_KEY"} <= read
+    assert len(emulators) == 3
+    assert settings_page.OTHERS.keys() == read | emulators | set(KEY_VARIABLES)
 
 
 # --- tables
