@@ -25,4 +25,5 @@ resource "google_billing_budget" "this" {
     monitoring_notification_channels = [for channel in google_monitoring_notification_channel.email : channel.id]
     disable_default_iam_recipients   = true
   }
+  depends_on = [google_project_service.this]
 }

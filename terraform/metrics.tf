@@ -7,6 +7,7 @@ locals {
     dead_letters         = { event = "dead_letter", labels = ["code"], and = "" }
     throttled            = { event = "throttled", labels = ["model"], and = "" }
     circuit_opened       = { event = "quota_changed", labels = ["model"], and = "jsonPayload.circuit=\"open\"" }
+    circuit_not_closed   = { event = "quota_use", labels = ["model", "circuit"], and = "jsonPayload.circuit=(\"open\" OR \"half_open\")" }
     day_spent            = { event = "quota_changed", labels = ["model"], and = "jsonPayload.daySpent=true" }
     configuration_faults = { event = "configuration_fault", labels = [], and = "" }
     batches_accepted     = { event = "batch_accepted", labels = ["client", "tier"], and = "" }

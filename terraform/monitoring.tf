@@ -26,6 +26,9 @@ locals {
   )
   user      = "metric.type=\"logging.googleapis.com/user/${var.name}"
   any_of_us = "resource.type=one_of(\"cloud_run_revision\",\"cloud_run_worker_pool\")"
+  # A function's calls are its Cloud Run service's, which has its name.
+  doors_named = join(",", [for door in local.functions : "\"${var.name}-${local.slug[door]}\""])
+  calls       = "metric.type=\"run.googleapis.com/request_count\" AND resource.type=\"cloud_run_revision\" AND resource.label.service_name=one_of(${local.doors_named})"
 
   # What a single log line is reason enough for: any within five minutes.
   line_alerts = {
@@ -143,6 +146,48 @@ resource "google_monitoring_alert_policy" "error_rate" {
   depends_on = [time_sleep.metrics]
 }
 
+# A door that cannot even start, or dies of memory or time, writes no line of ours; Cloud Run counts its answers all the same.
+resource "google_monitoring_alert_policy" "failing_door" {
+  project               = var.project_id
+  display_name          = "${var.name}: A door fails"
+  combiner              = "OR"
+  severity              = "CRITICAL"
+  notification_channels = local.channels
+  conditions {
+    display_name = "More than half of a door's calls in half an hour, for ten minutes"
+    condition_threshold {
+      filter             = "${local.calls} AND metric.label.response_code_class=\"5xx\""
+      denominator_filter = local.calls
+      comparison         = "COMPARISON_GT"
+      # One failure is redelivered and mends itself. Half an hour holds three of reconcile's calls: one that fails is not told,
+      # two or three in a row are. Ten minutes outlast an ingest that ran out of time once and goes on at redelivery.
+      threshold_value = 0.5
+      duration        = "600s"
+      aggregations {
+        alignment_period     = "1800s"
+        per_series_aligner   = "ALIGN_SUM"
+        cross_series_reducer = "REDUCE_SUM"
+        group_by_fields      = ["resource.label.service_name"]
+      }
+      denominator_aggregations {
+        alignment_period     = "1800s"
+        per_series_aligner   = "ALIGN_SUM"
+        cross_series_reducer = "REDUCE_SUM"
+        group_by_fields      = ["resource.label.service_name"]
+      }
+    }
+  }
+  alert_strategy {
+    # Without calls nothing says that it is over.
+    auto_close = "3600s"
+  }
+  documentation {
+    mime_type = "text/markdown"
+    content   = "A door answers most of its calls with 5xx. What it means, how to look and what to do: docs/operations.md, \"failing-door\"."
+  }
+  depends_on = [google_project_service.this]
+}
+
 # --- SLO: of a hundred settled images 99.5 are staged
 
 resource "google_monitoring_custom_service" "this" {
@@ -161,9 +206,9 @@ resource "google_monitoring_slo" "staged" {
   rolling_period_days = 28
   request_based_sli {
     good_total_ratio {
-      # Cancelled is the customer's wish and no failure of ours.
-      good_service_filter = "${local.user}/images_settled\" resource.type=\"cloud_run_worker_pool\" metric.label.state=one_of(\"completed\",\"cancelled\")"
-      bad_service_filter  = "${local.user}/images_settled\" resource.type=\"cloud_run_worker_pool\" metric.label.state=\"failed\""
+      # Cancelled is the customer's wish and no failure of ours. Of workers and of functions: the dead_letter door settles too.
+      good_service_filter = "${local.user}/images_settled\" AND ${local.any_of_us} AND metric.label.state=one_of(\"completed\",\"cancelled\")"
+      bad_service_filter  = "${local.user}/images_settled\" AND ${local.any_of_us} AND metric.label.state=\"failed\""
     }
   }
   depends_on = [time_sleep.metrics]

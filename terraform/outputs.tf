@@ -43,5 +43,6 @@ output "worker_pool" {
 
 output "environment" {
   description = "What `ruum-batch --project` needs in its environment to work on this pipeline."
-  value       = { for name, value in local.settings : name => value if !startswith(name, "RUUM_FLEET") }
+  # All of it: without RUUM_FLEET_* a replay would wake no worker, and an estimate count on one.
+  value = local.settings
 }

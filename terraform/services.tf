@@ -1,10 +1,10 @@
 resource "google_project_service" "this" {
-  for_each = toset([
+  for_each = toset(concat([
     "artifactregistry.googleapis.com", "cloudbuild.googleapis.com", "cloudfunctions.googleapis.com",
     "cloudscheduler.googleapis.com", "eventarc.googleapis.com", "firestore.googleapis.com",
     "logging.googleapis.com", "monitoring.googleapis.com", "pubsub.googleapis.com", "run.googleapis.com",
     "secretmanager.googleapis.com", "storage.googleapis.com",
-  ])
+  ], var.budget == null ? [] : ["billingbudgets.googleapis.com"]))
   project = var.project_id
   service = each.key
   # Other things in the project may use it.

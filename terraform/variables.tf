@@ -14,7 +14,7 @@ variable "region" {
   default     = "southamerica-east1"
   nullable    = false
   validation {
-    condition     = can(regex("^[a-z]+-[a-z]+[0-9]$", var.region))
+    condition     = can(regex("^[a-z]+-[a-z]+[0-9]+$", var.region))
     error_message = "region must be a single region such as southamerica-east1 or us-central1, not a multi-region such as nam5."
   }
 }
@@ -62,6 +62,15 @@ variable "worker" {
   validation {
     condition     = contains(["1", "2", "4", "8"], var.worker.cpu)
     error_message = "worker.cpu must be one of 1, 2, 4, 8."
+  }
+  validation {
+    # Cloud Run's table: no more than 4 GiB for each CPU, and 4 or 8 CPUs want half a GiB each. Below 1 GiB our own 600 MiB and
+    # a picture being decoded do not fit.
+    condition = try(alltrue([
+      for mebibytes in [tonumber(regex("^([0-9]+)(?:Mi|Gi)$", var.worker.memory)[0]) * (endswith(var.worker.memory, "Gi") ? 1024 : 1)] :
+      mebibytes >= max(1024, 512 * tonumber(var.worker.cpu)) && mebibytes <= 4096 * tonumber(var.worker.cpu)
+    ]), false)
+    error_message = "worker.memory must be whole Mi or Gi, such as 2Gi: at least 1Gi and 512Mi for each CPU, at most 4Gi for each CPU."
   }
 }
 
@@ -172,6 +181,10 @@ variable "reconcile_schedule" {
   description = "When reconcile runs, as cron (UTC); null takes that of shared/topology.json."
   type        = string
   default     = null
+  validation {
+    condition     = var.reconcile_schedule == null ? true : can(regex("^[0-9A-Za-z*,/-]+( [0-9A-Za-z*,/-]+){4}$", var.reconcile_schedule))
+    error_message = "reconcile_schedule must be five fields of cron with one space between, such as */10 * * * *, or null."
+  }
 }
 
 variable "alerts" {
@@ -211,6 +224,11 @@ variable "alert_limits" {
     condition     = var.alert_limits.failed_share > 0 && var.alert_limits.failed_share < 1
     error_message = "alert_limits.failed_share must be between 0 and 1."
   }
+  validation {
+    # A retry alone may wait 300 s, and nothing waits longer than the week that a subscription keeps it.
+    condition     = var.alert_limits.oldest_message_seconds >= 600 && var.alert_limits.oldest_message_seconds <= 604800
+    error_message = "alert_limits.oldest_message_seconds must be between 600, twice the longest backoff, and 604800, the week a task is kept."
+  }
 }
 
 variable "budget" {
@@ -221,6 +239,19 @@ variable "budget" {
     currency        = optional(string, "USD")
   })
   default = null
+  validation {
+    condition     = var.budget == null ? true : can(regex("^[0-9A-F]{6}-[0-9A-F]{6}-[0-9A-F]{6}$", var.budget.billing_account))
+    error_message = "budget.billing_account must be three times six hexadecimal digits, such as 012345-6789AB-CDEF01; leave budget out for none."
+  }
+  validation {
+    # The API takes whole units only.
+    condition     = var.budget == null ? true : try(var.budget.amount >= 1 && floor(var.budget.amount) == var.budget.amount, false)
+    error_message = "budget.amount must be a whole number, 1 or more."
+  }
+  validation {
+    condition     = var.budget == null ? true : can(regex("^[A-Z]{3}$", var.budget.currency))
+    error_message = "budget.currency must be three capitals, such as USD or BRL; it is that of the billing account."
+  }
 }
 
 variable "deletion_protection" {

@@ -15,18 +15,34 @@ provider "google" {
 variable "project_id" {
   description = "The project the pipeline will live in."
   type        = string
+  nullable    = false
+  validation {
+    condition     = can(regex("^[a-z][a-z0-9-]{4,28}[a-z0-9]$", var.project_id))
+    error_message = "project_id must be 6 to 30 lower-case letters, digits and hyphens, starting with a letter."
+  }
 }
 
 variable "region" {
   description = "Region of builds and state."
   type        = string
   default     = "southamerica-east1"
+  nullable    = false
+  validation {
+    condition     = can(regex("^[a-z]+-[a-z]+[0-9]+$", var.region))
+    error_message = "region must be a single region such as southamerica-east1 or us-central1, not a multi-region such as nam5."
+  }
 }
 
 variable "name" {
   description = "As the module's own name."
   type        = string
   default     = "ruum"
+  nullable    = false
+  validation {
+    # What the module allows, so that it is not refused only after the first build.
+    condition     = can(regex("^[a-z][a-z0-9-]{1,15}$", var.name))
+    error_message = "name must be 2 to 16 lower-case letters, digits and hyphens, starting with a letter."
+  }
 }
 
 variable "repository" {
@@ -48,9 +64,14 @@ variable "approvers" {
 }
 
 variable "billing_account" {
-  description = "Billing account of the budget, if there is one."
+  description = "Billing account of the budget; empty makes no budget."
   type        = string
   default     = ""
+  nullable    = false
+  validation {
+    condition     = can(regex("^([0-9A-F]{6}-[0-9A-F]{6}-[0-9A-F]{6})?$", var.billing_account))
+    error_message = "billing_account must be three times six hexadecimal digits, such as 012345-6789AB-CDEF01, or empty."
+  }
 }
 
 resource "google_project_service" "this" {

@@ -89,6 +89,75 @@ run "the_defaults" {
     condition     = jsondecode(local.settings.RUUM_LIMITS)["gemini-nano-banana-2.1"].per_minute == 60
     error_message = "Quotas are those of shared/topology.json unless laid over."
   }
+  assert {
+    condition     = output.environment == local.settings && can(output.environment.RUUM_FLEET_POOL)
+    error_message = "Operators' commands wake workers and count on as many as the doors do."
+  }
+  assert {
+    condition     = !contains(keys(google_project_service.this), "billingbudgets.googleapis.com")
+    error_message = "Without a budget its API stays off."
+  }
+}
+
+run "what_is_seen" {
+  command = plan
+
+  assert {
+    condition = alltrue([
+      for filter in [
+        google_monitoring_slo.staged.request_based_sli[0].good_total_ratio[0].good_service_filter,
+        google_monitoring_slo.staged.request_based_sli[0].good_total_ratio[0].bad_service_filter,
+      ] : strcontains(filter, "resource.type=one_of(\"cloud_run_revision\",\"cloud_run_worker_pool\")")
+    ])
+    error_message = "The SLO counts what workers settle and what the dead_letter door settles."
+  }
+  assert {
+    condition = anytrue([
+      for tile in jsondecode(google_monitoring_dashboard.this.dashboard_json).mosaicLayout.tiles :
+      try(strcontains(tile.widget.xyChart.dataSets[0].timeSeriesQuery.timeSeriesFilter.filter, "/circuit_not_closed\""), false)
+    ])
+    error_message = "The dashboard shows a circuit for as long as it is open, and not only when it opens."
+  }
+  assert {
+    condition     = strcontains(google_logging_metric.counter["circuit_not_closed"].filter, "jsonPayload.event=\"quota_use\"")
+    error_message = "A circuit's state is told each minute, its changes only once."
+  }
+  assert {
+    condition = anytrue([
+      for tile in jsondecode(google_monitoring_dashboard.this.dashboard_json).mosaicLayout.tiles :
+      try(tile.widget.xyChart.dataSets[0].timeSeriesQuery.prometheusQuery, "") == "sum by (client) (increase(logging_googleapis_com:user_ruum_cost_usd_sum{monitored_resource=\"cloud_run_worker_pool\"}[1h]) or increase(logging_googleapis_com:user_ruum_cost_usd_sum{monitored_resource=\"cloud_run_revision\"}[1h]))"
+    ])
+    error_message = "The dashboard shows dollars spent, and not only what an image costs."
+  }
+  assert {
+    condition = alltrue([
+      for door in local.functions :
+      strcontains(google_monitoring_alert_policy.failing_door.conditions[0].condition_threshold[0].filter, "\"${google_cloudfunctions2_function.this[door].name}\"")
+      && strcontains(google_monitoring_alert_policy.failing_door.conditions[0].condition_threshold[0].denominator_filter, "\"${google_cloudfunctions2_function.this[door].name}\"")
+    ])
+    error_message = "No door fails unnoticed."
+  }
+  assert {
+    condition = (
+      strcontains(google_monitoring_alert_policy.failing_door.conditions[0].condition_threshold[0].filter, "run.googleapis.com/request_count")
+      && endswith(google_monitoring_alert_policy.failing_door.conditions[0].condition_threshold[0].filter, "metric.label.response_code_class=\"5xx\"")
+      && !strcontains(google_monitoring_alert_policy.failing_door.conditions[0].condition_threshold[0].denominator_filter, "5xx")
+      && google_monitoring_alert_policy.failing_door.conditions[0].condition_threshold[0].aggregations[0].group_by_fields == tolist(["resource.label.service_name"])
+      && google_monitoring_alert_policy.failing_door.conditions[0].condition_threshold[0].denominator_aggregations[0].group_by_fields == tolist(["resource.label.service_name"])
+    )
+    error_message = "A door fails when many of its own calls end with 5xx: one busy door must not hide another."
+  }
+}
+
+run "another_name" {
+  command = plan
+  variables {
+    name = "ruum-two"
+  }
+  assert {
+    condition     = strcontains(google_monitoring_dashboard.this.dashboard_json, "logging_googleapis_com:user_ruum_two_cost_usd_sum")
+    error_message = "PromQL knows no hyphen."
+  }
 }
 
 run "least_privilege" {
@@ -144,8 +213,8 @@ run "a_crm_with_a_webhook" {
     error_message = "vendor_limits are laid over those of the file."
   }
   assert {
-    condition     = length(google_billing_budget.this) == 1
-    error_message = "A budget where one was asked for."
+    condition     = length(google_billing_budget.this) == 1 && contains(keys(google_project_service.this), "billingbudgets.googleapis.com")
+    error_message = "A budget where one was asked for, and its API."
   }
 }
 
@@ -188,6 +257,18 @@ run "production_example" {
   }
   variables {
     billing_account = "000000-111111-222222"
+    slack_token     = "not-a-token"
+  }
+}
+
+# As the build plans it where no billing account was given to the bootstrap: an empty one would be refused.
+run "production_example_without_a_budget" {
+  command = plan
+  module {
+    source = "./examples/production"
+  }
+  variables {
+    billing_account = ""
     slack_token     = "not-a-token"
   }
 }

@@ -151,3 +151,115 @@ run "a_negative_price" {
   }
   expect_failures = [var.tier_factors]
 }
+
+run "a_memory_without_a_unit" {
+  command = plan
+  variables {
+    worker = { memory = "2048" }
+  }
+  expect_failures = [var.worker]
+}
+
+run "a_memory_too_small_for_a_picture" {
+  command = plan
+  variables {
+    worker = { memory = "512Mi" }
+  }
+  expect_failures = [var.worker]
+}
+
+run "a_memory_too_small_for_its_cpus" {
+  command = plan
+  variables {
+    worker = { cpu = "8", memory = "2Gi" }
+  }
+  expect_failures = [var.worker]
+}
+
+run "a_memory_too_large_for_its_cpu" {
+  command = plan
+  variables {
+    worker = { cpu = "1", memory = "8Gi" }
+  }
+  expect_failures = [var.worker]
+}
+
+run "a_schedule_in_words" {
+  command = plan
+  variables {
+    reconcile_schedule = "every ten minutes"
+  }
+  expect_failures = [var.reconcile_schedule]
+}
+
+run "a_schedule_of_four_fields" {
+  command = plan
+  variables {
+    reconcile_schedule = "*/10 * * *"
+  }
+  expect_failures = [var.reconcile_schedule]
+}
+
+run "an_alert_at_each_retry" {
+  command = plan
+  variables {
+    alert_limits = { oldest_message_seconds = 60 }
+  }
+  expect_failures = [var.alert_limits]
+}
+
+run "an_alert_that_never_fires" {
+  command = plan
+  variables {
+    alert_limits = { oldest_message_seconds = 604801 }
+  }
+  expect_failures = [var.alert_limits]
+}
+
+run "a_budget_of_no_account" {
+  command = plan
+  variables {
+    budget = { billing_account = "", amount = 100 }
+  }
+  expect_failures = [var.budget]
+}
+
+run "a_budget_of_nothing" {
+  command = plan
+  variables {
+    budget = { billing_account = "000000-111111-222222", amount = 0 }
+  }
+  expect_failures = [var.budget]
+}
+
+run "a_budget_of_cents" {
+  command = plan
+  variables {
+    budget = { billing_account = "000000-111111-222222", amount = 99.5 }
+  }
+  expect_failures = [var.budget]
+}
+
+run "a_budget_in_dollars" {
+  command = plan
+  variables {
+    budget = { billing_account = "000000-111111-222222", amount = 100, currency = "dollars" }
+  }
+  expect_failures = [var.budget]
+}
+
+run "no_images_in_flight" {
+  command = plan
+  variables {
+    worker = { in_flight = 0 }
+  }
+  expect_failures = [var.worker]
+}
+
+run "three_cpus" {
+  command = plan
+  variables {
+    worker = { cpu = "3", memory = "4Gi" }
+  }
+  expect_failures = [var.worker]
+}

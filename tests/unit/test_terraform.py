@@ -16,6 +16,7 @@ from shared.topology import topology
 ROOT = Path(__file__).parents[2]
 TERRAFORM = {path.name: path.read_text() for path in (ROOT / "terraform").glob("*.tf")}
 ALL = "\n".join(TERRAFORM.values())
+BOOTSTRAP = (ROOT / "terraform/bootstrap/main.tf").read_text()
 OPERATIONS = (ROOT / "docs/operations.md").read_text()
 
 
@@ -47,15 +48,37 @@ def test_charts_and_alerts_name_metrics_that_exist() -> None:
     made = set(re.findall(r"^    (\w+) += \{ event =", TERRAFORM["metrics.tf"], re.MULTILINE))
     read = set(re.findall(r"\$\{local\.user\}/(\w+)", TERRAFORM["monitoring.tf"] + TERRAFORM["dashboard.tf"]))
     read |= set(re.findall(r'metric = "(\w+)"', TERRAFORM["monitoring.tf"]))
+    sums = set(re.findall(r"\$\{local\.promql\}_(\w+)_sum\b", TERRAFORM["dashboard.tf"]))
+    assert sums, "dollars spent are a sum"
+    distributions = TERRAFORM["metrics.tf"].partition("distributions = {")[2]
+    assert sums <= set(re.findall(r"^    (\w+) += \{ event =", distributions, re.MULTILINE)), "only they have a sum"
+    read |= sums
     assert read <= made, read - made
     assert made <= read | {"batches_paused"}, f"measured for nobody: {made - read}"
+
+
+def test_a_runbook_names_charts_that_exist() -> None:
+    titles = re.findall(r'title += "([^"]+)"', TERRAFORM["dashboard.tf"])
+    named = re.findall(r'dashboard\'s "([^"]+)"', " ".join(OPERATIONS.split()))
+    assert len(named) >= 4
+    for name in named:
+        assert any(title.startswith(name) for title in titles), name
+
+
+def test_what_functions_settle_is_counted_too() -> None:
+    """The dead_letter door settles images: a filter on workers alone would miss what failed for good."""
+    for name in ("monitoring.tf", "dashboard.tf"):
+        for line in TERRAFORM[name].splitlines():
+            if "${local.user}/" in line:
+                assert "${local.any_of_us}" in line, line
+            assert 'resource.type=\\"cloud_run_worker_pool\\"' not in line, line
 
 
 def test_every_alert_has_its_runbook() -> None:
     told = set(re.findall(r'docs/operations\.md, \\"([\w-]+)\\"', TERRAFORM["monitoring.tf"]))
     told |= set(re.findall(r"^    ([a-z]+-[a-z-]+) = \{$", TERRAFORM["monitoring.tf"], re.MULTILINE))
     told = {name for name in told if "$" not in name}
-    assert len(told) >= 9
+    assert len(told) >= 10
     chapters = set(re.findall(r"^### `([\w-]+)`", OPERATIONS, re.MULTILINE))
     assert told == chapters
 
@@ -163,8 +186,12 @@ def test_settings_are_handed_over_by_their_names() -> None:
     assert settings.fleet.pool == settings.google.prefix == "7"
 
 
+def variables_of(text: str) -> list[tuple[str, str]]:
+    return re.findall(r'^variable "(\w+)" \{\n(.*?)^\}', text, re.MULTILINE | re.DOTALL)
+
+
 def test_every_variable_has_its_reason() -> None:
-    for name, body in re.findall(r'^variable "(\w+)" \{\n(.*?)^\}', ALL, re.MULTILINE | re.DOTALL):
+    for name, body in variables_of(ALL + BOOTSTRAP):
         described = re.search(r'description = "([^"]+)"', body)
         assert described is not None, name
         assert len(described[1]) > 20, name
@@ -172,7 +199,100 @@ def test_every_variable_has_its_reason() -> None:
             assert name in message or "crm " in message, f"{name}: {message}"
 
 
+# Variables' fields that any value of their type will do for, and why.
+ANY_VALUE = {
+    "audience": "whatever the CRM's endpoint compares the token with",
+    "express": "all three at once, by values(var.tier_factors)",
+    "normal": "as express",
+    "economy": "as express",
+}
+
+
+def test_every_variable_is_validated() -> None:
+    """Wrong input is refused by us, in words, and not by Google in the middle of an apply."""
+    conditions = " ".join(re.findall(r"condition +=(.*?)error_message", ALL, re.DOTALL))
+    for name, body in variables_of(ALL + BOOTSTRAP):
+        if re.search(r"type += bool$", body, re.MULTILINE):
+            continue  # both values are right
+        assert "validation {" in body, name
+        shape = re.search(r"type += (?:map\()?object\(\{\n(.*?)^  \}\)", body, re.MULTILINE | re.DOTALL)
+        assert shape or "object(" not in body, name
+        for field in re.findall(r"^ +(\w+) += ", shape[1] if shape else "", re.MULTILINE):
+            assert re.search(rf"\.{field}\b", conditions) or field in ANY_VALUE, f"{name}.{field}"
+
+
+def test_every_validation_refuses_something() -> None:
+    """As often as a variable has validations, at least, Terraform's own tests see it refuse."""
+    for text, file in ((ALL, "refusals"), (BOOTSTRAP, "bootstrap")):
+        tried = (ROOT / f"terraform/tests/{file}.tftest.hcl").read_text()
+        for name, body in variables_of(text):
+            times = len(re.findall(rf"expect_failures = \[var\.{name}\]", tried))
+            assert times >= body.count("validation {"), f"{file}: {name}"
+
+
 # --- words
+
+
+def steps() -> list[str]:
+    """The first deployment's steps, from the first to the last."""
+    chapter = OPERATIONS.partition("## First deployment")[2].partition("\n## ")[0]
+    found = re.split(r"^(\d+)\. ", chapter, flags=re.MULTILINE)[1:]
+    assert found[::2] == [str(number + 1) for number in range(len(found) // 2)]
+    return found[1::2]
+
+
+def test_the_first_deployment_gives_what_it_asks_for() -> None:
+    production = (ROOT / "terraform/examples/production/main.tf").read_text()
+    bootstrapped = next(index for index, step in enumerate(steps()) if "cd terraform/bootstrap" in step)
+    edited = next(index for index, step in enumerate(steps()) if "**Edit these values**" in step)
+    pushed = next(index for index, step in enumerate(steps()) if step.startswith("**Push to main"))
+    tried = next(index for index, step in enumerate(steps()) if step.startswith("**Try it"))
+    assert bootstrapped < edited < pushed < tried
+    # Every variable of the bootstrap that has no default, and the billing account, or the build knows of none.
+    for name, body in variables_of(BOOTSTRAP):
+        if "default" not in body or name == "billing_account":
+            assert re.search(rf"-var '?{name}=", steps()[bootstrapped]), name
+    grant = " ".join(steps()[bootstrapped].replace("\\\n", " ").split())
+    assert re.search(r"add-iam-policy-binding \$BILLING_ACCOUNT .*ruum-build@.*roles/billing\.costsManager", grant)
+    # What is an example's is replaced.
+    for value in ("region", "crm", "emails", "slack_channel", "vendor_limits", "budget"):
+        assert re.search(rf"\b{value}\b", steps()[edited]), value
+        assert re.search(rf"^ +{value} +=", production, re.MULTILINE), f"{value} is no longer to be edited"
+    assert f"docs/operations.md, step {bootstrapped + 1}." in production
+    assert f"docs/operations.md, step {edited + 1}," in production
+    assert f"`environment` (step {tried + 1})" in OPERATIONS
+
+
+def test_the_first_deployments_commands_are_where_they_work() -> None:
+    """Each `cd` leads somewhere, and what is named by a path is there."""
+    here = ROOT
+    setup = False
+    for command in re.split(
+        r"\n|&&", "".join(re.findall(r"^   ```\n(.*?)^   ```", "\n".join(steps()), re.MULTILINE | re.DOTALL))
+    ):
+        if folder := re.match(r" *cd (\S+)", command):
+            here = (here / folder[1]).resolve()
+            assert here.is_dir(), command
+        setup = setup or command.strip() == "make setup"
+        if "terraform " in command:
+            assert list(here.glob("*.tf")), f"{here}: {command}"
+        if "ruum-batch " in command:
+            assert command.strip().startswith(".venv/bin/ruum-batch "), "nothing puts it on the PATH"
+            assert setup, "make setup makes it"
+            for path in re.findall(r"samples/\S+", command):
+                assert (here / path).is_file(), f"{here} has no {path}"
+    assert here == ROOT
+    assert setup
+
+
+def test_operators_are_told_the_rights_they_need() -> None:
+    """Their commands scale the workers as the doors do: the same custom role, and the pool's account."""
+    chapter = OPERATIONS.partition("## Operators' rights")[2].partition("\n## ")[0]
+    assert 'role_id     = "${replace(var.name, "-", "_")}_scaler"' in TERRAFORM["iam.tf"]
+    assert "projects/$PROJECT/roles/ruum_scaler" in chapter
+    assert "roles/iam.serviceAccountUser" in chapter
+    assert "ruum-stage-image@$PROJECT.iam.gserviceaccount.com" in chapter
+    assert re.search(r"^  value += local\.settings$", TERRAFORM["outputs.tf"], re.MULTILINE)
 
 
 def test_the_readme_shows_the_examples() -> None:

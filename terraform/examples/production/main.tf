@@ -1,10 +1,11 @@
-# Two CRMs, one of them with a webhook, a larger Gemini quota, a budget, and alerts to people and to Slack.
+# Two CRMs, one of them with a webhook, a larger Gemini quota, a budget, and alerts to people and to Slack. Region, quotas,
+# CRMs and alerts are an example's: docs/operations.md, step 4, has them replaced before the first build.
 terraform {
   required_version = ">= 1.9"
   required_providers {
     google = { source = "hashicorp/google", version = ">= 7.46, < 9.0" }
   }
-  # The state in a bucket, made by hand before the first run: docs/operations.md, step 2.
+  # The state in a bucket, made by hand before the first run: docs/operations.md, step 3.
   backend "gcs" {
     prefix = "ruum-batch"
   }
@@ -28,8 +29,9 @@ variable "worker_image" {
 }
 
 variable "billing_account" {
-  description = "Billing account of the budget."
+  description = "Billing account of the budget; empty makes no budget."
   type        = string
+  default     = ""
 }
 
 variable "slack_token" {
@@ -73,7 +75,7 @@ module "ruum_batch" {
   slack_auth_token  = var.slack_token
   alert_limits      = { oldest_message_seconds = 7200, failed_share = 0.03 }
   results_kept_days = 730
-  budget            = { billing_account = var.billing_account, amount = 500 }
+  budget            = var.billing_account == "" ? null : { billing_account = var.billing_account, amount = 500 }
 }
 
 output "environment" {
