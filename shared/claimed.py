@@ -250,6 +250,13 @@ class ClaimedImage:
 
     # --- the agents' desk
 
+    async def _noted(self, noting: Awaitable[None]) -> None:
+        """A refusal is told to the ledger. One that cannot be noted is met again; it must not cost an attempt."""
+        try:
+            await noting
+        except RuumError as error:
+            log.warning("a refusal was not noted: %s", error)
+
     async def buy(self, step: str, model: str, call: Callable[[], Awaitable[Answer[T]]]) -> T:
         """One paid call: after the batch's control and the quota allow it.
 
@@ -277,9 +284,9 @@ class ClaimedImage:
                 answer = await call()
             except Throttled as throttled:
                 tell(log, LogEvent.THROTTLED, level=logging.WARNING, step=step, model=model)
-                await tools.quota.throttled(model, grant, throttled.retry_after_seconds)
+                await self._noted(tools.quota.throttled(model, grant, throttled.retry_after_seconds))
             except DailyQuotaSpent:
-                await tools.quota.day_spent(model, grant)
+                await self._noted(tools.quota.day_spent(model, grant))
                 raise
             except CodedError as error:
                 if error.usage is not None:

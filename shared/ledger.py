@@ -33,6 +33,8 @@ WAITER_SECONDS: Final = 10.0  # a worker that asks no more waits no more; waiter
 MOST_SINGLE_GRANTS: Final = 600
 SLOT_SECONDS: Final = 180.0  # a slot's lease: above the longest call's deadline, so that only a dead worker's runs out
 LEFT_SECONDS: Final = 1.0  # after leaving turns to other workers, or finding no slot, ask again
+LATE_RESET_SECONDS: Final = 900.0  # nobody spends a day's quota in its first quarter of an hour
+LATE_RESET_PAUSE_SECONDS: Final = 120.0  # then it is asked again: one refused call each time
 RESET_ZONE: Final = ZoneInfo("America/Los_Angeles")
 
 SLOWEST: Final = 1 / 64  # of the limit: slow mode never stops altogether
@@ -365,8 +367,13 @@ def _opened(ledger: Ledger, now: float) -> Ledger:
 
 
 def day_spent(ledger: Ledger, grant: Grant, now: float) -> Ledger:
-    """The daily quota is used up: nothing starts until it resets, at midnight Pacific time as the vendor documents."""
-    return msgspec.structs.replace(_without_slot(ledger, grant), day_spent_until=next_reset(now))
+    """The daily quota is used up: nothing starts until it resets, at midnight Pacific time as the vendor documents.
+
+    A refusal that is noted just after a midnight is the day before's, or the vendor's reset is late: not a day's wait.
+    """
+    fresh = next_reset(now) != next_reset(now - LATE_RESET_SECONDS)
+    until = now + LATE_RESET_PAUSE_SECONDS if fresh else next_reset(now)
+    return msgspec.structs.replace(_without_slot(ledger, grant), day_spent_until=until)
 
 
 def next_reset(now: float) -> float:

@@ -206,7 +206,13 @@ class Replay:
     async def _requeue_one(self, image: Image) -> Image | None:
         decide = partial(requeue_seen, seen_revision=image.revision, now=self._clock.now())
         changed = await self._store.change_image(image.batch, image.index, decide, self._clock.token(), seen=image)
-        return changed if isinstance(changed, Image) else None
+        if isinstance(changed, Image):
+            return changed
+        # Another replay, by a clock that is off, had it: it must be counted before the batch may close.
+        now = await self._store.image(image.batch, image.index)
+        if now is not None:
+            await fold_image(self._store, now, self._clock)
+        return None
 
     async def _fold_and_publish(self, batch: Batch, images: list[Image]) -> None:
         """Count first: from here on the batch cannot close without them."""

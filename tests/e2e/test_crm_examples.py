@@ -34,6 +34,12 @@ BAD = b'{"clientName": "acme", "images": [{"url": "http://x/y.jpg"}, {}]}'
 WANTED = {"ruum.batch.accepted", "ruum.batch.rejected", "ruum.batch.completed"}
 NODE = shutil.which("node")
 COMMANDS = {"python": [sys.executable, "subscribe.py"], **({"node": [NODE, "subscribe.mjs"]} if NODE else {})}
+# A shell's background job has Ctrl-C ignored, and its children inherit that: Python then never hears of it.
+HEARS_CTRL_C = (
+    sys.executable,
+    "-c",
+    "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])",
+)
 ENDS = {"python": signal.SIGINT, "node": signal.SIGTERM}  # Ctrl-C, and what a service manager sends
 
 
@@ -49,14 +55,13 @@ class Program:
 
     async def __aenter__(self) -> Self:
         self._process = await asyncio.create_subprocess_exec(
+            *HEARS_CTRL_C,
             *COMMANDS[self.name],
             PROJECT,
             self.subscription,
             cwd=EXAMPLES,
             env=self._environment,
             stdout=asyncio.subprocess.PIPE,
-            # A shell's background job has Ctrl-C ignored, and its children inherit that: Python then never hears of it.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         self._reading = asyncio.create_task(self._read())
         return self

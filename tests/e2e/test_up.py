@@ -75,7 +75,6 @@ async def started(folder: Path) -> AsyncIterator[Up]:
         env=clean_environment(),
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.PIPE,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job ignores it
     )
     try:
         yield Up(process)

@@ -213,6 +213,18 @@ async def test_a_spent_day_is_told_once(world: World) -> None:
     assert event["data"]["daySpentUntil"] == "2026-03-04T08:00:00.000Z"
 
 
+@pytest.mark.parametrize(
+    ("seconds", "until"), [(-0.5, "midnight"), (0.0, "soon"), (899.0, "soon"), (901.0, "midnight")]
+)
+def test_a_refusal_noted_after_midnight_costs_no_second_day(seconds: float, until: str) -> None:
+    """It took its time to be noted, or the vendor resets a little late."""
+    midnight = 1_772_524_800.0  # 2026-03-03T08:00Z, midnight in California
+    now = midnight + seconds
+    spent = ledgers.day_spent(Ledger(id=MODEL), Grant("g", Tier.NORMAL, now, 0), now).day_spent_until
+    next_midnight = midnight if seconds < 0 else midnight + 86_400
+    assert spent == (next_midnight if until == "midnight" else now + ledgers.LATE_RESET_PAUSE_SECONDS)
+
+
 @virtual
 async def test_operators_limit_is_no_change_of_these(world: World) -> None:
     fleet = Fleet(world)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -19,7 +19,7 @@ from shared.model import Batch, BatchState, Image, ImageState, Refusal, Tally, W
 from shared.ports import Message, StoredObject
 from shared.topology import EVENTS_TOPIC
 from tests.clocks import EPOCH
-from tests.simulation.faults import PROCESS, TASK_ROUND, Faults
+from tests.simulation.faults import OUR_FAULT, PROCESS, TASK_ROUND, Faults
 from tests.simulation.vendor import Vendor
 
 SETTLED: Final = frozenset({ImageState.COMPLETED, ImageState.FAILED, ImageState.CANCELLED})
@@ -36,16 +36,18 @@ BATCH_WAYS: Final = {
 DEAD_SECONDS: Final = 13.0
 STUCK_SECONDS: Final = 1800.0
 LATE_SECONDS: Final = 75.0  # above the longest stall of a port call
+KEPT_BEATS: Final = 30  # of each worker: more than come within that time
+OURS: Final = "configuration"  # the error code of what is our own fault
 
 
 class Checker:
-    """Sees every write as it happens (`Tap`), and judges what is left at the end. `skew`: how wrong clocks may be."""
+    """Sees every write as it happens (`Tap`), and judges what is left at the end. The world began at `epoch`."""
 
-    def __init__(self, faults: Faults, vendor: Vendor, skew: float = 0.0) -> None:
+    def __init__(self, faults: Faults, vendor: Vendor, epoch: float = EPOCH) -> None:
         self._faults = faults
-        self._slack = 2 * skew
-        self._beats: dict[str, tuple[float, bool]] = {}  # of each worker the last: when, and whether it said goodbye
-        self._silent_until: dict[str, float] = {}  # when it was heard of again after a silence
+        self._epoch = epoch
+        # Of each worker the last heartbeats: when it was written, what time it names, whether it is the goodbye.
+        self._beats: dict[str, deque[tuple[float, float, bool]]] = {}
         self._vendor = vendor
         self.violations: list[str] = []
         self.images: dict[tuple[str, int], Image] = {}
@@ -56,6 +58,8 @@ class Checker:
         self.fences: dict[str, int] = {}  # of public pictures
         self.sha256: dict[str, str] = {}  # of results
         self.completions: dict[str, tuple[bytes, str]] = {}
+        self.malformed: set[str] = set()  # uris of the manifests that nothing may come of
+        self.rejections: dict[str, dict[str, tuple[bytes, str]]] = {}  # by manifest, by event id
         self.closed: dict[str, asyncio.Event] = {}  # set when a batch closes, for those who wait for it
 
     def blame(self, text: str) -> None:
@@ -82,6 +86,10 @@ class Checker:
             self.blame(f"{key}: round {before.round} -> {now.round} without a replay")
         if now.attempts > before.attempts and now.error is None:
             self.blame(f"{key}: an attempt was spent without an error")
+        failed = now.state is ImageState.FAILED and before.state is not ImageState.FAILED
+        ours = OUR_FAULT.get() or (now.error is not None and now.error.code == OURS)
+        if ours and (failed or now.attempts > before.attempts):
+            self.blame(f"{key}: our configuration's fault: attempts {before.attempts} -> {now.attempts}, {now.state}")
         if before.state is ImageState.PROCESSING and now.fence > before.fence:
             self.takeovers[key] += 1
             self._taken_from_the_dead(before, now)
@@ -95,25 +103,33 @@ class Checker:
             self.blame(f"{key}: claimed in round {now.round} with a task of round {TASK_ROUND.get()}")
 
     def beat(self, worker: Worker) -> None:
-        now = worker.at - EPOCH  # as the document has it: that it took seconds to write it makes it no fresher
-        before, _ = self._beats.get(worker.id, (now, False))
-        if now - before >= DEAD_SECONDS - self._slack:
-            self._silent_until[worker.id] = self._faults.loop.time()
-        self._beats[worker.id] = (now, worker.stopped)
+        beat = (self._faults.loop.time(), worker.at - self._epoch, worker.stopped)
+        self._beats.setdefault(worker.id, deque(maxlen=KEPT_BEATS)).append(beat)
 
     def _taken_from_the_dead(self, before: Image, now: Image) -> None:
-        """Nobody's claim is taken away while he lives, but his who is stuck."""
-        held, process = before.claim, PROCESS.get()
+        """Nobody's claim is taken away while he lives by the taker's own clock, but his who is stuck."""
+        held, process, at = before.claim, PROCESS.get(), self._faults.loop.time()
         if held is None or (process is not None and held.worker.startswith(f"worker-{process.name}-")):
             return  # a worker that finds what it left behind itself, because a reply was lost
-        at = self._faults.loop.time()
-        beaten, stopped = self._beats.get(held.worker, (-DEAD_SECONDS, True))
-        dead = stopped or at - beaten >= DEAD_SECONDS - self._slack
-        # Who looked before the silence ended may act on it afterwards.
-        dead = dead or at - self._silent_until.get(held.worker, -LATE_SECONDS) < LATE_SECONDS
-        if not dead and EPOCH + at - held.at < STUCK_SECONDS - self._slack:
-            who = f"{held.worker}, heard of {at - beaten:.1f} s ago"
+        ahead = process.clock.fastest(at - LATE_SECONDS) if process is not None else 0.0
+        stuck = self._epoch + at + ahead - held.at >= STUCK_SECONDS
+        if not stuck and not self._seemed_dead(held.worker, at, ahead):
+            _, beaten, _ = self._beats[held.worker][-1]
+            who = f"{held.worker}, heard of {at - beaten:.1f} s ago, by a clock {ahead:+.1f} s off"
             self.blame(f"{(now.batch, now.index)}: taken from a living worker: {who}")
+
+    def _seemed_dead(self, worker: str, at: float, ahead: float) -> bool:
+        """Whether a clock so far ahead found it silent for too long, now or when whoever acts now may have looked."""
+        beats = self._beats.get(worker, ())
+        if not beats or beats[-1][2]:
+            return True
+        # What a heartbeat says is the newest there is until the next is written.
+        until = [*(written for written, _, _ in beats), at][1:]
+        return any(
+            end + ahead - beaten >= DEAD_SECONDS
+            for (_, beaten, _), end in zip(beats, until, strict=True)
+            if end >= at - LATE_SECONDS
+        )
 
     def tally(self, now: Tally) -> None:
         key = (now.batch, now.shard)
@@ -159,6 +175,8 @@ class Checker:
         for message in messages if topic == EVENTS_TOPIC else ():
             if message.attributes["ce-type"] == "ruum.batch.completed":
                 self._completed(message)
+            elif message.attributes["ce-type"] == "ruum.batch.rejected":
+                self._rejected(message)
 
     def _completed(self, message: Message) -> None:
         identity = message.attributes["ce-id"]
@@ -180,6 +198,12 @@ class Checker:
         if any(found[state] != data["counts"][state.value] for state in ImageState):
             self.blame(f"{identity}: announced {data['counts']}, there are {dict(found)}")
 
+    def _rejected(self, message: Message) -> None:
+        told = self.rejections.setdefault(json.loads(message.data)["manifest"], {})
+        identity, payload = message.attributes["ce-id"], (message.data, message.attributes["ce-time"])
+        if told.setdefault(identity, payload) != payload:
+            self.blame(f"{identity}: rejected with another payload")
+
     def stored(self, now: StoredObject, data: bytes) -> None:
         self.sha256[f"{now.bucket}/{now.name}"] = hashlib.sha256(data).hexdigest()
         if now.bucket == "results" and "/images/" in now.name:
@@ -194,7 +218,10 @@ class Checker:
         self, store: EmbeddedStore, objects: EmbeddedObjects, letters: list[tuple[bytes, dict[str, str]]]
     ) -> None:
         """Everything closed, announced, counted; every picture the one its image names; nothing bought in vain."""
+        await self._rejections_right(objects)
         for known in self.batches.values():
+            if known.state is BatchState.REJECTED and known.manifest.uri in self.malformed:
+                continue
             batch = await store.batch(known.id)
             assert batch is not None
             if batch.state is not BatchState.CLOSED or batch.announced_round != batch.round:
@@ -212,8 +239,27 @@ class Checker:
         self._letters_right(letters)
         self._bought_right()
 
+    async def _rejections_right(self, objects: EmbeddedObjects) -> None:
+        """What is malformed is refused once, says why, and is no batch; nothing else is refused."""
+        for uri in self.rejections.keys() - self.malformed:
+            self.blame(f"{uri}: rejected, and nothing is wrong with it")
+        for uri in sorted(self.malformed):
+            made = [batch for batch in self.batches.values() if batch.manifest.uri == uri]
+            told = list(self.rejections.get(uri, ()))
+            if [(batch.state, batch.total) for batch in made] != [(BatchState.REJECTED, 0)]:
+                self.blame(f"{uri}: became {[(batch.id, batch.state, batch.total) for batch in made]}")
+            elif told != [f"{made[0].id}/rejected"] or any(batch == made[0].id for batch, _ in self.images):
+                self.blame(f"{uri}: told as {told} of {made[0].id}")
+            name = uri.partition("/intake/")[2] + ".errors.json"
+            got = await objects.get("results", name)
+            problems = json.loads(got[1])["problems"] if got else []
+            if not problems or not all(problem["reason"] for problem in problems):
+                self.blame(f"{uri}: rejected for no reason: {problems}")
+
     async def _output_right(self, image: Image, objects: EmbeddedObjects) -> None:
         key = f"{image.batch}/{image.index}"
+        if image.error is not None and image.error.code == OURS:
+            self.blame(f"{key}: {image.state}, and what is left is a fault of our configuration")
         # A cancelled image may keep what its last attempt ran into.
         wrong = {ImageState.COMPLETED: image.error is not None, ImageState.FAILED: image.error is None}
         if image.claim is not None or image.settled_at is None or wrong.get(image.state, False):

@@ -28,9 +28,15 @@ PROCESS: ContextVar[Process | None] = ContextVar("process", default=None)
 IN_HAND: ContextVar[tuple[str, int] | None] = ContextVar("in_hand", default=None)
 # The round of the task being handled: no other round's image may be claimed with it.
 TASK_ROUND: ContextVar[int | None] = ContextVar("task_round", default=None)
+# Whether the task being handled has run into a fault of our own configuration: it may cost the image nothing.
+OUR_FAULT: ContextVar[bool] = ContextVar("our_fault", default=False)
 # Idle pulls wait this much longer than they are asked to (yet less than the subscriber probes): fewer steps to run.
 PULL_STRETCH: Final = 2.4
 ECHO_SECONDS: Final = (10.0, 240.0)
+# A clock is set right, more or less; once in a while it is set quite wrong.
+SMALL_JUMP_SECONDS: Final = 3.0
+LARGE_JUMP_SECONDS: Final = 60.0
+LARGE_JUMPS: Final = 0.1  # of all jumps
 TRACE_CALLS: Final = 5000
 NOISE: Final = frozenset({"store.beat", "queue.extend"})
 
@@ -58,6 +64,7 @@ class Rates(msgspec.Struct, frozen=True, kw_only=True):
     source: float = 0.0
     misconfigured: float = 0.0
     silent: float = 0.0  # of a heartbeat: none comes through for a while, though the worker lives and works on
+    jump: float = 0.0  # the process's clock is set, forwards or back
 
 
 class Crash(msgspec.Struct, frozen=True, kw_only=True):
@@ -89,6 +96,7 @@ class Faults:
         self.trace: deque[tuple[float, str, str, tuple[Any, ...], Any]] = deque(maxlen=TRACE_CALLS)
         self.injected: dict[str, int] = {}
         self.traced_until = math.inf
+        self.leapt_at = -math.inf  # when the backend's own clock was set last
         self._echoes: set[asyncio.Task[None]] = set()
 
     def happens(self, fault: str) -> bool:
@@ -107,6 +115,8 @@ class Faults:
 
     def note(self, fault: str) -> None:
         self.injected[fault] = self.injected.get(fault, 0) + 1
+        if fault == "jump":
+            return  # what others make of a wrong clock are takeovers, which are counted as such
         image = IN_HAND.get()
         self.booked[image] = self.booked.get(image, 0) + 1
 
@@ -128,15 +138,26 @@ class Faults:
 
 
 class Clock:
-    """One process's clock: wall time is off by `skew` seconds. See `shared.ports.Clock`."""
+    """One process's clock: wall time is off by `skew` seconds, until it is set. See `shared.ports.Clock`."""
 
-    def __init__(self, loop: VirtualLoop, name: str, seed: str, skew: float) -> None:
+    def __init__(self, loop: VirtualLoop, name: str, seed: str, skew: float, epoch: float = EPOCH) -> None:
         self._loop, self._name, self._tokens = loop, name, 0
         self.random = random.Random(seed + name)
         self.skew = skew
+        self._epoch = epoch
+        self._earlier: list[tuple[float, float]] = []  # (until when, skew)
+
+    def jump(self, skew: float) -> None:
+        """Be off by so much from now on."""
+        self._earlier.append((self._loop.time(), self.skew))
+        self.skew = skew
+
+    def fastest(self, since: float) -> float:
+        """The most it was ahead at any moment since then."""
+        return max([self.skew, *(skew for until, skew in self._earlier if until >= since)])
 
     def now(self) -> float:
-        return EPOCH + self._loop.time() + self.skew
+        return self._epoch + self._loop.time() + self.skew
 
     def monotonic(self) -> float:
         return self._loop.time()
@@ -299,6 +320,10 @@ class Port:
         self._process.check()
         if faults.happens("crash"):
             self._die(what, "CRASH before", arguments)
+        if faults.happens("jump"):
+            most = LARGE_JUMP_SECONDS if self._chance.random() < LARGE_JUMPS else SMALL_JUMP_SECONDS
+            self._process.clock.jump(self._chance.uniform(-most, most))
+            faults.write(what, f"CLOCK off by {self._process.clock.skew:+.1f} s", arguments)
         if faults.happens("before"):
             faults.write(what, "FAULT before", arguments)
             raise WorldError(ErrorCode.STORAGE_UNAVAILABLE, "injected before")

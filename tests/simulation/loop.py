@@ -58,6 +58,8 @@ class SimulationLoop(VirtualLoop):
         while scheduled and scheduled[0]._when < due:
             handle = heapq.heappop(scheduled)
             handle._scheduled = False
+            # Who waits for the last 1e-13 s until some moment must find it come, or waits for ever.
+            self._virtual_seconds = max(self._virtual_seconds, handle._when)
             ready.append(handle)
         for _ in range(len(ready)):
             handle = ready.popleft()

@@ -13,11 +13,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import count
 from typing import Any, Final
 
 import msgspec
 
-from shared import claimed, claims, closing, replay, stage_image
+from shared import claimed, claims, closing, manifest, replay, stage_image
+from shared.errors import ErrorCode
 from shared.model import Batch, BatchMove, BatchState, ImageState, Refusal
 from tests.simulation import checker
 from tests.simulation.run import run_seed
@@ -28,6 +30,7 @@ SEEDS: Final = 60
 SHOWN: Final = 110  # characters of a violation
 MOST_NAMED: Final = 2
 _begin, _claim, _check, _close = replay.begin, claims.claim, closing.Closer.check, closing.close
+_release = claims.release
 
 
 def _fold_anything(tally: Any, *, index: int, revision: int, state: ImageState) -> Any:
@@ -98,6 +101,14 @@ async def _no_fold(store: Any, image: Any, clock: Any) -> Refusal:
     return Refusal.UNCHANGED
 
 
+def _release_and_spend(image: Any, *, error: Any = None, spend_attempt: bool = False, **more: Any) -> Any:
+    ours = error is not None and error.code == ErrorCode.CONFIGURATION
+    return _release(image, error=error, spend_attempt=spend_attempt or ours, **more)
+
+
+_numbers: Final = count()
+
+
 MUTATIONS: Final[dict[str, list[Patch]]] = {
     "no fence": [(claims, "_held", lambda image, fence: None)],
     "no object fence": [(claimed, "put_fenced", _put_always)],
@@ -116,6 +127,10 @@ MUTATIONS: Final[dict[str, list[Patch]]] = {
     "HELD nacks": [(stage_image.StageImage, "_held", lambda self, deliveries: stage_image.NACK)],
     "HELD acks": [(stage_image.StageImage, "_held", lambda self, deliveries: stage_image.ACK)],
     "claims never die": [(claims, "claim_is_alive", lambda image, holder, now: True)],
+    "configuration spends an attempt": [(claims, "release", _release_and_spend)],
+    "rejections are told anew": [
+        (manifest, "rejected_id", lambda client, name, generation: f"{client}.rejected~{next(_numbers)}")
+    ],
     "claims are always dead": [(claims, "claim_is_alive", lambda image, holder, now: False)],
 }
 

@@ -25,6 +25,7 @@ from tests.simulation.world import Plan, Wanted, World, simulate
 
 ID: Final = "acme.b0"
 PATIENCE_SECONDS: Final = 900.0  # what a schedule waits for at most: under a mutation it may never come
+SOON_SECONDS: Final = 60.0  # a message comes again within it; reconcile, which finds what has none, takes far longer
 
 Fits = Callable[[tuple[Any, ...], Any], bool]
 
@@ -148,6 +149,13 @@ class Schedule(World):
         """The task of that round once more, out of the blue."""
         task = Task(batch=ID, index=index, round=task_round, tier=Tier.NORMAL)
         await self.parts.queue.publish(topic_of(Tier.NORMAL), [Message(encode(task))])
+
+    def only_waited(self) -> None:
+        """Waiting is never failing."""
+        for image in self.checker.images.values():
+            if image.state is not ImageState.COMPLETED or image.attempts:
+                told = f"image {image.index} is {image.state} after {image.attempts} attempts: it only waited"
+                self.checker.blame(told)
 
     async def script(self) -> None:
         try:
@@ -345,6 +353,10 @@ class HolderDiesAfterItsMessageCameAgain(Workers):
         await asyncio.sleep(25.0)  # its lease has run out, and the other worker has found the image held
         working.kill()
         deaf.release()
+        died = self.loop.time()
+        await self.until(lambda: self.loop.time() >= died + SOON_SECONDS)
+        if (image := self.image()) is not None and image.fence < 2:
+            self.checker.blame(f"{SOON_SECONDS:.0f} s after its holder died nobody has taken the image")
         await self.announced(1)
 
 
@@ -372,11 +384,22 @@ class LongWaitBesideADuplicate(Schedule):
                 break
             except NotFollowed:
                 continue
-        for image in self.checker.images.values():
-            if image.state is not ImageState.COMPLETED or image.attempts:
-                self.checker.blame(
-                    f"image {image.index} is {image.state} after {image.attempts} attempts: it only waited"
-                )
+        self.only_waited()
+
+
+class DaysQuotaSpent(Schedule):
+    """The vendor's day is spent with the first picture: the other images wait until midnight, at no attempt."""
+
+    plan_of_all = msgspec.structs.replace(
+        Schedule.plan_of_all, batches=(Wanted(name="b0", at=0.0, images=3),), workers=2, daily=1, midnight=600.0
+    )
+
+    async def play(self) -> None:
+        await self.until(lambda: self.loop.time() >= self.plan.midnight)
+        if self.vendor.answered_steps("generate") != self.plan.daily:
+            self.checker.blame(f"{self.vendor.answered_steps('generate')} pictures were bought in a day")
+        await self.announced(1)
+        self.only_waited()
 
 
 def is_closed(found: Any) -> bool:
@@ -396,6 +419,7 @@ SCENARIOS: Final[tuple[type[Schedule], ...]] = (
     StaleWriterOfAnObject,
     HolderDiesAfterItsMessageCameAgain,
     LongWaitBesideADuplicate,
+    DaysQuotaSpent,
 )
 
 

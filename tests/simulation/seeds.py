@@ -9,7 +9,7 @@ import msgspec
 
 from shared.model import Tier
 from tests.simulation.faults import Rates
-from tests.simulation.world import Plan, Wanted
+from tests.simulation.world import MALFORMED, Plan, Wanted
 
 # Per fault: the rates to choose from. Most worlds have most faults, few have all.
 CHOICES: Final[dict[str, tuple[float, ...]]] = {
@@ -51,6 +51,12 @@ def plan_of(seed: int) -> Plan:
     # What came later has a chance of its own: the other choices of a seed stay as they were.
     late = random.Random(f"{seed}/late")
     rates = msgspec.structs.replace(rates, echo=late.choice([0.0, 0.0, 0.1, 0.4]))
+    clocks = random.Random(f"{seed}/clocks")
+    rates = msgspec.structs.replace(rates, jump=clocks.choice([0.0, 0.0, 0.005, 0.03]))
+    leaps = [(clocks.uniform(1, 90), clocks.choice([2.0, 60.0]) * clocks.uniform(-1, 1)) for _ in range(2)]
+    odd = random.Random(f"{seed}/odd")
+    malformed = odd.sample(sorted(MALFORMED), odd.choice([0, 0, 0, 1, 2]))
+    daily = odd.choice([1, 2, 4]) if odd.random() < 0.06 else 0
     operations: list[tuple[float, str, str]] = []
     batches = [
         Wanted(
@@ -82,6 +88,11 @@ def plan_of(seed: int) -> Plan:
         limits=chance.choice([(120, 60), (120, 60), (20, 10), (6, 4)]),
         eager=late.choice([0, 0, 1, 3]) if seed % 8 else 0,
         minimum_sample=chance.choice([3, 20]),
+        malformed=tuple((odd.uniform(0, 60), which) for which in malformed),
+        # The ledger's midnight is the backend's: ahead of the vendor's, the next refusal would cost another day.
+        leaps=tuple(leaps) if seed % 8 and not daily and clocks.random() < 0.15 else (),
+        daily=daily,
+        midnight=odd.uniform(150, 900),
         slowness=chance.choice([0.1, 0.5, 1.0]),
     )
 

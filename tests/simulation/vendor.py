@@ -9,32 +9,38 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from ops.noop import ANALYSIS, GOOD
-from shared.errors import ConfigurationError, ErrorCode, ImageRejected, Throttled, WorldError
+from shared.errors import ConfigurationError, DailyQuotaSpent, ErrorCode, ImageRejected, Throttled, WorldError
 from shared.ports import Answer, Finished, Photo, Request, Usage
 from shared.staging.answers import Analysis, Verdict
-from tests.simulation.faults import Faults
+from tests.simulation.faults import OUR_FAULT, Faults
 
 TEXT: Final = "text-model"
 IMAGE: Final = "image-model"
 FOUND_AFTER_SECONDS: Final = 15.0
+# After the backend's clock was set forward, calls let in before it seem older than they are, for a minute and what was
+# granted ahead.
+LEAP_SECONDS: Final = 70.0
 BAD: Final = Verdict(structure_kept=0.1, realism=0.9, style_fit=0.9, defects=["a door is gone"])
 
 
 class Vendor:
     """The models behind all workers. `seconds` tells a step's latency; `limits` are calls per rolling minute.
 
+    `daily` are the calls of the image model until `day_ends`; 0: as many as you like.
     `answered` counts paid answers by (photo, step), `bad` the verdicts that asked for another generation.
     """
 
-    def __init__(self, faults: Faults, limits: Mapping[str, int], seconds: Callable[[str], float]) -> None:
+    def __init__(self, faults: Faults, limits: Mapping[str, int], seconds: Callable[[str], float], daily: int = 0,
+                 day_ends: float = 0.0) -> None:  # fmt: skip
         self._faults = faults
+        self._daily, self._day_ends = daily, day_ends
         self._seconds = seconds
         self.limits = dict(limits)
         self._starts: dict[str, deque[float]] = {model: deque() for model in limits}
         self.answered: dict[tuple[bytes, str], int] = {}
         self.answers = 0
         self.bad: dict[bytes, int] = {}
-        self.throttled = 0  # of its own accord: a rolling minute was full
+        self.throttled = 0  # of its own accord: a rolling minute was full, and no clock explains it
         self.busiest: dict[str, int] = dict.fromkeys(limits, 0)  # most calls let in within any rolling minute
         self.calls: dict[str, int] = dict.fromkeys(limits, 0)
 
@@ -47,8 +53,12 @@ class Vendor:
         starts = self._starts[model]
         while starts and starts[0] <= now - 60.0:
             starts.popleft()
+        if model == IMAGE and self._daily and now < self._day_ends and self.calls[model] >= self._daily:
+            faults.write(f"vendor.{step} {photo.jpeg!r}", "429: the day's quota is spent")
+            OUR_FAULT.set(True)
+            raise DailyQuotaSpent("injected")
         if len(starts) >= self.limits[model]:
-            self.throttled += 1
+            self.throttled += now - faults.leapt_at > LEAP_SECONDS
             faults.write(f"vendor.{step} {photo.jpeg!r}", "429: the rolling minute is full")
             raise Throttled("rolling minute is full", 5.0)
         starts.append(now)
@@ -58,6 +68,8 @@ class Vendor:
             faults.write(f"vendor.{step} {photo.jpeg!r}", "429 injected")
             raise Throttled("injected", faults.chance.choice([None, 1.0, 20.0]))
         if faults.happens("misconfigured"):
+            faults.write(f"vendor.{step} {photo.jpeg!r}", "misconfigured")
+            OUR_FAULT.set(True)
             raise ConfigurationError("injected")
         if faults.happens("vendor"):
             code = faults.chance.choice(

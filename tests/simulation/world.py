@@ -23,6 +23,7 @@ from shared.sources import SourceRules
 from shared.subscriber import Subscriber, consume
 from shared.topology import CHANGES_TOPIC, DEAD_LETTER_DOOR, DEAD_LETTER_KEPT, topic_of
 from shared.worker import EmptyTiers
+from tests.clocks import EPOCH
 from tests.simulation.checker import Checker, TappedObjects, TappedQueue, TappedStore
 from tests.simulation.faults import (
     IN_HAND,
@@ -44,6 +45,22 @@ MOST_LIVENESS_SECONDS: Final = 4 * 3600.0
 LOOK_SECONDS: Final = 10.0
 ENOUGH_VIOLATIONS: Final = 20  # of a world that is thoroughly broken nothing more is to be learnt
 TRACED_CALM_SECONDS: Final = 2000.0  # who is stuck by then does nothing new
+MIDNIGHT: Final = EPOCH + 23 * 3600.0  # in California, where the vendor's days end
+# What somebody drops beside good manifests: names of good batches in some, and photos nobody may fetch.
+MALFORMED: Final[dict[str, bytes]] = {
+    "torn.json": b'{"batchId": "b0", "clientName": "acme", "images": [{"url": "https://x.example/b0-0/0.jpg"',
+    "deep.json": b"[" * 20_000,
+    "number.json": b'{"clientName": ' + b"9" * 5_000 + b', "images": []}',
+    "list.json": b'["acme", null]',
+    "utf16.json": '{"clientName": "acme", "images": []}'.encode("utf-16"),
+    "empty.json": b'{"batchId": "b0", "clientName": "acme", "roomType": "attic", "designStyle": "modern", "images": []}',
+    "foreign.json": b'{"batchId": "b0", "clientName": "other", "designStyle": "modern", "roomType": "attic",'
+    b' "images": [{"url": "https://x.example/b0-0/0.jpg"}]}',
+    "fields.jsonl": b'{"batchId": "b0", "clientName": "acme", "designStyle": 7, "roomType": "dungeon", "prio": 1}\n'
+    b'{"uri": "https://x.example/b0-0/0.jpg"}\n5\n{\n',
+    "urls.csv": b"clientName;url;roomType;designStyle\nacme;file:///etc/passwd;attic;modern\n"
+    b'acme;../../other/0.jpg;attic;modern\nacme;gs://other/0.jpg;attic;modern\nacme;http://169.254.169.254/;\xe1;"\n',
+}
 OWED: Final = (*(topic_of(tier) for tier in Tier), CHANGES_TOPIC, DEAD_LETTER_DOOR)
 
 
@@ -75,6 +92,10 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     crash: Crash | None = None
     rejected: int = 0  # of each batch, so many of the first photos cannot be found at first
     eager: int = 0  # an operator replays a batch the moment it closes, so many times
+    malformed: tuple[tuple[float, str], ...] = ()  # (when, which of `MALFORMED`) is dropped beside the batches
+    leaps: tuple[tuple[float, float], ...] = ()  # (when, by how much from then on) the backend's own clock is wrong
+    daily: int = 0  # calls of the image model until midnight, seconds from the beginning; 0: no such limit
+    midnight: float = 0.0
 
 
 class Bugs(logging.Handler):
@@ -97,8 +118,10 @@ class World:
         self.seed, self.plan, self.loop = seed, plan, loop
         self.chance = random.Random(f"{seed}/world")
         self.faults = Faults(loop, random.Random(f"{seed}/faults"), plan.rates, plan.crash)
-        self.vendor = Vendor(self.faults, {TEXT: plan.limits[0], IMAGE: plan.limits[1]}, self._seconds)
-        self.checker = Checker(self.faults, self.vendor, plan.skew)
+        limits = {TEXT: plan.limits[0], IMAGE: plan.limits[1]}
+        self.vendor = Vendor(self.faults, limits, self._seconds, plan.daily, plan.midnight)
+        self.epoch = MIDNIGHT - plan.midnight if plan.daily else EPOCH
+        self.checker = Checker(self.faults, self.vendor, self.epoch)
         self.settings = Settings(
             limits={TEXT: Limit(per_minute=plan.limits[0]), IMAGE: Limit(per_minute=plan.limits[1])},
             prices=dict.fromkeys((TEXT, IMAGE), Price(input_usd=1.0, output_usd=1.0)),
@@ -106,7 +129,9 @@ class World:
             threshold=ThresholdRules(minimum_sample=plan.minimum_sample),
             cache=CacheRules(poll_seconds=5.0),
         )
-        self.parts = wiring.embedded(Clock(loop, "server", seed, 0.0))
+        # Leases, backoff and quotas are by the backend's clock; claims and the leases in documents by the processes'.
+        self.server = Clock(loop, "server", seed, 0.0, self.epoch)
+        self.parts = wiring.embedded(self.server)
         self.store = TappedStore(self.parts.store, self.checker)
         self.queue = TappedQueue(self.parts.queue, self.checker)
         self.objects = TappedObjects(self.parts.objects, self.checker)
@@ -130,7 +155,7 @@ class World:
         number = self._names[kind] = self._names.get(kind, 0) + 1
         name = f"{kind}.{number}"
         skew = self.chance.uniform(-self.plan.skew, self.plan.skew)
-        return Process(name, Clock(self.loop, name, self.seed, skew))
+        return Process(name, Clock(self.loop, name, self.seed, skew, self.epoch))
 
     def backend(self, process: Process) -> wiring.Backend:
         ports = {"store": self.store, "queue": self.queue, "objects": self.objects}
@@ -246,14 +271,30 @@ class World:
             "cache": wanted.cache,
             "images": [{"url": f"https://x.example/{wanted.name}-{p}/{i}.jpg"} for i, p in enumerate(photos)],
         }
-        name = f"manifests/acme/{wanted.name}.json"
-        await self.parts.objects.put("intake", name, json.dumps(manifest).encode(), content_type="application/json")
+        await self._drop(f"manifests/acme/{wanted.name}.json", json.dumps(manifest).encode())
+
+    async def ingest_malformed(self, at: float, which: str) -> None:
+        """Nothing may come of it but one rejection."""
+        await asyncio.sleep(at)
+        name = f"manifests/acme/{which}"
+        self.checker.malformed.add(self.parts.objects.uri("intake", name))
+        await self._drop(name, MALFORMED[which])
+
+    async def _drop(self, name: str, content: bytes) -> None:
+        await self.parts.objects.put("intake", name, content, content_type="application/json")
         handle = lambda process: self.rooms(process).ingest.handle("intake", name)
         while not await self.once("ingest", handle):
             await asyncio.sleep(self.chance.uniform(1, 20))
         if self.faults.happens("duplicate"):
             await self.once("ingest", handle)
-        self._taken_in.add(wanted.name)
+        self._taken_in.add(name)
+
+    async def leap(self, at: float, skew: float) -> None:
+        """The backend's clock is set: everything it leased runs out early or late."""
+        await asyncio.sleep(at)
+        self.server.jump(skew)
+        self.faults.leapt_at = self.loop.time()
+        self.faults.write("SERVER", f"CLOCK off by {skew:+.1f} s")
 
     async def operation(self, at: float, what: str, batch: str) -> None:
         await asyncio.sleep(at)
@@ -296,6 +337,8 @@ class World:
         lives += [self.keep_alive("aggregate", self.aggregate) for _ in range(plan.consumers)]
         lives += [self.keep_alive("deadletter", self.dead_letter)]
         lives += [self.ingest(wanted) for wanted in plan.batches]
+        lives += [self.ingest_malformed(*malformed) for malformed in plan.malformed]
+        lives += [self.leap(*leap) for leap in plan.leaps]
         lives += [self.operation(*operation) for operation in plan.operations]
         lives += [self.replay_eagerly(wanted.name) for wanted in plan.batches if plan.eager]
         jobs = [asyncio.create_task(life) for life in [*lives, self.script()]]
@@ -364,13 +407,15 @@ class World:
 
     async def _is_done(self) -> bool:
         batches = await self.parts.store.batches()
-        if len(self._taken_in) < len(self.plan.batches) or not all(_is_done(batch) for batch in batches):
+        dropped = len(self.plan.batches) + len(self.plan.malformed)
+        if len(self._taken_in) < dropped or not all(_is_done(batch) for batch in batches):
             return False
         return not any([await self.parts.queue.waiting(name) for name in OWED])
 
 
 def _is_done(batch: Batch) -> bool:
-    return batch.state is BatchState.CLOSED and batch.announced_round == batch.round
+    closed = batch.state is BatchState.CLOSED and batch.announced_round == batch.round
+    return closed or batch.state is BatchState.REJECTED
 
 
 W = TypeVar("W", bound=World)
