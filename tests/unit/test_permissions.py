@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from shared import wiring
+from shared import claims, wiring
 from shared.errors import ErrorCode, ImageRejected, Throttled, WorldError
 from shared.heartbeat import Heartbeat
 from shared.messages import ImageChanged, decode
@@ -495,6 +495,24 @@ async def a_long_replay_and_a_long_resume(cloud: Cloud) -> None:
     assert len(await world.tasks()) == 602
 
 
+async def a_replay_overtaken(cloud: Cloud) -> None:
+    """Another replay, by a clock that is off, requeues an image before this one does: it is counted all the same."""
+    world = cloud.world
+    dead = ReplayPlan(lease=Lease(holder="dead", until=world.clock.now() - 1))
+    await world.batch(2, "replayed", state=BatchState.REOPENING, round=2, replay=dead)
+    await cloud.settle_quietly("acme.replayed", ImageState.FAILED)
+    change = world.store.change_image
+
+    async def overtaken(batch: str, index: int, decide: Any, token: str, seen: Any = None) -> Any:
+        world.store.change_image = change  # type: ignore[method-assign]
+        await change(batch, index, lambda image: claims.requeue(image, now=world.clock.now()), "another's")
+        return await change(batch, index, decide, token, seen)
+
+    world.store.change_image = overtaken  # type: ignore[method-assign]
+    await cloud.reconcile()
+    assert (await world.store.counts("acme.replayed")).queued == 2
+
+
 async def a_batch_opens_as_all_are_sent_home(cloud: Cloud) -> None:
     cloud.pool.count = 1
     cloud.pool.at_zero = lambda: cloud.world.batch(1)
@@ -508,7 +526,7 @@ SCENARIOS: list[Callable[[Cloud], Awaitable[None]]] = [
     a_quota_changes, attempts_fail_and_letters_come, the_queue_gives_tasks_up, others_hold_what_is_delivered,
     paused_and_cancelled, reconcile_cancels_resumes_and_publishes_again, orphans, the_cache_forgets_and_is_let_go,
     a_worker_goes_home_with_its_hands_full, a_checkpoint_is_gone_on_from, two_workers_died_with_it,
-    a_picture_is_there_already, events_come_again, counts_that_do_not_agree, a_long_replay_and_a_long_resume,
+    a_picture_is_there_already, a_replay_overtaken, events_come_again, counts_that_do_not_agree, a_long_replay_and_a_long_resume,
     a_batch_opens_as_all_are_sent_home,
 ]  # fmt: skip
 
