@@ -3,7 +3,9 @@
 The bound: the busiest model's calls divided by its quota, plus one image's way; where the vendor lets in half for a
 while, what it withholds is added. Everything is the product's own but the vendor, who enforces the limits exactly: image
 model 60 a minute, text model 120 a minute (two calls an image), 100 in flight, calls of 10 s, 30 s and 10 s. Nothing is
-scaled: ten times the images take ten times the virtual time. CPU time is the whole process's, the checker included.
+scaled: ten times the images take ten times the virtual time. CPU time is the whole process's, the checker included. A
+machine whose cores are shared is half as fast again in one minute as in another, so the batch of 1,000 that a larger
+one is compared with is staged ten times, in between: whenever a tenth of the large one's time has passed.
 """
 
 from __future__ import annotations
@@ -11,9 +13,11 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import statistics
 import sys
+import threading
 import time
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -28,7 +32,8 @@ WAY_SECONDS: Final = 50.0
 IN_FLIGHT: Final = 100
 HALVED_SECONDS: Final = 600.0
 MOST_RATIO: Final = 1.03
-BESIDE: Final = 1000  # a batch of so many is what larger ones are compared with
+BESIDE: Final = 1000  # a batch of so many is what larger ones are compared with,
+BESIDE_TIMES: Final = 10  # so often: less than a tenth of what 100,000 cost
 MEBIBYTE: Final = 1024 * 1024
 
 
@@ -44,6 +49,7 @@ class Figures(msgspec.Struct, frozen=True):
     attempts: int
     cpu_seconds: float
     operations: dict[str, int]
+    beside: tuple[Figures, ...] = ()
 
     @property
     def ratio(self) -> float:
@@ -108,8 +114,24 @@ def bound_of(images: int) -> float:
     return images / IMAGE_A_MINUTE * 60.0 + WAY_SECONDS
 
 
-def measure(images: int, workers: int = 1, *, kill_at: float | None = None, halve_at: float | None = None) -> Figures:
-    """Stage a batch of so many images.
+async def in_between(loop: SimulationLoop, every: float, found: list[Figures], **options: Any) -> None:
+    """Stage the batches to compare with, each on a loop and a thread of its own; the caller's time stands still."""
+    while len(found) < BESIDE_TIMES:
+        await asyncio.sleep(every)
+        staging = threading.Thread(target=lambda: found.append(measure(BESIDE, **options)))
+        staging.start()
+        staging.join()
+
+
+def measure(
+    images: int,
+    workers: int = 1,
+    *,
+    kill_at: float | None = None,
+    halve_at: float | None = None,
+    compared: bool = False,
+) -> Figures:
+    """Stage a batch of so many images; `compared`, with batches of `BESIDE` in between, whose time is not counted.
 
     Optionally a worker is killed, or the vendor's limits are halved for ten minutes, when that share of the bound has
     passed.
@@ -129,13 +151,19 @@ def measure(images: int, workers: int = 1, *, kill_at: float | None = None, halv
         async def main() -> Figures:
             world = Factory(loop, "makespan", plan)
             running = asyncio.ensure_future(world.run())
+            beside: list[Figures] = []
             events, withheld = [], 0.0
+            if compared:
+                options = {"workers": workers, "kill_at": kill_at, "halve_at": halve_at}
+                every = bound_of(images) / (BESIDE_TIMES + 1)
+                events.append(asyncio.ensure_future(in_between(loop, every, beside, **options)))
             if kill_at is not None:
                 events.append(asyncio.ensure_future(world.kill(0, kill_at * bound_of(images))))
             if halve_at is not None:
                 events.append(asyncio.ensure_future(world.halve(halve_at * bound_of(images))))
                 withheld = HALVED_SECONDS / 2
             seconds = await world.until_settled(longest)
+            spent = time.process_time() - began - sum(other.cpu_seconds for other in beside)
             found = world.checker.images.values()
             figures = Figures(
                 images=images,
@@ -145,8 +173,9 @@ def measure(images: int, workers: int = 1, *, kill_at: float | None = None, halv
                 throttled=world.vendor.throttled,
                 failed=sum(image.state is not ImageState.COMPLETED for image in found),
                 attempts=sum(image.attempts for image in found),
-                cpu_seconds=time.process_time() - began,
+                cpu_seconds=spent,
                 operations=dict(world.parts.database.operations),
+                beside=tuple(beside),
             )
             for job in (running, *events):
                 job.cancel()
@@ -164,7 +193,7 @@ WORLDS: Final = {
 }
 
 
-def told(name: str, found: Figures, beside: Figures | None = None) -> str:
+def told(name: str, found: Figures) -> str:
     """A run in a few lines."""
     kinds = sorted(found.operations.items(), key=lambda kind: -kind[1])
     lines = [
@@ -174,10 +203,13 @@ def told(name: str, found: Figures, beside: Figures | None = None) -> str:
         f"  CPU {found.cpu_ms:.2f} ms an image; {found.operations_an_image:.1f} database operations an image",
         "  " + ", ".join(f"{kind} {count / found.images:.2f}" for kind, count in kinds if count >= found.images / 100),
     ]
-    if beside is not None and beside.images != found.images:
+    if found.beside:
+        costs = sorted(other.cpu_ms for other in found.beside)
+        mean = statistics.fmean(costs)
+        operations = found.operations_an_image / found.beside[0].operations_an_image
         lines.append(
-            f"  beside {beside.images} images: CPU x {found.cpu_ms / beside.cpu_ms:.3f},"
-            f" operations x {found.operations_an_image / beside.operations_an_image:.3f}"
+            f"  beside {len(costs)} batches of {BESIDE}, {mean:.2f} ms ({costs[0]:.2f} to {costs[-1]:.2f}):"
+            f" CPU x {found.cpu_ms / mean:.3f}, operations x {operations:.3f}"
         )
     return "\n".join(lines)
 
@@ -192,12 +224,11 @@ def main() -> int:
     for name, options in WORLDS.items():
         if chosen.world not in (None, name):
             continue
-        beside = measure(BESIDE, **options) if chosen.images != BESIDE else None  # type: ignore[arg-type]
-        found = measure(chosen.images, **options)  # type: ignore[arg-type]
+        found = measure(chosen.images, compared=chosen.images > BESIDE, **options)  # type: ignore[arg-type]
         if chosen.json:
             figures[name] = msgspec.to_builtins(found) | {"ratio": found.ratio}
         else:
-            print(told(name, found, beside), flush=True)
+            print(told(name, found), flush=True)
         wrong = wrong or bool(found.failed)
     if chosen.json:
         print(json.dumps(figures))
