@@ -8,14 +8,14 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
-from ops import cli, local
+from ops import local
 from shared import closing
 from shared import ledger as ledgers
 from shared.clock import SystemClock
@@ -34,6 +34,7 @@ from shared.model import (
     shards_for,
 )
 from shared.settings import Limit
+from tests.unit.commands import Ruum
 
 EXPRESS, NORMAL, ECONOMY = Tier
 TEXT, PICTURE = "gemini-3.5-flash-lite", "gemini-nano-banana-2.1"  # the settings' own
@@ -41,49 +42,6 @@ SLOTS = "50 images in flight"  # of one worker: at 50 s an image no fewer than t
 TYPICAL_USD = 0.060785  # 4,000 and 800 tokens at $0.30 and $2.50; 1.1 times 1,500 and 1,670 at $1.50 and $30, a million
 DAY = 86_400.0
 BOUGHT = (Call(step="generate", model=PICTURE, cost_micro_usd=60_000),)
-
-
-class Said(msgspec.Struct):
-    """What a command answered."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> dict[str, Any]:
-        assert self.code == 0, self.err
-        found: dict[str, Any] = json.loads(self.out)
-        return found
-
-
-Ruum = Callable[..., Said]
-
-
-@pytest.fixture
-def ruum(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Ruum]:
-    """The command line's own entry, in this process, in an empty folder and without a key or a setting."""
-    folder = tmp_path / "here"
-    folder.mkdir()
-    monkeypatch.chdir(folder)
-    for name in list(os.environ):
-        if name.startswith(("RUUM_", "GEMINI_", "GOOGLE_")):
-            monkeypatch.delenv(name)
-
-    def run(*arguments: object, **environment: str) -> Said:
-        with monkeypatch.context() as patch:
-            patch.setattr(sys, "argv", ["ruum-batch", *map(str, arguments)])
-            for name, value in environment.items():
-                patch.setenv(name, value)
-            capsys.readouterr()
-            with pytest.raises(SystemExit) as ended:
-                cli.main()
-        said = capsys.readouterr()
-        assert isinstance(ended.value.code, int)
-        return Said(ended.value.code, said.out, said.err)
-
-    yield run
-    assert list(folder.iterdir()) == [], "nothing is stored where a command runs"
 
 
 def address(name: object) -> str:

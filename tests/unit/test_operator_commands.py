@@ -11,14 +11,14 @@ import signal
 import sqlite3
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
-from ops import cli, local
+from ops import local
 from shared import clock as clocks
 from shared import closing, wiring
 from shared.ledger import Circuit, Ledger, Slot, Waiter
@@ -45,67 +45,13 @@ from shared.model import (
 from shared.ports import Message
 from shared.settings import LIMITS, Limit
 from shared.topology import DEAD_LETTER_KEPT, DEAD_LETTER_TOPIC, EVENTS_SUBSCRIPTION, topic_of
+from tests.unit.commands import Ruum
 
 QUEUED, PROCESSING, COMPLETED, FAILED, CANCELLED = ImageState
 PICTURE = "gemini-nano-banana-2.1"  # 60 a minute in the settings
 SLOTTED = "runway"  # 10 at once in the settings
 TIMEOUT, BUG = "vendor_timeout", "internal"
 DAY = 86_400.0
-
-
-class Said(msgspec.Struct):
-    """What a command answered."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> dict[str, Any]:
-        """All of stdout as one object."""
-        assert self.code == 0, self.err
-        found = json.loads(self.out)
-        assert isinstance(found, dict)
-        return found
-
-    def refused(self, code: int, *words: str) -> None:
-        """One line on stderr that says why, and no traceback."""
-        assert self.code == code, (self.out, self.err)
-        assert "Traceback" not in self.err
-        assert len(self.err.splitlines()) == 1, self.err
-        assert self.err.startswith("ruum-batch: ")
-        for word in words:
-            assert word in self.err
-
-    def done(self) -> None:
-        assert (self.code, self.err) == (0, "")
-
-
-Ruum = Callable[..., Said]
-
-
-@pytest.fixture
-def ruum(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Ruum]:
-    """The command line's own entry, in this process, in an empty folder and without a key or a setting."""
-    folder = tmp_path / "here"
-    folder.mkdir()
-    monkeypatch.chdir(folder)
-    for name in list(os.environ):
-        if name.startswith(("RUUM_", "GEMINI_", "GOOGLE_")):
-            monkeypatch.delenv(name)
-
-    def run(*arguments: object) -> Said:
-        with monkeypatch.context() as patch:
-            patch.setattr(sys, "argv", ["ruum-batch", *map(str, arguments)])
-            capsys.readouterr()
-            with pytest.raises(SystemExit) as ended:
-                cli.main()
-        said = capsys.readouterr()
-        assert isinstance(ended.value.code, int)
-        return Said(ended.value.code, said.out, said.err)
-
-    yield run
-    assert list(folder.iterdir()) == [], "nothing is stored where a command runs"
 
 
 def ok(photo: str = "ok", **changes: Any) -> dict[str, Any]:
