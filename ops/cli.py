@@ -115,7 +115,7 @@ def run(
     except (local.FolderInUse, local.OurFault, ConfigurationError) as error:
         fail(str(error))
     except OSError as error:  # a full disk, a folder that is a file or may not be written
-        fail(f"{error.filename or out}: {error.strerror}")
+        fail(f"{error.filename or out}: {error.strerror or error}")
     raise typer.Exit(code)
 
 
@@ -320,7 +320,7 @@ async def _watch(target: Target, batch_id: str, as_json: bool) -> int:
     with show.BatchProgress() as progress:
         batch, counts = await remote.watch(target, batch_id, progress.show)
     cost = batch.completion.cost_usd if batch.completion else 0.0
-    uri = target.backend.objects.uri(target.settings.buckets.results, names.results_folder(batch))
+    uri = target.backend.objects.uri(target.settings.buckets.results, names.results_folder(batch).rstrip("/"))
     folder = unquote(uri.removeprefix("file://"))
     done = local.summary(batch, counts, cost, folder)
     if as_json:

@@ -390,6 +390,30 @@ async def test_throttled_waits_and_spends_nothing(world: World, step: str, asked
     assert kinds(image) == list(PAID), "a call that was turned away costs nothing"
 
 
+@pytest.mark.parametrize("refusal", [Throttled("slow down", 7.0), DailyQuotaSpent("come tomorrow")])
+@pytest.mark.parametrize("step", PAID)
+@virtual
+async def test_a_refusal_that_cannot_be_noted_spends_nothing(world: World, step: str, refusal: RuumError) -> None:
+    """The vendor says no, and the ledger cannot be reached to say so: neither is the image's fault."""
+    await world.batch()
+    fuse = Fuse(error=unreachable, on="change_record")
+    hand = await world.worker(fused(world.parts, fuse))
+
+    async def refuse() -> None:
+        fuse.at = len(fuse.calls) + 1  # the ledger's next write
+        raise refusal
+
+    world.fakes.will(step, refuse)
+    disposition = await hand.handle(await world.task())
+    assert fuse.blown
+    image = await world.image()
+    assert image.attempts == 0
+    if isinstance(refusal, Throttled):
+        assert (disposition.action, image.state) == (Action.ACK, COMPLETED)
+    else:
+        assert image.state is QUEUED
+
+
 @virtual
 async def test_one_pause_holds_back_the_whole_model(world: World) -> None:
     await world.batch(3)

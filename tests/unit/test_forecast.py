@@ -636,3 +636,11 @@ async def test_factors_of_the_settings_reach_the_completion(world: World) -> Non
     await settle(world, 0)
     (event,) = [event for event in await world.events() if event["ce-type"] == "ruum.batch.completed"]
     assert (event["data"]["costUsd"], event["data"]["priceUsd"]) == (0.000001, 0.000002)
+
+
+@pytest.mark.parametrize(("measured", "kept"), [(0.0, 1.0), (0.4, 0.4), (1.0, 1.0), (3.0, 1.0)])
+def test_no_speed_makes_more_of_a_quota(measured: float, kept: float) -> None:
+    known = Capacity(images_per_second=1.0, limited_by="the quota")
+    found = forecast.at_most(measured, known)
+    assert found.images_per_second == kept
+    assert found.limited_by == ("the speed measured now" if kept < 1.0 else "the quota")

@@ -16,7 +16,7 @@ import msgspec
 import pytest
 
 from ops import local
-from shared import closing
+from shared import closing, names
 from shared import ledger as ledgers
 from shared.clock import SystemClock
 from shared.ledger import Circuit, Ledger
@@ -33,7 +33,7 @@ from shared.model import (
     Tier,
     shards_for,
 )
-from shared.settings import Limit
+from shared.settings import Limit, Settings
 from tests.unit.commands import Ruum
 
 EXPRESS, NORMAL, ECONOMY = Tier
@@ -137,6 +137,27 @@ class Data:
                 Ledger, model, lambda known, _: msgspec.structs.replace(known or Ledger(id=model), **changes), "t"
             )
         )
+
+    def status(self, batch_id: str, speed: float, seconds_ago: float) -> None:
+        """The batch's status.json, as AGGREGATE refreshed it a while ago."""
+
+        class Then(SystemClock):
+            def now(self) -> float:
+                return super().now() - seconds_ago
+
+        async def body() -> None:
+            embedded = local.open_backend(Then(), self.folder, local.results_of(self.folder))
+            try:
+                batch = await embedded.store.batch(batch_id)
+                assert batch is not None
+                await embedded.objects.put(
+                    Settings().buckets.results, names.status_name(batch), b"{}",
+                    content_type="application/json", metadata={"speed": str(speed)},
+                )  # fmt: skip
+            finally:
+                embedded.database.close()
+
+        asyncio.run(body())
 
     def empty(self) -> Data:
         async def work(store: Any) -> None:
@@ -369,6 +390,27 @@ def test_the_ledger_is_asked(
     assert found["blockedSeconds"] == pytest.approx(blocked, abs=15)
     expected = blocked + 60 / per_minute * 60 + 50
     assert found["tiers"]["normal"]["seconds"] == pytest.approx(expected, abs=15)
+
+
+@pytest.mark.parametrize(
+    ("speeds", "fresh", "per_minute"),
+    [
+        ((0.25,), True, 15.0),
+        ((0.25, 0.5), True, 45.0),  # they share the quota: what both do is what there is
+        ((7.0,), True, 60.0),  # what was measured while the quota was larger buys nothing now
+        ((0.25,), False, 60.0),
+        ((0.0,), True, 60.0),  # a batch that has only just begun tells nothing
+    ],
+)
+def test_an_estimate_holds_to_the_speed_that_is_measured_now(
+    ruum: Ruum, tmp_path: Path, data: Data, speeds: tuple[float, ...], fresh: bool, per_minute: float
+) -> None:
+    for number, speed in enumerate(speeds):
+        data.batch(f"open{number}", open_images(4, str(number)), closed=False)
+        data.status(f"acme.open{number}", speed, 0.0 if fresh else DAY)
+    found = ruum("estimate", manifest(tmp_path, range(60)), "--data", data.folder, "--json").json
+    assert found["imagesPerMinute"] == per_minute
+    assert found["tiers"]["normal"]["seconds"] == pytest.approx((60 + 4 * len(speeds)) / per_minute * 60 + 50, rel=0.2)
 
 
 def test_an_idle_night_ends_slow_mode(ruum: Ruum, tmp_path: Path, data: Data) -> None:

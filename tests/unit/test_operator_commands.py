@@ -21,6 +21,7 @@ import pytest
 from ops import local
 from shared import clock as clocks
 from shared import closing, wiring
+from shared.errors import ConfigurationError
 from shared.ledger import Circuit, Ledger, Slot, Waiter
 from shared.messages import Letter, Task, decode, encode, letter_message, task_for
 from shared.model import (
@@ -43,7 +44,7 @@ from shared.model import (
     shards_for,
 )
 from shared.ports import Message
-from shared.settings import LIMITS, Limit
+from shared.settings import LIMITS, Limit, Settings
 from shared.topology import DEAD_LETTER_KEPT, DEAD_LETTER_TOPIC, EVENTS_SUBSCRIPTION, topic_of
 from tests.unit.commands import Ruum
 
@@ -1012,3 +1013,49 @@ def test_a_round_that_a_command_closes_is_reported_beside_the_others(ruum: Ruum,
     found = ruum("status", row["batchId"], "--data", out / ".ruum", "--json").json
     assert (found["state"], found["round"], found["cancelled"]) == ("cancelled", 2, 1)
     assert {Path(name).name for name in files(out) - before} >= {"report.html", "results.csv"}
+
+
+def test_watch_names_the_folder_of_the_results(ruum: Ruum, out: Path) -> None:
+    """As `run` does: a path, and no address, with whatever is in its name."""
+    (row,) = ruum("batches", "--data", out / ".ruum", "--json").json["batches"]
+    said = ruum("watch", row["batchId"], "--data", out / ".ruum", "--json")
+    assert said.code == 3, said.err
+    folder = Path(json.loads(said.out)["resultsDir"])
+    assert (folder / "status.json").is_file()
+    assert folder.is_relative_to(out)
+
+
+# --- what is in the way is told in a line
+
+
+def test_credentials_that_are_a_folder_are_told_in_a_line(ruum: Ruum, tmp_path: Path) -> None:
+    said = ruum("batches", "--project", "p", GOOGLE_APPLICATION_CREDENTIALS=str(tmp_path))
+    said.refused(1, "credentials")
+
+
+@pytest.mark.parametrize("good", [True, False])
+def test_an_out_folder_that_is_a_file_is_told_in_a_line(ruum: Ruum, tmp_path: Path, good: bool) -> None:
+    """Also when the manifest is rejected, whose report has nowhere to go."""
+    fields = {"clientName": "acme", "designStyle": "modern", "roomType": "bedroom"} if good else {}
+    manifest, out = tmp_path / "x.json", tmp_path / "out"
+    manifest.write_text(json.dumps({**fields, "images": [{"url": "none.jpg"}]}))
+    out.write_text("kept")
+    said = ruum("run", manifest, "--out", out, "--model", "preview")
+    assert "Traceback" not in said.err
+    assert str(out) in said.err
+    assert said.code == 1
+    assert out.read_text() == "kept"
+
+
+def test_the_project_that_was_named_wins(ruum: Ruum, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over the setting: an operator who names a project means no other."""
+    asked: list[tuple[str, dict[str, str]]] = []
+
+    def google(clock: object, settings: Settings, environ: dict[str, str]) -> object:
+        asked.append((settings.google.project, environ))
+        raise ConfigurationError("seen")
+
+    monkeypatch.setattr(wiring, "google", google)
+    ruum("batches", "--project", "named", RUUM_GOOGLE_PROJECT="other").refused(1, "seen")
+    ((project, environ),) = asked
+    assert (project, environ["GOOGLE_CLOUD_PROJECT"]) == ("", "named")
