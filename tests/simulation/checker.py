@@ -53,7 +53,8 @@ class Checker:
         self.images: dict[tuple[str, int], Image] = {}
         self.states: dict[tuple[str, int], dict[int, ImageState]] = {}
         self.batches: dict[str, Batch] = {}
-        self.tallies: dict[tuple[str, int], Tally] = {}
+        # What each tally has said so far. Not the tallies: whole ones, kept, are all the garbage collector works on.
+        self.entries: dict[tuple[str, int], dict[int, tuple[int, ImageState]]] = {}
         self.takeovers: Counter[tuple[str, int]] = Counter()
         self.fences: dict[str, int] = {}  # of public pictures
         self.sha256: dict[str, str] = {}  # of results
@@ -134,11 +135,9 @@ class Checker:
 
     def tally(self, now: Tally) -> None:
         key = (now.batch, now.shard)
-        before = self.tallies.get(key)
-        self.tallies[key] = now
         size = self.batches[now.batch].total // self.batches[now.batch].shards
         size += now.shard < self.batches[now.batch].total % self.batches[now.batch].shards
-        known = before.entries if before is not None else {}
+        known = self.entries.setdefault(key, {})
         # What was right before and has not changed is right: to look at 250 entries for each fold was a tenth of all.
         changed = {index: entry for index, entry in now.entries.items() if known.get(index) != entry}
         counts = self.counted.setdefault(key, Counter({ImageState.QUEUED: size}))
@@ -150,7 +149,8 @@ class Checker:
                 self.blame(f"tally {key}: image {index} went back to revision {revision}")
             if self.states.get((now.batch, index), {}).get(revision) is not state:
                 self.blame(f"tally {key}: image {index} was never {state} at revision {revision}")
-        if len(now.entries) < len(known.keys() | changed.keys()):
+        known.update(changed)
+        if len(now.entries) != len(known):
             self.blame(f"tally {key}: images {sorted(known.keys() - now.entries.keys())} were forgotten")
         if any(now.counts.of(state) != counts[state] for state in ImageState) or len(now.entries) > size:
             self.blame(f"tally {key}: {now.counts} of {size}, where its entries make {dict(counts)}")

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import gc
 import json
 import statistics
 import sys
@@ -35,7 +34,6 @@ HALVED_SECONDS: Final = 600.0
 MOST_RATIO: Final = 1.03
 BESIDE: Final = 1000  # a batch of so many is what larger ones are compared with,
 BESIDE_TIMES: Final = 10  # so often: less than a tenth of what 100,000 cost
-SHELVED_SECONDS: Final = 600.0  # virtual: about 600 images
 MEBIBYTE: Final = 1024 * 1024
 
 
@@ -116,19 +114,6 @@ def bound_of(images: int) -> float:
     return images / IMAGE_A_MINUTE * 60.0 + WAY_SECONDS
 
 
-async def shelve() -> None:
-    """Keep the garbage collector off the checker's books: four objects an image, which no process of the product holds.
-
-    Gone through again and again, and out of the processor's caches, they were a tenth of 100,000 images' CPU time.
-    """
-    try:
-        while True:
-            await asyncio.sleep(SHELVED_SECONDS)
-            gc.freeze()
-    finally:
-        gc.unfreeze()
-
-
 async def in_between(every: float, found: list[Figures], **options: Any) -> None:
     """Stage the batches to compare with, each on a loop and a thread of its own; the caller's time stands still."""
     while len(found) < BESIDE_TIMES:
@@ -169,7 +154,6 @@ def measure(
             beside: list[Figures] = []
             events, withheld = [], 0.0
             if compared:
-                events.append(asyncio.ensure_future(shelve()))
                 options = {"workers": workers, "kill_at": kill_at, "halve_at": halve_at}
                 every = bound_of(images) / (BESIDE_TIMES + 1)
                 events.append(asyncio.ensure_future(in_between(every, beside, **options)))
