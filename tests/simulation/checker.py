@@ -15,8 +15,8 @@ from typing import Any, Final
 from shared.adapters.embedded.objects import EmbeddedObjects
 from shared.adapters.embedded.store import EmbeddedStore
 from shared.messages import Letter, Task, decode, is_letter
-from shared.model import Batch, BatchState, Image, ImageState, Refusal, Tally, Worker
-from shared.ports import Message, StoredObject
+from shared.model import Batch, BatchState, Counts, Image, ImageState, Refusal, Tally, Worker
+from shared.ports import Decision, Message, StoredObject
 from shared.topology import EVENTS_TOPIC
 from tests.clocks import EPOCH
 from tests.simulation.faults import OUR_FAULT, PROCESS, TASK_ROUND, Faults
@@ -53,12 +53,10 @@ class Checker:
         self.images: dict[tuple[str, int], Image] = {}
         self.states: dict[tuple[str, int], dict[int, ImageState]] = {}
         self.batches: dict[str, Batch] = {}
-        # What each tally has said so far. Not the tallies: whole ones, kept, are all the garbage collector works on.
-        self.entries: dict[tuple[str, int], dict[int, tuple[int, ImageState]]] = {}
+        self.tokens: dict[tuple[str, int], str] = {}  # of each tally's last write
         self.takeovers: Counter[tuple[str, int]] = Counter()
         self.fences: dict[str, int] = {}  # of public pictures
         self.sha256: dict[str, str] = {}  # of results
-        self.counted: dict[tuple[str, int], Counter[ImageState]] = {}  # what each tally's entries come to
         self.completions: dict[str, tuple[bytes, str]] = {}
         self.malformed: set[str] = set()  # uris of the manifests that nothing may come of
         self.rejections: dict[str, dict[str, tuple[bytes, str]]] = {}  # by manifest, by event id
@@ -133,25 +131,33 @@ class Checker:
             if end >= at - LATE_SECONDS
         )
 
-    def tally(self, now: Tally) -> None:
+    def tally(self, before: Tally, now: Tally) -> None:
+        """Each write is judged by the one before, which must be the last that was judged.
+
+        So no tally is kept: to compare with 250 entries that have long left the processor's cache was a tenth of all
+        that a large batch costs.
+        """
         key = (now.batch, now.shard)
         size = self.batches[now.batch].total // self.batches[now.batch].shards
         size += now.shard < self.batches[now.batch].total % self.batches[now.batch].shards
-        known = self.entries.setdefault(key, {})
-        # What was right before and has not changed is right: to look at 250 entries for each fold was a tenth of all.
-        changed = {index: entry for index, entry in now.entries.items() if known.get(index) != entry}
-        counts = self.counted.setdefault(key, Counter({ImageState.QUEUED: size}))
+        if before.token != self.tokens.get(key, ""):
+            self.blame(f"tally {key}: written over {before.token!r}, after {self.tokens.get(key)!r}")
+        if not before.token and (before.entries or before.counts != Counts(queued=size)):
+            self.blame(f"tally {key}: began as {before.counts} of {size}, {len(before.entries)} entries")
+        self.tokens[key] = now.token
+        # What was carried over is the same object; an equal one is merely looked at once more.
+        changed = {index: entry for index, entry in now.entries.items() if before.entries.get(index) is not entry}
+        counts = Counter({state: before.counts.of(state) for state in ImageState})
         for index, (revision, state) in changed.items():
-            known_revision, known_state = known.get(index, (0, ImageState.QUEUED))
+            known_revision, known_state = before.entries.get(index, (0, ImageState.QUEUED))
             counts[known_state] -= 1
             counts[state] += 1
             if revision < known_revision:
                 self.blame(f"tally {key}: image {index} went back to revision {revision}")
             if self.states.get((now.batch, index), {}).get(revision) is not state:
                 self.blame(f"tally {key}: image {index} was never {state} at revision {revision}")
-        known.update(changed)
-        if len(now.entries) != len(known):
-            self.blame(f"tally {key}: images {sorted(known.keys() - now.entries.keys())} were forgotten")
+        if not before.entries.keys() <= now.entries.keys():
+            self.blame(f"tally {key}: images {sorted(before.entries.keys() - now.entries.keys())} were forgotten")
         if any(now.counts.of(state) != counts[state] for state in ImageState) or len(now.entries) > size:
             self.blame(f"tally {key}: {now.counts} of {size}, where its entries make {dict(counts)}")
 
@@ -334,10 +340,16 @@ class TappedStore(Tap):
             self._checker.batch(made)
         return made
 
-    async def change_tally(self, batch_id: str, *more: Any) -> Tally | Refusal:
-        made = await self._port.change_tally(batch_id, *more)
-        if isinstance(made, Tally):
-            self._checker.tally(made)
+    async def change_tally(self, batch_id: str, shard: int, decide: Decision[Tally], token: str) -> Tally | Refusal:
+        seen: list[Tally] = []
+
+        def watched(before: Tally) -> Tally | Refusal:
+            seen[:] = [before]
+            return decide(before)
+
+        made = await self._port.change_tally(batch_id, shard, watched, token)
+        if isinstance(made, Tally) and seen:  # without a look at it, this very change was written before
+            self._checker.tally(seen[0], made)
         return made
 
     async def create_images(self, images: Sequence[Image]) -> None:

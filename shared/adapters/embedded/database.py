@@ -36,7 +36,7 @@ CREATE TABLE IF NOT EXISTS images (
 CREATE TABLE IF NOT EXISTS tallies (
     batch TEXT NOT NULL, shard INTEGER NOT NULL, queued INTEGER NOT NULL, processing INTEGER NOT NULL,
     completed INTEGER NOT NULL, failed INTEGER NOT NULL, cancelled INTEGER NOT NULL, doc BLOB NOT NULL,
-    PRIMARY KEY (batch, shard)) WITHOUT ROWID;
+    PRIMARY KEY (batch, shard)); -- with rowids: 6 KB are then overwritten where they lie, a tenth cheaper
 CREATE TABLE IF NOT EXISTS workers (id TEXT PRIMARY KEY, doc BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS records (
     kind TEXT NOT NULL, key TEXT NOT NULL, doc BLOB NOT NULL, PRIMARY KEY (kind, key)) WITHOUT ROWID;
