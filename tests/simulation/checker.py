@@ -53,7 +53,8 @@ class Checker:
         self.images: dict[tuple[str, int], Image] = {}
         self.states: dict[tuple[str, int], dict[int, ImageState]] = {}
         self.batches: dict[str, Batch] = {}
-        self.tokens: dict[tuple[str, int], str] = {}  # of each tally's last write
+        # Of each tally the last write's token, its counts, and how many entries it had.
+        self.tallies: dict[tuple[str, int], tuple[str, Counts, int]] = {}
         self.takeovers: Counter[tuple[str, int]] = Counter()
         self.fences: dict[str, int] = {}  # of public pictures
         self.sha256: dict[str, str] = {}  # of results
@@ -134,17 +135,16 @@ class Checker:
     def tally(self, before: Tally, now: Tally) -> None:
         """Each write is judged by the one before, which must be the last that was judged.
 
-        So no tally is kept: to compare with 250 entries that have long left the processor's cache was a tenth of all
-        that a large batch costs.
+        So no tally is kept whole: to compare with 250 entries that have long left the processor's cache was a tenth of
+        all that a large batch costs. What the store itself keeps of them is judged at the end.
         """
         key = (now.batch, now.shard)
         size = self.batches[now.batch].total // self.batches[now.batch].shards
         size += now.shard < self.batches[now.batch].total % self.batches[now.batch].shards
-        if before.token != self.tokens.get(key, ""):
-            self.blame(f"tally {key}: written over {before.token!r}, after {self.tokens.get(key)!r}")
-        if not before.token and (before.entries or before.counts != Counts(queued=size)):
-            self.blame(f"tally {key}: began as {before.counts} of {size}, {len(before.entries)} entries")
-        self.tokens[key] = now.token
+        last = self.tallies.get(key, ("", Counts(queued=size), 0))
+        if (before.token, before.counts, len(before.entries)) != last:
+            self.blame(f"tally {key}: written over {before.token!r}, {before.counts}, where {last} was")
+        self.tallies[key] = (now.token, now.counts, len(now.entries))
         # What was carried over is the same object; an equal one is merely looked at once more.
         changed = {index: entry for index, entry in now.entries.items() if before.entries.get(index) is not entry}
         counts = Counter({state: before.counts.of(state) for state in ImageState})
@@ -247,10 +247,21 @@ class Checker:
             counts = await store.counts(batch.id)
             if any(counts.of(state) != found[state] for state in ImageState):
                 self.blame(f"{batch.id}: tallies {counts}, images {dict(found)}")
+            await self._entries_right(batch, store)
             async for image in store.images(batch.id):
                 await self._output_right(image, objects)
         self._letters_right(letters)
         self._bought_right()
+
+    async def _entries_right(self, batch: Batch, store: EmbeddedStore) -> None:
+        """Every image has its one entry, in its own shard, with the state it ended in."""
+        for shard in range(batch.shards):
+            tally = await store.tally(batch.id, shard)
+            said = {index: state for index, (_, state) in tally.entries.items()} if tally is not None else {}
+            ended = {index: self.images[batch.id, index].state for index in range(shard, batch.total, batch.shards)}
+            if said != ended:
+                wrong = sorted(index for index in said.keys() | ended.keys() if said.get(index) != ended.get(index))
+                self.blame(f"tally {(batch.id, shard)}: images {wrong} ended otherwise than it says")
 
     async def _rejections_right(self, objects: EmbeddedObjects) -> None:
         """What is malformed is refused once, says why, and is no batch; nothing else is refused."""

@@ -5,7 +5,7 @@ while, what it withholds is added. Everything is the product's own but the vendo
 model 60 a minute, text model 120 a minute (two calls an image), 100 in flight, calls of 10 s, 30 s and 10 s. Nothing is
 scaled: ten times the images take ten times the virtual time. CPU time is the whole process's, the checker included. A
 machine whose cores are shared is half as fast again in one minute as in another, so the batch of 1,000 that a larger
-one is compared with is staged twenty times, in between, whenever a part of the large one's time has passed.
+one is compared with is staged twenty times in between, at even distances of the large one's time.
 """
 
 from __future__ import annotations

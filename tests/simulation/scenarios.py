@@ -168,7 +168,8 @@ class Schedule(World):
         self.may_end.set()
 
     async def play(self) -> None:
-        raise NotImplementedError
+        """What happens, in order. Raises `NotFollowed` when the world takes another turn."""
+        raise NotImplementedError("each schedule says what happens")
 
 
 FAILS_ONCE: Final = {0: [ErrorCode.SOURCE_NOT_FOUND]}

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any, Final
+
 import msgspec
 import pytest
 
-from shared.model import Tier
+from shared.model import Counts, ImageState, Tally, Tier
 from tests.simulation.faults import Crash, Rates
 from tests.simulation.run import explained, run_seed
 from tests.simulation.scenarios import SCENARIOS, play
@@ -72,3 +74,55 @@ def test_the_checker_is_awake() -> None:
     image = world.checker.images["acme.b0", 0]
     world.checker.image(msgspec.structs.replace(image, revision=image.revision + 2, fence=image.fence - 1))
     assert len(world.checker.violations) == 3
+
+
+HALF: Final = Tally(
+    batch="acme.b0", shard=0, counts=Counts(queued=1, completed=1), entries={0: (2, ImageState.COMPLETED)}, token="two"
+)
+DONE: Final = {0: (2, ImageState.COMPLETED), 8: (2, ImageState.COMPLETED)}
+
+
+def nine_done() -> World:
+    """Nine images in eight shards, all done: in shard 0 lie images 0 and 8."""
+    plan = Plan(stormy_seconds=10.0, batches=(Wanted(name="b0", at=0.0, images=9),))
+    return simulate("nine", plan)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "blamed"),
+    [
+        pytest.param({}, {}, None, id="right"),
+        pytest.param({"token": "one"}, {}, "written over 'one'", id="over another write"),
+        pytest.param({"counts": Counts(queued=2)}, {"counts": Counts(queued=1, completed=1)}, "written over 'two'", id="over other counts"),
+        pytest.param({"entries": {}}, {"entries": {8: DONE[8]}}, "written over 'two'", id="over other entries"),
+        pytest.param({}, {"entries": {8: DONE[8]}}, "images [0] were forgotten", id="forgets"),
+        pytest.param({}, {"entries": {**DONE, 0: (1, ImageState.PROCESSING)}, "counts": Counts(processing=1, completed=1)}, "image 0 went back to revision 1", id="goes back"),
+        pytest.param({}, {"entries": {**DONE, 8: (2, ImageState.FAILED)}, "counts": Counts(completed=1, failed=1)}, "image 8 was never failed", id="never was"),
+        pytest.param({}, {"counts": Counts(queued=1, completed=1)}, "where its entries make", id="counts something else"),
+    ],
+)  # fmt: skip
+def test_the_checker_sees_a_tally_go_wrong(before: dict[str, Any], after: dict[str, Any], blamed: str | None) -> None:
+    checker = nine_done().checker
+    assert not checker.violations
+    for index in (0, 8):
+        checker.states["acme.b0", index] = {1: ImageState.PROCESSING, 2: ImageState.COMPLETED}
+    checker.tallies["acme.b0", 0] = (HALF.token, HALF.counts, len(HALF.entries))
+    done = msgspec.structs.replace(HALF, counts=Counts(completed=2), entries=DONE, token="three")
+    checker.tally(msgspec.structs.replace(HALF, **before), msgspec.structs.replace(done, **after))
+    assert [blamed in violation for violation in checker.violations] == ([True] if blamed else [])
+
+
+def test_the_checker_reads_the_tallies_that_are_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the store loses behind the checker's back, with the counts kept, is seen at the end."""
+    letters = World._letters
+
+    def lose(tally: Tally) -> Tally:
+        return msgspec.structs.replace(tally, entries={0: tally.entries[0]})
+
+    async def last(world: World) -> list[tuple[bytes, dict[str, str]]]:
+        await world.parts.store.change_tally("acme.b0", 0, lose, "lost")
+        return await letters(world)
+
+    monkeypatch.setattr(World, "_letters", last)
+    violations = nine_done().checker.violations
+    assert ["images [8] ended otherwise" in violation for violation in violations] == [True]

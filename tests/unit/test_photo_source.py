@@ -371,13 +371,13 @@ class Objects:
 
     async def put(self, bucket: str, name: str, data: bytes, *, content_type: str, metadata: Mapping[str, str] | None = None,
                   if_generation: int | None = None) -> StoredObject:  # fmt: skip
-        raise NotImplementedError
+        raise NotImplementedError("a photo's source only reads")
 
     def list(self, bucket: str, prefix: str) -> AsyncIterator[StoredObject]:
-        raise NotImplementedError
+        raise NotImplementedError("a photo's source only reads")
 
     async def delete(self, bucket: str, name: str) -> None:
-        raise NotImplementedError
+        raise NotImplementedError("a photo's source only reads")
 
     def uri(self, bucket: str, name: str) -> str:
         return f"gs://{bucket}/{name}"
