@@ -273,11 +273,11 @@ class ClaimedImage:
             try:
                 await self._check_control()  # the wait may have been long
             except BaseException:
-                await asyncio.shield(tools.quota.succeeded(model, grant))
+                tools.quota.unused(model, grant)
                 raise
             if tools.clock.monotonic() - granted > MARGIN_SECONDS / 2:
                 # The look at the batch was slow: the call would start outside of the window it was granted for.
-                await tools.quota.succeeded(model, grant)
+                tools.quota.unused(model, grant)
                 continue
             started = tools.clock.monotonic()
             try:
@@ -297,7 +297,7 @@ class ClaimedImage:
                 if not await tools.quota.failed(model, grant):
                     raise
             except BaseException:
-                await asyncio.shield(tools.quota.succeeded(model, grant))  # gives the slot back
+                tools.quota.unused(model, grant)
                 raise
             else:
                 self._note_call(step, answer.usage, started)

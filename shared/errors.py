@@ -107,7 +107,11 @@ class ConfigurationError(RuumError):
 
 
 class DailyQuotaSpent(ConfigurationError):
-    """The vendor's daily quota is used up; work waits until it resets."""
+    """The vendor's daily quota is used up; work waits until it resets: for `seconds`, as far as that is known."""
+
+    def __init__(self, message: str, seconds: float = 0.0) -> None:
+        super().__init__(message)
+        self.seconds = seconds
 
 
 class LostClaim(RuumError):

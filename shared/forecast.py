@@ -14,7 +14,7 @@ import msgspec
 
 from shared.errors import ConfigurationError
 from shared.fair import TIER_WEIGHTS
-from shared.ledger import Circuit, Ledger, recovered
+from shared.ledger import Circuit, Ledger, recovered, slots_now
 from shared.model import Tier
 from shared.ports import BatchStore
 from shared.settings import Limit, Settings, cost_micro_usd
@@ -48,17 +48,18 @@ def capacity(
     the speed was measured: then they are in it already.
     """
     workers = settings.fleet.most_instances if settings.fleet.pool else 1
-    slots = workers * settings.worker.in_flight
-    most = slots / settings.typical.image_seconds if with_slots else math.inf
-    bounds = [Capacity(most, f"{slots} images in flight")]
+    in_flight = workers * settings.worker.in_flight
+    most = in_flight / settings.typical.image_seconds if with_slots else math.inf
+    bounds = [Capacity(most, f"{in_flight} images in flight")]
     blocked = 0.0
     for model, calls in models.items():
         ledger = recovered(ledgers.get(model, Ledger(id=model)), now)
         limit = ledger.limit or settings.limits.get(model) or Limit()
         if limit.per_minute:
             bounds.append(Capacity(limit.per_minute / 60 * ledger.rate / calls, model))
-        if limit.concurrent:  # slow mode slows the rate; slots slow themselves
-            bounds.append(Capacity(limit.concurrent / settings.typical.call_seconds / calls, model))
+        slots = slots_now(limit, ledger.rate)
+        if slots:
+            bounds.append(Capacity(slots / settings.typical.call_seconds / calls, model))
         opens = ledger.open_until if ledger.circuit is not Circuit.CLOSED else 0.0
         blocked = max(blocked, max(ledger.day_spent_until, ledger.not_before, opens) - now)
     least = min(bounds, key=lambda bound: bound.images_per_second)

@@ -94,6 +94,7 @@ class Ledger(Record, frozen=True, kw_only=True):
     circuit: Circuit = Circuit.CLOSED
     failures: int = 0
     open_until: float = 0.0
+    closed_at: float = 0.0
     opened_times: int = 0
     probe: str | None = None
     probe_until: float = 0.0
@@ -119,6 +120,7 @@ class Ask(msgspec.Struct, frozen=True):
     done_slots: frozenset[str] = frozenset()
     succeeded: bool = False
     probe_succeeded: str | None = None
+    probe_unused: str | None = None
 
 
 class Reserved(msgspec.Struct, frozen=True):
@@ -142,13 +144,13 @@ def reserve(ledger: Ledger, ask: Ask, limit: Limit, now: float) -> tuple[Ledger,
     the others stay for the workers they fall to.
     """
     limit = ledger.limit or limit
-    ledger = recovered(_heard(ledger, ask, now), now)
+    ledger = recovered(heard(ledger, ask, now), now)
     queues = {tier: list(ids) for tier, ids in ask.wanted.items() if ids}
     blocked_until = _blocked_until(ledger, now)
     if ledger.day_spent_until > now:
         return _noted(ledger, ask.worker, {}, now), Reserved((), ledger.day_spent_until, day_spent=True)
     if blocked_until is not None:
-        ledger, grants = _probe(ledger, queues, now)
+        ledger, grants = _probe(ledger, queues, limit, now)
         again = blocked_until if not grants else now + PROBE_SECONDS
         return _noted(ledger, ask.worker, queues, now), Reserved(grants, again if any(queues.values()) else math.inf)
     room = _Room(ledger, limit, now)
@@ -174,7 +176,8 @@ class _Room:
         self._per_window = calls_per_window(limit, ledger.rate) if limit.per_minute else None
         oldest = now - WINDOW_SECONDS - MARGIN_SECONDS
         self._grants = [grant for grant in ledger.grants if grant[0] > oldest]
-        self._free_slots = (limit.concurrent - len(ledger.slots)) if limit.concurrent is not None else None
+        slots = slots_now(limit, ledger.rate)
+        self._free_slots = None if slots is None else max(0, slots - len(ledger.slots))
         self._not_before = max(now, ledger.not_before)
 
     def _next(self, grants: list[tuple[float, int]]) -> float:
@@ -198,6 +201,10 @@ class _Room:
         else:
             grants.append((start, 1))
 
+    def next_start(self) -> float:
+        """When the next call may start."""
+        return self._next(self._grants)
+
     def count(self, wanted: int) -> int:
         """How many of the calls wanted may start within the horizon."""
         most = wanted if self._free_slots is None else min(wanted, self._free_slots)
@@ -212,7 +219,7 @@ class _Room:
 
     def take(self) -> float:
         """The next start."""
-        start = self._next(self._grants)
+        start = self.next_start()
         self._add(self._grants, start)
         if self._free_slots is not None:
             self._free_slots -= 1
@@ -226,12 +233,17 @@ class _Room:
         """When there may be room again."""
         if self._free_slots is not None and self._free_slots <= 0:
             return self._now + LEFT_SECONDS
-        return max(self._now + 0.05, self._next(self._grants) - HORIZON_SECONDS)
+        return max(self._now + 0.05, self.next_start() - HORIZON_SECONDS)
 
 
 def calls_per_window(limit: Limit, rate: float) -> int:
     """How many calls may start in one window now."""
     return max(1, math.floor((limit.per_minute or 0) * rate))
+
+
+def slots_now(limit: Limit, rate: float) -> int | None:
+    """How many calls there may be at once now: slow mode halves these too."""
+    return None if limit.concurrent is None else max(1, math.floor(limit.concurrent * rate))
 
 
 def _turns(
@@ -242,7 +254,7 @@ def _turns(
     others = dict(elsewhere)
     served, virtual = dict(ledger.served), ledger.virtual
     turns: list[Tier] = []
-    left_to_others = False
+    left_at: float | None = None
     for _ in range(room):
         waiting = [tier for tier in Tier if mine.get(tier, 0) + others.get(tier, 0) > 0]
         if not waiting or not any(mine.values()):
@@ -256,13 +268,14 @@ def _turns(
             turns.append(tier)
         else:
             others[tier] -= 1
-            left_to_others = True
-    if left_to_others:  # turns that were left are counted when their workers take them
+            left_at = start if left_at is None else left_at
+    if left_at is not None:  # turns that were left are counted when their workers take them, from where they were left
+        virtual = min(virtual, left_at)
         counted = {tier.value: ledger.served.get(tier.value, 0.0) for tier in Tier}
         for tier in turns:
             counted[tier.value] = finish_of(tier, start_of(tier, counted, ledger.virtual))
         served = counted
-    return msgspec.structs.replace(ledger, served=served, virtual=virtual), turns, left_to_others
+    return msgspec.structs.replace(ledger, served=served, virtual=virtual), turns, left_at is not None
 
 
 def _waiting_elsewhere(ledger: Ledger, worker: str, now: float) -> dict[Tier, int]:
@@ -292,19 +305,25 @@ def _blocked_until(ledger: Ledger, now: float) -> float | None:
     return max(now + LEFT_SECONDS, min(waits_for, now + WAITER_SECONDS / 2))
 
 
-def _probe(ledger: Ledger, queues: Mapping[Tier, list[str]], now: float) -> tuple[Ledger, tuple[Grant, ...]]:
-    """The one probe of an open circuit whose pause is over, or of a half-open one whose probe is lost."""
+def _probe(
+    ledger: Ledger, queues: Mapping[Tier, list[str]], limit: Limit, now: float
+) -> tuple[Ledger, tuple[Grant, ...]]:
+    """The one probe of an open circuit whose pause is over, or of a half-open one whose probe is lost.
+
+    It keeps to the rolling minute as every call does. Slots it needs none: those of the calls that failed are free.
+    """
     due = ledger.open_until if ledger.circuit is Circuit.OPEN else ledger.probe_until
     tier = next((tier for tier in Tier if queues.get(tier)), None)
-    if now < max(due, ledger.not_before) or tier is None:
+    room = _Room(ledger, limit, now)
+    if now < due or tier is None or room.next_start() > now + HORIZON_SECONDS:
         return ledger, ()
-    grant = Grant(queues[tier].pop(0), tier, now, ledger.epoch, probe=True)
+    grant = Grant(queues[tier].pop(0), tier, room.take(), ledger.epoch, probe=True)
     probing = msgspec.structs.replace(
         ledger,
         circuit=Circuit.HALF_OPEN,
         probe=grant.id,
-        probe_until=now + PROBE_SECONDS,
-        grants=(*ledger.grants, (max(now, ledger.grants[-1][0]) if ledger.grants else now, 1)),
+        probe_until=grant.start + PROBE_SECONDS,
+        grants=room.grants,
     )
     return probing, (grant,)
 
@@ -312,19 +331,26 @@ def _probe(ledger: Ledger, queues: Mapping[Tier, list[str]], now: float) -> tupl
 # --- outcomes
 
 
-def _heard(ledger: Ledger, ask: Ask, now: float) -> Ledger:
-    """Apply what rides on a reservation: slots given back, successes, a probe's success."""
+def heard(ledger: Ledger, ask: Ask, now: float) -> Ledger:
+    """Apply what rides on a reservation: slots given back, successes, what became of a probe.
+
+    A probe that was not made, or broken off, has shown nothing: the circuit stays open, and the next probe is due.
+    """
     slots = tuple(slot for slot in ledger.slots if slot.until > now and slot.id not in ask.done_slots)
     changes: dict[str, object] = {"slots": slots}
     if ask.probe_succeeded is not None and ask.probe_succeeded == ledger.probe:
-        changes |= {"circuit": Circuit.CLOSED, "failures": 0, "opened_times": 0, "probe": None}
+        changes |= _closed(now)
+    elif ask.probe_unused is not None and ask.probe_unused == ledger.probe:
+        changes |= {"circuit": Circuit.OPEN, "open_until": now, "probe": None}
     elif ask.succeeded and ledger.circuit is Circuit.CLOSED:
         changes["failures"] = 0
     return msgspec.structs.replace(ledger, **changes)
 
 
 def recovered(ledger: Ledger, now: float) -> Ledger:
-    """The ledger as it stands now: a step back towards the full rate for every quiet while."""
+    """The ledger as it stands now: a step back to the full rate for every quiet while; a spent day that is over."""
+    if 0.0 < ledger.day_spent_until <= now:
+        ledger = msgspec.structs.replace(ledger, day_spent_until=0.0)
     rate, changed = ledger.rate, ledger.rate_changed_at
     while rate < 1.0 and now >= changed + RECOVERY_SECONDS:
         rate, changed = min(1.0, rate * RECOVERY_FACTOR), changed + RECOVERY_SECONDS
@@ -339,20 +365,32 @@ def throttled(ledger: Ledger, grant: Grant, retry_after_seconds: float | None, n
         rate = max(SLOWEST, recovered(ledger, now).rate / 2)
         changes |= {"rate": rate, "rate_changed_at": now + pause, "epoch": ledger.epoch + 1}
     if grant.probe and grant.id == ledger.probe:  # the vendor answers again, if only to refuse
-        changes |= {"circuit": Circuit.CLOSED, "failures": 0, "opened_times": 0, "probe": None}
+        changes |= _closed(now)
     return msgspec.structs.replace(_without_slot(ledger, grant), **changes)
 
 
-def failed(ledger: Ledger, grant: Grant, now: float) -> Ledger:
-    """A 5xx or a time-out: enough in a row open the circuit; a failing probe opens it again, for longer."""
+def failed(ledger: Ledger, grant: Grant, now: float, *, after_success: bool = False) -> Ledger:
+    """A 5xx or a time-out: enough in a row open the circuit; a failing probe opens it again, for longer.
+
+    `after_success`: this worker has had an answer since its last failure. What `is_of_outage` tells nothing new.
+    """
     ledger = _without_slot(ledger, grant)
     if grant.probe:
         return _opened(ledger, now) if grant.id == ledger.probe else ledger
-    failures = ledger.failures + 1
+    if is_of_outage(ledger, grant):
+        return ledger
+    failures = 1 if after_success else ledger.failures + 1
     ledger = msgspec.structs.replace(ledger, failures=failures)
-    if ledger.circuit is Circuit.CLOSED and failures >= FAILURES_TO_OPEN:
-        return _opened(ledger, now)
-    return ledger
+    return _opened(ledger, now) if failures >= FAILURES_TO_OPEN else ledger
+
+
+def _closed(now: float) -> dict[str, object]:
+    return {"circuit": Circuit.CLOSED, "closed_at": now, "failures": 0, "opened_times": 0, "probe": None}
+
+
+def is_of_outage(ledger: Ledger, grant: Grant) -> bool:
+    """Whether a failed call belongs to an outage that is known, be it over: the call waits and is made again."""
+    return ledger.circuit is not Circuit.CLOSED or grant.start < ledger.closed_at
 
 
 def _opened(ledger: Ledger, now: float) -> Ledger:

@@ -19,7 +19,7 @@ import msgspec
 from shared import ledger as ledgers
 from shared.errors import DailyQuotaSpent, RuumError
 from shared.events import QuotaChanged
-from shared.ledger import Ask, Circuit, Grant, Ledger, Reserved
+from shared.ledger import Ask, Grant, Ledger, Reserved
 from shared.messages import iso, quota_event
 from shared.model import Refusal, Tier
 from shared.ports import BatchStore, Clock, Message, Queue
@@ -31,6 +31,9 @@ log = logging.getLogger(__name__)
 
 # After a ledger that could not be read or written, the loop asks again.
 RETRY_SECONDS = 2.0
+
+# A failure waits so long for its verdict. Five in a row at 60 calls a minute take 4 s, in slow mode 8 s.
+VERDICT_SECONDS = 10.0
 
 OnChange = Callable[[Ledger, Ledger], Coroutine[Any, Any, None]]
 
@@ -44,11 +47,17 @@ class Quota(Protocol):
     async def succeeded(self, model: str, grant: Grant) -> None:
         """The call was answered, well or not."""
 
+    def unused(self, model: str, grant: Grant) -> None:
+        """The call was not made, or broken off: that says nothing of the vendor."""
+
     async def throttled(self, model: str, grant: Grant, retry_after_seconds: float | None) -> None:
         """The vendor answered 429."""
 
     async def failed(self, model: str, grant: Grant) -> bool:
-        """5xx or time-out. Whether the circuit is open by now, so that the call should wait instead of failing."""
+        """5xx or time-out. Whether it is part of an outage that opened the circuit, and should wait instead of failing.
+
+        Answers after a few seconds: the failures that open the circuit are part of the outage too.
+        """
 
     async def day_spent(self, model: str, grant: Grant) -> None:
         """The vendor's daily quota is used up."""
@@ -104,8 +113,14 @@ class _Model:
         self.done_slots: set[str] = set()
         self.succeeded = False
         self.probe_succeeded: str | None = None
+        self.probe_unused: str | None = None
         self.loop: asyncio.Task[None] | None = None
         self.wake = asyncio.Event()
+
+    @property
+    def gives_back(self) -> bool:
+        """Whether others may be waiting for what this worker has to give back."""
+        return bool(self.done_slots) or self.probe_unused is not None
 
 
 class SharedQuota:
@@ -133,7 +148,7 @@ class SharedQuota:
             return await waiting.answer
         except asyncio.CancelledError:
             if waiting.answer.done() and not waiting.answer.cancelled() and waiting.answer.exception() is None:
-                self._give_back(state, waiting.answer.result())
+                self.unused(model, waiting.answer.result())
             elif waiting in state.waiting:
                 state.waiting.remove(waiting)
             raise
@@ -141,6 +156,9 @@ class SharedQuota:
     def _give_back(self, state: _Model, grant: Grant) -> None:
         if grant.slot:
             state.done_slots.add(grant.id)
+        if grant.probe:
+            state.probe_unused = grant.id
+        if state.gives_back:
             state.wake.set()
 
     def _kick(self, model: str, state: _Model) -> None:
@@ -151,7 +169,7 @@ class SharedQuota:
 
     async def _serve(self, model: str, state: _Model) -> None:
         """Ask the ledger until nobody waits and nothing is left to give back."""
-        while state.waiting or state.done_slots:
+        while state.waiting or state.gives_back:
             state.wake.clear()
             try:
                 reserved, server_now, decided_at = await self._ask(model, state)
@@ -160,14 +178,14 @@ class SharedQuota:
                 await self._clock.sleep(RETRY_SECONDS)
                 continue
             if reserved.day_spent:
-                self._refuse_all(model, state)
+                self._refuse_all(model, state, reserved.ask_again_at - server_now)
                 continue
             for grant in reserved.grants:
                 delay = grant.start - (server_now + self._clock.monotonic() - decided_at)
                 if delay < -ledgers.MARGIN_SECONDS / 2:
                     self._give_back(state, grant)  # the reply came too late: a call now would leave its window
                 else:
-                    self._hand_out(state, grant, delay)
+                    self._hand_out(model, state, grant, delay)
             pause = reserved.ask_again_at - server_now
             # Infinity: all that was asked for was granted. Who came meanwhile is asked for at once.
             if state.waiting and 0 < pause < math.inf:
@@ -180,7 +198,7 @@ class SharedQuota:
         most = min(seconds, ledgers.WAITER_SECONDS / 2) + self._clock.random.uniform(0.0, 0.05)
         with suppress(TimeoutError):
             async with asyncio.timeout(most):
-                while not state.done_slots:  # a newcomer changes nothing: there is no room for it either
+                while not state.gives_back:  # a newcomer changes nothing: there is no room for it either
                     await state.wake.wait()
                     state.wake.clear()
 
@@ -195,6 +213,7 @@ class SharedQuota:
             done_slots=frozenset(state.done_slots),
             succeeded=state.succeeded,
             probe_succeeded=state.probe_succeeded,
+            probe_unused=state.probe_unused,
         )
         outcome: list[tuple[Reserved, float, float, Ledger]] = []  # of the decision's last run, which is what counts
 
@@ -211,16 +230,17 @@ class SharedQuota:
         state.done_slots -= ask.done_slots
         state.succeeded = state.succeeded and not ask.succeeded
         state.probe_succeeded = None if state.probe_succeeded == ask.probe_succeeded else state.probe_succeeded
+        state.probe_unused = None if state.probe_unused == ask.probe_unused else state.probe_unused
         return reserved, now, decided_at
 
-    def _refuse_all(self, model: str, state: _Model) -> None:
+    def _refuse_all(self, model: str, state: _Model, seconds: float) -> None:
         """The vendor's day is used up: whoever waits is told, and releases its image without an attempt."""
         for waiting in state.waiting:
             if not waiting.answer.done():
-                waiting.answer.set_exception(DailyQuotaSpent(f"the daily quota of {model} is spent"))
+                waiting.answer.set_exception(DailyQuotaSpent(f"the daily quota of {model} is spent", seconds))
         state.waiting.clear()
 
-    def _hand_out(self, state: _Model, grant: Grant, delay_seconds: float) -> None:
+    def _hand_out(self, model: str, state: _Model, grant: Grant, delay_seconds: float) -> None:
         waiting = next((waiting for waiting in state.waiting if waiting.id == grant.id), None)
         if waiting is None:
             self._give_back(state, grant)  # cancelled while it was being asked for
@@ -228,7 +248,9 @@ class SharedQuota:
         state.waiting.remove(waiting)
 
         def start() -> None:
-            if not waiting.answer.done():
+            if waiting.answer.done():
+                self.unused(model, grant)  # cancelled while it waited for its start
+            else:
                 waiting.answer.set_result(grant)
 
         asyncio.get_running_loop().call_later(max(0.0, delay_seconds), start)
@@ -243,11 +265,17 @@ class SharedQuota:
         if grant.probe:
             state.probe_succeeded = grant.id
             try:
-                await self._change(model, lambda known, now: ledgers.reserve(known, self._told(state), Limit(), now)[0])
+                await self._change(model, lambda known, now: ledgers.heard(known, self._told(state), now))
             except RuumError as error:  # the answer is paid for and stays; it is told with the next reservation
                 log.warning("probe of %s succeeded, but could not be told: %s", model, error)
         if grant.slot:
             state.done_slots.add(grant.id)
+            self._kick(model, state)
+
+    def unused(self, model: str, grant: Grant) -> None:
+        state = self._models.get(model)
+        if state is not None and grant.id:
+            self._give_back(state, grant)
             self._kick(model, state)
 
     def _told(self, state: _Model) -> Ask:
@@ -266,8 +294,22 @@ class SharedQuota:
     async def failed(self, model: str, grant: Grant) -> bool:
         if not grant.id:
             return False
-        after = await self._change(model, lambda known, now: ledgers.failed(known, grant, now))
-        return after is not None and after.circuit is not Circuit.CLOSED
+        state = self._models.setdefault(model, _Model())
+        succeeded, state.succeeded = state.succeeded, False  # told now: it was before this failure
+        try:
+            after = await self._change(
+                model, lambda known, now: ledgers.failed(known, grant, now, after_success=succeeded)
+            )
+        except RuumError:
+            state.succeeded = state.succeeded or succeeded
+            raise
+        if after is None or ledgers.is_of_outage(after, grant):
+            return after is not None
+        # Others that fail now may open the circuit: then this call was part of the outage, and should wait too.
+        await self._clock.sleep(VERDICT_SECONDS)
+        with suppress(RuumError):
+            after = await self._store.record(Ledger, model) or after
+        return ledgers.is_of_outage(after, grant)
 
     async def day_spent(self, model: str, grant: Grant) -> None:
         if grant.id:

@@ -44,6 +44,8 @@ Redirects = Annotated[int, Meta(ge=0), Unit("redirects")]
 Workers = Annotated[int, Meta(ge=1, le=100), Unit("workers")]
 
 Seconds = Annotated[float, Meta(gt=0, le=1e9), Unit("seconds")]  # 30 years; keeps infinity out
+# A call must end before its slot's lease (180 s) does, and before a probe is given up for lost (150 s): ledger.py.
+CallSeconds = Annotated[float, Meta(gt=0, le=140), Unit("seconds")]
 LinkSeconds = Annotated[float, Meta(ge=0, le=604_800), Unit("seconds")]  # Cloud Storage signs for a week at most
 Share = Annotated[float, Meta(ge=0, le=1), Unit("share, 0 to 1")]
 Percent = Annotated[float, Meta(ge=0, le=100), Unit("percent")]
@@ -159,8 +161,8 @@ class Gemini(_Group, frozen=True, kw_only=True):
     text_model: Name = "gemini-3.5-flash-lite"  # analyse and verify; the cheapest that sees pictures
     image_model: Name = "gemini-nano-banana-2.1"  # generate; $0.05 for a 2K picture
     image_size: PictureSize = "2K"  # what listings show; 4K costs twice as much
-    text_seconds: Seconds = 60.0  # total deadline of one analyse or verify; 10 s is usual
-    image_seconds: Seconds = 120.0  # total deadline of one generate; 30 s is usual
+    text_seconds: CallSeconds = 60.0  # total deadline of one analyse or verify; 10 s is usual
+    image_seconds: CallSeconds = 120.0  # total deadline of one generate; 30 s is usual
 
 
 class Limit(_Group, frozen=True, kw_only=True):

@@ -61,11 +61,11 @@ class Action(StrEnum):
     ACK = "ack"
     NACK = "nack"  # comes again after the queue's backoff
     LET_GO = "let_go"  # neither: its lease is extended once by `seconds` and then left to run out
-    HALT = "halt"  # let go of it and stop pulling for a while: our configuration's fault
+    HALT = "halt"  # stop pulling for a while, keep it, and handle it again then: our configuration's fault
 
 
 class Disposition(msgspec.Struct, frozen=True):
-    """The action, for how long (LET_GO), why, and whether that is a fault of ours to mend (HALT)."""
+    """The action, for how long (LET_GO; HALT: at least), why, and whether that is a fault of ours to mend (HALT)."""
 
     action: Action
     seconds: float = 0.0
@@ -85,7 +85,7 @@ class StageImage:
         self._tools = tools
         self._control = ControlCache(tools.store, tools.clock, tools.settings.worker.control_cache_seconds)
         self._gate = Gate()
-        self._in_hand: set[str] = set()
+        self._in_hand: dict[str, int] = {}  # image to the fence of this worker's present claim
 
     async def handle(self, delivery: Delivery) -> Disposition:
         """Deal with one task. Never raises, except when it is itself cancelled."""
@@ -104,9 +104,10 @@ class StageImage:
         except LostClaim as error:
             log.warning("lost the claim of %s/%s: %s", task.batch, task.index, error)
             return LOST
+        except DailyQuotaSpent as error:  # nobody's fault; its own line, quota_changed, has told it
+            return Disposition(Action.HALT, seconds=error.seconds, reason=str(error), fault=False)
         except ConfigurationError as error:
-            # A day's quota that is used up is nobody's fault; its own line, quota_changed, has told it.
-            return Disposition(Action.HALT, reason=str(error), fault=not isinstance(error, DailyQuotaSpent))
+            return Disposition(Action.HALT, reason=str(error))
         except WorldError as error:
             log.warning("storage failed for %s/%s: %s", task.batch, task.index, error)
             return NACK
@@ -215,7 +216,7 @@ class StageImage:
     async def _work(self, task: Task, image: Image, room: AbstractAsyncContextManager[None]) -> Disposition:
         claimed = ClaimedImage(self._tools, self._control, image)
         key = image_key(image.batch, image.index)
-        self._in_hand.add(key)
+        self._in_hand[key] = image.fence
         try:
             async with claimed.waiting(room):
                 if claims.is_suspect(image):
@@ -240,8 +241,9 @@ class StageImage:
             log.exception("bug while staging %s/%s", task.batch, task.index)
             return await self._spend_attempt(task, claimed, ErrorCode.INTERNAL, f"{type(error).__name__}: {error}")
         finally:
-            self._in_hand.discard(key)
-            self._tools.heartbeat.forget(key)
+            if self._in_hand.get(key) == image.fence:  # else another hand of this worker has it by now
+                del self._in_hand[key]
+                self._tools.heartbeat.forget(key)
         return ACK
 
     async def _give_up_for_control(self, task: Task, claimed: ClaimedImage) -> Disposition:
@@ -250,9 +252,10 @@ class StageImage:
             await claimed.cancel()
             return ACK
         await claimed.release(None)
-        return (
-            ACK if batch is not None and batch.control is Control.PAUSED and batch.control_epoch >= task.epoch else NACK
-        )
+        # Looked at again: what is released after a resume has listed the queued images needs its message.
+        batch = await self._control.read_now(task.batch)
+        forgotten = batch is not None and batch.control is Control.PAUSED and batch.control_epoch >= task.epoch
+        return ACK if forgotten else NACK
 
     async def _spend_attempt(self, task: Task, claimed: ClaimedImage, code: str, message: str) -> Disposition:
         error = Failure(code=code, message=message[:MOST_MESSAGE_CHARACTERS])

@@ -8,9 +8,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Collection
-from typing import Final
+from typing import Final, cast
 
-from shared.errors import RuumError
+from shared.errors import ConfigurationError, RuumError
 from shared.fair import TIER_WEIGHTS
 from shared.model import Tier
 from shared.ports import Clock, Delivery, Queue
@@ -26,6 +26,8 @@ PULL_SECONDS: Final = 2.0
 # Beside busy tiers an idle one is asked shortly, and not all the time: its slot is wanted elsewhere.
 PROBE_SECONDS: Final = 0.5
 PROBE_EVERY_SECONDS: Final = 5.0
+# What is known to last longer, a spent day, is tried again now and then all the same: operators may have bought more.
+LONGEST_HALT_SECONDS: Final = 600.0
 # After a pull that failed (the queue did not answer) the tier is left alone for this long.
 PULL_FAILED_SECONDS: Final = 5.0
 # At the end, after the grace: what is cancelled releases its claim, then all deliveries go back at once.
@@ -107,11 +109,13 @@ class Subscriber:
         self._limits = limits
         self._on_halt = on_halt
         self._on_empty = on_empty
-        self._pulls: dict[asyncio.Task[list[Delivery]], tuple[Tier, int]] = {}
+        self._pulls: dict[asyncio.Task[list[Delivery] | None], tuple[Tier, int]] = {}
         self._turns = Turns()
         self._jobs: dict[asyncio.Task[None], tuple[str, str]] = {}  # to (subscription, ack id)
         self._kept: dict[str, set[str]] = {topic_of(tier): set() for tier in Tier}  # leases to be kept alive
         self._halted_until = 0.0
+        self._halting = set[asyncio.Task[None]]()  # jobs that wait for a halt to end
+        self._trial = asyncio.Lock()
         self._wake = asyncio.Event()
 
     @property
@@ -140,7 +144,7 @@ class Subscriber:
             keeper.cancel()
 
     def _start_pulls(self) -> None:
-        if self._clock.monotonic() < self._halted_until:
+        if self._halting or self._clock.monotonic() < self._halted_until:
             return
         asked = {tier for tier, _ in self._pulls.values()}
         free = self._limits.in_flight - len(self._jobs) - sum(ask for _, ask in self._pulls.values())
@@ -154,22 +158,25 @@ class Subscriber:
         asked = {tier for tier, _ in self._pulls.values()}
         return self._turns.next_probe_seconds(asked, now) if free > 0 else None
 
-    async def _pull(self, tier: Tier, most: int) -> list[Delivery]:
+    async def _pull(self, tier: Tier, most: int) -> list[Delivery] | None:
+        """What came; None when the queue could not be asked, which says nothing of what waits in it."""
         try:
             return await self._queue.pull(topic_of(tier), most, self._turns.wait_seconds(tier))
+        except ConfigurationError as error:
+            self._halt(Disposition(Action.HALT, reason=f"pull of {topic_of(tier)}: {error}"))
         except RuumError as error:
             log.warning("pull of %s failed: %s", tier.value, error)
-            await self._clock.sleep(PULL_FAILED_SECONDS)
-            return []
+        await self._clock.sleep(PULL_FAILED_SECONDS)
+        return None
 
     def _take_pulled(self) -> None:
         for pull in [pull for pull in self._pulls if pull.done()]:
             tier, _ = self._pulls.pop(pull)
             deliveries = pull.result()
-            self._turns.pulled(tier, len(deliveries), self._clock.monotonic())
-            if not deliveries:
+            self._turns.pulled(tier, len(deliveries or ()), self._clock.monotonic())
+            if deliveries is not None and not deliveries:
                 self._on_empty(tier)
-            for delivery in deliveries:
+            for delivery in deliveries or ():
                 subscription = topic_of(tier)
                 self._kept[subscription].add(delivery.ack_id)
                 job = asyncio.create_task(self._job(subscription, delivery))
@@ -186,27 +193,50 @@ class Subscriber:
 
     async def _job(self, subscription: str, delivery: Delivery) -> None:
         disposition = await self._handle(delivery)
+        while disposition.action is Action.HALT:
+            disposition = await self._after_halt(disposition, delivery)
         self._kept[subscription].discard(delivery.ack_id)
         ids = [delivery.ack_id]
         if disposition.action is Action.ACK:
             await self._queue.ack(subscription, ids)
         elif disposition.action is Action.NACK:
             await self._queue.nack(subscription, ids)
-        elif disposition.action is Action.HALT:
-            self._halt(disposition)
         elif disposition.seconds:
             await self._queue.extend(subscription, ids, disposition.seconds)
 
+    async def _after_halt(self, halt: Disposition, delivery: Delivery) -> Disposition:
+        """Handle the delivery again once the halt is over; its lease is kept, for a wait must not spend deliveries.
+
+        One delivery tries for all: a fault that lasts is met once a pause, not once a pause and image.
+        """
+        self._halt(halt)
+        job = cast("asyncio.Task[None]", asyncio.current_task())
+        self._halting.add(job)
+        try:
+            async with self._trial:
+                while (left := self._halted_until - self._clock.monotonic()) > 0:
+                    await self._clock.sleep(left)
+                    disposition = await self._handle(delivery)
+                    if disposition.action is not Action.HALT:
+                        self._halted_until = 0.0
+                        return disposition
+                    self._halt(disposition)
+        finally:
+            self._halting.discard(job)
+            self._wake.set()
+        return await self._handle(delivery)
+
     def _halt(self, disposition: Disposition) -> None:
-        """Our own fault: stop pulling for a while. Said once per pause, not once per image."""
+        """Our own fault, or a spent day: stop pulling for a while. Said once per pause, not once per image."""
         now = self._clock.monotonic()
         if now >= self._halted_until:
             if disposition.fault:
                 tell(log, LogEvent.CONFIGURATION_FAULT, level=logging.ERROR, reason=disposition.reason)
             else:
-                log.warning("pulling stops for %g s: %s", self._limits.halt_seconds, disposition.reason)
+                log.warning("pulling stops: %s", disposition.reason)
             self._on_halt(disposition.reason)
-        self._halted_until = now + self._limits.halt_seconds
+        seconds = min(max(self._limits.halt_seconds, disposition.seconds), LONGEST_HALT_SECONDS)
+        self._halted_until = max(self._halted_until, now + seconds)
 
     async def _keep_leases(self) -> None:
         """Extend every lease in hand at a quarter of its time, so that two failed rounds do no harm."""
@@ -227,11 +257,13 @@ class Subscriber:
             for pull in hanging:
                 pull.cancel()
             for pull in done:
-                await self._give_back(topic_of(self._pulls[pull][0]), [d.ack_id for d in pull.result()])
+                await self._give_back(topic_of(self._pulls[pull][0]), [d.ack_id for d in pull.result() or ()])
             self._pulls.clear()
-        if self._jobs:
-            await asyncio.wait(list(self._jobs), timeout=max(0.0, deadline - self._clock.monotonic()))
-        left = dict(self._jobs)
+        left = {job: self._jobs[job] for job in self._halting}  # nothing of theirs can be finished
+        working = [job for job in self._jobs if job not in left]
+        if working:
+            await asyncio.wait(working, timeout=max(0.0, deadline - self._clock.monotonic()))
+        left |= self._jobs
         for job in left:
             job.cancel()
         if left:  # they release their claims; a database that hangs must not hold up the end: leases run out

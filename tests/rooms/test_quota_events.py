@@ -107,8 +107,8 @@ async def reserve(worker: SharedQuota, tier: Tier = Tier.NORMAL) -> Grant:
 
 async def open_circuit(fleet: Fleet) -> None:
     grants = [await reserve(fleet[number % len(fleet.workers)]) for number in range(ledgers.FAILURES_TO_OPEN)]
-    for number, grant in enumerate(grants):
-        await fleet[number % len(fleet.workers)].failed(MODEL, grant)
+    failing = (fleet[number % len(fleet.workers)].failed(MODEL, grant) for number, grant in enumerate(grants))
+    assert await asyncio.gather(*failing) == [True] * len(grants), "all of them are part of the outage"
 
 
 # --- what is told
@@ -209,7 +209,8 @@ async def test_a_spent_day_is_told_once(world: World) -> None:
     assert await fleet.told() == []
     await world.clock.sleep(24 * 3600)
     await fleet[2].day_spent(MODEL, await reserve(fleet[2]))  # and the next day's again
-    (event,) = await fleet.told()
+    over, event = await fleet.told()
+    assert over["data"]["daySpentUntil"] is None
     assert event["data"]["daySpentUntil"] == "2026-03-04T08:00:00.000Z"
 
 
@@ -330,7 +331,7 @@ async def disturbed(world: World, publish: Callable[..., Awaitable[None]]) -> No
     """A circuit's life and a 429 while nothing can be published: all of it happens in its time."""
     fleet = Fleet(world)
     world.queue.publish = publish  # type: ignore[method-assign, assignment]
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(11):  # ten of them for the failures' verdict
         await open_circuit(fleet)
     assert (await fleet.ledger()).circuit is Circuit.OPEN
     async with asyncio.timeout(60):  # its probe is due after 30 s

@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import pytest
+
+from shared.ledger import Circuit, Ledger
 from shared.model import Tier
 from shared.quota import SharedQuota
 from shared.settings import Limit
@@ -39,3 +42,85 @@ async def test_who_comes_while_the_ledger_is_asked_waits_no_longer(world: World)
     quota.close()
     assert len(waited) == 100
     assert max(waited) < 0.2, f"100 calls of 600 a minute waited up to {max(waited):.2f} s"
+
+
+@pytest.mark.parametrize("limit", [Limit(per_minute=600, concurrent=1), Limit(concurrent=1)])
+@virtual
+async def test_who_gives_up_before_its_call_may_start_leaves_its_slot(world: World, limit: Limit) -> None:
+    """A slot that is granted ahead and never used would be missing until its lease ends, three minutes later."""
+    until = world.clock.now() + 4.0
+    held = Ledger(id=MODEL, not_before=until)
+    await world.store.change_record(Ledger, MODEL, lambda known, now: held, world.clock.token())
+    quota = SharedQuota(world.store, world.clock, {MODEL: limit}, "worker-1")
+    first = asyncio.create_task(quota.reserve(MODEL, Tier.NORMAL))
+    await world.clock.sleep(1)
+    ledger = await world.store.record(Ledger, MODEL)
+    assert ledger is not None
+    assert len(ledger.slots) == 1, "granted ahead"
+    first.cancel()
+    await asyncio.wait([first])
+    started = world.clock.monotonic()
+    await quota.reserve(MODEL, Tier.NORMAL)
+    assert world.clock.monotonic() - started < 6
+    quota.close()
+
+
+def lonely(world: World, per_minute: int = 600, worker: str = "worker-1") -> SharedQuota:
+    return SharedQuota(world.store, world.clock, {MODEL: Limit(per_minute=per_minute)}, worker)
+
+
+async def circuit(world: World) -> Circuit:
+    ledger = await world.store.record(Ledger, MODEL)
+    assert ledger is not None
+    return ledger.circuit
+
+
+@pytest.mark.parametrize("every", [2, 3, 10])
+@virtual
+async def test_failures_with_answers_between_them_open_no_circuit(world: World, every: int) -> None:
+    """Answers ride on later reservations, and nobody asks for one: a failure tells of those before it."""
+    quota = lonely(world)
+    grants = await asyncio.gather(*(quota.reserve(MODEL, Tier.NORMAL) for _ in range(100)))
+    failing: list[asyncio.Task[bool]] = []
+    for number, grant in enumerate(grants):
+        await world.clock.sleep(0.1)
+        if number % every == every - 1:
+            failing.append(asyncio.create_task(quota.failed(MODEL, grant)))
+        else:
+            await quota.succeeded(MODEL, grant)
+    assert not any(await asyncio.gather(*failing))
+    assert await circuit(world) is Circuit.CLOSED
+    quota.close()
+
+
+@virtual
+async def test_an_answer_from_before_wipes_no_later_failures(world: World) -> None:
+    quota, other = lonely(world), lonely(world, worker="worker-2")
+    grants = [await quota.reserve(MODEL, Tier.NORMAL) for _ in range(3)]
+    others = [await other.reserve(MODEL, Tier.NORMAL) for _ in range(3)]
+    await quota.succeeded(MODEL, grants[0])  # not told yet: nobody waits
+    failing = [asyncio.create_task(quota.failed(MODEL, grant)) for grant in grants[1:]]
+    await world.clock.sleep(1)
+    await quota.reserve(MODEL, Tier.NORMAL)
+    failing += [asyncio.create_task(other.failed(MODEL, grant)) for grant in others]
+    assert await asyncio.gather(*failing) == [True] * 5
+    assert await circuit(world) is Circuit.OPEN
+    quota.close()
+    other.close()
+
+
+@virtual
+async def test_time_outs_of_an_outage_that_is_over_open_nothing(world: World) -> None:
+    """Nine calls hang, five time out and open the circuit, the probe closes it: then the others time out."""
+    quota = lonely(world)
+    grants = [await quota.reserve(MODEL, Tier.NORMAL) for _ in range(9)]
+    assert await asyncio.gather(*(quota.failed(MODEL, grant) for grant in grants[:5])) == [True] * 5
+    probe = await quota.reserve(MODEL, Tier.NORMAL)
+    assert probe.probe
+    await quota.succeeded(MODEL, probe)
+    assert await circuit(world) is Circuit.CLOSED
+    assert await asyncio.gather(*(quota.failed(MODEL, grant) for grant in grants[5:])) == [True] * 4
+    assert await circuit(world) is Circuit.CLOSED
+    fresh = await quota.reserve(MODEL, Tier.NORMAL)
+    assert not await quota.failed(MODEL, fresh), "one failure of today is one failure"
+    quota.close()

@@ -24,7 +24,8 @@ from shared.errors import (
 )
 from shared.gate import Gate
 from shared.heartbeat import Heartbeat
-from shared.messages import Letter, decode, encode
+from shared.ledger import Circuit, Ledger
+from shared.messages import Letter, decode, encode, task_for
 from shared.model import Checkpoint, Control, Failure, Image, ImageState, Worker
 from shared.ports import Message, Usage
 from shared.stage_image import Action
@@ -37,6 +38,7 @@ from tests.rooms.parts import (
     STEPS,
     TEXT,
     Fuse,
+    Fused,
     Hand,
     Stall,
     World,
@@ -460,9 +462,63 @@ async def test_an_open_circuit_is_waited_out(world: World) -> None:
     await asyncio.gather(*[insist(index) for index in range(20)])
     images = [await world.image(index) for index in range(20)]
     assert {image.state for image in images} == {COMPLETED}
-    assert sum(image.attempts for image in images) <= 5, "only what failed before the circuit opened is an attempt"
+    assert sum(image.attempts for image in images) == 0, "what opened the circuit is part of the outage too"
     assert world.fakes.bought.count("generate") <= 20 + 20 + 25
     assert world.clock.now() - back_at < 320
+
+
+async def open_circuit(world: World, model: str = TEXT) -> float:
+    """An outage that all of the fleet knows of; when its probe is due."""
+    until = world.clock.now() + 30
+    ledger = Ledger(id=model, circuit=Circuit.OPEN, open_until=until, opened_times=1, failures=5)
+    await world.store.change_record(Ledger, model, lambda known, now: ledger, world.clock.token())
+    return until
+
+
+@pytest.mark.parametrize("control", [Control.PAUSED, Control.CANCELLING])
+@virtual
+async def test_a_probe_whose_batch_was_stopped_closes_no_circuit(world: World, control: Control) -> None:
+    """It was never sent, so it has shown nothing; and the next who waits is the probe at once."""
+    await world.batch()
+    await world.batch(name="b2")
+    hand = await world.worker()
+    due = await open_circuit(world)
+    stopped = hand.begin(await world.task())
+    await world.clock.sleep(20)
+    await world.change_batch(control=control, control_epoch=1)
+    await stopped
+    assert (world.clock.now() >= due, world.fakes.bought) == (True, [])
+    await world.clock.sleep(1)
+    ledger = await world.store.record(Ledger, TEXT)
+    assert ledger is not None
+    assert ledger.circuit is Circuit.OPEN
+    began = world.clock.now()
+    task = task_for(await world.image(0, "acme.b2"), 0)
+    assert (await hand.handle(world.delivery(encode(task)))).action is Action.ACK
+    assert world.clock.now() - began < 2
+    ledger = await world.store.record(Ledger, TEXT)
+    assert ledger is not None
+    assert ledger.circuit is Circuit.CLOSED
+
+
+@virtual
+async def test_a_probe_that_is_broken_off_closes_no_circuit(world: World) -> None:
+    """A deployment in the middle of an outage."""
+    await world.batch()
+    hand = await world.worker()
+    await open_circuit(world)
+    stall = Stall()
+    world.fakes.will("analyse", stall)
+    work = hand.begin(await world.task())
+    await stall.reached.wait()
+    work.cancel()
+    await asyncio.wait([work])
+    await world.clock.sleep(1)
+    ledger = await world.store.record(Ledger, TEXT)
+    assert ledger is not None
+    assert ledger.circuit is Circuit.OPEN
+    assert ledger.open_until <= world.clock.now(), "the next may try at once"
+    assert (await world.image()).attempts == 0
 
 
 @virtual
@@ -1035,6 +1091,41 @@ async def test_paused_and_resumed_in_one_breath(world: World) -> None:
 
 
 @virtual
+async def test_resumed_between_the_last_look_and_the_release(world: World) -> None:
+    """Resuming has listed the queued images before this one was: its own message must not be forgotten."""
+    await world.batch()
+
+    class Store:
+        resumes = False
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(world.store, name)
+
+        async def change_image(self, *given: Any, **options: Any) -> Any:
+            if self.resumes:
+                self.resumes = False
+                await world.rooms.operator.resume("acme.b1")
+            return await world.store.change_image(*given, **options)
+
+    store = Store()
+    hand = await world.worker(Fused(store, world.queue, world.objects))
+    stall = Stall()
+    world.fakes.will("analyse", stall)
+    work = hand.begin(await world.task())
+    await stall.reached.wait()
+    await world.rooms.operator.pause("acme.b1")
+    await world.clock.sleep(6)
+    store.resumes = True
+    stall.go_on.set()
+    done = await work
+    assert not store.resumes
+    image = await world.image()
+    published = await world.tasks()
+    assert image.state is QUEUED
+    assert done.action is Action.NACK or published, "one message is left for it"
+
+
+@virtual
 async def test_waiting_for_quota_does_not_hide_a_pause(world: World) -> None:
     await world.batch()
     hand = await world.worker()
@@ -1476,6 +1567,30 @@ async def test_the_worker_goes_on_with_an_image_it_has_lost_before(world: World)
     assert (await new).action is Action.ACK
     image = await world.image()
     assert (image.state, image.attempts) == (COMPLETED, 0)
+
+
+@virtual
+async def test_a_stale_hand_that_ends_does_not_strip_its_successor(world: World) -> None:
+    """The new hand of the same worker is in a paid call: a third delivery must find the image held."""
+    await world.batch()
+    hand = await world.worker()
+    first, second = Stall(), Stall()
+    world.fakes.will("fetch", first)
+    world.fakes.will("generate", second)
+    task = await world.task()
+    old = hand.begin(task)
+    await first.reached.wait()
+    await world.change_image(state=QUEUED, claim=None, fence=2)  # taken over and given back by another
+    new = hand.begin(task)
+    await second.reached.wait()
+    first.go_on.set()
+    assert (await old).action is Action.LET_GO
+    fence = (await world.image()).fence
+    assert (await hand.handle(await world.task())).action is Action.LET_GO
+    assert (await world.image()).fence == fence
+    second.go_on.set()
+    assert (await new).action is Action.ACK
+    assert ((await world.image()).state, (await world.image()).fence) == (COMPLETED, fence)
 
 
 # --- letters on the wire

@@ -10,12 +10,21 @@ from typing import Any
 
 import pytest
 
+from shared.errors import ConfigurationError, RuumError
 from shared.messages import Task, encode
 from shared.model import ImageState, Tier
 from shared.ports import Delivery, Message
 from shared.settings import WorkerLimits
 from shared.stage_image import ACK, NACK, Action, Disposition
-from shared.subscriber import GIVE_BACK_SECONDS, PULL_FAILED_SECONDS, PULL_SECONDS, RELEASE_SECONDS, Subscriber, consume
+from shared.subscriber import (
+    GIVE_BACK_SECONDS,
+    LONGEST_HALT_SECONDS,
+    PULL_FAILED_SECONDS,
+    PULL_SECONDS,
+    RELEASE_SECONDS,
+    Subscriber,
+    consume,
+)
 from shared.topology import DEAD_LETTER_DOOR, topic_of, topology
 from tests.rooms.parts import Fuse, Stall, World, fused, ticks, unreachable, virtual
 
@@ -355,7 +364,7 @@ async def test_one_tier_that_cannot_be_pulled_does_not_hold_up_the_others(world:
 
 @virtual
 async def test_halting(world: World) -> None:
-    """Our configuration's fault: one report, no pull for a while, then it is tried again."""
+    """Our configuration's fault: one report, no pull for a while; then one delivery tries for all."""
     await fill(world, count=100)
     fault = True
 
@@ -369,14 +378,112 @@ async def test_halting(world: World) -> None:
     assert max(at for at, _ in crew.begun) <= 1.0, "nothing is pulled while halted"
     first = len(crew.begun)
     await world.clock.sleep(PULL_SECONDS + 1)
-    assert crew.begun[first][0] == pytest.approx(1.0 + LIMITS.halt_seconds, abs=0.1)
-    await world.clock.sleep(2)
+    assert [at for at, _ in crew.begun[first:]] == [pytest.approx(1.0 + LIMITS.halt_seconds, abs=0.1)]
     assert len(crew.reports) == 2, "once per pause"
     fault = False
     await world.clock.sleep(600)
     assert await waiting(world) == 0, "nothing of it is lost"
     assert len(crew.reports) == 2
     await crew.end()
+
+
+@pytest.mark.parametrize(
+    ("disposition", "most_tries"),
+    [
+        (Disposition(Action.HALT, reason="the key is not valid"), 15 * 60 + 10),
+        (Disposition(Action.HALT, seconds=15 * 3600.0, reason="the day is spent", fault=False), 15 * 6 + 10),
+    ],
+    ids=["our own fault", "a spent day"],
+)
+@virtual
+async def test_a_halt_of_many_hours_spends_no_delivery(world: World, disposition: Disposition, most_tries: int) -> None:
+    """A healthy image must not be dead-lettered for what it has waited for."""
+    await fill(world, count=30)
+    attempts: list[int] = []
+    over = world.clock.monotonic() + 15 * 3600
+
+    async def handle(delivery: Delivery) -> Disposition:
+        attempts.append(delivery.attempt)
+        await world.clock.sleep(1.0)
+        return disposition if world.clock.monotonic() < over else ACK
+
+    crew = Crew(world, handle)
+    await world.clock.sleep(15 * 3600)
+    assert len(attempts) <= most_tries, "photos are not fetched again and again meanwhile"
+    await world.clock.sleep(LONGEST_HALT_SECONDS + 60)
+    assert await waiting(world) == 0
+    assert set(attempts) == {1}, "every task is staged on its first delivery"
+    assert await world.drain(DEAD_LETTER_DOOR) == []
+    await crew.end()
+
+
+@virtual
+async def test_who_tried_for_all_may_be_cancelled_or_fail(world: World) -> None:
+    """The next one tries then: a halt is never for ever."""
+    await fill(world, count=10)
+    calls = 0
+
+    async def handle(delivery: Delivery) -> Disposition:
+        nonlocal calls
+        calls += 1
+        await world.clock.sleep(1.0)
+        if calls == 11:
+            raise RuntimeError("handle never raises; if it did")
+        return Disposition(Action.HALT, reason="x") if calls <= 10 else ACK
+
+    crew = Crew(world, handle)
+    await world.clock.sleep(600)
+    assert await waiting(world) == 0
+    await crew.end()
+
+
+@virtual
+async def test_a_pull_that_is_not_allowed_is_a_fault_of_ours(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    """A missing right, or a missing subscription: told as loudly as any other fault of our configuration."""
+    forbidden = True
+
+    class Forbidden:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(world.queue, name)
+
+        async def pull(self, *given: Any) -> Any:
+            if forbidden:
+                raise ConfigurationError("the worker may not pull")
+            return await world.queue.pull(*given)
+
+    await fill(world, count=5)
+    crew = Crew(world, takes(world, 1.0), queue=Forbidden())
+    await world.clock.sleep(90)
+    assert 1 <= len(crew.reports) <= 2, "once per pause, not once per tier and pull"
+    assert "may not pull" in crew.reports[0]
+    told = [record.__dict__.get("fields", {}).get("event") for record in caplog.records]
+    assert "configuration_fault" in told
+    forbidden = False
+    await world.clock.sleep(120)
+    assert await waiting(world) == 0
+    await crew.end()
+
+
+@pytest.mark.parametrize("error", [unreachable(), ConfigurationError("no right")], ids=["away", "forbidden"])
+@virtual
+async def test_a_pull_that_failed_has_seen_no_empty_tier(world: World, error: RuumError) -> None:
+    """Reconcile publishes again what waits in a tier that was seen empty."""
+
+    class Away:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(world.queue, name)
+
+        async def pull(self, *given: Any) -> Any:
+            raise error
+
+    empty: list[Tier] = []
+    stop = asyncio.Event()
+    subscriber = Subscriber(Away(), takes(world, 1.0), world.clock, LIMITS, on_empty=empty.append)  # type: ignore[arg-type]
+    running = asyncio.create_task(subscriber.run(stop, 5.0))
+    await world.clock.sleep(600)
+    stop.set()
+    await running
+    assert empty == []
 
 
 @pytest.mark.parametrize("fault", [True, False])
@@ -410,10 +517,16 @@ async def test_halting_does_not_wait_for_long_work(world: World) -> None:
 
 @virtual
 async def test_stopping_while_halted(world: World) -> None:
+    """What waits for the halt's end has nothing to finish: it is given back at once, and comes to the next worker."""
     await fill(world, count=20)
     crew = Crew(world, takes(world, 1.0, answer=Disposition(Action.HALT, reason="x")))
     await world.clock.sleep(5)
-    assert await crew.end() <= 5.0
+    assert await crew.end() <= 0.1
+    assert crew.subscriber.in_hand == 0
+    second = Crew(world, takes(world, 1.0))
+    await world.clock.sleep(60)
+    assert await waiting(world) == 0
+    await second.end()
 
 
 # --- stopping

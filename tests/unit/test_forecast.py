@@ -202,13 +202,14 @@ def test_slow_mode_of_yesterday_slows_nothing_today() -> None:
     assert found.images_per_second == pytest.approx(1.0)
 
 
-def test_slow_mode_leaves_concurrent_slots_as_they_are() -> None:
-    """Only calls a minute are halved: all the slots are still given, so the forecast may not halve them."""
+def test_slow_mode_halves_concurrent_slots_too() -> None:
+    """The forecast counts on as many as are given."""
     limit = Limit(concurrent=10)
     ledger = Ledger(id=IMAGE, rate=0.5, rate_changed_at=NOW)
     asked = Ask(worker="w", wanted={NORMAL: tuple(map(str, range(50)))})
     given_at_once = len(ledgers.reserve(ledger, asked, limit, NOW)[1].grants)
     found = forecast.capacity(limited(image=limit), {IMAGE: ledger}, MODELS, NOW)
+    assert given_at_once == 5
     assert found.images_per_second == pytest.approx(given_at_once / 30)
 
 

@@ -110,16 +110,22 @@ class Rig:
         return self._runner.run(body())
 
     def call(self, step: Step, fault: Fault | None = None, **options: Any) -> Answer[Any] | RuumError:
-        """What one call gives or raises; the server must have been asked exactly once."""
+        """What one call gives or raises; the server must have been asked exactly once.
+
+        A call whose deadline ends may not have got that far: on a busy machine a tenth of a second is soon over.
+        """
         self.server.calls.clear()
         self.server.plan.script = [fault]
         model = self.model(**options)
+        fewest = 1
         try:
             return self.run(lambda: ask(model, step))
         except RuumError as error:
+            fewest = int(not (isinstance(error, WorldError) and error.code == ErrorCode.VENDOR_TIMEOUT))
             return error
         finally:
-            assert len(self.server.calls) == 1, "one call is one request: a repeated one is billed twice"
+            asked = len(self.server.calls)
+            assert fewest <= asked <= 1, f"asked {asked} times: a repeated request is billed twice"
 
     def said(self, status: int, body: Any, step: Step = "analyse", **options: Any) -> Answer[Any] | RuumError:
         """The same with the canned server."""
@@ -454,12 +460,12 @@ def test_the_deadline_is_of_the_whole_call(rig: Rig) -> None:
 
 
 def test_text_and_image_have_their_own_deadlines(rig: Rig) -> None:
-    rig.server.plan.latency = {"verify": 0.3, "generate": 0.3}
-    rig.server.plan.jitter = 0.0
-    options = {"text_seconds": 0.1, "image_seconds": 30.0}
-    error = rig.call("verify", **options)
+    options = {"text_seconds": 0.2, "image_seconds": 60.0}
+    error = rig.call("verify", "hang", **options)
     assert isinstance(error, WorldError)
     assert error.code == ErrorCode.VENDOR_TIMEOUT
+    rig.server.plan.latency = {"generate": 0.3}  # longer than the text's deadline
+    rig.server.plan.jitter = 0.0
     answer(rig.call("generate", **options))
 
 
