@@ -14,6 +14,7 @@ from typing import Any, Final
 import msgspec
 
 from shared import forecast, names, report
+from shared.control import announce_control
 from shared.errors import LostClaim, PreconditionFailed, RuumError
 from shared.events import BatchCompleted, ReportLink, StateCounts, Status, plain
 from shared.fenced import put_fenced
@@ -232,6 +233,7 @@ class Closer:
         completion = batch.completion
         if completion is None or batch.closed_at is None:
             raise RuntimeError(f"{batch.id} is {batch.state} and has no completion to announce")
+        await announce_control(self._store, self._queue, self._clock, batch)  # what came before is told before
         bucket, counts = self._settings.buckets.results, completion.counts
         await write_status(self._objects, bucket, batch, counts, batch.closed_at)  # for who polls instead of listening
         seconds, objects = self._settings.buckets.signed_link_seconds, self._objects

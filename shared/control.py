@@ -1,9 +1,45 @@
-"""What operators want of a batch, as the workers see it."""
+"""What operators want of a batch: as customers are told of it, and as the workers see it."""
 
 from __future__ import annotations
 
-from shared.model import Batch
-from shared.ports import BatchStore, Clock
+from functools import partial
+
+import msgspec
+
+from shared.events import BatchCancelled, BatchPaused, Public
+from shared.messages import batch_event
+from shared.model import Batch, Control, Refusal
+from shared.ports import BatchStore, Clock, Message, Queue
+from shared.topology import EVENTS_TOPIC
+
+
+def note_control_announced(batch: Batch, *, name: str) -> Batch | Refusal:
+    """Remember that the event of this pause or cancel has been published."""
+    if batch.control_announced == name:
+        return Refusal.UNCHANGED
+    return msgspec.structs.replace(batch, control_announced=name, revision=batch.revision + 1)
+
+
+async def announce_control(store: BatchStore, queue: Queue, clock: Clock, batch: Batch) -> None:
+    """Publish the event of the batch's pause or cancel, if there is one that has not been.
+
+    Whoever finds it unannounced does so: who paused the batch may have been killed. Told twice, it has one id.
+    """
+    told: Public
+    if batch.control is Control.PAUSED:
+        name = f"paused/{batch.control_epoch}"
+        told = BatchPaused(
+            batch_id=batch.id, client=batch.client, control=batch.control.value, reason=batch.paused_reason or ""
+        )
+    elif batch.control is Control.CANCELLING:
+        name = "cancelled"
+        told = BatchCancelled(batch_id=batch.id, client=batch.client, control=batch.control.value)
+    else:
+        return
+    if batch.control_announced != name:
+        event = batch_event(batch, f"{batch.id}/{name}", clock.now(), told)
+        await queue.publish(EVENTS_TOPIC, [Message(event.body(), event.attributes())])
+        await store.change_batch(batch.id, partial(note_control_announced, name=name), clock.token())
 
 
 class ControlCache:

@@ -329,6 +329,7 @@ class Batch(Document, frozen=True, kw_only=True):
     threshold: FailureThreshold | None = None
     baseline: Counts = Counts()  # the counts when the batch was last resumed: the threshold counts from here
     paused_reason: str | None = None
+    control_announced: str = ""  # the last pause or cancel that an event told of
     republished_at: float = 0.0  # when reconcile last published its forgotten images
     epoch_published: int = 0  # the last control epoch whose queued images were published
     replay: ReplayPlan | None = None

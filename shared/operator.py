@@ -9,14 +9,14 @@ from functools import partial
 import msgspec
 
 from shared import claims, closing
-from shared.events import BatchCancelled, BatchPaused, Public
+from shared.control import announce_control
 from shared.fleet import Scaling
 from shared.heartbeat import known_holder
-from shared.messages import batch_event, encode, task_for
+from shared.messages import encode, task_for
 from shared.model import Batch, BatchState, Control, Counts, FailureThreshold, Image, ImageState, Refusal
 from shared.ports import BatchStore, Clock, Message, Queue
 from shared.telemetry import LogEvent, bound, image_settled, tell
-from shared.topology import EVENTS_TOPIC, topic_of
+from shared.topology import topic_of
 
 log = logging.getLogger(__name__)
 
@@ -102,8 +102,7 @@ class Operator:
         if isinstance(paused, Batch):
             with bound(batch=paused.id, client=paused.client, round=paused.round):
                 tell(log, LogEvent.BATCH_PAUSED, level=logging.WARNING, reason=reason)
-            told = BatchPaused(batch_id=paused.id, client=paused.client, control=paused.control.value, reason=reason)
-            await self._announce(paused, f"paused/{paused.control_epoch}", told)
+            await announce_control(self._store, self._queue, self._clock, paused)
         return paused
 
     async def resume(self, batch_id: str) -> Batch | Refusal:
@@ -138,8 +137,7 @@ class Operator:
             begun = await self._store.batch(batch_id) or Refusal.MISSING
         if not isinstance(begun, Batch):
             return begun
-        told = BatchCancelled(batch_id=begun.id, client=begun.client, control=begun.control.value)
-        await self._announce(begun, "cancelled", told)
+        await announce_control(self._store, self._queue, self._clock, begun)
         await self.cancel_queued(begun)
         return begun
 
@@ -157,7 +155,3 @@ class Operator:
         with suppress(closing.StillClosing):
             await self._closer.check(batch.id)
         return cancelled
-
-    async def _announce(self, batch: Batch, suffix: str, data: Public) -> None:
-        event = batch_event(batch, f"{batch.id}/{suffix}", self._clock.now(), data)
-        await self._queue.publish(EVENTS_TOPIC, [Message(event.body(), event.attributes())])

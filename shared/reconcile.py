@@ -14,6 +14,7 @@ from typing import Final, Protocol
 import msgspec
 
 from shared import claims, closing
+from shared.control import announce_control
 from shared.errors import RuumError
 from shared.fleet import Scaling
 from shared.heartbeat import known_holder
@@ -93,12 +94,15 @@ class Reconcile:
                 await self._carry_on(batch, report)
             except RuumError as error:
                 log.warning("reconcile of %s: %s", batch.id, error)
+            except Exception:
+                log.exception("bug while reconciling %s", batch.id)
         report.work_objects = await self._delete_orphans()
         report.instances = await self._scaling.settle()
         tell(log, LogEvent.RECONCILED, report=msgspec.to_builtins(report))
         return report
 
     async def _carry_on(self, batch: Batch, report: Report) -> None:
+        await announce_control(self._store, self._queue, self._clock, batch)
         if batch.state is BatchState.REOPENING:
             if batch.replay is not None and batch.replay.lease.until <= self._clock.now():
                 await self._replay.run(batch.id, batch.replay.codes)
