@@ -72,8 +72,7 @@ def quota(data: DataOption = None, project: ProjectOption = None, as_json: JsonF
     """Show each model's limit, use, waiting calls and circuit."""
 
     async def work(target: Target) -> int:
-        known = {ledger.id: ledger for ledger in await target.backend.store.records(Ledger)}
-        rows = [_quota_row(target, name, known.get(name, Ledger(id=name))) for name in target.settings.limits]
+        rows = [_quota_row(target, *await _ledger_now(target, name)) for name in target.settings.limits]
         if as_json:
             show.as_json({"models": rows})
             return OK
@@ -89,12 +88,23 @@ def quota(data: DataOption = None, project: ProjectOption = None, as_json: JsonF
     with_target(work, data, project)
 
 
-def _quota_row(target: Target, name: str, ledger: Ledger) -> dict[str, Any]:
-    now = target.clock.now()
+async def _ledger_now(target: Target, model: str) -> tuple[Ledger, float]:
+    """A ledger and the server's time, which its times are of: this machine's clock may be off."""
+    seen: list[tuple[Ledger, float]] = []
+
+    def look(known: Ledger | None, now: float) -> Refusal:
+        seen[:] = [(known or Ledger(id=model), now)]
+        return Refusal.UNCHANGED
+
+    await target.backend.store.change_record(Ledger, model, look, target.clock.token())
+    return seen[0]
+
+
+def _quota_row(target: Target, ledger: Ledger, now: float) -> dict[str, Any]:
     ledger = ledgers.recovered(ledger, now)
-    limit = ledger.limit or target.settings.limits[name]
+    limit = ledger.limit or target.settings.limits[ledger.id]
     return {
-        "model": name,
+        "model": ledger.id,
         "perMinute": limit.per_minute,
         "concurrent": limit.concurrent,
         "used": ledgers.used(ledger, now) if limit.per_minute else sum(slot.until > now for slot in ledger.slots),

@@ -1,7 +1,8 @@
 """Results by content: the same photo with the same wishes is bought once, also while it is being bought.
 
-An entry is led by the worker that buys the picture, until its lease runs out; others wait for it. Keys include the
-client: nobody sees that somebody else has staged the same photo.
+An entry is led by the claim that buys the picture, for as long as the claim stands: it may wait for quota for long, and
+nobody else buys the same picture meanwhile. Keys include the client: nobody sees that somebody else has staged the
+same photo.
 """
 
 from __future__ import annotations
@@ -9,23 +10,27 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Awaitable, Callable
 from functools import partial
+from typing import Final
 
 import msgspec
 
 from shared.claims import heartbeat_is_fresh
-from shared.model import Lease, Record, Refusal
+from shared.model import SETTLED_STATES, Image, ImageState, Record, Refusal, Worker, image_of
 from shared.ports import BatchStore, Clock, ObjectStore, Photo, Request
 from shared.settings import Settings
 
+# An image that was released with its picture leads so long: two backoffs of the queue, which are 300 s at most.
+PAID_LEAD_SECONDS: Final = 600.0
+
 
 class CacheEntry(Record, frozen=True, kw_only=True):
-    """`picture` names the generated picture in the work bucket once there is one; `lead` is who buys it now."""
+    """`picture` names the generated picture in the work bucket once there is one; `led_by` tells who buys it."""
 
     key: str
     client: str
     picture: str | None = None
     expires_at: float = 0.0
-    lead: Lease | None = None
+    led_by: str | None = None
 
 
 def key_of(client: str, photo: Photo, request: Request, prompts: str, models: tuple[str, str]) -> str:
@@ -46,29 +51,47 @@ class Lead(msgspec.Struct, frozen=True):
     image: str
     fence: int
 
-    @property
-    def holder(self) -> str:
-        """As it stands in the entry's lease."""
+    def __str__(self) -> str:
+        """As it stands in the entry."""
         return f"{self.worker} {self.image} {self.fence}"
+
+    @classmethod
+    def read(cls, text: str) -> Lead:
+        """The lead that stands in an entry."""
+        worker, image, fence = text.split(" ")
+        return cls(worker, image, int(fence))
 
 
 # --- pure decisions
 
 
 def ask(
-    entry: CacheEntry | None, now: float, *, key: str, client: str, lead: Lead, until: float, dead: str | None
+    entry: CacheEntry | None, now: float, *, key: str, client: str, lead: Lead, dead: str | None
 ) -> CacheEntry | Refusal:
     """Take the lead. `UNCHANGED`: there is a picture to use. `BUSY`: somebody else leads.
 
-    A lead passes to a later claim of its own image, and from a worker known to be `dead`.
+    A lead passes to a later claim of its own image, and to anybody from a claim known to be `dead`.
     """
     if entry is not None and entry.picture is not None and entry.expires_at > now:
         return Refusal.UNCHANGED
-    if entry is not None and entry.lead is not None and entry.lead.until > now:
-        worker, image, _ = entry.lead.holder.split(" ")
-        if worker != dead and image != lead.image:
-            return Refusal.BUSY
-    return CacheEntry(key=key, client=client, lead=Lease(holder=lead.holder, until=until))
+    if entry is not None and entry.led_by not in (None, dead) and Lead.read(entry.led_by).image != lead.image:
+        return Refusal.BUSY
+    return CacheEntry(key=key, client=client, led_by=str(lead))
+
+
+def leads(image: Image, lead: Lead, holder: Worker | None, now: float) -> bool:
+    """Whether a picture is to be expected of a lead: its claim stands, or its image has paid for one and comes again.
+
+    An image that has its picture and waits for another attempt, to verify it, keeps the lead for a while: what it has
+    paid for is not bought again by those that wait.
+    """
+    if image.state in SETTLED_STATES:
+        return False
+    if image.state is ImageState.PROCESSING and image.fence == lead.fence and heartbeat_is_fresh(holder, now):
+        return True
+    paid = image.checkpoint is not None and image.checkpoint.picture is not None
+    last_seen = max(image.touched_at, holder.at if holder else 0.0)
+    return paid and now - last_seen < PAID_LEAD_SECONDS
 
 
 def fill(_: CacheEntry | None, now: float, *, key: str, client: str, keep_seconds: float) -> CacheEntry:
@@ -78,9 +101,9 @@ def fill(_: CacheEntry | None, now: float, *, key: str, client: str, keep_second
 
 def let_go(entry: CacheEntry | None, _: float, *, lead: Lead) -> CacheEntry | Refusal:
     """The leader has no picture after all: the next one leads."""
-    if entry is None or entry.lead is None or entry.lead.holder != lead.holder:
+    if entry is None or entry.led_by != str(lead):
         return Refusal.UNCHANGED
-    return msgspec.structs.replace(entry, lead=None)
+    return msgspec.structs.replace(entry, led_by=None)
 
 
 # --- the steps
@@ -105,8 +128,7 @@ class Cache:
         """
         dead: str | None = None
         while True:
-            until = self._clock.now() + self._rules.lead_seconds
-            decide = partial(ask, key=key, client=client, lead=lead, until=until, dead=dead)
+            decide = partial(ask, key=key, client=client, lead=lead, dead=dead)
             answer = await self._store.change_record(CacheEntry, key, decide, self._clock.token())
             if isinstance(answer, CacheEntry):
                 return None
@@ -118,16 +140,17 @@ class Cache:
                 continue
             await self._clock.sleep(self._rules.poll_seconds)
             await check()
-            dead = await self._dead_leader(key)
+            dead = await self._dead_lead(key)
 
-    async def _dead_leader(self, key: str) -> str | None:
-        """The leading worker, if it is dead."""
+    async def _dead_lead(self, key: str) -> str | None:
+        """The lead, if nothing is to be expected of it any more."""
         entry = await self._store.record(CacheEntry, key)
-        if entry is None or entry.lead is None:
+        if entry is None or entry.led_by is None:
             return None
-        worker = entry.lead.holder.partition(" ")[0]
-        alive = heartbeat_is_fresh(await self._store.worker(worker), self._clock.now())
-        return None if alive else worker
+        lead = Lead.read(entry.led_by)
+        image = await self._store.image(*image_of(lead.image))
+        holder = await self._store.worker(lead.worker)
+        return None if image is not None and leads(image, lead, holder, self._clock.now()) else entry.led_by
 
     @staticmethod
     def _gone(entry: CacheEntry | None, _: float) -> CacheEntry | Refusal:

@@ -144,8 +144,12 @@ class ClaimedImage:
             picture = await self.kept_picture()
             if picture is not None:
                 await self._cache.fill(key, batch.client, picture)
+        except (ImageRejected, WorkStopped):
+            await self._let_go(key, lead)
+            raise
         except BaseException:
-            await asyncio.shield(self._let_go(key, lead))
+            if self.checkpoint.picture is None:  # with one it keeps the lead: its next attempt goes on from there
+                await asyncio.shield(self._let_go(key, lead))
             raise
         return finished
 

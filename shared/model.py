@@ -391,6 +391,12 @@ def image_key(batch: str, index: int) -> str:
     return f"{batch}/{index}"
 
 
+def image_of(key: str) -> tuple[str, int]:
+    """The (batch, index) of an image's key."""
+    batch, _, index = key.rpartition("/")
+    return batch, int(index)
+
+
 def shards_for(total: int) -> int:
     """How many tally shards a batch of `total` images has: max(8, total / 250), at most the total.
 

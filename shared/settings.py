@@ -129,7 +129,6 @@ class CacheRules(_Group, frozen=True, kw_only=True):
     keep_seconds: Seconds = (
         30 * 86_400.0
     )  # a property is listed for weeks; pictures older than a month are out of style
-    lead_seconds: Seconds = 300.0  # a worker that buys a picture others wait for may take so long, three generations
     poll_seconds: Seconds = 2.0  # between two looks whether the picture others buy is ready
 
 
