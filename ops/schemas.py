@@ -25,7 +25,7 @@ _WORDS: Final = {
     "roomType": "Default: The kind of room. Common spellings and Portuguese names are taken too.",
     "priority": "express (+50 %), normal, or economy (-30 %); high is express.",
     "cache": "Whether pictures staged before for this client may be used again.",
-    "failureThreshold": 'Pause the batch when so many images failed: a number, or a share such as "20%".',
+    "failureThreshold": 'Pause the batch when so many images failed: 50, or "20%", or "20% of 50", the fewest settled.',
     "url": "https://…, gs:// in an allowed bucket, or a path beside the manifest.",
     "propertyCode": "Your code of the property; part of file names.",
 }
@@ -50,7 +50,7 @@ def manifest() -> dict[str, Any]:
         "failureThreshold": {
             "anyOf": [
                 {"type": "integer", "minimum": 1, "maximum": 999_999},
-                {"type": "string", "pattern": "^([1-9][0-9]?([.,][0-9]{1,3})?|100) ?%$"},
+                {"type": "string", "pattern": "^([1-9][0-9]?([.,][0-9]{1,3})?|100) ?%( of [1-9][0-9]{0,5})?$"},
             ]
         },
         "url": {"type": "string", "minLength": 1, "maxLength": limits.most_url_characters},

@@ -254,12 +254,15 @@ def give_up(
     return _move(image, ImageMove.FAIL, fence=image.fence + 1, claim=None, error=image.error or error, settled_at=now)
 
 
-def requeue(image: Image, *, now: float = 0.0) -> Image | Refusal:
+def requeue(image: Image, *, replay: int, now: float = 0.0) -> Image | Refusal:
     """A replay's decision: a failed image gets a new round, with fresh attempts. Its paid work is kept.
+
+    `replay` is the replay's number in its batch. One that was killed and is carried on finds images that it has
+    requeued and that have failed again: they are left to the next replay, or each kill would buy them once more.
 
     A picture that failed verification is not kept: verifying the same picture again would reject it again.
     """
-    if image.state is not ImageState.FAILED:
+    if image.state is not ImageState.FAILED or image.replay >= replay:
         return Refusal.ILLEGAL
     kept = image.checkpoint
     if kept and image.error and image.error.code == "quality_rejected":
@@ -270,6 +273,7 @@ def requeue(image: Image, *, now: float = 0.0) -> Image | Refusal:
         image,
         ImageMove.REQUEUE,
         round=image.round + 1,
+        replay=replay,
         earlier_cost_micro_usd=image.cost_micro_usd,
         attempts=0,
         crashes=0,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from functools import partial
 from typing import Any, Final
 
 import msgspec
@@ -182,6 +183,7 @@ class Closer:
         if batch.closer is None:
             raise RuntimeError(f"{batch.id} is closing without a lease")
         holder = batch.closer.holder
+        await self._tell_progress(batch, await self._store.counts(batch.id), None)
         try:
             completion = await self._write_reports(batch)
         except LostClaim as error:
@@ -227,6 +229,31 @@ class Closer:
             duration_seconds=round((batch.closing_at or batch.created_at) - batch.created_at, 3),
             reports=files,
         )
+
+    async def show_progress(self, batch_id: str) -> tuple[Batch, Counts] | None:
+        """Refresh status.json and tell the tenths that were passed; what was read. None: there is nothing to show."""
+        batch = await self._store.batch(batch_id)
+        if batch is None or batch.state in (BatchState.CLOSED, BatchState.REJECTED):
+            return None
+        counts, now = await self._store.counts(batch_id), self._clock.now()
+        capacity = await forecast.capacity_now(self._store, self._settings, now, with_slots=False)
+        await write_status(self._objects, self._settings.buckets.results, batch, counts, now, capacity)
+        await self._tell_progress(batch, counts, capacity)
+        return batch, counts
+
+    async def _tell_progress(self, batch: Batch, counts: Counts, capacity: Capacity | None) -> None:
+        """One event for each tenth passed, several at once when it goes fast; a repeated one has the same id."""
+        tenth = min(9, counts.settled * 10 // batch.total if batch.total else 0)  # the whole is told by batch.completed
+        if tenth <= batch.progress_announced:
+            return
+        now = self._clock.now()
+        status = await self._objects.stat(self._settings.buckets.results, names.status_name(batch))
+        data = progress_of(batch, counts, now, known_speed(status), capacity)
+        passed = range(batch.progress_announced + 1, tenth + 1)
+        events = [batch_event(batch, f"{batch.id}/{batch.round}/progress/{each}", now, data) for each in passed]
+        await self._queue.publish(EVENTS_TOPIC, [Message(event.body(), event.attributes()) for event in events])
+        decide = partial(note_progress, round_now=batch.round, tenth=tenth)
+        await self._store.change_batch(batch.id, decide, self._clock.token())
 
     async def announce(self, batch: Batch) -> None:
         """Publish the round's completion event and note it. A kill in between repeats the event under the same id."""

@@ -53,7 +53,7 @@ _YES_NO: Final = {
     "nao": False,
     "0": False,
 }
-_THRESHOLD = re.compile(r"(\d{1,6}(?:[.,]\d{1,3})?)\s*(%?)")
+_THRESHOLD = re.compile(r"(\d{1,6}(?:[.,]\d{1,3})?)\s*(%(?:\s*(?:of|de)\s*(\d{1,6}))?)?")
 _WIDE_MARKS: Final = {  # UTF-32 first: its mark begins as that of UTF-16
     b"\xff\xfe\x00\x00": "UTF-32", b"\x00\x00\xfe\xff": "UTF-32", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16",
 }  # fmt: skip
@@ -468,7 +468,7 @@ class _Reader:
             self._problem("is neither yes nor no", place, field="cache", value=value, allowed="true or false")
 
     def _take_threshold(self, value: Any, place: _Place) -> None:
-        """A count of images, or a percentage such as "20%"."""
+        """A count of images, or a percentage such as "20%", also of a sample: "20% of 50"."""
         if value is None or value == "":
             return
         if isinstance(value, float) and value.is_integer():  # JSON knows no difference between 50 and 50.0
@@ -476,12 +476,14 @@ class _Reader:
         match = (
             _THRESHOLD.fullmatch(str(value)) if isinstance(value, str | int) and not isinstance(value, bool) else None
         )
-        if match and match[2] and 0 < float(match[1].replace(",", ".")) <= 100:
-            self._threshold = FailureThreshold(percent=float(match[1].replace(",", ".")))
+        percent = float(match[1].replace(",", ".")) if match and match[2] else None
+        sample = int(match[3]) if match and match[3] else None
+        if percent is not None and 0 < percent <= 100 and sample != 0:
+            self._threshold = FailureThreshold(percent=percent, minimum_sample=sample)
         elif match and not match[2] and match[1].isdigit() and int(match[1]) > 0:
-            self._threshold = FailureThreshold(count=int(match[1]), minimum_sample=1)
+            self._threshold = FailureThreshold(count=int(match[1]))
         else:
-            allowed = 'a number of images such as 50, or a percentage such as "20%"'
+            allowed = 'a number of images such as 50, or a percentage such as "20%" or, of at least 50, "20% of 50"'
             self._problem("is no threshold", place, field="failureThreshold", value=value, allowed=allowed)
 
     def _take_image(self, item: Any, place: _Place) -> None:

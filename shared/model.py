@@ -115,7 +115,8 @@ class Refusal(StrEnum):
     STALE_FENCE = "stale_fence"  # the caller's claim is no longer the image's
     STALE_REVISION = "stale_revision"  # the document moved on since the caller read it
     UNCHANGED = "unchanged"  # nothing to do: it is as wanted already
-    BUSY = "busy"  # another closer holds its lease
+    BUSY = "busy"  # another closer or replay holds its lease
+    PAUSED = "paused"  # the batch is: resume it first
 
 
 class Claim(Document, frozen=True, kw_only=True):
@@ -185,6 +186,7 @@ class Image(Document, frozen=True, kw_only=True):
     property_code: str | None = None
     state: ImageState = ImageState.QUEUED
     round: int = 1
+    replay: int = 0  # the last of its batch's replays that requeued it
     revision: int = 1
     fence: int = 0
     attempts: int = 0
@@ -283,20 +285,25 @@ class Completion(Document, frozen=True, kw_only=True):
 
 
 class FailureThreshold(Document, frozen=True, kw_only=True):
-    """When a batch is doomed: so many failed, or so many percent of the settled, of at least `minimum_sample`."""
+    """When a batch is doomed: so many failed, or so many percent of the settled, of at least `minimum_sample`.
+
+    Without a sample of its own the settings' holds.
+    """
 
     count: int | None = None
     percent: float | None = None
-    minimum_sample: int = 20
+    minimum_sample: int | None = None
 
 
 class ReplayPlan(Document, frozen=True, kw_only=True):
     """What a replay under way requeues, and whose it is.
 
-    Images that failed with these codes (all when none is named), and at `failed_before` at the latest (None: whenever).
+    Images that failed with these codes (all when none is named), at `failed_before` at the latest (None: whenever), and
+    that this very replay, the batch's `number`-th, has not requeued before.
     """
 
     lease: Lease
+    number: int
     codes: tuple[str, ...] = ()
     failed_before: float | None = None
 
@@ -327,12 +334,13 @@ class Batch(Document, frozen=True, kw_only=True):
     problems: int = 0  # of a rejected manifest
     cache: bool = True  # whether results may be taken from, and given to, the client's cache
     threshold: FailureThreshold | None = None
-    baseline: Counts = Counts()  # the counts when the batch was last resumed: the threshold counts from here
+    baseline: Counts = Counts()  # the counts when it was last resumed or replayed: the threshold counts from here
     paused_reason: str | None = None
     control_announced: str = ""  # the last pause or cancel that an event told of
     republished_at: float = 0.0  # when reconcile last published its forgotten images
     epoch_published: int = 0  # the last control epoch whose queued images were published
     replay: ReplayPlan | None = None
+    replays: int = 0  # begun so far
     progress_announced: int = 0  # the last tenth that an event told of
     token: str = ""
 

@@ -27,10 +27,15 @@ FINAL_STATES = frozenset({BatchState.CLOSED, BatchState.REJECTED})
 # --- pure decisions
 
 
-def pause(batch: Batch, *, reason: str) -> Batch | Refusal:
-    """From run to paused, with the reason that people will read."""
+def pause(batch: Batch, *, reason: str, seen: Batch | None = None) -> Batch | Refusal:
+    """From run to paused, with the reason that people will read.
+
+    `seen`: the batch whose counts were the reason; resumed or replayed since, they are a reason no more.
+    """
     if batch.state in FINAL_STATES:
         return Refusal.ILLEGAL
+    if seen is not None and (seen.control_epoch, seen.replays) != (batch.control_epoch, batch.replays):
+        return Refusal.STALE_REVISION
     if batch.control is not Control.RUN:
         return Refusal.UNCHANGED if batch.control is Control.PAUSED else Refusal.ILLEGAL
     return msgspec.structs.replace(batch, control=Control.PAUSED, paused_reason=reason, revision=batch.revision + 1)
@@ -71,16 +76,16 @@ def begin_cancel(batch: Batch) -> Batch | Refusal:
     return msgspec.structs.replace(batch, control=Control.CANCELLING, revision=batch.revision + 1)
 
 
-def threshold_passed(threshold: FailureThreshold | None, baseline: Counts, counts: Counts) -> bool:
-    """Whether too many images have failed since the baseline, of at least the minimum sample."""
-    if threshold is None:
-        return False
+def threshold_passed(threshold: FailureThreshold, minimum_sample: int, baseline: Counts, counts: Counts) -> bool:
+    """Whether too many images have failed since the baseline. A share is taken of at least the minimum sample.
+
+    `minimum_sample` is the settings', for a threshold without one of its own; a number of failures needs none.
+    """
     failed, settled = counts.failed - baseline.failed, counts.settled - baseline.settled
-    if settled < threshold.minimum_sample:
-        return False
     if threshold.count is not None and failed >= threshold.count:
         return True
-    return threshold.percent is not None and failed * 100 >= threshold.percent * settled
+    sample = minimum_sample if threshold.minimum_sample is None else threshold.minimum_sample
+    return threshold.percent is not None and settled >= sample and failed * 100 >= threshold.percent * settled
 
 
 # --- the steps
@@ -96,13 +101,17 @@ class Operator:
         self._scaling = scaling
         self._clock = clock
 
-    async def pause(self, batch_id: str, reason: str = "paused by an operator") -> Batch | Refusal:
-        """Workers notice within seconds; what is in hand between two paid calls is given back."""
-        paused = await self._store.change_batch(batch_id, lambda b: pause(b, reason=reason), self._clock.token())
+    async def pause(
+        self, batch_id: str, reason: str = "paused by an operator", seen: Batch | None = None
+    ) -> Batch | Refusal:
+        """Workers notice within seconds; what is in hand between two paid calls is given back. `seen`: see `pause`."""
+        decide = partial(pause, reason=reason, seen=seen)
+        paused = await self._store.change_batch(batch_id, decide, self._clock.token())
         if isinstance(paused, Batch):
             with bound(batch=paused.id, client=paused.client, round=paused.round):
                 tell(log, LogEvent.BATCH_PAUSED, level=logging.WARNING, reason=reason)
             await announce_control(self._store, self._queue, self._clock, paused)
+            await self._closer.show_progress(batch_id)
         return paused
 
     async def resume(self, batch_id: str) -> Batch | Refusal:
@@ -114,6 +123,7 @@ class Operator:
         if isinstance(resumed, Batch) and resumed.epoch_published < resumed.control_epoch:
             await self.publish_queued(resumed)
             await self._scaling.wake()
+            await self._closer.show_progress(batch_id)
         return resumed
 
     async def publish_queued(self, batch: Batch) -> int:
@@ -139,6 +149,7 @@ class Operator:
             return begun
         await announce_control(self._store, self._queue, self._clock, begun)
         await self.cancel_queued(begun)
+        await self._closer.show_progress(batch_id)
         return begun
 
     async def cancel_queued(self, batch: Batch) -> int:

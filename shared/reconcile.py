@@ -103,6 +103,9 @@ class Reconcile:
 
     async def _carry_on(self, batch: Batch, report: Report) -> None:
         await announce_control(self._store, self._queue, self._clock, batch)
+        if batch.state is BatchState.INGESTING:  # its event comes again by itself; one that does not, somebody must see
+            report.stalled += self._is_stalled(batch, 0.0)
+            return
         if batch.state is BatchState.REOPENING:
             if batch.replay is not None and batch.replay.lease.until <= self._clock.now():
                 await self._replay.run(batch.id, batch.replay.codes)
@@ -114,6 +117,8 @@ class Reconcile:
             report.stalled += self._is_stalled(batch, moved_at)
             await self._look_after_queued(batch, report)
         await self._closer.check(batch.id)
+        if batch.control is not Control.RUN:  # no event may come that would show how it stands
+            await self._closer.show_progress(batch.id)
         after = await self._store.batch(batch.id)
         report.closed += after is not None and not after.is_open
 

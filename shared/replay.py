@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -20,7 +20,19 @@ from shared import claims, closing
 from shared.errors import RuumError
 from shared.fleet import Scaling
 from shared.messages import Letter, Unreadable, decode, encode, is_letter, task_for
-from shared.model import Batch, BatchMove, BatchState, Control, Image, ImageState, Lease, Refusal, ReplayPlan, Tally
+from shared.model import (
+    Batch,
+    BatchMove,
+    BatchState,
+    Control,
+    Counts,
+    Image,
+    ImageState,
+    Lease,
+    Refusal,
+    ReplayPlan,
+    Tally,
+)
 from shared.ports import BatchStore, Clock, Message, Queue
 from shared.topology import DEAD_LETTER_KEPT, topic_of
 
@@ -37,6 +49,14 @@ MOST_LETTERS: Final = 100_000
 
 class Busy(RuumError):
     """The batch cannot be replayed right now; the text says why."""
+
+
+WHY_NOT: Final = {
+    Refusal.PAUSED: "it is paused; resume it first",
+    Refusal.ILLEGAL: "it is not taken in yet, or it was cancelled",
+    Refusal.BUSY: "another replay has it, or its last round is being announced",
+    Refusal.MISSING: "there is no such batch",
+}
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -56,9 +76,18 @@ class Plan(msgspec.Struct, frozen=True):
 
 
 def begin(
-    batch: Batch, *, codes: tuple[str, ...], lease: Lease, now: float, failed_before: float | None = None
+    batch: Batch,
+    *,
+    codes: tuple[str, ...],
+    lease: Lease,
+    counts: Counts,
+    now: float,
+    failed_before: float | None = None,
 ) -> Batch | Refusal:
-    """To reopening: a new round if the batch was closed; the same plan if a replay was interrupted."""
+    """To reopening: a new round if the batch was closed; the same plan if a replay was interrupted.
+
+    From here on the failure threshold counts what fails anew: `counts` are the batch's own now.
+    """
     if batch.state is BatchState.REOPENING and batch.replay is not None:
         if batch.replay.lease.until > now:
             return Refusal.BUSY
@@ -66,11 +95,21 @@ def begin(
         return msgspec.structs.replace(batch, replay=taken, revision=batch.revision + 1)
     if batch.control is Control.CANCELLING:
         return Refusal.ILLEGAL
-    if batch.state is BatchState.CLOSED and batch.announced_round < batch.round:
+    number = batch.replays + 1
+    plan = ReplayPlan(number=number, codes=codes, lease=lease, failed_before=failed_before)
+    if batch.state is not BatchState.CLOSED:
+        if batch.control is Control.PAUSED:
+            return Refusal.PAUSED  # it would be queued again and not run
+        return closing.move(batch, BatchMove.REOPEN, replay=plan, replays=number, baseline=counts)
+    if batch.announced_round < batch.round:
         return Refusal.BUSY  # announce first
-    round_after = batch.round + 1 if batch.state is BatchState.CLOSED else batch.round
-    plan = ReplayPlan(codes=codes, lease=lease, failed_before=failed_before)
-    return closing.move(batch, BatchMove.REOPEN, round=round_after, replay=plan, progress_announced=0)
+    changes: dict[str, Any] = {"round": batch.round + 1, "progress_announced": 0, "baseline": counts}
+    if batch.control is Control.PAUSED:  # it closed while paused: that pause is over, or nothing of the new round runs
+        epoch = batch.control_epoch + 1
+        changes |= {
+            "control": Control.RUN, "paused_reason": None, "control_epoch": epoch, "epoch_published": epoch,
+        }  # fmt: skip
+    return closing.move(batch, BatchMove.REOPEN, replay=plan, replays=number, **changes)
 
 
 def renew(batch: Batch, *, lease: Lease) -> Batch | Refusal:
@@ -82,16 +121,19 @@ def renew(batch: Batch, *, lease: Lease) -> Batch | Refusal:
     )
 
 
-def end(batch: Batch, *, holder: str) -> Batch | Refusal:
-    """Back to processing, by the holder of the replay's lease only."""
+def end(batch: Batch, *, holder: str, requeued: int) -> Batch | Refusal:
+    """Back to processing, by the holder of the replay's lease only. The images requeued are failures no more."""
     if batch.replay is None or batch.replay.lease.holder != holder:
         return Refusal.BUSY
-    return closing.move(batch, BatchMove.RESUME, replay=None)
+    left = msgspec.structs.replace(batch.baseline, failed=max(0, batch.baseline.failed - requeued))
+    return closing.move(batch, BatchMove.RESUME, replay=None, baseline=left)
 
 
-def requeue_seen(image: Image, *, seen_revision: int, now: float) -> Image | Refusal:
+def requeue_seen(image: Image, *, seen_revision: int, replay: int, now: float) -> Image | Refusal:
     """Requeue the image only as it was listed: another replay may have requeued it, and it may have failed again."""
-    return claims.requeue(image, now=now) if image.revision == seen_revision else Refusal.STALE_REVISION
+    if image.revision != seen_revision:
+        return Refusal.STALE_REVISION
+    return claims.requeue(image, replay=replay, now=now)
 
 
 # --- the steps
@@ -112,15 +154,16 @@ class Replay:
         kept = batch.replay if batch.state is BatchState.REOPENING else None
         before = self._clock.now() - older_than_seconds if older_than_seconds else None
         found: Counter[str] = Counter()
-        chosen = (kept.codes, kept.failed_before) if kept else (codes, before)
-        async for image in self._failed(batch.id, *chosen):
+        chosen = kept or ReplayPlan(lease=self._lease(), number=batch.replays + 1, codes=codes, failed_before=before)
+        async for image in self._failed(batch.id, chosen):
             found[image.error.code if image.error else "unknown"] += 1
         return Plan(batch.id, batch.client, dict(found), interrupted=kept is not None)
 
-    async def _failed(self, batch_id: str, codes: tuple[str, ...], before: float | None) -> AsyncIterator[Image]:
+    async def _failed(self, batch_id: str, plan: ReplayPlan) -> AsyncIterator[Image]:
         async for image in self._store.images(batch_id, ImageState.FAILED):
-            coded = not codes or (image.error is not None and image.error.code in codes)
-            if coded and (before is None or (image.settled_at or 0.0) <= before):
+            coded = not plan.codes or (image.error is not None and image.error.code in plan.codes)
+            early = plan.failed_before is None or (image.settled_at or 0.0) <= plan.failed_before
+            if coded and early and image.replay < plan.number:
                 yield image
 
     async def run(
@@ -142,13 +185,17 @@ class Replay:
         lease = self._lease()
         now = self._clock.now()
         before = now - older_than_seconds if older_than_seconds else None
-        decide = partial(begin, codes=codes, lease=lease, now=now, failed_before=before)
+        counts = await self._store.counts(batch_id)
+        decide = partial(begin, codes=codes, lease=lease, counts=counts, now=now, failed_before=before)
         begun = await self._store.change_batch(batch_id, decide, self._clock.token())
         if isinstance(begun, Refusal) or begun.replay is None:
-            raise Busy(f"{batch_id} cannot be replayed now: {begun if isinstance(begun, Refusal) else 'no plan'}")
+            why = WHY_NOT.get(begun, str(begun)) if isinstance(begun, Refusal) else "it has no plan"
+            raise Busy(f"{batch_id} cannot be replayed now: {why}")
         stop = stop or asyncio.Event()
         requeued = await self._requeue(begun, lease, begun.replay, images_per_second, progress, stop)
-        ended = await self._store.change_batch(batch_id, lambda b: end(b, holder=lease.holder), self._clock.token())
+        ended = await self._store.change_batch(
+            batch_id, lambda b: end(b, holder=lease.holder, requeued=requeued), self._clock.token()
+        )
         if isinstance(ended, Refusal):
             raise Busy(f"another replay of {batch_id} has taken over")
         await self._checked(batch_id)
@@ -173,25 +220,32 @@ class Replay:
     ) -> int:
         # What an interrupted replay may have requeued without counting or publishing it.
         renewed_at, requeued = self._clock.monotonic(), 0
-        async for images in _chunked(self._store.images(batch.id, ImageState.QUEUED)):
+        async for images in _chunked(self._store.images(batch.id, ImageState.QUEUED), CHUNK):
             await self._fold_and_publish(batch, images)
             renewed_at = await self._renew(batch.id, lease, renewed_at)
-        if batch.control is Control.CANCELLING:
-            return 0  # cancelled while it was interrupted: what it had requeued is counted, and can be cancelled now
-        async for images in _chunked(self._failed(batch.id, plan.codes, plan.failed_before)):
-            if stop.is_set():
-                break
-            renewed_at = await self._renew(batch.id, lease, renewed_at)
-            done = [image for image in [await self._requeue_one(image) for image in images] if image is not None]
-            await self._fold_and_publish(batch, done)
-            requeued += len(done)
-            progress(requeued)
-            pause = len(done) / images_per_second if images_per_second else 0.0
+        # So many at once that a pause after each keeps the rate, and not a hundred at once and then nothing for long.
+        size = CHUNK if images_per_second is None else max(1, min(CHUNK, int(images_per_second)))
+        pause = 0.0
+        async for images in _chunked(self._failed(batch.id, plan), size):
             while pause > 0 and not stop.is_set():  # in slices, so that a slow replay keeps its lease
                 await self._clock.sleep(min(pause, SLICE_SECONDS))
                 pause -= SLICE_SECONDS
                 renewed_at = await self._renew(batch.id, lease, renewed_at)
+            if stop.is_set() or await self._cancelled(batch.id):
+                break  # what has failed and is not queued again stays failed: a cancel keeps what is done
+            renewed_at = await self._renew(batch.id, lease, renewed_at)
+            done = [image for image in [await self._requeue_one(image, plan) for image in images] if image is not None]
+            await self._fold_and_publish(batch, done)
+            if done and not requeued:
+                await self._scaling.wake()  # a slow replay is long under way before it ends
+            requeued += len(done)
+            progress(requeued)
+            pause = len(done) / images_per_second if images_per_second else 0.0
         return requeued
+
+    async def _cancelled(self, batch_id: str) -> bool:
+        batch = await self._store.batch(batch_id)
+        return batch is None or batch.control is Control.CANCELLING
 
     async def _renew(self, batch_id: str, lease: Lease, renewed_at: float) -> float:
         """Keep the lease alive. Raises `Busy` when it was lost."""
@@ -203,8 +257,8 @@ class Replay:
             raise Busy(f"another replay of {batch_id} has taken over")
         return self._clock.monotonic()
 
-    async def _requeue_one(self, image: Image) -> Image | None:
-        decide = partial(requeue_seen, seen_revision=image.revision, now=self._clock.now())
+    async def _requeue_one(self, image: Image, plan: ReplayPlan) -> Image | None:
+        decide = partial(requeue_seen, seen_revision=image.revision, replay=plan.number, now=self._clock.now())
         changed = await self._store.change_image(image.batch, image.index, decide, self._clock.token(), seen=image)
         if isinstance(changed, Image):
             return changed
@@ -254,11 +308,11 @@ async def fold_image(store: BatchStore, image: Image, clock: Clock) -> Tally | R
     return await store.change_tally(image.batch, image.shard, fold, clock.token())
 
 
-async def _chunked(images: AsyncIterator[Image]) -> AsyncIterator[list[Image]]:
+async def _chunked(images: AsyncIterator[Image], size: int) -> AsyncIterator[list[Image]]:
     chunk: list[Image] = []
     async for image in images:
         chunk.append(image)
-        if len(chunk) >= CHUNK:
+        if len(chunk) >= size:
             yield chunk
             chunk = []
     if chunk:

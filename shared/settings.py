@@ -34,6 +34,7 @@ Attempts = Annotated[Count, Unit("attempts")]
 Bytes = Annotated[Count, Unit("bytes")]
 Characters = Annotated[Count, Unit("characters")]
 Images = Annotated[Count, Unit("images")]
+AnyImages = Annotated[int, Meta(ge=0), Unit("images")]
 Pictures = Annotated[Count, Unit("pictures per image")]
 Pixels = Annotated[Count, Unit("pixels")]
 Problems = Annotated[Count, Unit("problems")]
@@ -136,7 +137,8 @@ class ThresholdRules(_Group, frozen=True, kw_only=True):
     """When a batch without a threshold of its own is paused because it is doomed."""
 
     percent: Percent = 50.0  # half of the images failing is no longer chance; 0: never
-    minimum_sample: Images = 20  # fewer say nothing
+    minimum_sample: Images = 20  # settled images that a share is taken of; fewer say nothing
+    count: AnyImages = 0  # failed images; 0: never, for what is few in a large batch is all of a small one
 
 
 class WorkerLimits(_Group, frozen=True, kw_only=True):

@@ -407,7 +407,7 @@ def test_dead_letter_gives_up_only_what_nobody_can_stage_any_more(state, letter_
 
 @pytest.mark.parametrize("state", list(S))
 def test_only_failed_images_are_requeued(state):
-    answer = claims.requeue(an_image(state))
+    answer = claims.requeue(an_image(state), replay=1)
     assert isinstance(answer, Image) == (state is S.FAILED)
 
 
@@ -426,14 +426,23 @@ KEPT = {
 def test_a_requeued_image_keeps_its_paid_work_but_no_rejected_picture(paid, code, kept):
     error = Failure(code=code, message="") if code else None
     image = an_image(S.FAILED, attempts=3, crashes=2, error=error, checkpoint=paid, calls=BOUGHT)
-    assert claims.requeue(image, now=NOW) == msgspec.structs.replace(
+    assert claims.requeue(image, replay=3, now=NOW) == msgspec.structs.replace(
         image, state=S.QUEUED, round=3, revision=6, attempts=0, crashes=0, error=None, settled_at=None, checkpoint=kept,
-        touched_at=NOW, earlier_cost_micro_usd=image.cost_micro_usd,
+        touched_at=NOW, earlier_cost_micro_usd=image.cost_micro_usd, replay=3,
     )  # fmt: skip
 
 
+def test_a_replay_requeues_an_image_once():
+    """Killed and carried on it finds it failed again: that is for the next replay."""
+    image = claims.requeue(an_image(S.FAILED), replay=2)
+    again = msgspec.structs.replace(image, state=S.FAILED, error=Failure(code="x", message=""))
+    assert claims.requeue(again, replay=2) is Refusal.ILLEGAL
+    assert claims.requeue(again, replay=1) is Refusal.ILLEGAL
+    assert claims.requeue(again, replay=3).replay == 3
+
+
 def test_a_requeued_image_does_not_belong_to_its_last_holder():
-    image = claims.requeue(an_image(S.FAILED))
+    image = claims.requeue(an_image(S.FAILED), replay=1)
     for decide in HOLDER_DECISIONS.values():
         assert decide(image, 3) is Refusal.STALE_FENCE
     claimed = claims.claim(image, task_round=3, worker="w1", now=NOW, holder=None)
@@ -476,7 +485,7 @@ def act(image: Image, name: str, behind: int, holder: str | None, now: float) ->
         case "cancel queued":
             return claims.cancel_queued(image, now=now, holder=known)
         case "requeue":
-            return claims.requeue(image, now=now)
+            return claims.requeue(image, replay=image.replay + 1, now=now)
         case "go alone":
             return claims.go_alone(image, fence=fence)
         case "checkpoint":

@@ -94,7 +94,7 @@ def histories(draw: st.DrawFn) -> tuple[int, list[tuple[int, int, ImageState]]]:
                 ),
                 lambda: claims.fail(image, fence=fence, error=Failure(code="x", message=""), calls=(), now=NOW),
                 lambda: claims.cancel_queued(image, now=NOW),
-                lambda: claims.requeue(image, now=NOW),
+                lambda: claims.requeue(image, replay=image.replay + 1, now=NOW),
             ][choice]()
             if isinstance(after, Image):
                 image = after
@@ -280,7 +280,8 @@ class Announcements:
 
     async def publish(self, topic: str, sent: list[Message]) -> None:
         for message in sent:
-            self.events.append((message.attributes["ce-id"], msgspec.json.decode(message.data)))
+            if "/progress/" not in message.attributes["ce-id"]:
+                self.events.append((message.attributes["ce-id"], msgspec.json.decode(message.data)))
 
 
 class World:
@@ -341,7 +342,7 @@ class World:
     async def replay(self) -> None:
         """As the design says: reopen as a new round, requeue and fold what failed, resume; then it is staged."""
         await self.move(BatchMove.REOPEN, round=2)
-        await self.change(1, claims.requeue)
+        await self.change(1, lambda image: claims.requeue(image, replay=1))
         await self.move(BatchMove.RESUME)
         await self.settle(1)
 
@@ -600,7 +601,7 @@ def test_a_closer_that_lost_its_lease_does_not_overwrite_an_announced_report():
         announced = world.queue.events[0][1]["reports"]["results.jsonl"]
         assert await world.report(1) == ["completed", "failed"]
         await world.move(BatchMove.REOPEN, round=2)
-        await world.change(1, claims.requeue)
+        await world.change(1, lambda image: claims.requeue(image, replay=1))
         await finish(goes_on, slow)
         assert await world.report(1) == ["completed", "failed"], f"no longer what was announced: {announced}"
         assert slow.exception() is None, "who lost its lease stops, and that is no bug of its own"

@@ -19,7 +19,7 @@ from shared.fair import TIER_WEIGHTS
 from shared.forecast import cost_per_image_usd
 from shared.manifest import CSV_COLUMNS, HEADER_FIELDS, IMAGE_FIELDS, MOST_NAME_CHARACTERS, Manifest
 from shared.messages import EVENT_TYPE_PREFIX
-from shared.model import Batch, BatchState, Image, ImageState, ManifestRef, Tier
+from shared.model import Batch, BatchState, FailureThreshold, Image, ImageState, ManifestRef, Tier
 from shared.ports import StoredObject
 from shared.settings import Settings
 from shared.topology import topology
@@ -439,11 +439,12 @@ def test_the_threshold_examples_on_the_manifests_page() -> None:
     for example in re.findall(r"`([^`]+)`", cell):
         document = json.loads(manifest_blocks(MANIFEST)[0]) | {"failureThreshold": json.loads(example)}
         thresholds.append(read(json.dumps(document)).threshold)
-    count, percent = thresholds
-    assert count is not None
-    assert percent is not None
-    assert (count.count, count.percent) == (50, None)
-    assert (percent.percent, percent.minimum_sample) == (20.0, SETTINGS.threshold.minimum_sample)
+    assert thresholds == [
+        FailureThreshold(count=50),
+        FailureThreshold(percent=20.0),
+        FailureThreshold(percent=20.0, minimum_sample=50),
+    ]
+    assert (SETTINGS.threshold.percent, SETTINGS.threshold.minimum_sample) == (50.0, 20), "as the page says"
 
 
 def test_the_manifests_page_names_the_reports() -> None:

@@ -131,7 +131,7 @@ def try_move(image: Image, move: ImageMove) -> list[Image | Refusal]:
             lambda: claims.cancel(image, fence=fence, calls=(), now=NOW),
             lambda: claims.cancel_queued(image, now=NOW),
         ],
-        M.REQUEUE: [lambda: claims.requeue(image)],
+        M.REQUEUE: [lambda: claims.requeue(image, replay=1)],
     }
     return [decide() for decide in decisions[move]]
 

@@ -288,7 +288,7 @@ async def a_replay_carried_on(cloud: Cloud) -> None:
     await cloud.manifest("0.jpg", "1.jpg")
     await cloud.settle_quietly(state=ImageState.FAILED)
     await cloud.reconcile()
-    dead = ReplayPlan(lease=Lease(holder="dead", until=cloud.world.clock.now() - 1))
+    dead = ReplayPlan(number=1, lease=Lease(holder="dead", until=cloud.world.clock.now() - 1))
     await cloud.world.change_batch(state=BatchState.REOPENING, round=2, replay=dead)
     await cloud.reconcile()
     assert (await cloud.world.image()).state is ImageState.QUEUED
@@ -480,7 +480,7 @@ async def counts_that_do_not_agree(cloud: Cloud) -> None:
 async def a_long_replay_and_a_long_resume(cloud: Cloud) -> None:
     """So long that its lease has to be kept; so many that they are published in parts."""
     world = cloud.world
-    dead = ReplayPlan(lease=Lease(holder="dead", until=world.clock.now() - 1))
+    dead = ReplayPlan(number=1, lease=Lease(holder="dead", until=world.clock.now() - 1))
     await world.batch(101, "replayed", state=BatchState.REOPENING, round=2, replay=dead)
     await cloud.settle_quietly("acme.replayed", ImageState.FAILED)
     await world.batch(501, "resumed", control_epoch=1)
@@ -498,14 +498,14 @@ async def a_long_replay_and_a_long_resume(cloud: Cloud) -> None:
 async def a_replay_overtaken(cloud: Cloud) -> None:
     """Another replay, by a clock that is off, requeues an image before this one does: it is counted all the same."""
     world = cloud.world
-    dead = ReplayPlan(lease=Lease(holder="dead", until=world.clock.now() - 1))
+    dead = ReplayPlan(number=1, lease=Lease(holder="dead", until=world.clock.now() - 1))
     await world.batch(2, "replayed", state=BatchState.REOPENING, round=2, replay=dead)
     await cloud.settle_quietly("acme.replayed", ImageState.FAILED)
     change = world.store.change_image
 
     async def overtaken(batch: str, index: int, decide: Any, token: str, seen: Any = None) -> Any:
         world.store.change_image = change  # type: ignore[method-assign]
-        await change(batch, index, lambda image: claims.requeue(image, now=world.clock.now()), "another's")
+        await change(batch, index, lambda image: claims.requeue(image, replay=1, now=world.clock.now()), "another's")
         return await change(batch, index, decide, token, seen)
 
     world.store.change_image = overtaken  # type: ignore[method-assign]

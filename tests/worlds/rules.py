@@ -183,7 +183,8 @@ def lease_of_replay(batch: Batch) -> Lease:
 
 
 def reopen(batch: Batch, lease_is_over: bool) -> Batch | Refusal:
-    return replay.begin(batch, codes=(), lease=lease_of_replay(batch), now=2.0 if lease_is_over else 0.0)
+    now = 2.0 if lease_is_over else 0.0
+    return replay.begin(batch, codes=(), lease=lease_of_replay(batch), counts=Counts(), now=now)
 
 
 def reopen_whatever(batch: Batch, lease_is_over: bool) -> Batch | Refusal:
@@ -193,11 +194,12 @@ def reopen_whatever(batch: Batch, lease_is_over: bool) -> Batch | Refusal:
 
 def end_replay(batch: Batch, begun: int) -> Batch | Refusal:
     """By the replay that began (or took over) the plan as it stands in `begun`."""
-    return replay.end(batch, holder=SHELF[begun].replay.lease.holder)
+    return replay.end(batch, holder=SHELF[begun].replay.lease.holder, requeued=0)
 
 
-def requeue(image: Image, seen: int) -> Image | Refusal:
-    return replay.requeue_seen(image, seen_revision=SHELF[seen].revision, now=0.0)
+def requeue(image: Image, seen: int, begun: int) -> Image | Refusal:
+    number = SHELF[begun].replay.number
+    return replay.requeue_seen(image, seen_revision=SHELF[seen].revision, replay=number, now=0.0)
 
 
 def holder_of(image: Image, dead: bool) -> Worker | None:

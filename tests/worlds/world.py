@@ -775,19 +775,27 @@ class Walk:
     def _list_queued(self, shared: Shared, actor: Actor) -> Move:
         """What an interrupted replay may have requeued without counting or publishing it."""
         queued = tuple(number for number in shared.images if SHELF[number].state is ImageState.QUEUED)
-        then = "resume" if SHELF[actor.batch].control is Control.CANCELLING else "list_failed"
+        then = "list_failed"
         goes_to = actor._replace(at="fold_back", done=queued, then=then) if queued else actor._replace(at=then)
         return Move(f"lists {len(queued)} queued", shared, goes_to)
 
     def _list_failed(self, shared: Shared, actor: Actor) -> Move:
-        failed = tuple(number for number in shared.images if SHELF[number].state is ImageState.FAILED)
+        """What it has not requeued before, and nothing once the batch is being cancelled."""
+        replay = SHELF[actor.batch].replay.number
+        failed = tuple(
+            number
+            for number in shared.images
+            if SHELF[number].state is ImageState.FAILED and SHELF[number].replay < replay
+        )
+        if SHELF[shared.batch].control is Control.CANCELLING:
+            failed = ()
         goes_to = actor._replace(at="requeue" if failed else "resume", seen=failed, done=(), then="")
         return Move(f"lists {len(failed)} failed", shared, goes_to)
 
     def _requeue(self, shared: Shared, actor: Actor) -> Move:
         seen, rest = actor.seen[0], actor.seen[1:]
         index = SHELF[seen].index
-        answer = SHELF.ask(rules.requeue, shared.images[index], seen)
+        answer = SHELF.ask(rules.requeue, shared.images[index], seen, actor.batch)
         done = actor.done if isinstance(answer, Refusal) else (*actor.done, answer)
         goes_to = actor._replace(seen=rest, done=done)
         if not rest:
