@@ -39,7 +39,7 @@ from ops.target import Target
 from shared import names, report, wiring
 from shared.clock import SystemClock
 from shared.errors import ConfigurationError
-from shared.model import BatchState, Counts
+from shared.model import BatchState, Control, Counts
 from shared.settings import Settings
 
 # After Ctrl-C images in hand may finish for this long: a preview needs 2 s, a call to Gemini up to 30 s is kept anyway.
@@ -162,6 +162,15 @@ async def _run(
             show.summary(done)
             show.out.print(f"report: {out / names.round_folder(batch) / 'report.html'}")
         return OK if counts.completed == batch.total else SOME_FAILED
+    if batch.control is Control.PAUSED and not signals:
+        where = f"--data {data}"
+        show.err.print(
+            f"{batch.id} is paused with {counts.settled} of {batch.total} settled: {batch.paused_reason}\n"
+            f"  see why:  ruum-batch dead-letters list --batch {batch.id} {where}\n"
+            f"  go on:    ruum-batch resume {batch.id} {where}, and then the same command\n"
+            f"  or stop:  ruum-batch cancel {batch.id} {where}"
+        )
+        return SOME_FAILED
     show.err.print(f"stopped with {counts.settled} of {batch.total} settled; the same command goes on from here")
     return 128 + signals[0] if signals else OUR_FAULT
 

@@ -19,8 +19,9 @@ from shared.clock import SystemClock
 from shared.closing import StillClosing
 from shared.errors import ConfigurationError
 from shared.messages import ImageChanged, decode
-from shared.model import Batch, BatchState, Counts
+from shared.model import Batch, BatchState, Control, Counts
 from shared.ports import Delivery, StoredObject
+from shared.replay import Busy
 from shared.settings import Settings
 from shared.sources import SourceRules
 from shared.subscriber import consume
@@ -221,6 +222,11 @@ class LocalRun:
             # Carries on a closing that a kill interrupted; does nothing in every other case.
             with suppress(StillClosing):
                 await self.rooms.closer.check(batch.id)
+            if batch.state is BatchState.REOPENING:  # and a replay, as soon as its lease shows that nobody else does
+                with suppress(Busy):
+                    await self.rooms.replay.run(batch.id)
+            if batch.control is Control.PAUSED and (await self.store.open_images(batch.id))[0]:
+                return batch  # nothing moves until somebody has looked at it
             with suppress(TimeoutError):
                 async with asyncio.timeout(WATCH_SECONDS):
                     await self.closed.wait()

@@ -14,6 +14,9 @@ from ops.target import Target
 from shared import closing, forecast, names
 from shared.manifest import Manifest
 from shared.model import BatchState, Control, ImageState, Tier
+from shared.staging import prompts
+from shared.staging.preview import NAME as PREVIEW_NAME
+from shared.staging.preview import PROMPTS as PREVIEW_PROMPTS
 
 # Earlier batches looked at for what a picture costs, and for what is in the cache: newer ones say more, and each of
 # 10,000 images is 10,000 reads.
@@ -55,7 +58,8 @@ async def _estimate(target: Target, found: Manifest) -> forecast.Estimate:
     staged: set[tuple[str, str, str]] = set()
     speeds: list[float] = []
     looked = 0
-    model = "preview" if settings.staging.model == "preview" else settings.gemini.image_model
+    preview = settings.staging.model == "preview"
+    wanted = (PREVIEW_PROMPTS, PREVIEW_NAME) if preview else (prompts.VERSION, settings.gemini.image_model)
     for batch in await store.batches():
         waits = batch.state not in (BatchState.CLOSED, BatchState.REJECTED) and batch.control is not Control.PAUSED
         if waits and batch.id != found.batch:
@@ -70,7 +74,7 @@ async def _estimate(target: Target, found: Manifest) -> forecast.Estimate:
             looked += 1
             async for image in store.images(batch.id, ImageState.COMPLETED):
                 fresh = (image.settled_at or 0.0) + settings.cache.keep_seconds > now
-                if fresh and (image.cached or model in {call.model for call in image.calls}):
+                if fresh and (image.prompts, image.model) == wanted:  # as the cache's key has it
                     staged.add((image.source, image.room_type, image.design_style))
     known = {wish for wish in wishes if wish in staged} if found.cache else set()
     already = sum(wishes[wish] for wish in known)
@@ -81,11 +85,18 @@ async def _estimate(target: Target, found: Manifest) -> forecast.Estimate:
         repeated=sum(times - 1 for wish, times in wishes.items() if wish not in known) if found.cache else 0,
         already_staged=already,
         backlog=backlog,
-        capacity=forecast.at_most(
-            sum(speeds), await forecast.capacity_now(store, settings, now, with_slots=not any(speeds))
-        ),
+        capacity=await _capacity(target, sum(speeds), sum(backlog.values())),
         measured_cost_usd=forecast.measured_cost_usd(costs),
     )
+
+
+async def _capacity(target: Target, speed: float, waiting: int) -> forecast.Capacity:
+    """What the fleet can do; held to the speed measured now if so much waits that the speed is no lack of work."""
+    store, settings, now = target.backend.store, target.settings, target.clock.now()
+    known = await forecast.capacity_now(store, settings, now)
+    if not speed or waiting < known.images_per_second * settings.typical.image_seconds:
+        return known
+    return forecast.at_most(speed, await forecast.capacity_now(store, settings, now, with_slots=False))
 
 
 def costs(

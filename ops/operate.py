@@ -25,18 +25,29 @@ from ops.cli_common import (
 )
 from ops.target import Target
 from shared import ledger as ledgers
-from shared import wiring
+from shared import names, wiring
+from shared.errors import ErrorCode
 from shared.ledger import Ledger
 from shared.messages import iso
-from shared.model import Batch, ImageState, Refusal
+from shared.model import Batch, Control, ImageState, Refusal
 from shared.quota import QuotaEvents
 from shared.replay import Busy, Plan
 from shared.settings import Limit
 
 ASK_ABOVE: Final = 100  # images replayed without a filter and without asking
 
+
+def _known_codes(codes: list[str] | None) -> list[str] | None:
+    """A misspelt code would find nothing, and look like good news."""
+    unknown = [code for code in codes or () if code not in set(ErrorCode)]
+    if unknown:
+        raise typer.BadParameter(f"{', '.join(unknown)}: there is {', '.join(sorted(ErrorCode))}")
+    return codes
+
+
 CodeOption = Annotated[
-    list[str] | None, typer.Option("--code", help="Only images that failed with this code (repeatable).")
+    list[str] | None,
+    typer.Option("--code", callback=_known_codes, help="Only images that failed with this code (repeatable)."),
 ]
 YesFlag = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 DryRunFlag = Annotated[bool, typer.Option("--dry-run", help="Show the plan and change nothing.")]
@@ -186,19 +197,22 @@ def list_dead_letters(
     """List failed images, from the database: looking at letters would take them away from others."""
 
     async def work(target: Target) -> int:
-        rows = []
+        rows: list[dict[str, Any]] = []
         before = target.clock.now() - older_than_minutes * 60
         for known in await _batches(target, batch, client):
             async for image in target.backend.store.images(known.id, ImageState.FAILED):
                 error = image.error
                 if error and (not code or error.code in code) and (image.settled_at or 0.0) <= before:
                     rows.append({"batch": known.id, "index": image.index, "round": image.round, "code": error.code,
-                                 "message": error.message, "source": image.source})  # fmt: skip
+                                 "message": error.message, "source": image.source,
+                                 "failedAt": iso(image.settled_at or 0.0)})  # fmt: skip
         if as_json:
             show.as_json({"failed": rows})
             return OK
         for row in rows:
-            show.out.print(f"{row['batch']}  {row['index']:>6}  {row['code']:<22} {row['message']}")
+            show.out.print(
+                f"{row['batch']}  {row['index']:>6}  {row['code']:<22} {row['failedAt'][:16]}Z  {row['message']}"
+            )
         show.out.print(f"{len(rows)} failed images")
         return OK
 
@@ -209,7 +223,8 @@ async def _batches(target: Target, batch: str | None, client: str | None) -> lis
     if batch:
         await remote.batch_of(target, batch)
     found = await target.backend.store.batches()
-    return [b for b in found if (not batch or b.id == batch) and (not client or b.client == client) and b.total]
+    slug = names.slug(client).lower() if client else None
+    return [b for b in found if (not batch or b.id == batch) and (not slug or b.client == slug) and b.total]
 
 
 def retry_failed(
@@ -261,7 +276,9 @@ def _replay(
         plans: list[Plan] = []
         for known in await _batches(target, batch, client):
             plan = await replay.plan(known, codes, older_than_seconds)
-            if plan.images or plan.interrupted:
+            if plan.images and known.control is Control.CANCELLING and not plan.interrupted:
+                show.err.print(f"{known.id}: {plan.images} failed images are left alone: it was cancelled")
+            elif plan.images or plan.interrupted:
                 plans.append(plan)
         for plan in plans:
             listed = ", ".join(f"{count} {code}" for code, count in sorted(plan.codes.items()))
@@ -288,7 +305,7 @@ def _replay(
         if stop.is_set():
             show.err.print("stopped: what is not queued again stays failed; the same command goes on with it")
             return INTERRUPTED
-        await replay.drain_letters()
+        await replay.drain_letters(stop)  # what it leaves, the next replay takes away
         return code
 
     with_target(work, data, project)

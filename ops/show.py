@@ -21,9 +21,10 @@ from rich.progress import (
 
 from shared.forecast import Estimate
 from shared.manifest import Problem
-from shared.model import Batch, Counts
+from shared.model import Batch, BatchState, Control, Counts
 
 MOST_PROBLEMS_SHOWN: Final = 50  # on a terminal; the file has all of them
+CONTROLS: Final = {Control.RUN: "runs again", Control.PAUSED: "is paused", Control.CANCELLING: "is being cancelled"}
 PLAIN_SECONDS: Final = 5.0  # between two lines of progress where there is no terminal
 
 err = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
@@ -50,6 +51,8 @@ def status(found: dict[str, Any]) -> None:
     """One batch's status, a few lines."""
     control = f", {found['control']}" if found["state"] in ("ingesting", "processing", "reopening") else ""
     out.print(f"{found['batchId']}: {found['state'].replace('_', ' ')}{control}, round {found['round']}")
+    if control and found["pausedReason"]:
+        out.print(f"  {found['pausedReason']}")
     settled = found["completed"] + found["failed"] + found["cancelled"]
     pace = f", {found['imagesPerMinute']:.1f} a minute" if found["imagesPerMinute"] else ""
     left = f", {duration(found['etaSeconds'])} left" if found["etaSeconds"] else ""
@@ -82,7 +85,7 @@ def estimate(found: Estimate) -> None:
 def batches(found: list[dict[str, Any]]) -> None:
     """A line per batch."""
     for batch in found:
-        state = batch["state"].replace("_", " ")
+        state = batch["state"].replace("_", " ") + (" (paused)" if batch["pausedReason"] else "")
         out.print(
             f"{batch['batchId']:<40} {state:<24} {batch['completed']:>6} of {batch['total']}, {batch['failed']} failed"
         )
@@ -107,6 +110,7 @@ class BatchProgress:
         self._task = TaskID(0)
         self._printed_at = 0.0
         self._printed = -1
+        self._control = Control.RUN
 
     def __enter__(self) -> Self:
         if err.is_terminal:
@@ -130,6 +134,10 @@ class BatchProgress:
 
     def show(self, batch: Batch, counts: Counts) -> None:
         """Called often; shows what changed."""
+        if batch.control is not self._control and batch.state is not BatchState.CLOSED:
+            self._control = batch.control
+            reason = f": {batch.paused_reason}" if batch.control is Control.PAUSED and batch.paused_reason else ""
+            err.print(f"{batch.id}: {CONTROLS[batch.control]}{reason}")
         detail = f"{counts.failed} failed" if counts.failed else ""
         if self._bar:
             self._bar.update(

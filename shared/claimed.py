@@ -115,6 +115,7 @@ class ClaimedImage:
                 calls=tuple(self._calls),
                 durations_ms=self._durations,
                 prompts=tools.agents.prompts,
+                model=tools.agents.models[1],
                 cached=self._cached,
                 now=tools.clock.now(),
             )

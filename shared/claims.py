@@ -164,6 +164,7 @@ def complete(
     calls: tuple[Call, ...],
     durations_ms: dict[str, int],
     prompts: str,
+    model: str | None = None,
     cached: bool = False,
     now: float,
 ) -> Image | Refusal:
@@ -177,6 +178,7 @@ def complete(
         calls=calls,
         durations_ms=durations_ms,
         prompts=prompts,
+        model=model,
         cached=cached,
         settled_at=now,
     )

@@ -310,8 +310,8 @@ async def write_status(
         known = await objects.stat(bucket, name)
         if known is not None and tuple(msgspec.json.decode(known.metadata["order"])) > order:
             return
-        speed = _speed(known, batch, counts, now)
-        status = status_of(batch, counts, now, speed, capacity)
+        pace = _pace(known, batch, counts, now)
+        status = status_of(batch, counts, now, pace.images_per_second, capacity)
         try:
             await objects.put(
                 bucket,
@@ -321,7 +321,7 @@ async def write_status(
                 metadata={
                     "order": msgspec.json.encode(order).decode(),
                     "epoch": str(batch.control_epoch),
-                    **({} if speed is None else {"speed": str(speed)}),
+                    "pace": msgspec.json.encode(pace).decode(),
                 },
                 if_generation=known.generation if known else 0,
             )
@@ -330,25 +330,30 @@ async def write_status(
         return
 
 
-def _speed(known: StoredObject | None, batch: Batch, counts: Counts, now: float) -> float | None:
-    """Images settled a second in this round, smoothed from one refresh to the next; None before the first of them."""
+def _pace(known: StoredObject | None, batch: Batch, counts: Counts, now: float) -> forecast.Pace:
+    """Images settled in this round, from one refresh to the next.
+
+    Counted from the first of them on: what it took, and what a pause takes, is no slow speed.
+    """
     if known is None:
-        before, new, seconds = None, counts.settled, now - batch.created_at
-    else:
-        known_round, _, settled = msgspec.json.decode(known.metadata["order"])
-        if known_round != batch.round:
-            return None
-        before, new, seconds = known_speed(known), counts.settled - settled, now - known.updated_at
-        if known.metadata.get("epoch") != str(batch.control_epoch):
-            return before  # it was paused in between: that is no slow speed
-    if before is None and not new:
-        return None
-    return forecast.speed_now(before, new, seconds)
+        return forecast.Pace()
+    known_round, _, settled = msgspec.json.decode(known.metadata["order"])
+    if known_round != batch.round or not settled:
+        return forecast.Pace()
+    before = _known_pace(known)
+    if known.metadata.get("epoch") != str(batch.control_epoch):
+        return before
+    return forecast.pace_now(before, counts.settled - settled, now - known.updated_at)
+
+
+def _known_pace(status: StoredObject) -> forecast.Pace:
+    written = status.metadata.get("pace")
+    return msgspec.json.decode(written, type=forecast.Pace) if written else forecast.Pace()
 
 
 def known_speed(status: StoredObject | None) -> float | None:
     """Images a second, as the last refresh of this status.json measured it."""
-    return float(status.metadata["speed"]) if status is not None and "speed" in status.metadata else None
+    return _known_pace(status).images_per_second if status is not None else None
 
 
 def status_of(
@@ -369,6 +374,7 @@ def progress_of(batch: Batch, counts: Counts, now: float, speed: float | None, c
         client=batch.client,
         state=batch.outcome,
         control=batch.control.value,
+        paused_reason=batch.paused_reason if batch.control is Control.PAUSED else None,
         round=batch.round,
         total=batch.total,
         **{state.value: counts.of(state) for state in ImageState},

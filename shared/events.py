@@ -55,6 +55,7 @@ class Status(_OfBatch, frozen=True, kw_only=True):
         ),
     ]
     control: Annotated[str, Meta(description="run, paused or cancelling")]
+    paused_reason: Annotated[str | None, Meta(description="why it is paused; null while it is not")]
     round: Annotated[int, Meta(ge=1, description="1, and one more with each replay of a closed batch")]
     total: int
     queued: int

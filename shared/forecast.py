@@ -207,15 +207,25 @@ def measured_cost_usd(costs: Iterable[tuple[float, int]]) -> float | None:
 # --- while it runs
 
 
-def speed_now(known: float | None, settled: int, seconds: float) -> float | None:
-    """The speed in images per second after `settled` more in `seconds`, smoothed with what was known before."""
+class Pace(msgspec.Struct, frozen=True):
+    """Images settled, and the seconds that took: both as far as they are not forgotten yet."""
+
+    images: float = 0.0
+    seconds: float = 0.0
+
+    @property
+    def images_per_second(self) -> float | None:
+        """None before anything was measured."""
+        return self.images / self.seconds if self.seconds else None
+
+
+def pace_now(known: Pace, settled: int, seconds: float) -> Pace:
+    """After `settled` more in `seconds`. Young measurements count by what they hold: right from the first on."""
     if seconds <= 0:
         return known
-    latest = max(0, settled) / seconds
-    if known is None:
-        return latest
-    weight = 1 - math.exp(-seconds / SPEED_SECONDS)
-    return known + weight * (latest - known)
+    kept = math.exp(-seconds / SPEED_SECONDS)
+    remembered = SPEED_SECONDS * (1 - kept)  # of these seconds
+    return Pace(known.images * kept + max(0, settled) / seconds * remembered, known.seconds * kept + remembered)
 
 
 def eta_seconds(open_images: int, speed: float | None, capacity: Capacity | None) -> float | None:

@@ -199,6 +199,7 @@ class Image(Document, frozen=True, kw_only=True):
     earlier_cost_micro_usd: int = 0  # of its calls, what was spent in earlier rounds
     durations_ms: dict[str, int] = {}
     prompts: str | None = None  # version of the prompts its picture was made with
+    model: str | None = None  # the image model that made it, also where it came from the cache
     cached: bool = False
     created_at: float = 0.0
     touched_at: float = 0.0  # when it was last released or requeued: what reconcile goes by

@@ -276,14 +276,15 @@ class Replay:
         if tasks:
             await self._queue.publish(topic_of(batch.tier), tasks)
 
-    async def drain_letters(self) -> int:
-        """Ack every kept letter that no longer stands for a failed image; how many. The others stay."""
+    async def drain_letters(self, stop: asyncio.Event | None = None) -> int:
+        """Ack every kept letter that no longer stands for a failed image, until `stop`; how many. The others stay."""
         drained, seen = 0, set[str]()
-        while len(seen) < MOST_LETTERS:
+        while len(seen) < MOST_LETTERS and not (stop is not None and stop.is_set()):
             deliveries = await self._queue.pull(DEAD_LETTER_KEPT, LETTERS_AT_ONCE, 1.0)
             fresh = [delivery for delivery in deliveries if delivery.message_id not in seen]
             seen.update(delivery.message_id for delivery in fresh)
-            done = [d.ack_id for d in fresh if not await self._stands(d.data, d.attributes)]
+            stand = await asyncio.gather(*(self._stands(d.data, d.attributes) for d in fresh))
+            done = [d.ack_id for d, stands in zip(fresh, stand, strict=True) if not stands]
             if done:
                 await self._queue.ack(DEAD_LETTER_KEPT, done)
                 drained += len(done)

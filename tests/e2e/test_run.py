@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import signal
+import sqlite3
 import subprocess
 import time
 from pathlib import Path
@@ -206,3 +207,66 @@ def wait_for(condition, seconds: float = 60.0) -> None:
     while not condition():
         assert time.monotonic() < deadline, "it never happened"
         time.sleep(0.02)
+
+
+def test_a_doomed_batch_is_paused_said_and_can_be_gone_on_with(folder: Path) -> None:
+    """A wrong folder: the run ends by itself, says why and what now; corrected and resumed it is finished."""
+    missing = [f"photos/missing-{number}.jpg" for number in range(40)]
+    good = [f"photos/good-{number}.jpg" for number in range(20)]
+    for number, name in enumerate(good):
+        photo(folder / name, number)
+    path = manifest(folder, [*missing, *good])
+    often = {"RUUM_WORKER_PROGRESS_SECONDS": "0.1"}
+    done = ruum("run", path, "--out", "out", "--max-in-flight", 1, cwd=folder, **often)
+    assert done.returncode == 3, done.stderr
+    assert "is paused" in done.stderr
+    assert "images failed" in done.stderr
+    for command in ("dead-letters list --batch acme.b1", "resume acme.b1", "cancel acme.b1"):
+        assert f"ruum-batch {command} --data out/.ruum" in done.stderr
+    again = ruum("run", path, "--out", "out", "--max-in-flight", 1, cwd=folder, **often)
+    assert (again.returncode, "is paused" in again.stderr) == (3, True), "it goes on being paused"
+    status = json.loads(ruum("status", "acme.b1", "--data", "out/.ruum", "--json", cwd=folder).stdout)
+    in_file = json.loads((folder / "out/results/acme/b1/status.json").read_text())
+    assert (in_file["control"], in_file["completed"], in_file["failed"]) == (
+        "paused", status["completed"], status["failed"],
+    )  # fmt: skip
+    assert ruum("resume", "acme.b1", "--data", "out/.ruum", cwd=folder).returncode == 0
+    while (done := ruum("run", path, "--out", "out", "--json", cwd=folder, **often)).returncode == 3:
+        summary = json.loads(done.stdout)
+        if summary["state"] == "completed_with_failures":
+            break
+        assert ruum("resume", "acme.b1", "--data", "out/.ruum", cwd=folder).returncode == 0
+    assert (summary["completed"], summary["failed"]) == (20, 40)
+    for number, name in enumerate(missing):
+        photo(folder / name, 100 + number)
+    assert (
+        "40 images queued again" in ruum("retry-failed", "acme.b1", "--yes", "--data", "out/.ruum", cwd=folder).stdout
+    )
+    final = ruum("run", path, "--out", "out", "--json", cwd=folder, **often)
+    assert final.returncode == 0, final.stderr
+    assert json.loads(final.stdout)["completed"] == 60
+
+
+def test_a_run_carries_on_a_replay_that_was_killed(folder: Path) -> None:
+    """Between its requeues: whoever runs the batch again need not know of `reconcile`."""
+    path = manifest(folder, [f"photos/missing-{number}.jpg" for number in range(6)])
+    assert ruum("run", path, "--out", "out", cwd=folder).returncode == 3
+    killed = subprocess.Popen(
+        [RUUM, "retry-failed", "acme.b1", "--rate", "0.5", "--data", "out/.ruum"], cwd=folder, env=clean_environment()
+    )
+    while json.loads(ruum("status", "acme.b1", "--data", "out/.ruum", "--json", cwd=folder).stdout)["queued"] < 2:
+        assert killed.poll() is None
+    killed.kill()
+    killed.wait()
+    for number in range(6):
+        photo(folder / f"photos/missing-{number}.jpg", number)
+    database = sqlite3.connect(folder / "out/.ruum/batch.sqlite")
+    with database:  # its lease of two minutes is over
+        (document,) = database.execute("SELECT doc FROM batches").fetchone()
+        batch = json.loads(document)
+        batch["replay"]["lease"]["until"] = 1.0
+        database.execute("UPDATE batches SET doc = ?", (json.dumps(batch).encode(),))
+    database.close()
+    done = ruum("run", path, "--out", "out", "--json", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["completed"] == 6

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from shared import closing, forecast
 from shared import ledger as ledgers
-from shared.forecast import Capacity
+from shared.forecast import Capacity, Pace
 from shared.ledger import Ask, Circuit, Grant, Ledger
 from shared.messages import ImageChanged, decode
 from shared.model import Batch, BatchState, Call, Control, Counts, ImageState, ManifestRef, Tier
@@ -366,37 +366,47 @@ def test_the_preview_costs_nothing_whatever_others_measured() -> None:
 # --- measured speed
 
 
-@given(st.one_of(st.none(), st.floats(0, 100)), st.integers(0, 1000), st.floats(0.001, 1e5))
-def test_speed_lies_between_what_was_known_and_what_is_new(known: float | None, settled: int, seconds: float) -> None:
-    found = forecast.speed_now(known, settled, seconds)
-    latest = settled / seconds
-    low, high = sorted((latest, latest if known is None else known))
+PACES = st.builds(Pace, st.floats(0, 1e4), st.floats(0.001, 120.0))
+
+
+@given(PACES, st.integers(0, 1000), st.floats(0.001, 1e5))
+def test_speed_lies_between_what_was_known_and_what_is_new(known: Pace, settled: int, seconds: float) -> None:
+    found = forecast.pace_now(known, settled, seconds).images_per_second
+    latest, before = settled / seconds, known.images_per_second
     assert found is not None
+    assert before is not None
+    low, high = sorted((latest, before))
     assert low - 1e-9 * (1 + high) <= found <= high + 1e-9 * (1 + high)
 
 
-@given(st.floats(0, 100), st.floats(0.1, 1e3), st.floats(0.1, 1e3), st.integers(1, 5))
-def test_speed_does_not_depend_on_how_often_it_is_refreshed(
-    known: float, seconds: float, span: float, parts: int
-) -> None:
+@given(st.one_of(st.just(Pace()), PACES), st.floats(0.1, 1e3), st.integers(1, 5))
+def test_speed_does_not_depend_on_how_often_it_is_refreshed(known: Pace, span: float, parts: int) -> None:
     """Refreshed once or in parts at one and the same pace, it forgets as much."""
-    pace = 6  # images in each part
-    once = forecast.speed_now(known, pace * parts, span * parts)
-    stepwise: float | None = known
+    settled = 6  # images in each part
+    once = forecast.pace_now(known, settled * parts, span * parts)
+    stepwise = known
     for _ in range(parts):
-        stepwise = forecast.speed_now(stepwise, pace, span)
-    assert once is not None
-    assert stepwise is not None
-    assert math.isclose(once, stepwise, rel_tol=1e-6, abs_tol=1e-9)
+        stepwise = forecast.pace_now(stepwise, settled, span)
+    assert math.isclose(once.images, stepwise.images, rel_tol=1e-6, abs_tol=1e-9)
+    assert math.isclose(once.seconds, stepwise.seconds, rel_tol=1e-6, abs_tol=1e-9)
+
+
+@given(st.floats(0.01, 100), st.lists(st.floats(0.1, 60), min_size=1, max_size=20))
+def test_a_steady_speed_is_right_from_the_first_measurement_on(speed: float, spans: list[float]) -> None:
+    pace = Pace()
+    for span in spans:
+        pace = forecast.pace_now(pace, round(speed * span * 1000), span)
+        assert pace.images_per_second == pytest.approx(speed * 1000, rel=1 / (speed * span * 1000) + 0.01, abs=10)
 
 
 def test_speed_forgets_within_two_minutes() -> None:
-    assert forecast.speed_now(1.0, 0, 120.0) == pytest.approx(1 / math.e)
-    assert forecast.speed_now(None, 6, 12.0) == 0.5
-    assert forecast.speed_now(0.5, 9, 0.0) == 0.5
-    assert forecast.speed_now(0.5, 9, -3.0) == 0.5  # a clock that was set back
-    assert forecast.speed_now(None, 9, 0.0) is None
-    assert forecast.speed_now(0.5, -9, 1e6) == pytest.approx(0.0)  # requeued ones are no negative speed
+    full = Pace(120.0, 120.0)
+    assert forecast.pace_now(full, 0, 120.0).images_per_second == pytest.approx(1 / math.e)
+    assert forecast.pace_now(Pace(), 6, 12.0).images_per_second == pytest.approx(0.5)
+    assert forecast.pace_now(full, 9, 0.0) == full
+    assert forecast.pace_now(full, 9, -3.0) == full  # a clock that was set back
+    assert forecast.pace_now(Pace(), 9, 0.0).images_per_second is None
+    assert forecast.pace_now(full, -9, 1e6).images_per_second == pytest.approx(0.0)  # requeued: no negative speed
 
 
 # --- ETA
@@ -464,35 +474,54 @@ async def refresh(world: World, batch: Batch, settled: int, capacity: Capacity |
 async def test_the_speed_goes_on_from_one_refresh_to_the_next(world: World) -> None:
     batch = a_batch(total=1000, created_at=world.clock.now())
     await world.clock.sleep(10)
-    assert (await refresh(world, batch, 20))["imagesPerMinute"] == 120.0
+    assert (await refresh(world, batch, 20))["imagesPerMinute"] is None, "the first ones took as long as one takes"
     await world.clock.sleep(10)
     assert (await refresh(world, batch, 40))["imagesPerMinute"] == 120.0
+    for settled in range(60, 900, 20):
+        await world.clock.sleep(10)
+        assert (await refresh(world, batch, settled))["imagesPerMinute"] == 120.0
     await world.clock.sleep(120)  # nothing settles
-    found = await refresh(world, batch, 40)
-    assert found["imagesPerMinute"] == round(120 / math.e, 2)
-    assert found["etaSeconds"] == pytest.approx(960 / (2 / math.e), abs=0.1)
+    found = await refresh(world, batch, 880)
+    assert found["imagesPerMinute"] == pytest.approx(120 / math.e, rel=0.05)
     stored = await world.objects.stat("results", STATUS)
-    assert closing.known_speed(stored) == pytest.approx(2 / math.e)
+    speed = closing.known_speed(stored)
+    assert speed == pytest.approx(2 / math.e, rel=0.05)
+    assert speed is not None
+    assert found["etaSeconds"] == pytest.approx(120 / speed, abs=0.1)
     assert closing.known_speed(None) is None
+
+
+@virtual
+async def test_a_young_batch_is_told_when_it_will_be_done(world: World) -> None:
+    """A thousand images at a steady one a second, the first after 50 s: told within a few percent, from the second on."""
+    began = world.clock.now()
+    batch = a_batch(total=1000, created_at=began)
+    for settled in range(1, 1000, 3):
+        await world.clock.sleep(50 if settled == 1 else 3)
+        told = (await refresh(world, batch, settled, Capacity(1.0, IMAGE)))["etaSeconds"]
+        truth = began + 50 + 999 - world.clock.now()
+        assert told is None if settled == 1 else told == pytest.approx(truth, rel=0.02, abs=1.0)
 
 
 @virtual
 async def test_repeated_refreshes_of_one_moment_change_no_speed(world: World) -> None:
     batch = a_batch(created_at=world.clock.now())
+    await refresh(world, batch, 10)
     await world.clock.sleep(10)
-    first = await refresh(world, batch, 20)
+    first = await refresh(world, batch, 30)
     for _ in range(5):
-        assert (await refresh(world, batch, 20))["imagesPerMinute"] == first["imagesPerMinute"] == 120.0
+        assert (await refresh(world, batch, 30))["imagesPerMinute"] == first["imagesPerMinute"] == 120.0
 
 
 @virtual
 async def test_old_news_change_no_speed(world: World) -> None:
     batch = a_batch(created_at=world.clock.now())
+    await refresh(world, batch, 1)
     await world.clock.sleep(10)
-    await refresh(world, batch, 20)
+    await refresh(world, batch, 21)
     await world.clock.sleep(10)
     late = await refresh(world, batch, 5)  # another process, with what it knew a while ago
-    assert (late["completed"], late["imagesPerMinute"]) == (20, 120.0)
+    assert (late["completed"], late["imagesPerMinute"]) == (21, 120.0)
 
 
 @virtual

@@ -34,6 +34,8 @@ from shared.model import (
     shards_for,
 )
 from shared.settings import Limit, Settings
+from shared.staging.preview import PROMPTS
+from shared.staging.prompts import VERSION
 from tests.unit.commands import Ruum
 
 EXPRESS, NORMAL, ECONOMY = Tier
@@ -113,8 +115,8 @@ class Data:
                 batch=batch.id, index=index, room_type=image.get("room_type", "living_room"),
                 design_style=image.get("design_style", "modern"), tier=batch.tier, shard=index % batch.shards,
                 source=image["source"], state=image["state"], calls=image["calls"], created_at=at,
-                cached=image.get("cached", False),
-                settled_at=image.get("settled_at", at) if image["state"] in ("completed", "failed") else None,
+                cached=image.get("cached", False), prompts=image.get("prompts", VERSION),
+                model=image.get("model", Settings().gemini.image_model), settled_at=image.get("settled_at", at) if image["state"] in ("completed", "failed") else None,
             )
             for index, image in enumerate(images)
         ]  # fmt: skip
@@ -152,7 +154,7 @@ class Data:
                 assert batch is not None
                 await embedded.objects.put(
                     Settings().buckets.results, names.status_name(batch), b"{}",
-                    content_type="application/json", metadata={"speed": str(speed)},
+                    content_type="application/json", metadata={"pace": json.dumps({"images": speed * 100, "seconds": 100})},
                 )  # fmt: skip
             finally:
                 embedded.database.close()
@@ -301,11 +303,18 @@ def test_the_cache_forgets_after_a_month(ruum: Ruum, tmp_path: Path, data: Data)
 
 
 def test_pictures_of_another_model_are_bought_again(ruum: Ruum, tmp_path: Path, data: Data) -> None:
-    data.batch("old", [wish(1, calls=(Call(step="generate", model="preview"),)), wish(2)])
+    made = {"model": "preview", "prompts": PROMPTS}
+    data.batch("old", [wish(1, **made), wish(2)])
+    data.batch("older", [wish(3, calls=(), cached=True, **made)], days_ago=2)
     assert staged(ruum, tmp_path, data) == 1
-    path = manifest(tmp_path, [1, 2])
+    path = manifest(tmp_path, [1, 2, 3])
     found = ruum("estimate", path, "--data", data.folder, "--json", RUUM_STAGING_MODEL="preview").json
-    assert found["alreadyStaged"] == 1
+    assert found["alreadyStaged"] == 2
+
+
+def test_pictures_of_other_prompts_are_bought_again(ruum: Ruum, tmp_path: Path, data: Data) -> None:
+    data.batch("old", [wish(1, prompts="v0"), wish(2)])
+    assert staged(ruum, tmp_path, data) == 1
 
 
 def test_a_replay_does_not_renew_an_old_picture(ruum: Ruum, tmp_path: Path, data: Data) -> None:
@@ -392,6 +401,15 @@ def test_the_ledger_is_asked(
     assert found["tiers"]["normal"]["seconds"] == pytest.approx(expected, abs=15)
 
 
+def test_a_slow_trickle_is_no_slow_fleet(ruum: Ruum, tmp_path: Path, data: Data) -> None:
+    """Of a batch of five, one is done a minute ago: what is measured is the lack of work."""
+    data.batch("few", open_images(4), closed=False)
+    data.status("acme.few", 0.02, 0.0)
+    assert (
+        ruum("estimate", manifest(tmp_path, range(60)), "--data", data.folder, "--json").json["imagesPerMinute"] == 60
+    )
+
+
 @pytest.mark.parametrize(
     ("speeds", "fresh", "per_minute"),
     [
@@ -406,11 +424,11 @@ def test_an_estimate_holds_to_the_speed_that_is_measured_now(
     ruum: Ruum, tmp_path: Path, data: Data, speeds: tuple[float, ...], fresh: bool, per_minute: float
 ) -> None:
     for number, speed in enumerate(speeds):
-        data.batch(f"open{number}", open_images(4, str(number)), closed=False)
+        data.batch(f"open{number}", open_images(60, str(number)), closed=False)
         data.status(f"acme.open{number}", speed, 0.0 if fresh else DAY)
     found = ruum("estimate", manifest(tmp_path, range(60)), "--data", data.folder, "--json").json
     assert found["imagesPerMinute"] == per_minute
-    assert found["tiers"]["normal"]["seconds"] == pytest.approx((60 + 4 * len(speeds)) / per_minute * 60 + 50, rel=0.2)
+    assert found["tiers"]["normal"]["seconds"] == pytest.approx((60 + 60 * len(speeds)) / per_minute * 60 + 50, rel=0.2)
 
 
 def test_an_idle_night_ends_slow_mode(ruum: Ruum, tmp_path: Path, data: Data) -> None:

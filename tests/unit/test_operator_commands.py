@@ -12,6 +12,7 @@ import sqlite3
 import sys
 import time
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -366,6 +367,35 @@ def test_resume_carries_on_a_resume_that_was_killed(ruum: Ruum, data: Data) -> N
     assert data.found(batch).epoch_published == 2
 
 
+def test_why_it_is_paused_is_shown_everywhere(ruum: Ruum, data: Data) -> None:
+    batch = data.batch("a", [queued()], closed=False, control=Control.PAUSED, paused_reason="25 of 30 images failed")
+    assert "25 of 30 images failed" in ruum("status", batch, "--data", data.folder).out
+    assert ruum("status", batch, "--data", data.folder, "--json").json["pausedReason"] == "25 of 30 images failed"
+    assert "paused" in ruum("batches", "--data", data.folder).out
+    ruum("resume", batch, "--data", data.folder).done()
+    assert ruum("status", batch, "--data", data.folder, "--json").json["pausedReason"] is None
+    assert "paused" not in ruum("batches", "--data", data.folder).out
+
+
+def test_a_pause_is_in_status_json_at_once(ruum: Ruum, data: Data) -> None:
+    """For who polls instead of listening: no image's event may come that would refresh it."""
+    batch = data.batch("a", [queued(), ok()], closed=False)
+    path = data.folder / "results/acme/a/status.json"
+    for verb, control in (("pause", "paused"), ("resume", "run"), ("cancel", "cancelling")):
+        ruum(verb, batch, *(("--yes",) if verb == "cancel" else ()), "--data", data.folder).done()
+        assert json.loads(path.read_text())["control"] == control
+
+
+def test_a_cancelled_batch_s_failures_are_left_alone_and_said(ruum: Ruum, data: Data) -> None:
+    data.batch("gone", [failed(), failed()], control=Control.CANCELLING)
+    other = data.batch("b", [failed()])
+    said = ruum("replay", "--data", data.folder)
+    assert said.code == 0
+    assert "acme.gone: 2 failed images are left alone: it was cancelled" in said.err
+    assert f"{other}: 1 images queued again" in said.out
+    assert data.standing("acme.gone") == [("failed", 1)] * 2
+
+
 def test_status_for_people_says_whether_it_runs(ruum: Ruum, data: Data) -> None:
     """docs/operations.md, "paused-batch": it worked when `ruum-batch status BATCH` says `run`."""
     batch = data.batch("a", [queued()], closed=False, control=Control.PAUSED, paused_reason="too many failed")
@@ -531,11 +561,11 @@ def letters(ruum: Ruum, data: Data, *options: object) -> list[tuple[str, int, st
 def fill(data: Data) -> None:
     data.batch("a", [failed(minutes_ago=5), ok(), failed(BUG, 120)], days_ago=0.1)
     data.batch("b", [queued(), failed(minutes_ago=120)], days_ago=0.2, closed=False)
-    data.batch("c", [failed("source_missing", 600)], days_ago=0.3, client="globex")
+    data.batch("c", [failed("source_not_found", 600)], days_ago=0.3, client="globex")
     data.rejected()
 
 
-A0, A2, B1, C0 = ("acme.a", 0, TIMEOUT), ("acme.a", 2, BUG), ("acme.b", 1, TIMEOUT), ("globex.c", 0, "source_missing")
+A0, A2, B1, C0 = ("acme.a", 0, TIMEOUT), ("acme.a", 2, BUG), ("acme.b", 1, TIMEOUT), ("globex.c", 0, "source_not_found")
 
 
 @pytest.mark.parametrize(
@@ -546,10 +576,11 @@ A0, A2, B1, C0 = ("acme.a", 0, TIMEOUT), ("acme.a", 2, BUG), ("acme.b", 1, TIMEO
         (("--client", "globex"), [C0]),
         (("--client", "acme"), [A0, A2, B1]),
         (("--code", TIMEOUT), [A0, B1]),
-        (("--code", BUG, "--code", "source_missing"), [A2, C0]),
+        (("--code", BUG, "--code", "source_not_found"), [A2, C0]),
         (("--older-than-minutes", 60), [A2, B1, C0]),
         (("--older-than-minutes", 60, "--client", "acme", "--code", TIMEOUT), [B1]),
-        (("--code", "nonsense"), []),
+        (("--client", "Acme"), [A0, A2, B1]),
+        (("--code", "worker_crashed"), []),
     ],
 )
 def test_letters_by(ruum: Ruum, data: Data, options: tuple[object, ...], expected: list[object]) -> None:
@@ -557,6 +588,23 @@ def test_letters_by(ruum: Ruum, data: Data, options: tuple[object, ...], expecte
     before = data.everything()
     assert sorted(letters(ruum, data, *options)) == expected
     assert data.everything() == before
+
+
+@pytest.mark.parametrize("command", [("dead-letters", "list"), ("replay", "--dry-run"), ("retry-failed", "acme.a")])
+def test_a_code_that_there_is_none_of_is_refused(ruum: Ruum, data: Data, command: tuple[str, ...]) -> None:
+    """No image failed with it, which would look like good news."""
+    fill(data)
+    said = ruum(*command, "--code", "vendor_timeuot", "--data", data.folder)
+    assert said.code == 64
+    assert "vendor_timeuot: there is" in said.err
+    assert "vendor_timeout" in said.err
+
+
+def test_letters_tell_when(ruum: Ruum, data: Data) -> None:
+    data.batch("a", [failed(minutes_ago=90)])
+    (row,) = ruum("dead-letters", "list", "--data", data.folder, "--json").json["failed"]
+    assert row["failedAt"][:16] in ruum("dead-letters", "list", "--data", data.folder).out
+    assert abs(datetime.fromisoformat(row["failedAt"]).timestamp() - (data.now - 90 * 60)) < 1
 
 
 def test_letters_for_people(ruum: Ruum, data: Data) -> None:
@@ -568,7 +616,7 @@ def test_letters_for_people(ruum: Ruum, data: Data) -> None:
     assert sorted(line.split()[:3] for line in lines) == [[b, str(i), c] for b, i, c in (A0, A2, B1)]
     assert all("it was" in line for line in lines)
     (row,) = ruum("dead-letters", "list", "--client", "globex", "--data", data.folder, "--json").json["failed"]
-    assert (row["message"], row["source"]) == ("source_missing it was", "https://example.com/bad.jpg")
+    assert (row["message"], row["source"]) == ("source_not_found it was", "https://example.com/bad.jpg")
 
 
 # --- retry-failed
@@ -600,7 +648,7 @@ def test_retry_failed_of_a_running_batch_stays_in_its_round(ruum: Ruum, data: Da
 
 
 def test_retry_failed_by_code(ruum: Ruum, data: Data) -> None:
-    batch = data.batch("a", [failed(), failed(BUG), failed("source_missing")])
+    batch = data.batch("a", [failed(), failed(BUG), failed("source_not_found")])
     said = ruum("retry-failed", batch, "--code", BUG, "--code", TIMEOUT, "--data", data.folder)
     said.done()
     assert f"{batch}: 1 {BUG}, 1 {TIMEOUT}\n" in said.out
@@ -724,7 +772,7 @@ REPLAYED: dict[tuple[object, ...], list[tuple[str, int, str]]] = {
     ("--batch", "acme.a"): [A0, A2],
     ("--client", "globex"): [C0],
     ("--client", "acme", "--code", TIMEOUT): [A0, B1],
-    ("--code", "source_missing", "--code", BUG): [A2, C0],
+    ("--code", "source_not_found", "--code", BUG): [A2, C0],
     ("--older-than-minutes", 60): [A2, B1, C0],
     ("--older-than-minutes", 60, "--batch", "acme.a"): [A2],
 }
