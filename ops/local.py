@@ -17,7 +17,7 @@ from ops.events_file import EventsFile
 from shared import wiring, worker
 from shared.clock import SystemClock
 from shared.closing import StillClosing
-from shared.errors import ConfigurationError
+from shared.errors import ConfigurationError, RuumError
 from shared.messages import ImageChanged, decode
 from shared.model import Batch, BatchState, Control, Counts
 from shared.ports import Delivery, StoredObject
@@ -169,6 +169,8 @@ class LocalRun:
             for task in consumers:
                 task.cancel()
             await asyncio.gather(*consumers, return_exceptions=True)
+            with suppress(RuumError):  # the last of it may have been too soon after the one before to be shown
+                await self.rooms.closer.show_progress(self._batch_id)
             self._embedded.database.close()
         if faults:
             raise OurFault(faults[0])
