@@ -332,12 +332,24 @@ class GeminiServer:
         await self.stop()
 
     def stats(self) -> Json:
-        """All calls and answered calls; `groups` counts alike ones (`count`) by the other fields of `Call` but `at`."""
+        """All calls and answered calls; `groups` counts alike ones (`count`) by the other fields of `Call` but `at`.
+
+        `busiest`: by model, the most calls that arrived within any 60 s, refused ones included.
+        """
         names = ("model", "step", "store", "fault", "status", "answered")
         groups = Counter(tuple(getattr(call, name) for name in names) for call in self.calls)
         answered = sum(call.answered for call in self.calls)
         rows = [dict(zip(names, group, strict=True)) | {"count": count} for group, count in groups.items()]
-        return {"calls": len(self.calls), "answered": answered, "groups": rows}
+        return {"calls": len(self.calls), "answered": answered, "groups": rows, "busiest": self._busiest()}
+
+    def _busiest(self) -> dict[str, int]:
+        times: dict[str, list[float]] = {}
+        for call in self.calls:
+            times.setdefault(call.model, []).append(call.at)
+        return {
+            model: max(bisect_right(arrived, at) - bisect_right(arrived, at - 60) for at in arrived)
+            for model, arrived in ((model, sorted(unsorted)) for model, unsorted in times.items())
+        }
 
     def change(self, wanted: Json) -> None:
         """Change the plan by what POST /plan sent, wholly or, with `ValueError` or `TypeError`, not at all."""

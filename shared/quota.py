@@ -116,6 +116,7 @@ class _Model:
         self.probe_unused: str | None = None
         self.loop: asyncio.Task[None] | None = None
         self.wake = asyncio.Event()
+        self.ahead: dict[str, tuple[Grant, _Waiting, asyncio.TimerHandle]] = {}  # granted, and not begun yet
 
     @property
     def gives_back(self) -> bool:
@@ -248,12 +249,26 @@ class SharedQuota:
         state.waiting.remove(waiting)
 
         def start() -> None:
+            del state.ahead[grant.id]
             if waiting.answer.done():
                 self.unused(model, grant)  # cancelled while it waited for its start
             else:
                 waiting.answer.set_result(grant)
 
-        asyncio.get_running_loop().call_later(max(0.0, delay_seconds), start)
+        timer = asyncio.get_running_loop().call_later(max(0.0, delay_seconds), start)
+        state.ahead[grant.id] = (grant, waiting, timer)
+
+    def _call_back(self, model: str, state: _Model, ledger: Ledger) -> None:
+        """What was granted ahead and would start in the vendor's pause waits again: it would only be refused."""
+        for grant, waiting, timer in list(state.ahead.values()):
+            if grant.start < ledger.not_before:
+                timer.cancel()
+                del state.ahead[grant.id]
+                self._give_back(state, grant)
+                waiting.id = self._clock.token()
+                state.waiting.append(waiting)
+        if state.waiting or state.gives_back:
+            self._kick(model, state)
 
     # --- outcomes
 
@@ -283,7 +298,11 @@ class SharedQuota:
 
     async def throttled(self, model: str, grant: Grant, retry_after_seconds: float | None) -> None:
         if grant.id:
-            await self._change(model, lambda known, now: ledgers.throttled(known, grant, retry_after_seconds, now))
+            after = await self._change(
+                model, lambda known, now: ledgers.throttled(known, grant, retry_after_seconds, now)
+            )
+            if after is not None:
+                self._call_back(model, self._models.setdefault(model, _Model()), after)
         else:  # a model without a limit of ours: wait here, nobody else need know
             await self._clock.sleep(
                 ledgers.DEFAULT_PAUSE_SECONDS
@@ -345,5 +364,7 @@ class SharedQuota:
     def close(self) -> None:
         """Stop asking."""
         for state in self._models.values():
+            for _, _, timer in state.ahead.values():
+                timer.cancel()
             if state.loop is not None:
                 state.loop.cancel()

@@ -130,6 +130,7 @@ def measure(
     kill_at: float | None = None,
     halve_at: float | None = None,
     compared: bool = False,
+    seed: str = "makespan",
 ) -> Figures:
     """Stage a batch of so many images; `compared`, with batches of `BESIDE` in between, whose time is not counted.
 
@@ -149,7 +150,7 @@ def measure(
     with asyncio.Runner(loop_factory=lambda: loop) as runner:
 
         async def main() -> Figures:
-            world = Factory(loop, "makespan", plan)
+            world = Factory(loop, seed, plan)
             running = asyncio.ensure_future(world.run())
             beside: list[Figures] = []
             events, withheld = [], 0.0

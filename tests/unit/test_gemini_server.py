@@ -575,6 +575,15 @@ def test_a_plan_without_sense_is_refused(wrong: dict[str, Any]) -> None:
 # --- records and the two addresses for other processes
 
 
+def test_the_busiest_minute_counts_what_arrived() -> None:
+    server = GeminiServer(Plan())
+    server.calls += [
+        Call("m", at, status=status) for at, status in [(0, 200), (1, 429), (59, 200), (60, 200), (119, 200)]
+    ]
+    server.calls += [Call("other", 7.0)]
+    assert server.stats()["busiest"] == {"m": 3, "other": 1}, "60 s later is another minute"
+
+
 def test_stats_count_alike_calls_and_the_plan_can_be_changed_over_http() -> None:
     async def scenario() -> None:
         plan = Plan(script=[None, None, "503"])
@@ -586,6 +595,7 @@ def test_stats_count_alike_calls_and_the_plan_can_be_changed_over_http() -> None
             stats = (await http.get("/stats")).json()
             assert stats == server.stats()
             assert (stats["calls"], stats["answered"]) == (3, 2)
+            assert stats["busiest"] == {TEXT_MODEL: 2, IMAGE_MODEL: 1}
             assert stats["groups"] == [
                 {"model": TEXT_MODEL, "step": "verify", "store": False, "fault": None, "status": 200, "answered": True}
                 | {"count": 2},
