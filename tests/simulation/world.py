@@ -27,6 +27,7 @@ from tests.clocks import EPOCH
 from tests.simulation.checker import Checker, TappedObjects, TappedQueue, TappedStore
 from tests.simulation.faults import (
     IN_HAND,
+    OUR_FAULT,
     TASK_ROUND,
     Clock,
     Crash,
@@ -205,6 +206,7 @@ class World:
             task = messages.decode(messages.Task, delivery.data)
             IN_HAND.set((task.batch, task.index))
             TASK_ROUND.set(task.round)
+            OUR_FAULT.set(False)  # what halted is handled again in the same task
             answer = await room.handle(delivery)
             self.faults.write(f"handled {delivery.ack_id} {task.batch}/{task.index}", str(answer.action.value))
             return answer
