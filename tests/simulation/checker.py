@@ -8,18 +8,21 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import math
 from collections import Counter, deque
 from collections.abc import Sequence
 from typing import Any, Final
 
 from shared.adapters.embedded.objects import EmbeddedObjects
 from shared.adapters.embedded.store import EmbeddedStore
+from shared.cache import CacheEntry
 from shared.messages import Letter, Task, decode, is_letter
-from shared.model import Batch, BatchState, Counts, Image, ImageState, Refusal, Tally, Worker
+from shared.model import Batch, BatchState, Control, Counts, Image, ImageState, Record, Refusal, Tally, Worker
 from shared.ports import Decision, Message, StoredObject
 from shared.topology import EVENTS_TOPIC
 from tests.clocks import EPOCH
-from tests.simulation.faults import OUR_FAULT, PROCESS, TASK_ROUND, Faults
+from tests.simulation.faults import HAND, LATE_SECONDS, PROCESS, Faults, Hand, Key
+from tests.simulation.purchases import Purchases
 from tests.simulation.vendor import Vendor
 
 SETTLED: Final = frozenset({ImageState.COMPLETED, ImageState.FAILED, ImageState.CANCELLED})
@@ -35,7 +38,7 @@ BATCH_WAYS: Final = {
 # A worker is taken for dead this long after its last heartbeat, and a claim for stuck at this age, on one clock.
 DEAD_SECONDS: Final = 13.0
 STUCK_SECONDS: Final = 1800.0
-LATE_SECONDS: Final = 75.0  # above the longest stall of a port call
+CACHED_SECONDS: Final = 5.0  # workers know a batch's control from a look so long ago at most
 KEPT_BEATS: Final = 30  # of each worker: more than come within that time
 OURS: Final = "configuration"  # the error code of what is our own fault
 
@@ -50,18 +53,20 @@ class Checker:
         self._beats: dict[str, deque[tuple[float, float, bool]]] = {}
         self._vendor = vendor
         self.violations: list[str] = []
-        self.images: dict[tuple[str, int], Image] = {}
+        self.images: dict[Key, Image] = {}
         self.states: dict[tuple[str, int], dict[int, ImageState]] = {}
         self.batches: dict[str, Batch] = {}
         # Of each tally the last write's token, its counts, and how many entries it had.
         self.tallies: dict[tuple[str, int], tuple[str, Counts, int]] = {}
-        self.takeovers: Counter[tuple[str, int]] = Counter()
         self.fences: dict[str, int] = {}  # of public pictures
         self.sha256: dict[str, str] = {}  # of results
         self.completions: dict[str, tuple[bytes, str]] = {}
         self.malformed: set[str] = set()  # uris of the manifests that nothing may come of
         self.rejections: dict[str, dict[str, tuple[bytes, str]]] = {}  # by manifest, by event id
         self.closed: dict[str, asyncio.Event] = {}  # set when a batch closes, for those who wait for it
+        self._stopped: dict[str, float] = {}  # when a batch was last seen paused or cancelling
+        self.purchases = Purchases(faults, self.blame, self.images, self._seemed_dead, self._stopped_lately, epoch)
+        vendor.witness = self.purchases
 
     def blame(self, text: str) -> None:
         self.violations.append(f"{self._faults.loop.time():.3f}: {text}")
@@ -88,20 +93,34 @@ class Checker:
         if now.attempts > before.attempts and now.error is None:
             self.blame(f"{key}: an attempt was spent without an error")
         failed = now.state is ImageState.FAILED and before.state is not ImageState.FAILED
-        ours = OUR_FAULT.get() or (now.error is not None and now.error.code == OURS)
+        hand = HAND.get()
+        ours = (hand is not None and hand.our_fault) or (now.error is not None and now.error.code == OURS)
         if ours and (failed or now.attempts > before.attempts):
             self.blame(f"{key}: our configuration's fault: attempts {before.attempts} -> {now.attempts}, {now.state}")
         if before.state is ImageState.PROCESSING and now.fence > before.fence:
-            self.takeovers[key] += 1
             self._taken_from_the_dead(before, now)
         if now.state is ImageState.PROCESSING and before.state is ImageState.QUEUED and now.fence <= before.fence:
             self.blame(f"{key}: claimed without a new fence")
-        if (
-            now.state is ImageState.PROCESSING
-            and now.fence > before.fence
-            and TASK_ROUND.get() not in (None, now.round)
-        ):
-            self.blame(f"{key}: claimed in round {now.round} with a task of round {TASK_ROUND.get()}")
+        if hand is not None and hand.key == key:
+            self._by_hand(hand, before, now)
+        self.purchases.image(before, now)
+
+    def _by_hand(self, hand: Hand, before: Image, now: Image) -> None:
+        """A worker wrote its image."""
+        if now.state is ImageState.PROCESSING and now.fence > before.fence:
+            hand.fence = now.fence
+            if hand.round != now.round:
+                self.blame(f"{hand.key}: claimed in round {now.round} with a task of round {hand.round}")
+
+    def put_down(self, hand: Hand, action: str) -> None:
+        """A worker has answered a delivery."""
+        if not hand.process.dead:
+            self.purchases.put_down(hand)
+
+    def _stopped_lately(self, batch: str) -> bool:
+        """Whether a worker may still think that the batch is not to run."""
+        stops = self.batches[batch].control is not Control.RUN
+        return stops or self._faults.loop.time() - self._stopped.get(batch, -math.inf) < CACHED_SECONDS + LATE_SECONDS
 
     def beat(self, worker: Worker) -> None:
         beat = (self._faults.loop.time(), worker.at - self._epoch, worker.stopped)
@@ -164,6 +183,8 @@ class Checker:
     def batch(self, now: Batch) -> None:
         before = self.batches.get(now.id)
         self.batches[now.id] = now
+        if before is not None and before.control is not Control.RUN:
+            self._stopped[now.id] = self._faults.loop.time()
         if before is None or now == before:
             return
         if now.revision != before.revision + 1 or now.round < before.round or now.announced_round > now.round:
@@ -218,6 +239,7 @@ class Checker:
             self.blame(f"{identity}: rejected with another payload")
 
     def stored(self, now: StoredObject, data: bytes) -> None:
+        self.purchases.stored(now, data)
         self.sha256[f"{now.bucket}/{now.name}"] = hashlib.sha256(data).hexdigest()
         if now.bucket == "results" and "/images/" in now.name:
             fence = int(now.metadata["fence"])
@@ -251,7 +273,9 @@ class Checker:
             async for image in store.images(batch.id):
                 await self._output_right(image, objects)
         self._letters_right(letters)
-        self._bought_right()
+        self.purchases.finally_right(lambda batch: self.batches[batch].cache)
+        if self._vendor.throttled:
+            self.blame(f"{self._vendor.throttled} calls above the vendor's limit")
 
     async def _entries_right(self, batch: Batch, store: EmbeddedStore) -> None:
         """Every image has its one entry, in its own shard, with the state it ended in."""
@@ -306,19 +330,6 @@ class Checker:
         for (batch, index), image in self.images.items():
             if image.state is ImageState.FAILED and (batch, index, image.round) not in told:
                 self.blame(f"{batch}/{index}: failed, and no letter says so")
-
-    def _bought_right(self) -> None:
-        """A picture is bought once, again for each bad verdict, and for each fault that may have lost one."""
-        allowed: Counter[bytes] = Counter()
-        for key, image in self.images.items():
-            photo = image.source.split("/")[-2].encode()
-            allowed[photo] += 1 + self.takeovers[key] + self._faults.booked.get(key, 0)
-        for (photo, step), bought in self._vendor.answered.items():
-            most = allowed[photo] + self._vendor.bad.get(photo, 0)
-            if step == "generate" and bought > most:
-                self.blame(f"{photo!r}: {bought} pictures bought, {most} explained")
-        if self._vendor.throttled:
-            self.blame(f"{self._vendor.throttled} calls above the vendor's limit")
 
 
 class Tap:
@@ -375,6 +386,18 @@ class TappedStore(Tap):
             self._checker.image(made)
         return made
 
+    async def change_record(self, kind: type[Record], key: str, decide: Any, token: str) -> Record | Refusal:
+        seen: list[Any] = []
+
+        def watched(before: Any, now: float) -> Any:
+            seen[:] = [before]
+            return decide(before, now)
+
+        made: Record | Refusal = await self._port.change_record(kind, key, watched, token)
+        if isinstance(made, CacheEntry) and seen:
+            self._checker.purchases.entry(seen[0], made)
+        return made
+
 
 class TappedQueue(Tap):
     """A queue whose messages are seen."""
@@ -391,3 +414,7 @@ class TappedObjects(Tap):
         made: StoredObject = await self._port.put(bucket, name, data, **options)
         self._checker.stored(made, data)
         return made
+
+    async def delete(self, bucket: str, name: str) -> None:
+        await self._port.delete(bucket, name)
+        self._checker.purchases.deleted(bucket, name)

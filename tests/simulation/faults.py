@@ -24,12 +24,8 @@ from shared.topology import CHANGES_TOPIC, EVENTS_TOPIC
 from tests.clocks import EPOCH, VirtualLoop
 
 PROCESS: ContextVar[Process | None] = ContextVar("process", default=None)
-# The image whose task is being handled: faults are booked to it, for they may cost it a paid call.
-IN_HAND: ContextVar[tuple[str, int] | None] = ContextVar("in_hand", default=None)
-# The round of the task being handled: no other round's image may be claimed with it.
-TASK_ROUND: ContextVar[int | None] = ContextVar("task_round", default=None)
-# Whether the task being handled has run into a fault of our own configuration: it may cost the image nothing.
-OUR_FAULT: ContextVar[bool] = ContextVar("our_fault", default=False)
+# The task being handled, and what has happened in that handling.
+HAND: ContextVar[Hand | None] = ContextVar("hand", default=None)
 # Idle pulls wait this much longer than they are asked to (yet less than the subscriber probes): fewer steps to run.
 PULL_STRETCH: Final = 2.4
 ECHO_SECONDS: Final = (10.0, 240.0)
@@ -39,6 +35,11 @@ LARGE_JUMP_SECONDS: Final = 60.0
 LARGE_JUMPS: Final = 0.1  # of all jumps
 TRACE_CALLS: Final = 5000
 NOISE: Final = frozenset({"store.beat", "queue.extend"})
+# What keeps a hand from writing down what it has done.
+IN_THE_WAY: Final = frozenset({"before", "after", "crash"})
+LATE_SECONDS: Final = 75.0  # above the longest stall of a port call
+
+Key = tuple[str, int]  # an image's: batch and index
 
 
 class Killed(BaseException):
@@ -91,7 +92,6 @@ class Faults:
         self.crash = crash
         self.gate: Gate | None = None
         self.calls: dict[str, int] = {}  # port calls by process
-        self.booked: dict[tuple[str, int] | None, int] = {}  # faults by image in hand
         # (when, process, call, arguments, outcome), put into words only when somebody asks: results are frozen.
         self.trace: deque[tuple[float, str, str, tuple[Any, ...], Any]] = deque(maxlen=TRACE_CALLS)
         self.injected: dict[str, int] = {}
@@ -115,10 +115,11 @@ class Faults:
 
     def note(self, fault: str) -> None:
         self.injected[fault] = self.injected.get(fault, 0) + 1
-        if fault == "jump":
-            return  # what others make of a wrong clock are takeovers, which are counted as such
-        image = IN_HAND.get()
-        self.booked[image] = self.booked.get(image, 0) + 1
+        hand, process = HAND.get(), PROCESS.get()
+        if fault in IN_THE_WAY and hand is not None:
+            hand.faults += 1
+        if fault in IN_THE_WAY and process is not None:
+            process.faults += 1
 
     def write(self, what: str, outcome: Any, arguments: tuple[Any, ...] = ()) -> None:
         """Note a call and what came of it."""
@@ -179,6 +180,8 @@ class Process:
         self.clock = clock
         self.dead = False
         self.silent_until = 0.0
+        self.faults = 0  # that its calls have met
+        self.stop: asyncio.Event | None = None  # set when a worker is to stop in good order
         self.tasks: dict[asyncio.Task[Any], None] = {}
 
     def spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
@@ -187,6 +190,11 @@ class Process:
             return asyncio.get_running_loop().create_task(work)
 
         return copy_context().run(start)
+
+    @property
+    def stopping(self) -> bool:
+        """Whether it has been told to stop."""
+        return self.stop is not None and self.stop.is_set()
 
     def ended(self, task: asyncio.Task[Any]) -> None:
         """Forget a task of its own that is done."""
@@ -201,6 +209,22 @@ class Process:
     def check(self) -> None:
         if self.dead:
             raise Killed(self.name)
+
+
+class Hand:
+    """One handling of a task; after a halt the same delivery is in another one.
+
+    `fence` is that of its claim. `faults` are those its calls have met, `bought` the pictures the vendor delivered.
+    """
+
+    def __init__(self, process: Process, key: Key, task_round: int, began: float) -> None:
+        self.process, self.key, self.round, self.began = process, key, task_round, began
+        self.fence: int | None = None
+        self.faults = 0
+        self.our_fault = False  # a fault of our own configuration: it may cost the image nothing
+        self.refused = False  # by the vendor, as the image's own fault
+        self.analysed = False
+        self.bought: list[Any] = []
 
 
 def follow_tasks(loop: asyncio.AbstractEventLoop) -> None:
@@ -341,7 +365,7 @@ class Port:
 
     async def _pause(self) -> None:
         if self._faults.loop.time() < self._process.silent_until and self._chance.random() < 0.2:
-            self._faults.note("stall")  # a worker that is stopped meanwhile cannot keep what it has paid for
+            self._faults.note("stall")
             await asyncio.sleep(self._chance.uniform(0, 60))  # what it writes later is stale
         elif self._faults.happens("slow"):
             await asyncio.sleep(self._chance.uniform(0, 5))

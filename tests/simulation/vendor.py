@@ -6,13 +6,13 @@ import asyncio
 import hashlib
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final
+from typing import Final, Protocol
 
 from ops.noop import ANALYSIS, GOOD
 from shared.errors import ConfigurationError, DailyQuotaSpent, ErrorCode, ImageRejected, Throttled, WorldError
 from shared.ports import Answer, Finished, Photo, Request, Usage
 from shared.staging.answers import Analysis, Verdict
-from tests.simulation.faults import OUR_FAULT, Faults
+from tests.simulation.faults import HAND, Faults
 
 TEXT: Final = "text-model"
 IMAGE: Final = "image-model"
@@ -23,11 +23,26 @@ LEAP_SECONDS: Final = 70.0
 BAD: Final = Verdict(structure_kept=0.1, realism=0.9, style_fit=0.9, defects=["a door is gone"])
 
 
+class Witness(Protocol):
+    """Sees what is asked of the vendor and what comes of it."""
+
+    def asked(self, step: str) -> None: ...
+
+    def answered(self, step: str, photo: bytes, picture: bytes = b"") -> None: ...
+
+    def judged(self, picture: bytes, *, bad: bool) -> None: ...
+
+
+def _our_fault() -> None:
+    if (hand := HAND.get()) is not None:
+        hand.our_fault = True
+
+
 class Vendor:
     """The models behind all workers. `seconds` tells a step's latency; `limits` are calls per rolling minute.
 
     `daily` are the calls of the image model until `day_ends`; 0: as many as you like.
-    `answered` counts paid answers by (photo, step), `bad` the verdicts that asked for another generation.
+    `answered` counts paid answers by (photo, step).
     """
 
     def __init__(self, faults: Faults, limits: Mapping[str, int], seconds: Callable[[str], float], daily: int = 0,
@@ -39,7 +54,7 @@ class Vendor:
         self._starts: dict[str, deque[float]] = {model: deque() for model in limits}
         self.answered: dict[tuple[bytes, str], int] = {}
         self.answers = 0
-        self.bad: dict[bytes, int] = {}
+        self.witness: Witness | None = None
         self.throttled = 0  # of its own accord: a rolling minute was full, and no clock explains it
         self.busiest: dict[str, int] = dict.fromkeys(limits, 0)  # most calls let in within any rolling minute
         self.calls: dict[str, int] = dict.fromkeys(limits, 0)
@@ -55,7 +70,7 @@ class Vendor:
             starts.popleft()
         if model == IMAGE and self._daily and now < self._day_ends and self.calls[model] >= self._daily:
             faults.write(f"vendor.{step} {photo.jpeg!r}", "429: the day's quota is spent")
-            OUR_FAULT.set(True)
+            _our_fault()
             raise DailyQuotaSpent("injected")
         if len(starts) >= self.limits[model]:
             self.throttled += now - faults.leapt_at > LEAP_SECONDS
@@ -69,7 +84,7 @@ class Vendor:
             raise Throttled("injected", faults.chance.choice([None, 1.0, 20.0]))
         if faults.happens("misconfigured"):
             faults.write(f"vendor.{step} {photo.jpeg!r}", "misconfigured")
-            OUR_FAULT.set(True)
+            _our_fault()
             raise ConfigurationError("injected")
         if faults.happens("vendor"):
             code = faults.chance.choice(
@@ -78,11 +93,15 @@ class Vendor:
             faults.write(f"vendor.{step} {photo.jpeg!r}", code.value)
             await asyncio.sleep(60.0 if code is ErrorCode.VENDOR_TIMEOUT else 1.0)
             raise WorldError(code, "injected")
+        if self.witness is not None:
+            self.witness.asked(step)
         await asyncio.sleep(self._seconds(step))
         self.answered[photo.jpeg, step] = self.answered.get((photo.jpeg, step), 0) + 1
         self.answers += 1
         faults.write(f"vendor.{step} {photo.jpeg!r}", "answered")
         if faults.happens("refuse"):
+            if (hand := HAND.get()) is not None:
+                hand.refused = True
             raise ImageRejected(ErrorCode.REFUSED_BY_SAFETY, "injected")
 
 
@@ -99,20 +118,24 @@ class Model:
 
     async def analyse(self, photo: Photo, request: Request) -> Answer[Analysis]:
         await self._vendor.call(photo, "analyse", TEXT)
+        if self._vendor.witness is not None:
+            self._vendor.witness.answered("analyse", photo.jpeg)
         return Answer(ANALYSIS, Usage(TEXT, 10, 10))
 
     async def generate(
         self, photo: Photo, analysis: Analysis, request: Request, defects: Sequence[str]
     ) -> Answer[bytes]:
         await self._vendor.call(photo, "generate", IMAGE)
-        number = self._vendor.answers
-        return Answer(b"picture %d of %s" % (number, photo.jpeg), Usage(IMAGE, 10, 1000))
+        made = b"picture %d of %s" % (self._vendor.answers, photo.jpeg)
+        if self._vendor.witness is not None:
+            self._vendor.witness.answered("generate", photo.jpeg, made)
+        return Answer(made, Usage(IMAGE, 10, 1000))
 
     async def verify(self, photo: Photo, picture: bytes, analysis: Analysis, request: Request) -> Answer[Verdict]:
         await self._vendor.call(photo, "verify", TEXT)
         bad = self._faults.happens("low")
-        if bad:
-            self._vendor.bad[photo.jpeg] = self._vendor.bad.get(photo.jpeg, 0) + 1
+        if self._vendor.witness is not None:
+            self._vendor.witness.judged(picture, bad=bad)
         return Answer(BAD if bad else GOOD, Usage(TEXT, 10, 10))
 
     async def aclose(self) -> None:

@@ -26,12 +26,11 @@ from shared.worker import EmptyTiers
 from tests.clocks import EPOCH
 from tests.simulation.checker import Checker, TappedObjects, TappedQueue, TappedStore
 from tests.simulation.faults import (
-    IN_HAND,
-    OUR_FAULT,
-    TASK_ROUND,
+    HAND,
     Clock,
     Crash,
     Faults,
+    Hand,
     Killed,
     Port,
     Process,
@@ -190,6 +189,7 @@ class World:
 
     async def work(self, process: Process, stop: asyncio.Event) -> None:
         """As `shared.worker.work`, with fakes for what is outside."""
+        process.stop = stop
         backend = self.backend(process)
         heartbeat = Heartbeat(backend.store, process.clock, self.settings.worker.heartbeat_seconds)
         room = wiring.stage_image(
@@ -204,10 +204,10 @@ class World:
 
         async def handle(delivery: Delivery) -> Any:
             task = messages.decode(messages.Task, delivery.data)
-            IN_HAND.set((task.batch, task.index))
-            TASK_ROUND.set(task.round)
-            OUR_FAULT.set(False)  # what halted is handled again in the same task
+            hand = Hand(process, (task.batch, task.index), task.round, self.loop.time())
+            HAND.set(hand)
             answer = await room.handle(delivery)
+            self.checker.put_down(hand, answer.action.value)
             self.faults.write(f"handled {delivery.ack_id} {task.batch}/{task.index}", str(answer.action.value))
             return answer
 
