@@ -16,6 +16,7 @@ from typing import Any, Final
 from shared.adapters.embedded.objects import EmbeddedObjects
 from shared.adapters.embedded.store import EmbeddedStore
 from shared.cache import CacheEntry
+from shared.ledger import Ledger
 from shared.messages import Letter, Task, decode, is_letter
 from shared.model import Batch, BatchState, Control, Counts, Image, ImageState, Record, Refusal, Tally, Worker
 from shared.ports import Decision, Message, StoredObject
@@ -24,6 +25,7 @@ from tests.clocks import EPOCH
 from tests.simulation.faults import HAND, LATE_SECONDS, PROCESS, Faults, Hand, Key
 from tests.simulation.purchases import Purchases
 from tests.simulation.vendor import Vendor
+from tests.simulation.waiting import Waiting
 
 SETTLED: Final = frozenset({ImageState.COMPLETED, ImageState.FAILED, ImageState.CANCELLED})
 BATCH_WAYS: Final = {
@@ -66,7 +68,8 @@ class Checker:
         self.closed: dict[str, asyncio.Event] = {}  # set when a batch closes, for those who wait for it
         self._stopped: dict[str, float] = {}  # when a batch was last seen paused or cancelling
         self.purchases = Purchases(faults, self.blame, self.images, self._seemed_dead, self._stopped_lately, epoch)
-        vendor.witness = self.purchases
+        self.waiting = Waiting(faults, self.blame, self._stopped_lately)
+        vendor.witness = Witnesses(self.purchases, self.waiting)
 
     def blame(self, text: str) -> None:
         self.violations.append(f"{self._faults.loop.time():.3f}: {text}")
@@ -111,6 +114,11 @@ class Checker:
             hand.fence = now.fence
             if hand.round != now.round:
                 self.blame(f"{hand.key}: claimed in round {now.round} with a task of round {hand.round}")
+        elif hand.fence is not None and hand.fence != before.fence:
+            self.blame(f"{hand.key}: {now.state} by a stale hand: its claim's fence {hand.fence}, now {before.fence}")
+        if now.attempts > before.attempts:
+            hand.spent = True
+            self.waiting.spent(hand, now)
 
     def put_down(self, hand: Hand, action: str) -> None:
         """A worker has answered a delivery."""
@@ -332,6 +340,14 @@ class Checker:
                 self.blame(f"{batch}/{index}: failed, and no letter says so")
 
 
+class Witnesses:
+    """See `tests.simulation.vendor.Witness`: each judge hears what is his."""
+
+    def __init__(self, purchases: Purchases, waiting: Waiting) -> None:
+        self.asked, self.answered, self.judged = purchases.asked, purchases.answered, purchases.judged
+        self.begun, self.ended, self.heard, self.failed = waiting.begun, waiting.ended, waiting.heard, waiting.failed
+
+
 class Tap:
     """The real port, and the checker told of what it did: at once, before anybody else runs."""
 
@@ -396,6 +412,8 @@ class TappedStore(Tap):
         made: Record | Refusal = await self._port.change_record(kind, key, watched, token)
         if isinstance(made, CacheEntry) and seen:
             self._checker.purchases.entry(seen[0], made)
+        elif isinstance(made, Ledger) and seen:
+            self._checker.waiting.ledger(seen[0], made)
         return made
 
 
@@ -405,6 +423,10 @@ class TappedQueue(Tap):
     async def publish(self, topic: str, messages: Sequence[Message]) -> None:
         await self._port.publish(topic, messages)
         self._checker.published(topic, messages)
+
+    async def nack(self, subscription: str, ack_ids: Sequence[str]) -> None:
+        self._checker.waiting.nacked(subscription)
+        await self._port.nack(subscription, ack_ids)
 
 
 class TappedObjects(Tap):

@@ -224,6 +224,10 @@ class Hand:
         self.our_fault = False  # a fault of our own configuration: it may cost the image nothing
         self.refused = False  # by the vendor, as the image's own fault
         self.analysed = False
+        self.spent = False  # an attempt
+        self.unanswered: tuple[str, float, float, int] | None = (
+            None  # the last call: model, begun, failed, faults by then
+        )
         self.bought: list[Any] = []
 
 

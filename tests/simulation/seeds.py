@@ -76,6 +76,12 @@ def plan_of(seed: int) -> Plan:
         for _ in range(chance.choice([0, 1, 2, 4, 6])):
             what = chance.choice(OPERATIONS)
             operations.append((chance.uniform(1, stormy), what, chance.choice(batches).name))
+    trouble = random.Random(f"{seed}/outage")
+    outages = [
+        (trouble.uniform(1, 0.7 * stormy), trouble.choice([20.0, 60.0, 120.0, 300.0]), trouble.choice(["5xx", "hang"]))
+        for _ in range(trouble.choice([0, 0, 0, 1, 2]))
+    ]
+    at_once = (trouble.choice([1, 3, 10]), trouble.choice([1, 2, 5])) if trouble.random() < 0.2 else None
     return Plan(
         rates=rates,
         batches=tuple(batches),
@@ -93,6 +99,9 @@ def plan_of(seed: int) -> Plan:
         leaps=tuple(leaps) if seed % 8 and not daily and clocks.random() < 0.15 else (),
         daily=daily,
         midnight=odd.uniform(150, 900),
+        at_once=at_once,
+        rated=at_once is None or trouble.random() < 0.5,
+        outages=tuple(outages) if seed % 8 else (),
         slowness=chance.choice([0.1, 0.5, 1.0]),
     )
 

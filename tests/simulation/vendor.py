@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final, Protocol
+from typing import Final, NoReturn, Protocol
 
 from ops.noop import ANALYSIS, GOOD
 from shared.errors import ConfigurationError, DailyQuotaSpent, ErrorCode, ImageRejected, Throttled, WorldError
@@ -16,6 +16,7 @@ from tests.simulation.faults import HAND, Faults
 
 TEXT: Final = "text-model"
 IMAGE: Final = "image-model"
+TIMEOUT_SECONDS: Final = 60.0
 FOUND_AFTER_SECONDS: Final = 15.0
 # After the backend's clock was set forward, calls let in before it seem older than they are, for a minute and what was
 # granted ahead.
@@ -32,6 +33,14 @@ class Witness(Protocol):
 
     def judged(self, picture: bytes, *, bad: bool) -> None: ...
 
+    def begun(self, model: str) -> bool: ...
+
+    def ended(self, model: str, *, probing: bool) -> None: ...
+
+    def heard(self, model: str) -> None: ...
+
+    def failed(self, model: str, began: float) -> None: ...
+
 
 def _our_fault() -> None:
     if (hand := HAND.get()) is not None:
@@ -41,15 +50,19 @@ def _our_fault() -> None:
 class Vendor:
     """The models behind all workers. `seconds` tells a step's latency; `limits` are calls per rolling minute.
 
+    `at_once` are calls at a time, `outages` (from when, for how long, "5xx" or "hang") times at which it answers nobody.
     `daily` are the calls of the image model until `day_ends`; 0: as many as you like.
     `answered` counts paid answers by (photo, step).
     """
 
     def __init__(self, faults: Faults, limits: Mapping[str, int], seconds: Callable[[str], float], daily: int = 0,
-                 day_ends: float = 0.0) -> None:  # fmt: skip
+                 day_ends: float = 0.0, at_once: Mapping[str, int] | None = None,
+                 outages: Sequence[tuple[float, float, str]] = ()) -> None:  # fmt: skip
         self._faults = faults
         self._daily, self._day_ends = daily, day_ends
         self._seconds = seconds
+        self._at_once, self._outages = at_once or {}, outages
+        self.running: dict[str, int] = dict.fromkeys(limits, 0)
         self.limits = dict(limits)
         self._starts: dict[str, deque[float]] = {model: deque() for model in limits}
         self.answered: dict[tuple[bytes, str], int] = {}
@@ -64,6 +77,38 @@ class Vendor:
         return sum(count for (_, known), count in self.answered.items() if known == step)
 
     async def call(self, photo: Photo, step: str, model: str) -> None:
+        """Let a call in or refuse it, and answer it."""
+        probing = self.witness.begun(model) if self.witness is not None else False
+        self.running[model] += 1
+        try:
+            await self._call(photo, step, model)
+        except (Throttled, ImageRejected):
+            self._heard(model)
+            raise
+        except WorldError as error:
+            if error.code is ErrorCode.VENDOR_BAD_ANSWER:
+                self._heard(model)
+            raise
+        else:
+            self._heard(model)
+        finally:
+            self.running[model] -= 1
+            if self.witness is not None:
+                self.witness.ended(model, probing=probing)
+
+    def _heard(self, model: str) -> None:
+        if self.witness is not None:
+            self.witness.heard(model)
+
+    async def _fail(self, photo: Photo, step: str, model: str, code: ErrorCode, why: str) -> NoReturn:
+        began = self._faults.loop.time()
+        self._faults.write(f"vendor.{step} {photo.jpeg!r}", f"{code.value} {why}")
+        await asyncio.sleep(TIMEOUT_SECONDS if code is ErrorCode.VENDOR_TIMEOUT else 1.0)
+        if self.witness is not None and code is not ErrorCode.VENDOR_BAD_ANSWER:
+            self.witness.failed(model, began)
+        raise WorldError(code, why)
+
+    async def _call(self, photo: Photo, step: str, model: str) -> None:
         faults, now = self._faults, self._faults.loop.time()
         starts = self._starts[model]
         while starts and starts[0] <= now - 60.0:
@@ -76,12 +121,21 @@ class Vendor:
             self.throttled += now - faults.leapt_at > LEAP_SECONDS
             faults.write(f"vendor.{step} {photo.jpeg!r}", "429: the rolling minute is full")
             raise Throttled("rolling minute is full", 5.0)
+        if self.running[model] > self._at_once.get(model, self.running[model]):
+            self.throttled += now - faults.leapt_at > LEAP_SECONDS
+            faults.write(f"vendor.{step} {photo.jpeg!r}", "429: too many at once")
+            raise Throttled("too many at once", 5.0)
         starts.append(now)
         self.busiest[model] = max(self.busiest[model], len(starts))
         self.calls[model] += 1
         if faults.happens("throttle"):
             faults.write(f"vendor.{step} {photo.jpeg!r}", "429 injected")
             raise Throttled("injected", faults.chance.choice([None, 1.0, 20.0]))
+        for since, seconds, kind in self._outages:
+            if since <= now < since + seconds:
+                hangs = kind == "hang"
+                code = ErrorCode.VENDOR_TIMEOUT if hangs else ErrorCode.VENDOR_UNAVAILABLE
+                await self._fail(photo, step, model, code, "in an outage")
         if faults.happens("misconfigured"):
             faults.write(f"vendor.{step} {photo.jpeg!r}", "misconfigured")
             _our_fault()
@@ -90,9 +144,7 @@ class Vendor:
             code = faults.chance.choice(
                 [ErrorCode.VENDOR_UNAVAILABLE, ErrorCode.VENDOR_TIMEOUT, ErrorCode.VENDOR_BAD_ANSWER]
             )
-            faults.write(f"vendor.{step} {photo.jpeg!r}", code.value)
-            await asyncio.sleep(60.0 if code is ErrorCode.VENDOR_TIMEOUT else 1.0)
-            raise WorldError(code, "injected")
+            await self._fail(photo, step, model, code, "injected")
         if self.witness is not None:
             self.witness.asked(step)
         await asyncio.sleep(self._seconds(step))

@@ -43,6 +43,7 @@ from tests.simulation.vendor import IMAGE, TEXT, Model, Pictures, Source, Vendor
 RECONCILE_SECONDS: Final = 900.0
 MOST_LIVENESS_SECONDS: Final = 4 * 3600.0
 LOOK_SECONDS: Final = 10.0
+UNLIMITED: Final = 1_000_000  # calls a minute
 ENOUGH_VIOLATIONS: Final = 20  # of a world that is thoroughly broken nothing more is to be learnt
 TRACED_CALM_SECONDS: Final = 2000.0  # who is stuck by then does nothing new
 MIDNIGHT: Final = EPOCH + 23 * 3600.0  # in California, where the vendor's days end
@@ -96,6 +97,18 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     leaps: tuple[tuple[float, float], ...] = ()  # (when, by how much from then on) the backend's own clock is wrong
     daily: int = 0  # calls of the image model until midnight, seconds from the beginning; 0: no such limit
     midnight: float = 0.0
+    at_once: tuple[int, int] | None = None  # calls at a time, beside `limits`, or instead of them if not `rated`
+    rated: bool = True
+    outages: tuple[tuple[float, float, str], ...] = ()  # (from when, for how long, "5xx" or "hang"): for everybody
+
+    def limits_of(self) -> dict[str, Limit]:
+        """What the vendor allows, by model."""
+        at_once = self.at_once or (None, None)
+        minute = self.limits if self.rated or self.at_once is None else (None, None)
+        return {
+            model: Limit(per_minute=a_minute, concurrent=most)
+            for model, a_minute, most in zip((TEXT, IMAGE), minute, at_once, strict=True)
+        }
 
 
 class Bugs(logging.Handler):
@@ -118,12 +131,16 @@ class World:
         self.seed, self.plan, self.loop = seed, plan, loop
         self.chance = random.Random(f"{seed}/world")
         self.faults = Faults(loop, random.Random(f"{seed}/faults"), plan.rates, plan.crash)
-        limits = {TEXT: plan.limits[0], IMAGE: plan.limits[1]}
-        self.vendor = Vendor(self.faults, limits, self._seconds, plan.daily, plan.midnight)
+        limits = plan.limits_of()
+        a_minute = {model: limit.per_minute or UNLIMITED for model, limit in limits.items()}
+        at_once = {model: limit.concurrent for model, limit in limits.items() if limit.concurrent}
+        self.vendor = Vendor(
+            self.faults, a_minute, self._seconds, plan.daily, plan.midnight, at_once, outages=plan.outages
+        )
         self.epoch = MIDNIGHT - plan.midnight if plan.daily else EPOCH
         self.checker = Checker(self.faults, self.vendor, self.epoch)
         self.settings = Settings(
-            limits={TEXT: Limit(per_minute=plan.limits[0]), IMAGE: Limit(per_minute=plan.limits[1])},
+            limits=limits,
             prices=dict.fromkeys((TEXT, IMAGE), Price(input_usd=1.0, output_usd=1.0)),
             worker=WorkerLimits(in_flight=plan.in_flight),
             threshold=ThresholdRules(minimum_sample=plan.minimum_sample),
