@@ -280,6 +280,8 @@ class Checker:
             await self._entries_right(batch, store)
             async for image in store.images(batch.id):
                 await self._output_right(image, objects)
+        for identity, (data, _) in self.completions.items():
+            await self._reports_right(identity, json.loads(data), objects)
         self._letters_right(letters)
         self.purchases.finally_right(lambda batch: self.batches[batch].cache)
         if self._vendor.throttled:
@@ -294,6 +296,21 @@ class Checker:
             if said != ended:
                 wrong = sorted(index for index in said.keys() | ended.keys() if said.get(index) != ended.get(index))
                 self.blame(f"tally {(batch.id, shard)}: images {wrong} ended otherwise than it says")
+
+    async def _reports_right(self, identity: str, told: dict[str, Any], objects: EmbeddedObjects) -> None:
+        """The reports are still those that were announced, and there is a line for each image of the batch."""
+        for name, file in told["reports"].items():
+            bucket, _, path = file["uri"].removeprefix("memory://").partition("/")
+            got = await objects.get(bucket, path)
+            if got is None or hashlib.sha256(got[1]).hexdigest() != file["sha256"]:
+                self.blame(f"{identity}: report {name} is no longer what was announced")
+            elif name == "results.jsonl":
+                lines = [json.loads(line) for line in got[1].splitlines()]
+                states = Counter(line["state"] for line in lines)
+                if [line["index"] for line in lines] != [*range(told["total"])] or +Counter(told["counts"]) != states:
+                    self.blame(f"{identity}: {len(lines)} lines, {dict(states)}, where {told['counts']} was announced")
+        if "results.jsonl" not in told["reports"]:
+            self.blame(f"{identity}: announced without results")
 
     async def _rejections_right(self, objects: EmbeddedObjects) -> None:
         """What is malformed is refused once, says why, and is no batch; nothing else is refused."""

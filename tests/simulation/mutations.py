@@ -18,7 +18,7 @@ from typing import Any, Final
 
 import msgspec
 
-from shared import cache, claimed, claims, closing, ledger, manifest, quota, replay, stage_image
+from shared import cache, claimed, claims, closing, ledger, manifest, names, quota, replay, report, stage_image
 from shared.errors import ErrorCode, Throttled, WorkStopped, WorldError
 from shared.ledger import Circuit
 from shared.model import Batch, BatchMove, BatchState, Checkpoint, ImageState, Refusal
@@ -174,6 +174,16 @@ async def _keep_in_mind(self: Any, checkpoint: Any, picture: Any) -> None:
     self.checkpoint = checkpoint
 
 
+# --- promise 3: one completion a round
+
+_files = report.RoundReport.files
+
+
+def _files_without_results(self: Any) -> Iterator[tuple[str, bytes]]:
+    for name, data in _files(self):
+        yield name, b"" if name == "results.jsonl" else data
+
+
 _numbers: Final = count()
 
 
@@ -207,6 +217,8 @@ MUTATIONS: Final[dict[str, list[Patch]]] = {
     "release without the fence": [
         (claims, "release", lambda image, *, fence, **more: _release(image, fence=image.fence, **more))
     ],
+    "round folder without the round": [(names, "round_folder", lambda batch: f"{names.results_folder(batch)}round/")],
+    "results.jsonl is empty": [(report.RoundReport, "files", _files_without_results)],
     "checkpoint never used": [(claimed.ClaimedImage, "kept_picture", _no_picture)],
     "checkpoint never written": [(claimed.ClaimedImage, "keep", _keep_in_mind)],
     "release drops the checkpoint": [(claims, "release", _release_without_checkpoint)],

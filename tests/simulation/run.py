@@ -22,6 +22,7 @@ from tests.simulation.world import World, simulate
 TRACED: Final = 60
 CHUNK: Final = 5  # seeds handed to a process at once
 SHOWN: Final = 50  # failed seeds named at the end
+EXPLAINED: Final = 3  # failed seeds that are told with their last port calls; of the others, how to see them
 
 
 class Told(msgspec.Struct, frozen=True):
@@ -31,6 +32,7 @@ class Told(msgspec.Struct, frozen=True):
     virtual_seconds: float
     injected: int
     violations: tuple[str, ...]
+    explanation: str
 
 
 def run_seed(seed: int) -> World:
@@ -47,13 +49,19 @@ def told(seed: int) -> Told:
     """`run_seed` for another process."""
     world = run_seed(seed)
     injected = sum(world.faults.injected.values())
-    return Told(seed, world.loop.time(), injected, tuple(world.checker.violations))
+    explanation = explained(seed, world) if world.checker.violations else ""
+    return Told(seed, world.loop.time(), injected, tuple(world.checker.violations), explanation)
 
 
 def explained(seed: int, world: World, last: int = TRACED) -> str:
     """What went wrong, the last port calls, and how to see it again."""
     wrong = "\n".join(world.checker.violations[:20])
-    return f"seed {seed}:\n{wrong}\n\n{world.faults.told(last)}\n\npython -m tests.simulation.run --seed {seed} --trace"
+    return f"seed {seed}:\n{wrong}\n\n{world.faults.told(last)}\n\n{again(seed)}"
+
+
+def again(seed: int) -> str:
+    """The command that runs the seed again, with all its port calls."""
+    return f"python -m tests.simulation.run --seed {seed} --trace"
 
 
 def run_many(first: int, last: int, processes: int) -> int:
@@ -67,6 +75,7 @@ def run_many(first: int, last: int, processes: int) -> int:
             if done.violations:
                 failed.append(done.seed)
                 print(f"seed {done.seed} FAILED: {done.violations[0]}", flush=True)
+                print(done.explanation if len(failed) <= EXPLAINED else f"  {again(done.seed)}", flush=True)
     seconds = time.monotonic() - began
     print(
         f"{last - first} seeds in {seconds:.0f} s, {(last - first) / seconds:.1f} a second on {processes} processes,"
