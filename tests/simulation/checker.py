@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from shared.adapters.embedded.objects import EmbeddedObjects
@@ -18,12 +18,25 @@ from shared.adapters.embedded.store import EmbeddedStore
 from shared.cache import CacheEntry
 from shared.ledger import Ledger
 from shared.messages import Letter, Task, decode, is_letter
-from shared.model import Batch, BatchState, Control, Counts, Image, ImageState, Record, Refusal, Tally, Worker
-from shared.ports import Decision, Message, StoredObject
+from shared.model import (
+    Batch,
+    BatchState,
+    Control,
+    Counts,
+    Image,
+    ImageState,
+    Record,
+    Refusal,
+    Tally,
+    TierEmpty,
+    Worker,
+)
+from shared.ports import Decision, Delivery, Message, StoredObject
 from shared.topology import EVENTS_TOPIC
 from tests.clocks import EPOCH
 from tests.simulation.faults import HAND, LATE_SECONDS, PROCESS, Faults, Hand, Key
 from tests.simulation.purchases import Purchases
+from tests.simulation.tasks import Tasks
 from tests.simulation.vendor import Vendor
 from tests.simulation.waiting import Waiting
 
@@ -41,6 +54,7 @@ BATCH_WAYS: Final = {
 DEAD_SECONDS: Final = 13.0
 STUCK_SECONDS: Final = 1800.0
 CACHED_SECONDS: Final = 5.0  # workers know a batch's control from a look so long ago at most
+CONTROL_EVENTS: Final = frozenset({"ruum.batch.paused", "ruum.batch.cancelled"})
 KEPT_BEATS: Final = 30  # of each worker: more than come within that time
 OURS: Final = "configuration"  # the error code of what is our own fault
 
@@ -67,8 +81,9 @@ class Checker:
         self.rejections: dict[str, dict[str, tuple[bytes, str]]] = {}  # by manifest, by event id
         self.closed: dict[str, asyncio.Event] = {}  # set when a batch closes, for those who wait for it
         self._stopped: dict[str, float] = {}  # when a batch was last seen paused or cancelling
-        self.purchases = Purchases(faults, self.blame, self.images, self._seemed_dead, self._stopped_lately, epoch)
-        self.waiting = Waiting(faults, self.blame, self._stopped_lately)
+        self.purchases = Purchases(faults, self.blame, self.images, self._seemed_dead, self._stopped_since, epoch)
+        self.waiting = Waiting(faults, self.blame, self._stopped_since)
+        self.tasks = Tasks(faults, self.blame, self.images, self.batches, self._stopped_since, epoch)
         vendor.witness = Witnesses(self.purchases, self.waiting)
 
     def blame(self, text: str) -> None:
@@ -107,6 +122,7 @@ class Checker:
         if hand is not None and hand.key == key:
             self._by_hand(hand, before, now)
         self.purchases.image(before, now)
+        self.tasks.image(before, now)
 
     def _by_hand(self, hand: Hand, before: Image, now: Image) -> None:
         """A worker wrote its image."""
@@ -124,11 +140,12 @@ class Checker:
         """A worker has answered a delivery."""
         if not hand.process.dead:
             self.purchases.put_down(hand)
+            self.tasks.put_down(hand, action)
 
-    def _stopped_lately(self, batch: str) -> bool:
-        """Whether a worker may still think that the batch is not to run."""
+    def _stopped_since(self, batch: str, since: float) -> bool:
+        """Whether whoever began then may have found that the batch is not to run."""
         stops = self.batches[batch].control is not Control.RUN
-        return stops or self._faults.loop.time() - self._stopped.get(batch, -math.inf) < CACHED_SECONDS + LATE_SECONDS
+        return stops or self._stopped.get(batch, -math.inf) >= since - CACHED_SECONDS - LATE_SECONDS
 
     def beat(self, worker: Worker) -> None:
         beat = (self._faults.loop.time(), worker.at - self._epoch, worker.stopped)
@@ -195,6 +212,8 @@ class Checker:
             self._stopped[now.id] = self._faults.loop.time()
         if before is None or now == before:
             return
+        self.tasks.batch(before, now)
+        self._leases_respected(before, now)
         if now.revision != before.revision + 1 or now.round < before.round or now.announced_round > now.round:
             self.blame(f"{now.id}: revision {before.revision} -> {now.revision}, round {before.round} -> {now.round}")
         if now.state is not before.state and now.state not in BATCH_WAYS.get(before.state, ()):
@@ -206,6 +225,19 @@ class Checker:
             if now.id in self.closed:
                 self.closed[now.id].set()
 
+    def _leases_respected(self, before: Batch, now: Batch) -> None:
+        """Neither a closing nor a replay is taken from who has the lease of it."""
+        process, at = PROCESS.get(), self._faults.loop.time()
+        ahead = process.clock.fastest(at - LATE_SECONDS) if process is not None else 0.0
+        leases = [(before.closer, now.closer)]
+        if before.replay is not None and now.replay is not None:
+            leases.append((before.replay.lease, now.replay.lease))
+        for held, taken in leases:
+            if held is not None and taken is not None and held.holder != taken.holder:
+                left = held.until - (self._epoch + at + ahead)
+                if left > 0:
+                    self.blame(f"{now.id}: {now.state}, its lease taken from {held.holder} {left:.1f} s too early")
+
     def _all_settled(self, batch_id: str, what: str) -> Counter[ImageState]:
         found = Counter(image.state for (batch, _), image in self.images.items() if batch == batch_id)
         open_count = sum(count for state, count in found.items() if state not in SETTLED)
@@ -214,11 +246,14 @@ class Checker:
         return found
 
     def published(self, topic: str, messages: Sequence[Message]) -> None:
+        self.tasks.published(topic, messages)
         for message in messages if topic == EVENTS_TOPIC else ():
             if message.attributes["ce-type"] == "ruum.batch.completed":
                 self._completed(message)
             elif message.attributes["ce-type"] == "ruum.batch.rejected":
                 self._rejected(message)
+            elif message.attributes["ce-type"] in CONTROL_EVENTS:
+                self.tasks.told(message.attributes["ce-id"])
 
     def _completed(self, message: Message) -> None:
         identity = message.attributes["ce-id"]
@@ -283,6 +318,7 @@ class Checker:
         for identity, (data, _) in self.completions.items():
             await self._reports_right(identity, json.loads(data), objects)
         self._letters_right(letters)
+        self.tasks.finally_right()
         self.purchases.finally_right(lambda batch: self.batches[batch].cache)
         if self._vendor.throttled:
             self.blame(f"{self._vendor.throttled} calls above the vendor's limit")
@@ -349,12 +385,17 @@ class Checker:
     def _letters_right(self, letters: list[tuple[bytes, dict[str, str]]]) -> None:
         told: set[tuple[str, int, int]] = set()
         for data, attributes in letters:
-            task = decode(Letter, data).task if is_letter(attributes) else decode(Task, data)
+            task = task_of(data, attributes)
             if task is not None:
                 told.add((task.batch, task.index, task.round))
         for (batch, index), image in self.images.items():
             if image.state is ImageState.FAILED and (batch, index, image.round) not in told:
                 self.blame(f"{batch}/{index}: failed, and no letter says so")
+
+
+def task_of(data: bytes, attributes: Mapping[str, str]) -> Task | None:
+    """The task behind a letter."""
+    return decode(Letter, data).task if is_letter(attributes) else decode(Task, data)
 
 
 class Witnesses:
@@ -431,6 +472,8 @@ class TappedStore(Tap):
             self._checker.purchases.entry(seen[0], made)
         elif isinstance(made, Ledger) and seen:
             self._checker.waiting.ledger(seen[0], made)
+        elif isinstance(made, TierEmpty):
+            self._checker.tasks.emptied(made)
         return made
 
 
@@ -440,6 +483,11 @@ class TappedQueue(Tap):
     async def publish(self, topic: str, messages: Sequence[Message]) -> None:
         await self._port.publish(topic, messages)
         self._checker.published(topic, messages)
+
+    async def pull(self, subscription: str, most: int, wait_seconds: float) -> list[Delivery]:
+        self._checker.tasks.pulled(subscription)
+        found: list[Delivery] = await self._port.pull(subscription, most, wait_seconds)
+        return found
 
     async def nack(self, subscription: str, ack_ids: Sequence[str]) -> None:
         self._checker.waiting.nacked(subscription)

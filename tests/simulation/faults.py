@@ -181,6 +181,10 @@ class Process:
         self.dead = False
         self.silent_until = 0.0
         self.faults = 0  # that its calls have met
+        self.began = clock.monotonic()
+        self.doing = ""  # what an operator has started it for
+        self.sent: set[Key] = set()  # the images whose tasks it published
+        self.halted_at = -math.inf  # a worker's last fault of our configuration, unless it is over
         self.stop: asyncio.Event | None = None  # set when a worker is to stop in good order
         self.tasks: dict[asyncio.Task[Any], None] = {}
 
@@ -385,6 +389,7 @@ class Port:
 
     def _die(self, what: str, why: str, arguments: tuple[Any, ...] = ()) -> None:
         self._faults.write(what, why, arguments)
+        self._process.faults += 1
         self._process.kill()
         raise Killed(self._process.name)
 

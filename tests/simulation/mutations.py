@@ -18,10 +18,25 @@ from typing import Any, Final
 
 import msgspec
 
-from shared import cache, claimed, claims, closing, ledger, manifest, names, quota, replay, report, stage_image
+from shared import (
+    cache,
+    claimed,
+    claims,
+    closing,
+    ledger,
+    manifest,
+    names,
+    operator,
+    quota,
+    reconcile,
+    replay,
+    report,
+    stage_image,
+    subscriber,
+)
 from shared.errors import ErrorCode, Throttled, WorkStopped, WorldError
 from shared.ledger import Circuit
-from shared.model import Batch, BatchMove, BatchState, Checkpoint, ImageState, Refusal
+from shared.model import Batch, BatchMove, BatchState, Checkpoint, Control, ImageState, Refusal
 from tests.simulation import checker
 from tests.simulation.run import run_seed
 from tests.simulation.scenarios import SCENARIOS, play
@@ -31,7 +46,8 @@ SEEDS: Final = 60
 SHOWN: Final = 110  # characters of a violation
 MOST_NAMED: Final = 2
 _begin, _claim, _check, _close = replay.begin, claims.claim, closing.Closer.check, closing.close
-_release, _requeue, _buy = claims.release, claims.requeue, claimed.ClaimedImage.buy
+_release, _requeue, _give_up = claims.release, claims.requeue, claims.give_up
+_buy = claimed.ClaimedImage.buy
 
 
 def _fold_anything(tally: Any, *, index: int, revision: int, state: ImageState) -> Any:
@@ -174,6 +190,49 @@ async def _keep_in_mind(self: Any, checkpoint: Any, picture: Any) -> None:
     self.checkpoint = checkpoint
 
 
+# --- promise 1, and what workers and operators must leave alone
+
+_start_pulls, _stopped = subscriber.Subscriber._start_pulls, stage_image.StageImage._stopped
+_begin_replay = replay.begin
+
+
+def _pull_on(self: Any) -> None:
+    kept, self._halting = self._halting, set()
+    until, self._halted_until = self._halted_until, 0.0
+    _start_pulls(self)
+    self._halting, self._halted_until = kept, until
+
+
+async def _ack_whatever(self: Any, task: Any, deliveries: int) -> Any:
+    batch = await self._tools.store.batch(task.batch)
+    paused = batch is not None and batch.control is Control.PAUSED and batch.control_epoch >= task.epoch
+    return stage_image.ACK if paused else await _stopped(self, task, deliveries)
+
+
+async def _publish_backlog(self: Any, batch: Any) -> int:
+    return await self._operator.publish_queued(batch)
+
+
+async def _say_nothing(store: Any, queue: Any, clock: Any, batch: Any) -> None:
+    """`announce_control` that tells nobody."""
+
+
+def _take_closer(batch: Any, *, lease: Any, now: float) -> Any:
+    if batch.state is not BatchState.CLOSING:
+        return Refusal.ILLEGAL
+    return msgspec.structs.replace(batch, closer=lease, revision=batch.revision + 1)
+
+
+def _begin_any_replay(batch: Any, *, now: float, **more: Any) -> Any:
+    lease = batch.replay.lease if batch.replay is not None else None
+    return _begin_replay(batch, now=max(now, lease.until) if lease is not None else now, **more)
+
+
+def _give_up_quietly(image: Any, **more: Any) -> Any:
+    refusal = _give_up(image, **more)
+    return Refusal.SETTLED if refusal is Refusal.UNCHANGED else refusal
+
+
 # --- promise 3: one completion a round
 
 _files = report.RoundReport.files
@@ -219,6 +278,16 @@ MUTATIONS: Final[dict[str, list[Patch]]] = {
     ],
     "round folder without the round": [(names, "round_folder", lambda batch: f"{names.results_folder(batch)}round/")],
     "results.jsonl is empty": [(report.RoundReport, "files", _files_without_results)],
+    "the closer's lease is ignored": [(closing, "take_closer", _take_closer)],
+    "the replay's lease is ignored": [(replay, "begin", _begin_any_replay)],
+    "a halt does not stop pulling": [(subscriber.Subscriber, "_start_pulls", _pull_on)],
+    "one attempt only": [(claims, "release", lambda image, **more: _release(image, **more | {"max_attempts": 1}))],
+    "a pause acks what is processing": [(stage_image.StageImage, "_stopped", _ack_whatever)],
+    "reconcile publishes a healthy backlog": [(reconcile.Reconcile, "_publish_forgotten", _publish_backlog)],
+    "DEAD LETTER drops what has attempts left": [(claims, "give_up", _give_up_quietly)],
+    "a pause or cancel is told to nobody": [
+        (room, "announce_control", _say_nothing) for room in (closing, operator, reconcile)
+    ],
     "checkpoint never used": [(claimed.ClaimedImage, "kept_picture", _no_picture)],
     "checkpoint never written": [(claimed.ClaimedImage, "keep", _keep_in_mind)],
     "release drops the checkpoint": [(claims, "release", _release_without_checkpoint)],

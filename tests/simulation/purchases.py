@@ -36,7 +36,7 @@ class Purchase(msgspec.Struct):
 class Purchases:
     """Follows paid work. `images` are the documents as last written, `seems_dead` tells of a worker and a clock's lead.
 
-    `stopped_lately` tells of a batch whether a worker may still think that it is not to run.
+    `stopped_since` tells of a batch whether who began at a time may have found that it is not to run.
     """
 
     def __init__(
@@ -45,11 +45,11 @@ class Purchases:
         blame: Callable[[str], None],
         images: dict[Key, Image],
         seems_dead: Callable[[str, float, float], bool],
-        stopped_lately: Callable[[str], bool],
+        stopped_since: Callable[[str, float], bool],
         epoch: float,
     ) -> None:
         self._faults, self._blame, self._images, self._epoch = faults, blame, images, epoch
-        self._seems_dead, self._stopped_lately = seems_dead, stopped_lately
+        self._seems_dead, self._stopped_since = seems_dead, stopped_since
         self._works: dict[str, bytes] = {}  # the work bucket
         self._kept: dict[Key, str] = {}  # the last picture that an image's document named
         self._names: dict[str, Key] = {}  # whose pictures they were
@@ -162,7 +162,7 @@ class Purchases:
             return
         hand = HAND.get()
         self._forgone[self._photo(key)] += 1
-        if not (hand is not None and hand.refused) and not self._stopped_lately(key[0]):
+        if hand is None or not (hand.refused or self._stopped_since(key[0], hand.began)):
             self._blame(f"{key}: the lead of a cache entry is let go of, and its picture is there")
 
     def _passed_on(self, worker: str, key: Key, fence: int) -> None:

@@ -13,11 +13,11 @@ from typing import Any, Final
 
 import msgspec
 
-from shared.errors import ErrorCode, ImageRejected
+from shared.errors import ErrorCode, ImageRejected, WorldError
 from shared.messages import Task, encode
 from shared.model import Batch, BatchState, Image, ImageState, Tier
 from shared.ports import Message
-from shared.topology import topic_of
+from shared.topology import DEAD_LETTER_TOPIC, topic_of
 from tests.simulation.faults import Process
 from tests.simulation.loop import SimulationLoop
 from tests.simulation.vendor import Source
@@ -73,6 +73,8 @@ class Photos(Source):
         data = await super().fetch(uri, client)
         for name, codes in self._troubles.items():
             if uri.endswith(name) and codes and (code := codes.pop(0)) is not None:
+                if code is ErrorCode.SOURCE_UNAVAILABLE:
+                    raise WorldError(code, "as the schedule has it")
                 raise ImageRejected(code, "as the schedule has it")
         return data
 
@@ -433,6 +435,18 @@ class VendorThatHangs(Schedule):
         self.only_waited()
 
 
+class QueueThatGivesUp(Schedule):
+    """The queue has delivered a task too often while its image has attempts left: DEAD LETTER sends a fresh one."""
+
+    troubles = {0: [ErrorCode.SOURCE_UNAVAILABLE]}
+
+    async def play(self) -> None:
+        await self.until(lambda: (image := self.image()) is not None and image.attempts)
+        task = Task(batch=ID, index=0, round=1, tier=Tier.NORMAL)
+        await self.parts.queue.publish(DEAD_LETTER_TOPIC, [Message(encode(task))])
+        await self.announced(1)
+
+
 def is_closed(found: Any) -> bool:
     """Whether a batch has just been closed and not announced."""
     return isinstance(found, Batch) and found.state is BatchState.CLOSED and found.announced_round < found.round
@@ -453,6 +467,7 @@ SCENARIOS: Final[tuple[type[Schedule], ...]] = (
     DaysQuotaSpent,
     PauseAmidAnOutage,
     VendorThatHangs,
+    QueueThatGivesUp,
 )
 
 

@@ -25,10 +25,12 @@ NO_ANSWER: Final = frozenset({"vendor_unavailable", "vendor_timeout"})
 
 
 class Waiting:
-    """Follows circuits, and what becomes of who waits for them. `stopped_lately` tells of a batch."""
+    """Follows circuits, and what becomes of who waits for them. `stopped_since` tells of a batch and a time."""
 
-    def __init__(self, faults: Faults, blame: Callable[[str], None], stopped_lately: Callable[[str], bool]) -> None:
-        self._faults, self._blame, self._stopped_lately = faults, blame, stopped_lately
+    def __init__(
+        self, faults: Faults, blame: Callable[[str], None], stopped_since: Callable[[str, float], bool]
+    ) -> None:
+        self._faults, self._blame, self._stopped_since = faults, blame, stopped_since
         self.open_since: dict[str, float] = {}  # by model, while its circuit is not closed
         self._outages: defaultdict[str, list[tuple[float, float]]] = defaultdict(list)  # those that are over
         self._probed_at: dict[str, float] = {}
@@ -102,5 +104,5 @@ class Waiting:
         process, hand = PROCESS.get(), HAND.get()
         if subscription not in TASKS or process is None or process.stopping:
             return
-        if hand is None or not (hand.spent or hand.faults or self._stopped_lately(hand.key[0])):
+        if hand is None or not (hand.spent or hand.faults or self._stopped_since(hand.key[0], hand.began)):
             self._blame(f"{process.name} nacks {hand.key if hand else 'a task'}, and nothing has failed")

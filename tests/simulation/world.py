@@ -24,7 +24,7 @@ from shared.subscriber import Subscriber, consume
 from shared.topology import CHANGES_TOPIC, DEAD_LETTER_DOOR, DEAD_LETTER_KEPT, topic_of
 from shared.worker import EmptyTiers
 from tests.clocks import EPOCH
-from tests.simulation.checker import Checker, TappedObjects, TappedQueue, TappedStore
+from tests.simulation.checker import Checker, TappedObjects, TappedQueue, TappedStore, task_of
 from tests.simulation.faults import (
     HAND,
     Clock,
@@ -273,7 +273,11 @@ class World:
         rooms = self.rooms(process)
 
         async def handle(delivery: Delivery) -> None:
+            process.sent.clear()
             await rooms.dead_letter.handle(delivery.data, delivery.attributes)
+            task = task_of(delivery.data, delivery.attributes)
+            if task is not None:
+                self.checker.tasks.letter(process, (task.batch, task.index), task.round)
 
         await consume(self.backend(process).queue, DEAD_LETTER_DOOR, handle, clock=process.clock, most=4)
 
@@ -317,7 +321,12 @@ class World:
 
     async def operation(self, at: float, what: str, batch: str) -> None:
         await asyncio.sleep(at)
-        await self.once("operator", lambda process: self.operate(self.rooms(process), what, f"acme.{batch}"))
+
+        def work(process: Process) -> Coroutine[Any, Any, Any]:
+            process.doing = what
+            return self.operate(self.rooms(process), what, f"acme.{batch}")
+
+        await self.once("operator", work)
 
     async def replay_eagerly(self, name: str) -> None:
         """An operator who waits for the batch to close, and does not wait for its announcement."""
