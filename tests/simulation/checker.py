@@ -37,7 +37,7 @@ from tests.clocks import EPOCH
 from tests.simulation.faults import HAND, LATE_SECONDS, PROCESS, Faults, Hand, Key
 from tests.simulation.purchases import Purchases
 from tests.simulation.tasks import Tasks
-from tests.simulation.vendor import Vendor
+from tests.simulation.vendor import Vendor, Witness
 from tests.simulation.waiting import Waiting
 
 SETTLED: Final = frozenset({ImageState.COMPLETED, ImageState.FAILED, ImageState.CANCELLED})
@@ -398,8 +398,8 @@ def task_of(data: bytes, attributes: Mapping[str, str]) -> Task | None:
     return decode(Letter, data).task if is_letter(attributes) else decode(Task, data)
 
 
-class Witnesses:
-    """See `tests.simulation.vendor.Witness`: each judge hears what is his."""
+class Witnesses(Witness):
+    """Each judge hears what is his."""
 
     def __init__(self, purchases: Purchases, waiting: Waiting) -> None:
         self.asked, self.answered, self.judged = purchases.asked, purchases.answered, purchases.judged

@@ -138,6 +138,16 @@ async def _buy_or_nack(self: Any, step: str, model: str, call: Any) -> Any:
     return await _buy(self, step, model, refused)
 
 
+async def _buy_or_fail(self: Any, step: str, model: str, call: Any) -> Any:
+    async def refused() -> Any:
+        try:
+            return await call()
+        except Throttled as error:
+            raise WorldError(ErrorCode.VENDOR_BAD_ANSWER, "429") from error
+
+    return await _buy(self, step, model, refused)
+
+
 def _probe_for_everybody(known: Any, queues: Any, limit: Any, now: float) -> Any:
     if known.circuit is Circuit.HALF_OPEN:
         known = msgspec.structs.replace(known, probe_until=now)
@@ -269,6 +279,9 @@ MUTATIONS: Final[dict[str, list[Patch]]] = {
         (manifest, "rejected_id", lambda client, name, generation: f"{client}.rejected~{next(_numbers)}")
     ],
     "a 429 nacks": [(claimed.ClaimedImage, "buy", _buy_or_nack)],
+    "a 429 spends an attempt": [(claimed.ClaimedImage, "buy", _buy_or_fail)],
+    "slots are not counted": [(ledger, "slots_now", lambda limit, rate: None)],
+    "the rolling minute is not kept": [(ledger, "WINDOW_SECONDS", 30.0)],
     "an open circuit spends an attempt": [(ledger, "is_of_outage", lambda known, grant: False)],
     "a failure waits for no verdict": [(quota, "VERDICT_SECONDS", 0.0)],
     "everybody probes": [(ledger, "_probe", _probe_for_everybody)],

@@ -150,8 +150,12 @@ class Purchases:
         if now.led_by is None:
             if now.picture is None:
                 self._let_go(key)
-        elif _read(now.led_by)[1] != key:
+            return
+        _, successor, later = _read(now.led_by)
+        if successor != key:
             self._passed_on(worker, key, fence)
+        elif later < fence:
+            self._blame(f"{key}: the lead of its cache entry is taken from fence {fence} by the stale fence {later}")
 
     def _photo(self, key: Key) -> bytes:
         return self._images[key].source.split("/")[-2].encode()

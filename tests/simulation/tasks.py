@@ -132,11 +132,11 @@ class Tasks:
             self._owed[name] = (at, PROCESS.get())
             self._known.add(name)
         over = _told_of(before)
-        if over is not None and over in self._owed and now.control is Control.RUN:
+        if over is not None and over in self._owed:
             since, process = self._owed.pop(over)
             hindered = process is not None and process.faults
             if not hindered and at - since > LATE_SECONDS:
-                self._blame(f"{over}: was never told, and the batch is resumed")
+                self._blame(f"{over}: was never told, and the batch is {now.control}")
 
     def told(self, identity: str) -> None:
         """An event of a pause or cancel."""

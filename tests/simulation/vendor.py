@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final, NoReturn, Protocol
+from typing import Final, NoReturn
 
 from ops.noop import ANALYSIS, GOOD
 from shared.errors import ConfigurationError, DailyQuotaSpent, ErrorCode, ImageRejected, Throttled, WorldError
@@ -24,8 +24,8 @@ LEAP_SECONDS: Final = 70.0
 BAD: Final = Verdict(structure_kept=0.1, realism=0.9, style_fit=0.9, defects=["a door is gone"])
 
 
-class Witness(Protocol):
-    """Sees what is asked of the vendor and what comes of it."""
+class Witness:
+    """Sees what is asked of the vendor and what comes of it. This one does not care."""
 
     def asked(self, step: str) -> None: ...
 
@@ -33,7 +33,9 @@ class Witness(Protocol):
 
     def judged(self, picture: bytes, *, bad: bool) -> None: ...
 
-    def begun(self, model: str) -> bool: ...
+    def begun(self, model: str) -> bool:
+        """Whether the call that begins can only be a probe."""
+        return False
 
     def ended(self, model: str, *, probing: bool) -> None: ...
 
@@ -67,7 +69,7 @@ class Vendor:
         self._starts: dict[str, deque[float]] = {model: deque() for model in limits}
         self.answered: dict[tuple[bytes, str], int] = {}
         self.answers = 0
-        self.witness: Witness | None = None
+        self.witness = Witness()
         self.throttled = 0  # of its own accord: a rolling minute was full, and no clock explains it
         self.busiest: dict[str, int] = dict.fromkeys(limits, 0)  # most calls let in within any rolling minute
         self.calls: dict[str, int] = dict.fromkeys(limits, 0)
@@ -78,33 +80,28 @@ class Vendor:
 
     async def call(self, photo: Photo, step: str, model: str) -> None:
         """Let a call in or refuse it, and answer it."""
-        probing = self.witness.begun(model) if self.witness is not None else False
+        probing = self.witness.begun(model)
         self.running[model] += 1
         try:
             await self._call(photo, step, model)
         except (Throttled, ImageRejected):
-            self._heard(model)
+            self.witness.heard(model)
             raise
         except WorldError as error:
             if error.code is ErrorCode.VENDOR_BAD_ANSWER:
-                self._heard(model)
+                self.witness.heard(model)
             raise
         else:
-            self._heard(model)
+            self.witness.heard(model)
         finally:
             self.running[model] -= 1
-            if self.witness is not None:
-                self.witness.ended(model, probing=probing)
-
-    def _heard(self, model: str) -> None:
-        if self.witness is not None:
-            self.witness.heard(model)
+            self.witness.ended(model, probing=probing)
 
     async def _fail(self, photo: Photo, step: str, model: str, code: ErrorCode, why: str) -> NoReturn:
         began = self._faults.loop.time()
         self._faults.write(f"vendor.{step} {photo.jpeg!r}", f"{code.value} {why}")
         await asyncio.sleep(TIMEOUT_SECONDS if code is ErrorCode.VENDOR_TIMEOUT else 1.0)
-        if self.witness is not None and code is not ErrorCode.VENDOR_BAD_ANSWER:
+        if code is not ErrorCode.VENDOR_BAD_ANSWER:
             self.witness.failed(model, began)
         raise WorldError(code, why)
 
@@ -145,8 +142,7 @@ class Vendor:
                 [ErrorCode.VENDOR_UNAVAILABLE, ErrorCode.VENDOR_TIMEOUT, ErrorCode.VENDOR_BAD_ANSWER]
             )
             await self._fail(photo, step, model, code, "injected")
-        if self.witness is not None:
-            self.witness.asked(step)
+        self.witness.asked(step)
         await asyncio.sleep(self._seconds(step))
         self.answered[photo.jpeg, step] = self.answered.get((photo.jpeg, step), 0) + 1
         self.answers += 1
@@ -170,8 +166,7 @@ class Model:
 
     async def analyse(self, photo: Photo, request: Request) -> Answer[Analysis]:
         await self._vendor.call(photo, "analyse", TEXT)
-        if self._vendor.witness is not None:
-            self._vendor.witness.answered("analyse", photo.jpeg)
+        self._vendor.witness.answered("analyse", photo.jpeg)
         return Answer(ANALYSIS, Usage(TEXT, 10, 10))
 
     async def generate(
@@ -179,15 +174,13 @@ class Model:
     ) -> Answer[bytes]:
         await self._vendor.call(photo, "generate", IMAGE)
         made = b"picture %d of %s" % (self._vendor.answers, photo.jpeg)
-        if self._vendor.witness is not None:
-            self._vendor.witness.answered("generate", photo.jpeg, made)
+        self._vendor.witness.answered("generate", photo.jpeg, made)
         return Answer(made, Usage(IMAGE, 10, 1000))
 
     async def verify(self, photo: Photo, picture: bytes, analysis: Analysis, request: Request) -> Answer[Verdict]:
         await self._vendor.call(photo, "verify", TEXT)
         bad = self._faults.happens("low")
-        if self._vendor.witness is not None:
-            self._vendor.witness.judged(picture, bad=bad)
+        self._vendor.witness.judged(picture, bad=bad)
         return Answer(BAD if bad else GOOD, Usage(TEXT, 10, 10))
 
     async def aclose(self) -> None:
