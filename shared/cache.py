@@ -70,12 +70,15 @@ def ask(
 ) -> CacheEntry | Refusal:
     """Take the lead. `UNCHANGED`: there is a picture to use. `BUSY`: somebody else leads.
 
-    A lead passes to a later claim of its own image, and to anybody from a claim known to be `dead`.
+    A lead passes to a later claim of its own image (never to an earlier one, whose hand is stale), and to anybody from
+    a claim known to be `dead`.
     """
     if entry is not None and entry.picture is not None and entry.expires_at > now:
         return Refusal.UNCHANGED
-    if entry is not None and entry.led_by not in (None, dead) and Lead.read(entry.led_by).image != lead.image:
-        return Refusal.BUSY
+    if entry is not None and entry.led_by not in (None, dead):
+        known = Lead.read(entry.led_by)
+        if known.image != lead.image or known.fence > lead.fence:
+            return Refusal.BUSY
     return CacheEntry(key=key, client=client, led_by=str(lead))
 
 

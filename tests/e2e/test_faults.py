@@ -1,8 +1,8 @@
 """Two subscribers, a quota, a vendor with faults, and a kill -9: all settle, no minute above quota, the bill is right.
 
-200 images at 600 calls a minute and image model by default (twice that for the text model, as in the settings), nine
-tenths of which a neighbour in the same ledger has just used: so that the workers must wait for the quota, and would be
-refused if they did not. `FAULTS_PER_MINUTE=60` is the vendor's own limit, and takes about six minutes.
+200 images at 600 calls a minute and image model by default (twice that for the text model, as in the settings). Most of
+the image model's first minute a neighbour in the same ledger has just used: so that the workers must wait for the quota,
+and would be refused if they did not. `FAULTS_PER_MINUTE=60` is the vendor's own limit, and takes about six minutes.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ PER_MINUTE = int(os.environ.get("FAULTS_PER_MINUTE", "600"))
 IN_FLIGHT = 12  # of each subscriber: two of them ask the image model often enough to feel a quota
 KILL_AFTER = 60  # images settled
 LATENCY = 0.3
-NEIGHBOURS = 0.9  # its share of the first minute; what is left is used up before the workers are warm
+NEIGHBOURS = 0.95  # its share of the first minute; what is left is used up in seconds
 # 5 % of the calls. Where the vendor answered and we cannot know what it billed, or it did not answer and may have
 # billed, the bill is allowed to be off by that call.
 REFUSED = {"500": 0.006, "503": 0.006, "429_bare": 0.001}
@@ -80,7 +80,7 @@ def worker_of(here: World, subscriber: str) -> str:
 
 
 async def neighbour(here: World, models: dict[str, int]) -> None:
-    """Another user of the same quota, who goes by the same ledger: most of the first minute is gone."""
+    """Another user of the image model, who goes by the same ledger: most of the first minute is gone."""
     limits = {model: Limit(per_minute=most) for model, most in models.items()}
     quota = SharedQuota(here.target.backend.store, here.target.clock, limits, "neighbour")
     base = f"http://127.0.0.1:{here.stack.ports['gemini']}"
@@ -96,8 +96,7 @@ async def neighbour(here: World, models: dict[str, int]) -> None:
 
     async with httpx2.AsyncClient(base_url=base, trust_env=False, headers={"x-goog-api-key": LOCAL_KEY}) as client:
         (await client.post("/plan", json={"rates": {}, "latency": 0.0})).raise_for_status()
-        calls = (call(client, model) for model, most in models.items() for _ in range(round(most * NEIGHBOURS)))
-        await asyncio.gather(*calls)
+        await asyncio.gather(*(call(client, Gemini().image_model) for _ in range(round(PER_MINUTE * NEIGHBOURS))))
         (await client.post("/plan", json={"rates": RATES, "latency": LATENCY})).raise_for_status()
     quota.close()
 
@@ -137,7 +136,7 @@ def test_quota_faults_and_a_kill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         assert count(stats, status=429, fault=None) == 0, told
         for model, most in models.items():
             assert stats["busiest"][model] <= most, told
-        assert stats["busiest"][Gemini().image_model] > 0.95 * PER_MINUTE, f"nothing had to wait: {told}"
+        assert stats["busiest"][Gemini().image_model] >= 0.98 * PER_MINUTE, f"nothing had to wait: {told}"
         assert sum(count(stats, fault=fault) for fault in REFUSED | READABLE | AMBIGUOUS) >= 10, told
         # The bill: each call the vendor answered readably, but for what died with the worker: a call of each image it
         # had in hand, mostly the analysis of one whose picture was being bought, which is written with the picture.

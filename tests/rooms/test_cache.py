@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
+from shared.cache import CacheEntry, Lead, ask, let_go
 from shared.errors import ErrorCode, ImageRejected, WorldError
 from shared.ledger import Ledger
-from shared.model import Batch, Control, Image, ImageState
+from shared.model import Batch, Control, Image, ImageState, Refusal
 from shared.stage_image import Action
 from tests.rooms.parts import BAD, IMAGE, STALE_SECONDS, Hand, Stall, World, virtual
 
@@ -207,3 +208,16 @@ async def test_off_by_the_manifest(world: World) -> None:
     await world.change_image(0, "acme.b2", source=SAME)
     assert not (await stage(world, hand, name="acme.b2")).cached
     assert buys(world) == [2, 2, 2]
+
+
+@virtual
+async def test_a_stale_hand_takes_no_lead_back(world: World) -> None:
+    """Simulation, seeds 178 and 190: it would buy beside its successor, and let go of what is not its own."""
+    rules = {"key": "k", "client": "acme", "dead": None}
+    first = ask(None, 0.0, lead=Lead("w1", "acme.b1/0", 1), **rules)
+    assert isinstance(first, CacheEntry)
+    second = ask(first, 1.0, lead=Lead("w2", "acme.b1/0", 2), **rules)
+    assert isinstance(second, CacheEntry), "a later claim of the same image goes on"
+    assert ask(second, 2.0, lead=Lead("w1", "acme.b1/0", 1), **rules) is Refusal.BUSY
+    assert ask(second, 2.0, lead=Lead("w2", "acme.b1/0", 2), **rules) == second, "asked again after a lost reply"
+    assert let_go(second, 3.0, lead=Lead("w1", "acme.b1/0", 1)) is Refusal.UNCHANGED
