@@ -71,7 +71,8 @@ class Vendor:
         self.answers = 0
         self.witness = Witness()
         self.throttled = 0  # of its own accord: a rolling minute was full, and no clock explains it
-        self.busiest: dict[str, int] = dict.fromkeys(limits, 0)  # most calls let in within any rolling minute
+        self._arrived: dict[str, deque[float]] = {model: deque() for model in limits}
+        self.busiest: dict[str, int] = dict.fromkeys(limits, 0)  # most calls that came in any rolling minute
         self.calls: dict[str, int] = dict.fromkeys(limits, 0)
 
     def answered_steps(self, step: str) -> int:
@@ -107,9 +108,12 @@ class Vendor:
 
     async def _call(self, photo: Photo, step: str, model: str) -> None:
         faults, now = self._faults, self._faults.loop.time()
-        starts = self._starts[model]
-        while starts and starts[0] <= now - 60.0:
-            starts.popleft()
+        starts, arrived = self._starts[model], self._arrived[model]
+        arrived.append(now)  # before it is let in or refused: who asks too often is seen, however much is let in
+        for times in (starts, arrived):
+            while times and times[0] <= now - 60.0:
+                times.popleft()
+        self.busiest[model] = max(self.busiest[model], len(arrived))
         if model == IMAGE and self._daily and now < self._day_ends and self.calls[model] >= self._daily:
             faults.write(f"vendor.{step} {photo.jpeg!r}", "429: the day's quota is spent")
             _our_fault()
@@ -123,7 +127,6 @@ class Vendor:
             faults.write(f"vendor.{step} {photo.jpeg!r}", "429: too many at once")
             raise Throttled("too many at once", 5.0)
         starts.append(now)
-        self.busiest[model] = max(self.busiest[model], len(starts))
         self.calls[model] += 1
         if faults.happens("throttle"):
             faults.write(f"vendor.{step} {photo.jpeg!r}", "429 injected")
