@@ -93,7 +93,10 @@ def leads(image: Image, lead: Lead, holder: Worker | None, now: float) -> bool:
     if image.state is ImageState.PROCESSING and image.fence == lead.fence and heartbeat_is_fresh(holder, now):
         return True
     paid = image.checkpoint is not None and image.checkpoint.picture is not None
-    last_seen = max(image.touched_at, holder.at if holder else 0.0)
+    # Its worker's life counts only while that has it in hand: given back, it may have to wait for that very worker,
+    # which a suspect has to itself and waits in, for this lead.
+    died = image.state is ImageState.PROCESSING and image.fence == lead.fence
+    last_seen = max(image.touched_at, holder.at if holder and died else 0.0)
     return paid and now - last_seen < PAID_LEAD_SECONDS
 
 
