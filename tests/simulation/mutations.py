@@ -375,7 +375,7 @@ def main(show: Callable[[str], None] = lambda text: print(text, flush=True)) -> 
     with multiprocessing.get_context("spawn").Pool(os.cpu_count()) as pool:
         for found in pool.imap(attempt, [(name, seeds) for name in wanted]):
             missed += found.by == "NOTHING"
-            show(f"{found.name:36} {found.by}\n{'':36}   {found.told[:SHOWN]}")
+            show(f"{found.name:44} {found.by}\n{'':44}   {found.told[:SHOWN]}")
     show(f"{len(wanted) - missed} of {len(wanted)} caught, in {time.monotonic() - began:.0f} s")
     return bool(missed or sound)
 
