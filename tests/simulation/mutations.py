@@ -47,6 +47,7 @@ SHOWN: Final = 110  # characters of a violation
 MOST_NAMED: Final = 2
 _begin, _claim, _check, _close = replay.begin, claims.claim, closing.Closer.check, closing.close
 _release, _requeue, _give_up = claims.release, claims.requeue, claims.give_up
+_ask, _leads = cache.ask, cache.leads
 _buy = claimed.ClaimedImage.buy
 
 
@@ -180,6 +181,17 @@ def _ask_without_lead(entry: Any, now: float, *, key: str, client: str, lead: An
     return cache.CacheEntry(key=key, client=client, led_by=str(lead))
 
 
+def _ask_of_whatever_fence(entry: Any, now: float, *, lead: Any, **more: Any) -> Any:
+    led_by = entry.led_by if entry is not None else None
+    mine = led_by is not None and cache.Lead.read(led_by).image == lead.image
+    return _ask(msgspec.structs.replace(entry, led_by=None) if mine else entry, now, lead=lead, **more)
+
+
+def _leads_while_its_worker_lives(image: Any, lead: Any, holder: Any, now: float) -> bool:
+    touched = max(image.touched_at, holder.at if holder else 0.0)
+    return _leads(msgspec.structs.replace(image, touched_at=touched), lead, holder, now)
+
+
 async def _buy_and_drop(self: Any, step: str, model: str, call: Any) -> Any:
     try:
         return await _buy(self, step, model, call)
@@ -308,6 +320,8 @@ MUTATIONS: Final[dict[str, list[Patch]]] = {
     "cache without a lead": [(cache, "ask", _ask_without_lead)],
     "a failed verify drops the picture": [(claimed.ClaimedImage, "buy", _buy_and_drop)],
     "a replay drops a good checkpoint": [(claims, "requeue", _requeue_without_picture)],
+    "a stale hand takes the lead back": [(cache, "ask", _ask_of_whatever_fence)],
+    "a paid lead lasts while its worker lives": [(cache, "leads", _leads_while_its_worker_lives)],
     "a paid lead is no lead": [(cache, "PAID_LEAD_SECONDS", 0.0)],
     "claims are always dead": [(claims, "claim_is_alive", lambda image, holder, now: False)],
 }

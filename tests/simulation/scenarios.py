@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import msgspec
 
+from shared.cache import CacheEntry
 from shared.errors import ErrorCode, ImageRejected, WorldError
 from shared.messages import Task, encode
 from shared.model import Batch, BatchState, Image, ImageState, Tier
@@ -447,6 +448,56 @@ class QueueThatGivesUp(Schedule):
         await self.announced(1)
 
 
+class StaleHandAsksForALead(Workers):
+    """A worker taken for dead asks for its image's cache entry when its successor leads it: the lead stays there."""
+
+    plan_of_all = msgspec.structs.replace(
+        Workers.plan_of_all, batches=(Wanted(name="b0", at=0.0, images=1, cache=True),)
+    )
+
+    async def play(self) -> None:
+        asking = {
+            kind: self.hold(kind, "store.change_record", fits=lambda arguments, _: arguments[0] is CacheEntry)
+            for kind in ("worker0", "worker1")
+        }
+        first = await self.claimed(1)
+        for kind in asking.keys() - {first}:
+            asking[kind].release()
+        await self.reached(asking[first])
+        silent, deaf = self.silence(first)
+        await self.claimed(2)
+        await asyncio.sleep(5.0)
+        asking[first].release()
+        await asyncio.sleep(5.0)
+        silent.release()
+        deaf.release()
+        await self.announced(1)
+
+
+class SuspectBesideAPaidLead(Schedule):
+    """An image is released with its picture, and the next with the same photo is a suspect: alone in its worker's hands.
+
+    Nobody else can come in meanwhile, not even the image it waits for: the lead of what is paid must run out.
+    """
+
+    plan_of_all = msgspec.structs.replace(
+        Schedule.plan_of_all,
+        batches=(Wanted(name="b0", at=0.0, images=2, cache=True, photos=1),),
+        outages=((40.0, 5.0, "5xx"),),  # when the picture is to be verified
+    )
+
+    async def play(self) -> None:
+        publishing = self.hold(
+            "ingest", "queue.publish", fits=lambda arguments, _: arguments[0] == topic_of(Tier.NORMAL)
+        )
+        await self.reached(publishing)
+        suspect = lambda image: msgspec.structs.replace(image, crashes=2, revision=image.revision + 1)
+        await self.store.change_image(ID, 1, suspect, "schedule")
+        publishing.release()
+        await self.until(lambda: (image := self.image(0)) is not None and image.attempts)
+        await self.announced(1)
+
+
 def is_closed(found: Any) -> bool:
     """Whether a batch has just been closed and not announced."""
     return isinstance(found, Batch) and found.state is BatchState.CLOSED and found.announced_round < found.round
@@ -468,6 +519,8 @@ SCENARIOS: Final[tuple[type[Schedule], ...]] = (
     PauseAmidAnOutage,
     VendorThatHangs,
     QueueThatGivesUp,
+    StaleHandAsksForALead,
+    SuspectBesideAPaidLead,
 )
 
 
