@@ -15,6 +15,7 @@ from typing import Final
 import msgspec
 
 from shared.claims import heartbeat_is_fresh
+from shared.errors import LostClaim
 from shared.model import SETTLED_STATES, Image, ImageState, Record, Refusal, Worker, image_of
 from shared.ports import BatchStore, Clock, ObjectStore, Photo, Request
 from shared.settings import Settings
@@ -70,14 +71,16 @@ def ask(
 ) -> CacheEntry | Refusal:
     """Take the lead. `UNCHANGED`: there is a picture to use. `BUSY`: somebody else leads.
 
-    A lead passes to a later claim of its own image (never to an earlier one, whose hand is stale), and to anybody from
-    a claim known to be `dead`.
+    A lead passes to a later claim of its own image (`STALE_FENCE` to an earlier one, whose hand is stale), and to other
+    images from a claim known to be `dead`.
     """
     if entry is not None and entry.picture is not None and entry.expires_at > now:
         return Refusal.UNCHANGED
-    if entry is not None and entry.led_by not in (None, dead):
+    if entry is not None and entry.led_by is not None:
         known = Lead.read(entry.led_by)
-        if known.image != lead.image or known.fence > lead.fence:
+        if known.image == lead.image and known.fence > lead.fence:
+            return Refusal.STALE_FENCE
+        if known.image != lead.image and entry.led_by != dead:
             return Refusal.BUSY
     return CacheEntry(key=key, client=client, led_by=str(lead))
 
@@ -131,6 +134,7 @@ class Cache:
         """The picture; or None, and the caller leads: it buys the picture and then calls `fill` or `let_go`.
 
         Waits while somebody else leads, calling `check` before each look. A picture whose object is gone is none.
+        Raises `LostClaim` when the image's own next claim leads.
         """
         dead: str | None = None
         while True:
@@ -138,6 +142,8 @@ class Cache:
             answer = await self._store.change_record(CacheEntry, key, decide, self._clock.token())
             if isinstance(answer, CacheEntry):
                 return None
+            if answer is Refusal.STALE_FENCE:
+                raise LostClaim(f"fence {lead.fence}: a later claim of {lead.image} buys its picture")
             if answer is Refusal.UNCHANGED:
                 found = await self._objects.get(self._bucket, object_name(key))
                 if found is not None:

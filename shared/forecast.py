@@ -221,8 +221,8 @@ class Pace(msgspec.Struct, frozen=True):
 
 def pace_now(known: Pace, settled: int, seconds: float) -> Pace:
     """After `settled` more in `seconds`. Young measurements count by what they hold: right from the first on."""
-    if seconds <= 0:
-        return known
+    if seconds <= 0:  # two looks at one moment, or a clock that was set back: no time has passed, images have
+        return Pace(known.images + max(0, settled), known.seconds)
     kept = math.exp(-seconds / SPEED_SECONDS)
     remembered = SPEED_SECONDS * (1 - kept)  # of these seconds
     return Pace(known.images * kept + max(0, settled) / seconds * remembered, known.seconds * kept + remembered)

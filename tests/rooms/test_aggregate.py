@@ -444,14 +444,19 @@ async def test_status_says_what_a_crm_needs(world: World) -> None:
     await settle(world, 0)
     for change in await pending(world):
         await world.rooms.aggregate.handle(change)
+    await world.rooms.closer.show_progress("acme.b1")
     await world.clock.sleep(5)
-    await world.change_image(1, state=PROCESSING)
+    await settle(world, 1)
+    await world.change_image(2, state=PROCESSING)
     for change in await pending(world):
         await world.rooms.aggregate.handle(change)
+    await world.rooms.closer.show_progress("acme.b1")
     assert await status(world) == {
         "batchId": "acme.b1", "client": "acme", "state": "processing", "control": "run", "round": 1, "total": 4,
-        "queued": 2, "processing": 1, "completed": 1, "failed": 0, "cancelled": 0, "progress": 0.25,
-        "imagesPerMinute": 12.0, "etaSeconds": 15.0,  # one image in five seconds, three to go
+        "queued": 1, "processing": 1, "completed": 2, "failed": 0, "cancelled": 0, "progress": 0.5,
+        # one image in five seconds, two to go
+        "imagesPerMinute": pytest.approx(12.0, rel=0.05), "etaSeconds": pytest.approx(10.0, rel=0.05),
+        "pausedReason": None,
         "updatedAt": "2026-03-02T09:00:05.000Z",
     }  # fmt: skip
 

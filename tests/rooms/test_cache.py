@@ -212,12 +212,18 @@ async def test_off_by_the_manifest(world: World) -> None:
 
 @virtual
 async def test_a_stale_hand_takes_no_lead_back(world: World) -> None:
-    """Simulation, seeds 178 and 190: it would buy beside its successor, and let go of what is not its own."""
+    """Simulation, seeds 178, 190, 737 and 836: it would buy beside its successor, and let go of what is not its own."""
     rules = {"key": "k", "client": "acme", "dead": None}
     first = ask(None, 0.0, lead=Lead("w1", "acme.b1/0", 1), **rules)
     assert isinstance(first, CacheEntry)
     second = ask(first, 1.0, lead=Lead("w2", "acme.b1/0", 2), **rules)
     assert isinstance(second, CacheEntry), "a later claim of the same image goes on"
-    assert ask(second, 2.0, lead=Lead("w1", "acme.b1/0", 1), **rules) is Refusal.BUSY
+    for dead in (None, second.led_by):
+        stale = ask(second, 2.0, lead=Lead("w1", "acme.b1/0", 1), **(rules | {"dead": dead}))
+        assert stale is Refusal.STALE_FENCE, "not even when its successor seems to be dead"
+    assert ask(second, 2.0, lead=Lead("w3", "acme.b1/1", 1), **rules) is Refusal.BUSY
+    assert isinstance(
+        ask(second, 2.0, lead=Lead("w3", "acme.b1/1", 1), **(rules | {"dead": second.led_by})), CacheEntry
+    )
     assert ask(second, 2.0, lead=Lead("w2", "acme.b1/0", 2), **rules) == second, "asked again after a lost reply"
     assert let_go(second, 3.0, lead=Lead("w1", "acme.b1/0", 1)) is Refusal.UNCHANGED

@@ -746,6 +746,7 @@ def test_a_status_tells_the_batch_in_plain_words():
     batch = a_batch(B.CLOSING, round=2, total=8)
     assert closing.status_of(batch, Counts(queued=1, processing=1, completed=3, failed=2, cancelled=1), NOW) == {
         "batchId": "acme.a", "client": "acme", "state": "closing", "control": "run", "round": 2, "total": 8,
+        "pausedReason": None,
         "queued": 1, "processing": 1, "completed": 3, "failed": 2, "cancelled": 1, "progress": 0.75,
         "imagesPerMinute": None, "etaSeconds": None, "updatedAt": messages.iso(NOW),
     }  # fmt: skip
