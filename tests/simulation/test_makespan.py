@@ -23,7 +23,7 @@ def test_makespan_is_near_the_bound(workers: int) -> None:
     assert (found.throttled, found.failed, found.attempts) == (0, 0, 0)
 
 
-@pytest.mark.parametrize(("kill_at", "seed"), [(0.05, "b"), (0.2, "makespan"), (0.5, "c"), (0.8, "b")])
+@pytest.mark.parametrize(("kill_at", "seed"), [(0.2, "makespan"), (0.5, "c"), (0.8, "b")])
 def test_a_killed_worker_costs_little_time_and_no_image(kill_at: float, seed: str) -> None:
     found = measure(IMAGES, 4, kill_at=kill_at, seed=seed)
     assert found.ratio <= MOST_RATIO
@@ -32,9 +32,7 @@ def test_a_killed_worker_costs_little_time_and_no_image(kill_at: float, seed: st
     assert (found.throttled, found.failed, found.attempts) == (0, 0, 0)
 
 
-@pytest.mark.parametrize(
-    ("halve_at", "seed"), [(0.2, "makespan"), (0.3, "b"), (0.4, "makespan"), (0.5, "b"), (0.6, "c")]
-)
+@pytest.mark.parametrize(("halve_at", "seed"), [(0.2, "b"), (0.4, "makespan"), (0.6, "c")])
 def test_no_image_fails_while_the_vendor_lets_in_half(halve_at: float, seed: str) -> None:
     """Throughput follows: what the vendor withholds is in the bound, finding out is not."""
     found = measure(BESIDE, halve_at=halve_at, seed=seed)

@@ -88,7 +88,7 @@ WANTS = st.dictionaries(st.sampled_from(Tier), st.integers(0, 90), max_size=3)
 STEPS = st.lists(st.tuples(MOMENTS, st.sampled_from("abc"), WANTS), min_size=1, max_size=40)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(STEPS, st.sampled_from([1, 2, 7, 60, 100, 600, 601, 1200]))
 def test_no_rolling_minute_is_above_the_limit(steps: list[tuple[float, str, dict[Tier, int]]], most: int) -> None:
     fleet, now = Fleet(Limit(per_minute=most)), NOW
@@ -133,7 +133,7 @@ def test_what_was_given_ahead_is_not_given_twice() -> None:
     assert fleet.ask("c", 1, NOW + WINDOW - 3).grants == ()
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(STEPS, st.integers(1, 40), st.integers(1, 40), st.floats(0, 200))
 def test_a_limit_that_changes_while_running_holds_from_then_on(
     steps: list[tuple[float, str, dict[Tier, int]]], first: int, then: int, at: float
@@ -194,7 +194,7 @@ def test_slow_mode_halves_slots_too() -> None:
     assert ledgers.slots_now(PER_MINUTE, 0.5) is None
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(st.lists(st.tuples(MOMENTS, st.sampled_from("abc"), st.integers(0, 9), st.integers(0, 9)), max_size=40))
 def test_no_more_calls_at_once_than_there_are_slots(steps: list[tuple[float, str, int, int]]) -> None:
     fleet, now = Fleet(SLOTS), NOW
