@@ -1,6 +1,7 @@
 """The command line.
 
-Exit codes: 0 all completed, 3 some failed, 2 manifest rejected, 1 our fault, 64 wrong usage, 130 Ctrl-C.
+Exit codes: 0 all completed, 3 some failed or the batch was paused for it, 2 manifest rejected, 1 our fault, 64 wrong
+usage, 130 Ctrl-C.
 """
 
 from __future__ import annotations

@@ -153,7 +153,9 @@ class Subscriber:
             self._pulls[pull] = (tier, ask)
 
     def _probe_pause(self, now: float) -> float | None:
-        """Until an idle tier may be asked; None while no slot is free: then only a finished job changes anything."""
+        """Until an idle tier may be asked; None while no slot is free, or halted: then only a job changes anything."""
+        if self._halting:
+            return None
         free = self._limits.in_flight - len(self._jobs) - sum(ask for _, ask in self._pulls.values())
         asked = {tier for tier, _ in self._pulls.values()}
         return self._turns.next_probe_seconds(asked, now) if free > 0 else None

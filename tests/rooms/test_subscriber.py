@@ -418,6 +418,35 @@ async def test_a_halt_of_many_hours_spends_no_delivery(world: World, disposition
 
 
 @virtual
+async def test_while_one_tries_for_all_nothing_turns(world: World) -> None:
+    """A trial may take a minute; idle tiers are not asked meanwhile, and the loop has nothing to look at."""
+    await fill(world, count=3)
+    calls, turns = 0, 0
+
+    async def handle(delivery: Delivery) -> Disposition:
+        nonlocal calls
+        calls += 1
+        await world.clock.sleep(1.0 if calls <= 3 else 500.0)
+        return Disposition(Action.HALT, reason="x") if calls <= 3 else ACK
+
+    crew = Crew(world, handle)
+    start_pulls = crew.subscriber._start_pulls
+
+    def counted() -> None:
+        nonlocal turns
+        turns += 1
+        start_pulls()
+
+    crew.subscriber._start_pulls = counted  # type: ignore[method-assign]
+    await world.clock.sleep(LIMITS.halt_seconds + 10)
+    before = turns
+    await world.clock.sleep(400)
+    assert calls == 4
+    assert turns - before <= 2
+    await crew.end()
+
+
+@virtual
 async def test_who_tried_for_all_may_be_cancelled_or_fail(world: World) -> None:
     """The next one tries then: a halt is never for ever."""
     await fill(world, count=10)
