@@ -69,7 +69,9 @@ def run_many(first: int, last: int, processes: int) -> int:
     failed: list[int] = []
     began, virtual, injected = time.monotonic(), 0.0, 0
     with multiprocessing.get_context("spawn").Pool(processes) as pool:
-        for done in pool.imap_unordered(told, range(first, last), CHUNK):
+        for count, done in enumerate(pool.imap_unordered(told, range(first, last), CHUNK), 1):
+            if count % max(1, (last - first) // 10) == 0:
+                print(f"{count} of {last - first} seeds, {len(failed)} failed", file=sys.stderr, flush=True)
             virtual += done.virtual_seconds
             injected += done.injected
             if done.violations:
