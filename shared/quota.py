@@ -265,8 +265,9 @@ class SharedQuota:
                 timer.cancel()
                 del state.ahead[grant.id]
                 self._give_back(state, grant)
-                waiting.id = self._clock.token()
-                state.waiting.append(waiting)
+                if not waiting.answer.done():
+                    waiting.id = self._clock.token()
+                    state.waiting.append(waiting)
         if state.waiting or state.gives_back:
             self._kick(model, state)
 

@@ -124,3 +124,26 @@ async def test_time_outs_of_an_outage_that_is_over_open_nothing(world: World) ->
     fresh = await quota.reserve(MODEL, Tier.NORMAL)
     assert not await quota.failed(MODEL, fresh), "one failure of today is one failure"
     quota.close()
+
+
+@virtual
+async def test_a_429_calls_back_what_was_granted_ahead(world: World) -> None:
+    """It would start in the pause that the vendor asked for, and only be refused."""
+    quota = lonely(world, per_minute=3)
+    first = [await quota.reserve(MODEL, Tier.NORMAL) for _ in range(3)]
+    await world.clock.sleep(57)
+    ahead = [asyncio.create_task(quota.reserve(MODEL, Tier.NORMAL)) for _ in range(3)]
+    await world.clock.sleep(1)
+    ledger = await world.store.record(Ledger, MODEL)
+    assert ledger is not None
+    assert sum(count for _, count in ledger.grants) == 6, "granted, three seconds ahead"
+    ahead[2].cancel()
+    await quota.throttled(MODEL, first[0], 20.0)
+    paused_until = world.clock.now() + 21.0
+    done, _ = await asyncio.wait(ahead[:2], return_when=asyncio.FIRST_COMPLETED)
+    assert world.clock.now() >= paused_until
+    assert {grant.result().epoch for grant in done} == {1}
+    await asyncio.wait(ahead[:2])
+    after = await quota.reserve(MODEL, Tier.NORMAL)
+    assert after.epoch == 1, "and nobody is left waiting who has given up"
+    quota.close()
