@@ -20,7 +20,7 @@ def test_makespan_is_near_the_bound(workers: int) -> None:
     # The bound leaves the first minute's quota unspent, which weighs in a short run: so the tighter one as well.
     assert found.ratio <= MOST_RATIO and found.tight_ratio <= MOST_RATIO
     assert within_quota(found)
-    assert (found.throttled, found.failed, found.attempts) == (0, 0, 0)
+    assert (found.throttled, found.failed, found.attempts, found.bought_again) == (0, 0, 0, 0)
 
 
 @pytest.mark.parametrize(("kill_at", "seed"), [(0.2, "makespan"), (0.5, "c"), (0.8, "b")])
