@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import msgspec
 import pytest
 
 from shared.cache import CacheEntry, Lead, ask, let_go
 from shared.errors import ErrorCode, ImageRejected, WorldError
 from shared.ledger import Ledger
 from shared.model import Batch, Control, Image, ImageState, Refusal
+from shared.settings import CacheRules
 from shared.stage_image import Action
-from tests.rooms.parts import BAD, IMAGE, STALE_SECONDS, Hand, Stall, World, virtual
+from tests.rooms.parts import BAD, IMAGE, SETTINGS, STALE_SECONDS, Hand, Stall, World, virtual
 
 SAME = "https://example.com/same.jpg"
 
@@ -74,10 +76,13 @@ async def test_in_the_next_batch(world: World) -> None:
 
 @virtual
 async def test_not_longer_than_it_is_kept(world: World) -> None:
+    world = World(world.clock, msgspec.structs.replace(SETTINGS, cache=CacheRules(keep_seconds=600.0)))
     hand = await world.worker()
     await batch(world)
     await stage(world, hand)
-    await world.clock.sleep(world.settings.cache.keep_seconds + 1)
+    await batch(world, name="b1b")
+    assert (await stage(world, hand, name="acme.b1b")).cached
+    await world.clock.sleep(601)
     await batch(world, name="b2")
     assert not (await stage(world, hand, name="acme.b2")).cached
 
