@@ -53,7 +53,7 @@ class Busy(RuumError):
 
 WHY_NOT: Final = {
     Refusal.PAUSED: "it is paused; resume it first",
-    Refusal.ILLEGAL: "it is not taken in yet, or it was cancelled",
+    Refusal.ILLEGAL: "it is not taken in yet, is being closed, or was cancelled",
     Refusal.BUSY: "another replay has it, or its last round is being announced",
     Refusal.MISSING: "there is no such batch",
 }

@@ -237,7 +237,7 @@ class Subscriber:
             else:
                 log.warning("pulling stops: %s", disposition.reason)
             self._on_halt(disposition.reason)
-        seconds = min(max(self._limits.halt_seconds, disposition.seconds), LONGEST_HALT_SECONDS)
+        seconds = max(self._limits.halt_seconds, min(disposition.seconds, LONGEST_HALT_SECONDS))
         self._halted_until = max(self._halted_until, now + seconds)
 
     async def _keep_leases(self) -> None:
