@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from shared.messages import ImageChanged, decode
 from shared.model import Batch, BatchState, Claim, Control, ImageState, Tier, TierEmpty, Worker
 from tests.rooms.parts import Fuse, Fused, World, fused, virtual
 
@@ -124,3 +125,17 @@ async def test_one_broken_batch_does_not_keep_the_others_waiting(
     assert (report.batches, report.closed, report.folded) == (3, 2, 3)
     assert "acme.b" in caplog.text
     assert (await world.the_batch("acme.c")).state is BatchState.CLOSED
+
+
+@virtual
+async def test_whoever_closes_a_batch_tells_first_that_it_was_cancelled(world: World) -> None:
+    """No reconcile comes in between: AGGREGATE closes it with its last image, and after that nobody looks at it again."""
+    await world.batch(1)
+    await world.change_batch(control=Control.CANCELLING)  # and killed before it could tell
+    hand = await world.worker()
+    await hand.handle(await world.task())
+    for change in await world.changes():
+        await world.rooms.aggregate.handle(decode(ImageChanged, change.data))
+    assert (await world.the_batch()).state is BatchState.CLOSED
+    kinds = [event["ce-type"] for event in await world.events() if event["ce-type"] != "ruum.batch.progress"]
+    assert kinds == ["ruum.batch.cancelled", "ruum.batch.completed"]
