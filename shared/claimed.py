@@ -270,6 +270,7 @@ class ClaimedImage:
         tools = self._tools
         if model not in tools.settings.prices:
             raise ConfigurationError(f"there is no price for {model}: add it to RUUM_PRICES")
+        began_failing: float | None = None
         while True:
             await self._check_control()
             async with tools.heartbeat.waiting(image_key(self._image.batch, self._image.index)):
@@ -299,7 +300,9 @@ class ClaimedImage:
                 if error.code not in BREAKING:
                     await tools.quota.succeeded(model, grant)
                     raise
-                if not await tools.quota.failed(model, grant):
+                began_failing = started if began_failing is None else began_failing
+                waited = tools.clock.monotonic() - began_failing
+                if not await tools.quota.failed(model, grant) or waited > tools.settings.attempts.most_outage_seconds:
                     raise
             except BaseException:
                 tools.quota.unused(model, grant)
@@ -317,6 +320,10 @@ class ClaimedImage:
     def _note_call(self, step: str, usage: Usage, started: float) -> None:
         duration = self._elapsed_ms(started)
         self.measured(step, duration)
+        if not usage.told:
+            inputs, outputs = self._tools.settings.typical.tokens(picture=step == "generate")
+            usage = msgspec.structs.replace(usage, input_tokens=inputs, output_tokens=outputs)
+            log.warning("%s did not say what a call used: counted as a usual %s", usage.model, step)
         cost = cost_micro_usd(self._tools.settings.prices, usage.model, usage.input_tokens, usage.output_tokens)
         self._calls.append(
             Call(
@@ -326,6 +333,7 @@ class ClaimedImage:
                 output_tokens=usage.output_tokens,
                 cost_micro_usd=cost,
                 duration_ms=duration,
+                estimated=not usage.told,
             )
         )
         tell(log, LogEvent.STEP, step=step, model=usage.model, durationMs=duration, costUsd=cost / 1_000_000)

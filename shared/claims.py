@@ -270,7 +270,7 @@ def requeue(image: Image, *, replay: int, now: float = 0.0) -> Image | Refusal:
     if kept and image.error and image.error.code == "quality_rejected":
         kept = Checkpoint(analysis=kept.analysis)
     elif kept:
-        kept = msgspec.structs.replace(kept, generations=1 if kept.picture else 0)
+        kept = msgspec.structs.replace(kept, generations=1 if kept.picture else 0, refusals=0)
     return _move(
         image,
         ImageMove.REQUEUE,

@@ -90,8 +90,28 @@ class ImageRejected(CodedError, CustomerError):
     """This image can never be staged as it is; no retry will help."""
 
 
+class AnswerRefused(ImageRejected):
+    """The vendor's filter refused one answer. It judges that answer and not the photo: the next may pass."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(ErrorCode.REFUSED_BY_SAFETY, message)
+
+    def __reduce__(self) -> tuple[type, tuple[object, ...]]:
+        return (type(self), (self.message,))
+
+
 class WorldError(CodedError):
     """The world's fault: worth another attempt after a pause."""
+
+
+class WrongShape(WorldError):
+    """A generated picture of another shape than its photo: a defect of the picture, which costs a generation."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(ErrorCode.VENDOR_BAD_ANSWER, message)
+
+    def __reduce__(self) -> tuple[type, tuple[object, ...]]:
+        return (type(self), (self.message,))
 
 
 class Throttled(RuumError):

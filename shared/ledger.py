@@ -93,6 +93,7 @@ class Ledger(Record, frozen=True, kw_only=True):
     day_spent_until: float = 0.0
     circuit: Circuit = Circuit.CLOSED
     failures: int = 0
+    answered_at: float = 0.0  # when a worker last told of an answer
     open_until: float = 0.0
     closed_at: float = 0.0
     opened_times: int = 0
@@ -343,7 +344,7 @@ def heard(ledger: Ledger, ask: Ask, now: float) -> Ledger:
     elif ask.probe_unused is not None and ask.probe_unused == ledger.probe:
         changes |= {"circuit": Circuit.OPEN, "open_until": now, "probe": None}
     elif ask.succeeded and ledger.circuit is Circuit.CLOSED:
-        changes["failures"] = 0
+        changes |= {"failures": 0, "answered_at": now}
     return msgspec.structs.replace(ledger, **changes)
 
 
@@ -380,7 +381,8 @@ def failed(ledger: Ledger, grant: Grant, now: float, *, after_success: bool = Fa
     if is_of_outage(ledger, grant):
         return ledger
     failures = 1 if after_success else ledger.failures + 1
-    ledger = msgspec.structs.replace(ledger, failures=failures)
+    answered_at = now if after_success else ledger.answered_at
+    ledger = msgspec.structs.replace(ledger, failures=failures, answered_at=answered_at)
     return _opened(ledger, now) if failures >= FAILURES_TO_OPEN else ledger
 
 
@@ -391,6 +393,14 @@ def _closed(now: float) -> dict[str, object]:
 def is_of_outage(ledger: Ledger, grant: Grant) -> bool:
     """Whether a failed call belongs to an outage that is known, be it over: the call waits and is made again."""
     return ledger.circuit is not Circuit.CLOSED or grant.start < ledger.closed_at
+
+
+def may_be_outage(ledger: Ledger, failed_at: float) -> bool:
+    """Whether nothing shows that the vendor works since a call failed: then too few calls are made to open the circuit.
+
+    One image alone would else spend its attempts within a minute, in an outage that fifty images survive.
+    """
+    return ledger.answered_at <= failed_at
 
 
 def _opened(ledger: Ledger, now: float) -> Ledger:

@@ -128,7 +128,10 @@ class Claim(Document, frozen=True, kw_only=True):
 
 
 class Call(Document, frozen=True, kw_only=True):
-    """One paid call to a model: what the bill is made of."""
+    """One paid call to a model: what the bill is made of.
+
+    `estimated`: the vendor did not say what the call used, so what such a call usually uses was counted.
+    """
 
     step: str  # analyse, generate, verify
     model: str
@@ -136,6 +139,7 @@ class Call(Document, frozen=True, kw_only=True):
     output_tokens: int = 0
     cost_micro_usd: int = 0
     duration_ms: int = 0
+    estimated: bool = False
 
 
 class Checkpoint(Document, frozen=True, kw_only=True):
@@ -143,12 +147,13 @@ class Checkpoint(Document, frozen=True, kw_only=True):
 
     `analysis` is the analyse agent's answer as JSON. `picture` names the work object of the generated picture (None
     when only the analysis is known); `defects` are those the generation was told to mend; `generations` counts the
-    pictures bought in this round.
+    pictures bought in this round, `refusals` the answers that the vendor's filter refused in it.
     """
 
     analysis: str | None = None
     picture: str | None = None
     generations: int = 0
+    refusals: int = 0
     defects: tuple[str, ...] = ()
 
 

@@ -223,16 +223,23 @@ class Pictures(Protocol):
     async def normalise(self, data: bytes) -> Photo:
         """Raises `ImageRejected` when it is not a picture we take."""
 
+    async def framed(self, photo: Photo) -> Photo:
+        """The photo within bars, when models do not draw its shape; else itself."""
+
     async def finish(self, picture: bytes, photo: Photo) -> Finished:
-        """Check and encode a model's picture in the photo's aspect ratio; raises `WorldError` when it is damaged."""
+        """Check and encode a model's picture in the photo's aspect ratio.
+
+        Raises `WorldError` when it is damaged, `WrongShape` when the photo's shape cannot be cut from it.
+        """
 
 
 class Usage(msgspec.Struct, frozen=True):
-    """What one call used, as the vendor counts it."""
+    """What one call used, as the vendor counts it. `told`: whether the vendor said so at all."""
 
     model: str
     input_tokens: int = 0
     output_tokens: int = 0
+    told: bool = True
 
 
 class Answer(msgspec.Struct, Generic[T], frozen=True):

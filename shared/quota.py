@@ -54,9 +54,10 @@ class Quota(Protocol):
         """The vendor answered 429."""
 
     async def failed(self, model: str, grant: Grant) -> bool:
-        """5xx or time-out. Whether it is part of an outage that opened the circuit, and should wait instead of failing.
+        """5xx or time-out. Whether it may be part of an outage, and should be made again instead of failing.
 
-        Answers after a few seconds: the failures that open the circuit are part of the outage too.
+        Answers after a few seconds: the failures that open the circuit are part of the outage too, and so is one that
+        no answer of the vendor has followed.
         """
 
     async def day_spent(self, model: str, grant: Grant) -> None:
@@ -316,10 +317,15 @@ class SharedQuota:
             return False
         state = self._models.setdefault(model, _Model())
         succeeded, state.succeeded = state.succeeded, False  # told now: it was before this failure
+        failed_at = 0.0
+
+        def decide(known: Ledger, now: float) -> Ledger:
+            nonlocal failed_at
+            failed_at = now
+            return ledgers.failed(known, grant, now, after_success=succeeded)
+
         try:
-            after = await self._change(
-                model, lambda known, now: ledgers.failed(known, grant, now, after_success=succeeded)
-            )
+            after = await self._change(model, decide)
         except RuumError:
             state.succeeded = state.succeeded or succeeded
             raise
@@ -329,7 +335,9 @@ class SharedQuota:
         await self._clock.sleep(VERDICT_SECONDS)
         with suppress(RuumError):
             after = await self._store.record(Ledger, model) or after
-        return ledgers.is_of_outage(after, grant)
+        # This worker's own answers ride on its next reservation, so the ledger may not know of them yet.
+        silent = not state.succeeded and ledgers.may_be_outage(after, failed_at)
+        return silent or ledgers.is_of_outage(after, grant)
 
     async def day_spent(self, model: str, grant: Grant) -> None:
         if grant.id:

@@ -77,7 +77,7 @@ class PhotoLimits(_Group, frozen=True, kw_only=True):
     """What a photo may be, and what is made of it."""
 
     most_bytes: Bytes = 40 * 1024 * 1024  # a 48 MP JPEG at best quality has 25 MB
-    most_pixels: Pixels = 50_000_000  # 48 MP cameras pass; a decoded picture then needs 150 MB at most
+    most_pixels: Pixels = 52_000_000  # every camera sold as 50 MP, the largest of which has 51.3; decoded, 156 MB
     fewest_pixels_side: Pixels = 64  # below that there is no room to see
     longest_side_pixels: Pixels = 2048  # "2K", the size the image model works in
     thumbnail_side_pixels: Pixels = 320  # two beside each other on a phone
@@ -102,6 +102,7 @@ class DownloadLimits(_Group, frozen=True, kw_only=True):
 class AttemptLimits(_Group, frozen=True, kw_only=True):
     """How often an image is tried."""
 
+    most_outage_seconds: Seconds = 21_600.0  # a call that only ever fails spends attempts again: it may be the image's
     most_attempts: Attempts = 3  # per round; the queue's 10 deliveries leave room above it for crashes and restarts
 
 
@@ -110,6 +111,7 @@ class StagingRules(_Group, frozen=True, kw_only=True):
 
     model: Literal["gemini", "preview"] = "gemini"  # the preview is never chosen by itself where customers pay
     most_generations: Pictures = 3  # pictures bought for one image in one round before it is quality_rejected
+    most_refusals: Attempts = 2  # answers a vendor's filter refuses in one round before the image is refused_by_safety
     least_structure_kept: Share = 0.7  # a changed room misleads buyers: the strictest of the three
     least_realism: Share = 0.5  # below it furniture floats or bends
     least_style_fit: Share = 0.5  # a matter of taste: only clear misses are refused
@@ -162,6 +164,7 @@ class Gemini(_Group, frozen=True, kw_only=True):
     text_model: Name = "gemini-3.5-flash-lite"  # analyse and verify; the cheapest that sees pictures
     image_model: Name = "gemini-nano-banana-2.1"  # generate; $0.05 for a 2K picture
     image_size: PictureSize = "2K"  # what listings show; 4K costs twice as much
+    most_text_tokens: Tokens = 8192  # of one text answer, thinking included; a runaway's 65,536 cost $0.16
     text_seconds: CallSeconds = 60.0  # total deadline of one analyse or verify; 10 s is usual
     image_seconds: CallSeconds = 120.0  # total deadline of one generate; 30 s is usual
 
@@ -236,6 +239,12 @@ class Typical(_Group, frozen=True, kw_only=True):
     image_input_tokens: Tokens = 1500  # one picture and the prompt
     image_output_tokens: Tokens = 1670  # a 2K picture: $0.050 at $30 a million
     generations: MeanPictures = 1.1  # one picture in ten is bought again after its verification
+
+    def tokens(self, *, picture: bool) -> tuple[int, int]:
+        """(input, output) tokens of one usual call: one that draws a picture, or one of the two that answer in text."""
+        if picture:
+            return self.image_input_tokens, self.image_output_tokens
+        return self.text_input_tokens // 2, self.text_output_tokens // 2
 
 
 class Google(_Group, frozen=True, kw_only=True):

@@ -12,11 +12,12 @@ from typing import Protocol, TypeVar
 
 import msgspec
 
-from shared.errors import ErrorCode, ImageRejected
+from shared.errors import AnswerRefused, ErrorCode, ImageRejected, WrongShape
 from shared.model import Checkpoint
 from shared.ports import Answer, Finished, Photo, Pictures, Request, StagingModel
 from shared.settings import StagingRules
 from shared.staging.answers import Analysis, Verdict
+from shared.staging.shapes import frame
 
 T = TypeVar("T")
 
@@ -62,44 +63,75 @@ class Agents:
         return self._model.text_model, self._model.image_model
 
     async def stage(self, photo: Photo, request: Request, desk: Desk) -> Finished:
-        """The verified picture. Raises `ImageRejected` (quality_rejected) when no allowed generation is good."""
+        """Return the verified picture.
+
+        Raises `ImageRejected` when no allowed generation is good (quality_rejected) or the vendor refuses every answer.
+        """
         analysis = await self._analysis(photo, request, desk)
         kept = await desk.kept_picture()
-        finished = await self._pictures.finish(kept, photo) if kept is not None else None
+        finished = await self._finished(kept, photo, desk, desk.checkpoint) if kept is not None else None
         while True:
             if finished is None:
                 finished = await self._generated(photo, analysis, request, desk)
-            picture = finished.jpeg
-            verify = partial(self._model.verify, photo, picture, analysis, request)
-            verdict = await desk.buy("verify", self._model.text_model, verify)
+            if finished is None:
+                continue
+            verify = partial(self._model.verify, photo, finished.jpeg, analysis, request)
+            verdict = await self._bought(desk, "verify", self._model.text_model, verify)
             defects = self.defects(verdict)
             if not defects:
                 return finished
-            if desk.checkpoint.generations >= self._rules.most_generations:
-                message = f"{desk.checkpoint.generations} pictures failed verification; the last: {'; '.join(defects)}"
-                raise ImageRejected(ErrorCode.QUALITY_REJECTED, message[:500])
-            await desk.keep(msgspec.structs.replace(desk.checkpoint, picture=None, defects=defects), None)
+            await self._reject(desk, defects)
             finished = None
+
+    async def _bought(self, desk: Desk, step: str, model: str, call: Callable[[], Awaitable[Answer[T]]]) -> T:
+        """Buy an answer; one that the vendor's filter refuses is asked for again, as often as the rules allow."""
+        while True:
+            try:
+                return await desk.buy(step, model, call)
+            except AnswerRefused as refused:
+                refusals = desk.checkpoint.refusals + 1
+                await desk.keep(msgspec.structs.replace(desk.checkpoint, refusals=refusals), None)
+                if refusals >= self._rules.most_refusals:
+                    message = f"{refused.message}, as it did with {refusals} answers"
+                    raise ImageRejected(refused.code, message) from None
 
     async def _analysis(self, photo: Photo, request: Request, desk: Desk) -> Analysis:
         if desk.checkpoint.analysis is not None:
             return Analysis.model_validate_json(desk.checkpoint.analysis)
-        analysis = await desk.buy("analyse", self._model.text_model, lambda: self._model.analyse(photo, request))
+        model = self._model.text_model
+        analysis = await self._bought(desk, "analyse", model, lambda: self._model.analyse(photo, request))
         # Noted with the next write only: an analysis is too cheap to deserve one of its own.
         await desk.keep(msgspec.structs.replace(desk.checkpoint, analysis=analysis.model_dump_json()), None)
         return analysis
 
-    async def _generated(self, photo: Photo, analysis: Analysis, request: Request, desk: Desk) -> Finished:
-        """Buy a picture, look whether it can be used at all, and only then keep it."""
-        known = desk.checkpoint
-        raw = await desk.buy(
-            "generate",
-            self._model.image_model,
-            lambda: self._model.generate(photo, analysis, request, known.defects),
-        )
-        finished = await self._pictures.finish(raw, photo)
-        await desk.keep(msgspec.structs.replace(known, generations=known.generations + 1), raw)
+    async def _generated(self, photo: Photo, analysis: Analysis, request: Request, desk: Desk) -> Finished | None:
+        """Buy a picture, look whether it can be used at all, and only then keep it. None: it is of another shape."""
+        shown = photo if frame(photo.width, photo.height) is None else await self._pictures.framed(photo)
+        defects = desk.checkpoint.defects
+        generate = partial(self._model.generate, shown, analysis, request, defects)
+        raw = await self._bought(desk, "generate", self._model.image_model, generate)
+        bought = msgspec.structs.replace(desk.checkpoint, generations=desk.checkpoint.generations + 1)
+        finished = await self._finished(raw, photo, desk, bought)
+        if finished is not None:
+            await desk.keep(bought, raw)
         return finished
+
+    async def _finished(self, raw: bytes, photo: Photo, desk: Desk, bought: Checkpoint) -> Finished | None:
+        """The picture as it would be published. None: it has not its photo's shape, which is a defect like others."""
+        try:
+            return await self._pictures.finish(raw, photo)
+        except WrongShape as error:
+            await desk.keep(bought, None)
+            await self._reject(desk, (f"the picture has the wrong shape: {error.message}",))
+            return None
+
+    async def _reject(self, desk: Desk, defects: tuple[str, ...]) -> None:
+        """Let the next generation know; raise `ImageRejected` when there is none."""
+        bought = desk.checkpoint.generations
+        if bought >= self._rules.most_generations:
+            message = f"{bought} pictures failed verification; the last: {'; '.join(defects)}"
+            raise ImageRejected(ErrorCode.QUALITY_REJECTED, message[:500])
+        await desk.keep(msgspec.structs.replace(desk.checkpoint, picture=None, defects=defects), None)
 
     def defects(self, verdict: Verdict) -> tuple[str, ...]:
         """Why a picture is not good enough, in words for the next generation; empty when it is."""

@@ -12,11 +12,15 @@ from collections.abc import Callable
 from typing import Final
 
 import pillow_heif
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
-from shared.errors import CodedError, ErrorCode, ImageRejected, WorldError
+from shared.errors import CodedError, ErrorCode, ImageRejected, WorldError, WrongShape
+from shared.kinds import kind_of
 from shared.ports import Finished, Photo
 from shared.settings import PhotoLimits
+from shared.staging import containers
+from shared.staging.colours import Colours, to_srgb
+from shared.staging.shapes import fits, frame
 
 FORMATS: Final = (
     "JPEG",
@@ -25,8 +29,17 @@ FORMATS: Final = (
     "HEIF",
 )  # what cameras, phones and CRMs send; each decoder more is one more risk
 SMALLEST_DRAFT: Final = 0.97  # of the longest side: 2000 pixels will do where 2048 are wanted
-_WHITE: Final = (255, 255, 255)
+_BARS: Final = (128, 128, 128)
+_TAKEN_APART: Final = ("JPEG", "PNG", "WEBP")  # by `containers`, which the decoder's own metadata do not overrule
+_FILM_CURVES: Final = frozenset({1, 6, 14, 15})  # ITU-T H.273, table 3
+_SRGB_CURVE: Final = 13
+_JPEG: Final = b"\xff\xd8\xff"
 _THUMBNAIL_QUALITY: Final = 80  # looked at, never worked on
+_TURNS: Final = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # fmt: skip
 
 pillow_heif.register_heif_opener()
 
@@ -35,11 +48,12 @@ Reject = Callable[[ErrorCode, str], CodedError]
 
 def normalise(data: bytes, limits: PhotoLimits) -> Photo:
     """A customer's photo as upright RGB JPEG within the size limit, without metadata. Raises `ImageRejected`."""
-    with _opened(data, limits, ImageRejected) as picture:
+    picture, colours = _opened(data, limits, ImageRejected)
+    with picture:
         if min(picture.size) < limits.fewest_pixels_side:
             message = f"{picture.width} x {picture.height} pixels, needs {limits.fewest_pixels_side} each way"
             raise ImageRejected(ErrorCode.PICTURE_TOO_SMALL, message)
-        small = _fitted(_rgb(picture), limits.longest_side_pixels)
+        small = _fitted(to_srgb(picture, colours), limits.longest_side_pixels)
         if min(small.size) < limits.fewest_pixels_side:
             message = f"{picture.width} x {picture.height} pixels: too narrow to stage"
             raise ImageRejected(ErrorCode.PICTURE_TOO_SMALL, message)
@@ -51,16 +65,36 @@ def normalise(data: bytes, limits: PhotoLimits) -> Photo:
     )
 
 
+def framed(photo: Photo, limits: PhotoLimits) -> Photo:
+    """Return the photo with grey bars around it, so that it has a shape models draw; itself when it has one.
+
+    What a model makes of the bars is cut away again by `finish`, and nothing of the room with it.
+    """
+    size = frame(photo.width, photo.height)
+    if size is None:
+        return photo
+    with Image.open(io.BytesIO(photo.jpeg), formats=("JPEG",)) as picture:
+        whole = Image.new("RGB", size, _BARS)
+        whole.paste(picture, ((size[0] - photo.width) // 2, (size[1] - photo.height) // 2))
+    return Photo(jpeg=_jpeg(whole, limits.jpeg_quality), width=size[0], height=size[1], sha256=photo.sha256)
+
+
 def finish(picture_data: bytes, photo: Photo, limits: PhotoLimits) -> Finished:
-    """A model's picture in the photo's aspect ratio, with thumbnails. Raises `WorldError` when it is damaged."""
-    with _opened(picture_data, limits, _bad_answer) as picture:
-        rgb = _rgb(picture)
+    """Return a model's picture in the photo's aspect ratio, with thumbnails.
+
+    Raises `WorldError` when it is damaged, and `WrongShape` when much of it would have to be cut away.
+    """
+    picture, colours = _opened(picture_data, limits, _bad_answer)
+    with picture:
+        rgb = to_srgb(picture, colours)
+    if not fits(rgb.width, rgb.height, photo.width, photo.height):
+        raise WrongShape(f"it is {rgb.width} x {rgb.height}, the photo {photo.width} x {photo.height}")
     scale = min(
         limits.longest_side_pixels / max(photo.width, photo.height), max(rgb.size) / max(photo.width, photo.height)
     )
     size = (max(1, round(photo.width * scale)), max(1, round(photo.height * scale)))
     if rgb.size != size:
-        rgb = ImageOps.fit(rgb, size, Image.Resampling.LANCZOS)  # models know a few ratios only: the rest is cropped
+        rgb = ImageOps.fit(rgb, size, Image.Resampling.LANCZOS)  # the bars of `framed` are cut away here
     jpeg = _jpeg(rgb, limits.jpeg_quality)
     with Image.open(io.BytesIO(photo.jpeg), formats=("JPEG",)) as before:
         before.draft("RGB", (limits.thumbnail_side_pixels * 2, limits.thumbnail_side_pixels * 2))
@@ -91,72 +125,77 @@ def _bad_answer(_: ErrorCode, message: str) -> WorldError:
     return WorldError(ErrorCode.VENDOR_BAD_ANSWER, f"the generated picture cannot be used: {message}")
 
 
-def _opened(data: bytes, limits: PhotoLimits, reject: Reject) -> Image.Image:
-    """Decode whole. `Image.verify` would pass a truncated picture; only `load` finds out."""
+def _opened(data: bytes, limits: PhotoLimits, reject: Reject) -> tuple[Image.Image, Colours]:
+    """Decode whole, upright, and say what the file tells of its colours.
+
+    `Image.verify` would pass a truncated picture; only `load` finds out.
+    """
     try:
         with warnings.catch_warnings():
-            # Pillow only warns of pictures up to twice its pixel limit; its other warnings are of damaged metadata,
-            # which phones write and nobody misses.
+            # Pillow only warns of pictures up to twice its pixel limit, and of much else that does no harm.
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             Image.MAX_IMAGE_PIXELS = limits.most_pixels
-            picture = Image.open(io.BytesIO(data), formats=FORMATS)
-            if picture.width * picture.height > limits.most_pixels:
-                raise Image.DecompressionBombError
-            _draft(picture, limits)
-            picture.load()
-            ImageOps.exif_transpose(picture, in_place=True)
-            return picture
+            contents = containers.read(data)
+            picture = _loaded(contents.data, limits)
+            colours = contents.colours if picture.format in _TAKEN_APART else _heif_colours(picture)
+            turn = _TURNS.get(contents.orientation)
+            return (picture.transpose(turn) if turn is not None else picture), colours
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         message = f"more than {limits.most_pixels / 1_000_000:g} megapixels"
         raise reject(ErrorCode.PICTURE_TOO_LARGE, message) from None
     except MemoryError:
         raise reject(ErrorCode.PICTURE_TOO_LARGE, "decoding it needs more memory than a photo may") from None
+    except containers.Damaged as error:
+        raise reject(ErrorCode.NOT_A_PICTURE, f"the file is {kind_of(data)}, but damaged: {error}") from None
     except UnidentifiedImageError:
-        start = data[:64].removeprefix(b"\xef\xbb\xbf").lstrip()
-        kind = "an HTML or XML page" if start.startswith(b"<") else "none of JPEG, PNG, WebP, HEIC"
-        raise reject(ErrorCode.NOT_A_PICTURE, f"the file is {kind}") from None
+        raise reject(ErrorCode.NOT_A_PICTURE, _unidentified(data)) from None
     except Exception as error:  # a decoder may raise anything on hostile bytes; all of it means the same
         raise reject(ErrorCode.NOT_A_PICTURE, f"the picture is damaged: {str(error)[:200]}") from None
 
 
-def _rgb(picture: Image.Image) -> Image.Image:
-    """Any colour mode as sRGB; transparency on white; 16 bits scaled by their depth."""
-    profile = picture.info.get("icc_profile")
-    if picture.mode.startswith("I;16"):
-        picture = picture.point(lambda value: value / 256).convert("L")
-        picture.info.pop("transparency", None)
-    elif picture.mode in ("I", "F"):
-        picture = _scaled(picture)
-    if "A" in picture.getbands() or "transparency" in picture.info:
-        layer = picture.convert("RGBA")
-        flat = Image.new("RGB", layer.size, _WHITE)
-        flat.paste(layer, mask=layer.getchannel("A"))
-        picture = flat
-    return _srgb(picture, profile)
+def _loaded(data: bytes, limits: PhotoLimits) -> Image.Image:
+    try:
+        return _decoded(data, limits)
+    except OSError as error:
+        tails = containers.jpeg_tails(data) if data.startswith(_JPEG) and "truncated" in str(error) else None
+        if tails is None:
+            raise
+        # Uploads lose the end marker. All pixels are there when what stands behind them makes no difference.
+        first, second = (_decoded(tail, limits) for tail in tails)
+        if first.tobytes() != second.tobytes():
+            raise
+        return first
 
 
-def _scaled(picture: Image.Image) -> Image.Image:
-    """32-bit grey as 8 bits. Pillow opens 16-bit PNGs of some kinds so: values above 255 mean that depth."""
-    high = picture.getextrema()[1]
-    deep = isinstance(high, int | float) and high > 255
-    grey = picture.point(lambda value: value / 256) if deep else picture
-    return grey.convert("L")
+def _decoded(data: bytes, limits: PhotoLimits) -> Image.Image:
+    picture = Image.open(io.BytesIO(data), formats=FORMATS)
+    if picture.width * picture.height > limits.most_pixels:
+        raise Image.DecompressionBombError
+    _draft(picture, limits)
+    picture.load()
+    return picture
 
 
-def _srgb(picture: Image.Image, profile: bytes | None) -> Image.Image:
-    """Colours of another profile (phones use Display P3, presses CMYK) as sRGB; an unusable profile is ignored."""
-    if profile and picture.mode in ("RGB", "CMYK", "L"):
-        try:
-            converted = ImageCms.profileToProfile(
-                picture, ImageCms.ImageCmsProfile(io.BytesIO(profile)), ImageCms.createProfile("sRGB"), outputMode="RGB"
-            )
-        except (ImageCms.PyCMSError, OSError):
-            pass
-        else:
-            if converted is not None:
-                return converted
-    return picture if picture.mode == "RGB" else picture.convert("RGB")
+def _heif_colours(picture: Image.Image) -> Colours:
+    """HEIC's ICC profile, which goes before the code points of its colour box."""
+    icc, box = picture.info.get("icc_profile"), picture.info.get("nclx_profile")
+    if icc or not box:
+        return Colours(icc=icc)
+    # Phones encode stills with a film's encoder, which names a film's curve for what is sRGB.
+    curve = box["transfer_characteristics"]
+    return Colours(cicp=(box["color_primaries"], _SRGB_CURVE if curve in _FILM_CURVES else curve))
+
+
+def _unidentified(data: bytes) -> str:
+    """Why no decoder takes the file."""
+    kind = kind_of(data)
+    if data.startswith(_JPEG) or kind in ("a PNG picture", "a WebP picture", "a HEIC picture"):
+        return f"the file is {kind}, but damaged"
+    if kind is None:
+        return "the file is none of JPEG, PNG, WebP, HEIC" if data else "the file is empty"
+    page = " (a share link, or a page that asks to sign in?)" if "page" in kind else ""
+    return f"the file is {kind}{page}, and none of JPEG, PNG, WebP, HEIC"
 
 
 def _fitted(picture: Image.Image, longest: int) -> Image.Image:

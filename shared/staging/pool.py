@@ -83,6 +83,9 @@ class PicturePool:
     async def normalise(self, data: bytes) -> Photo:
         return await self.run(ImageRejected, pictures.normalise, data, self._limits)
 
+    async def framed(self, photo: Photo) -> Photo:
+        return await self.run(WorldError, pictures.framed, photo, self._limits)
+
     async def finish(self, picture: bytes, photo: Photo) -> Finished:
         return await self.run(WorldError, pictures.finish, picture, photo, self._limits)
 

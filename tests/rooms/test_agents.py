@@ -8,7 +8,17 @@ from typing import Any
 import pytest
 
 from ops.noop import ANALYSIS, GOOD
-from shared.errors import ConfigurationError, ErrorCode, ImageRejected, RuumError, Throttled, WorkStopped, WorldError
+from shared.errors import (
+    AnswerRefused,
+    ConfigurationError,
+    ErrorCode,
+    ImageRejected,
+    RuumError,
+    Throttled,
+    WorkStopped,
+    WorldError,
+    WrongShape,
+)
 from shared.model import Checkpoint
 from shared.ports import Answer, Photo, Request
 from shared.settings import StagingRules
@@ -225,3 +235,58 @@ async def test_rules_are_the_settings(world: World) -> None:
     assert len(strict.agents.defects(verdict(0.99, 0.99, 0.99))) == 3
     lax = Office(StagingRules(least_structure_kept=0.0, least_realism=0.0, least_style_fit=0.0))
     assert lax.agents.defects(verdict(0, 0, 0, "x")) == ()
+
+
+# --- the vendor's moods
+
+
+@pytest.mark.parametrize("step", ["analyse", "generate", "verify"])
+@virtual
+async def test_one_refused_answer_is_asked_for_again(world: World, step: str) -> None:
+    office, desk = Office(), Desk()
+    office.model.will(step, AnswerRefused("the vendor refused it: IMAGE_SAFETY"))
+    assert await office.stage(desk) == (b"finished raw 2" if step == "generate" else b"finished raw 1")
+    assert office.model.calls.count(step) == 2
+    assert desk.checkpoint.refusals == 1
+
+
+@pytest.mark.parametrize("most", [1, 2, 5])
+@pytest.mark.parametrize("step", ["analyse", "generate", "verify"])
+@virtual
+async def test_a_photo_whose_every_answer_is_refused_is_refused(world: World, step: str, most: int) -> None:
+    office, desk = Office(StagingRules(most_refusals=most)), Desk()
+    office.model.will(step, *[AnswerRefused("the vendor refused it: IMAGE_SAFETY")] * 9)
+    with pytest.raises(ImageRejected, match=f"IMAGE_SAFETY, as it did with {most} answers") as refused:
+        await office.stage(desk)
+    assert refused.value.code is ErrorCode.REFUSED_BY_SAFETY
+    assert office.model.calls.count(step) == most
+
+
+@virtual
+async def test_refusals_are_counted_over_attempts(world: World) -> None:
+    office, desk = Office(), Desk(Checkpoint(refusals=1))
+    office.model.will("generate", AnswerRefused("x"))
+    with pytest.raises(ImageRejected):
+        await office.stage(desk)
+
+
+@virtual
+async def test_a_picture_of_the_wrong_shape_costs_a_generation_and_is_told_to_the_next(world: World) -> None:
+    office, desk = Office(), Desk()
+    office.pictures.will("finish", WrongShape("it is 1024 x 1024, the photo 1600 x 1200"))
+    assert await office.stage(desk) == b"finished raw 2"
+    told = "the picture has the wrong shape: it is 1024 x 1024, the photo 1600 x 1200"
+    assert office.model.defects == [(), (told,)]
+    assert office.model.calls == ["analyse", "generate", "generate", "verify"], "nothing is paid to judge it"
+    assert desk.checkpoint.generations == 2
+    assert [picture for _, picture in desk.safe if picture] == [b"raw 2"], "and it is not kept"
+
+
+@virtual
+async def test_wrong_shapes_without_end_are_quality_rejected(world: World) -> None:
+    office, desk = Office(), Desk()
+    office.pictures.will("finish", *[WrongShape("it is square")] * 9)
+    with pytest.raises(ImageRejected, match="it is square") as rejected:
+        await office.stage(desk)
+    assert rejected.value.code is ErrorCode.QUALITY_REJECTED
+    assert office.model.calls.count("generate") == RULES.most_generations

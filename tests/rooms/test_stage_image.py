@@ -50,7 +50,7 @@ from tests.rooms.parts import (
 
 QUEUED, PROCESSING, COMPLETED, FAILED, CANCELLED = ImageState
 PAID = ("analyse", "generate", "verify")
-WORLD = WorldError(ErrorCode.VENDOR_UNAVAILABLE, "the vendor is down")
+WORLD = WorldError(ErrorCode.VENDOR_BAD_ANSWER, "the vendor answers nonsense")
 
 
 def rejected(code: ErrorCode = ErrorCode.NOT_A_PICTURE) -> ImageRejected:
@@ -299,7 +299,7 @@ async def test_the_second_generation_is_good(world: World) -> None:
 
 
 WORLD_FAULTS = [
-    ("fetch", ErrorCode.SOURCE_UNAVAILABLE), ("analyse", ErrorCode.VENDOR_UNAVAILABLE), ("generate", ErrorCode.VENDOR_TIMEOUT),
+    ("fetch", ErrorCode.SOURCE_UNAVAILABLE), ("analyse", ErrorCode.VENDOR_BAD_ANSWER), ("generate", ErrorCode.VENDOR_BAD_ANSWER),
     ("finish", ErrorCode.VENDOR_BAD_ANSWER), ("verify", ErrorCode.VENDOR_BAD_ANSWER),
 ]  # fmt: skip
 
@@ -327,6 +327,49 @@ async def test_the_worlds_fault(world: World, step: str, code: ErrorCode) -> Non
     assert (await hand.handle(task)).action is Action.ACK
     assert await world.letters() == [letter]
     assert (await world.image()) == image
+
+
+AWAY = [WorldError(code, "not now") for code in (ErrorCode.VENDOR_UNAVAILABLE, ErrorCode.VENDOR_TIMEOUT)]
+
+
+@pytest.mark.parametrize("away", AWAY)
+@pytest.mark.parametrize("step", ["analyse", "generate", "verify"])
+@virtual
+async def test_an_outage_spends_no_attempt_of_a_single_image(world: World, step: str, away: WorldError) -> None:
+    """Five failures in a row open the circuit, but one image makes few calls: each failure waits for the next answer."""
+    await world.batch()
+    hand = await world.worker()
+    world.fakes.will(step, *[away] * 9)
+    assert (await hand.handle(await world.task())).action is Action.ACK
+    image = await world.image()
+    assert (image.state, image.attempts, image.error) == (COMPLETED, 0, None)
+    assert world.fakes.bought.count(step) == 10
+
+
+@virtual
+async def test_a_call_that_fails_while_others_are_answered_spends_attempts(world: World) -> None:
+    await world.batch(2)
+    hand = await world.worker()
+    world.fakes.will("generate", AWAY[0])
+    first = hand.begin(await world.task(0))
+    await world.clock.sleep(1)
+    assert (await hand.handle(await world.task(1))).action is Action.ACK
+    assert (await first).action is Action.NACK
+    assert (await world.image(0)).attempts == 1
+
+
+@virtual
+async def test_a_call_that_only_ever_fails_spends_attempts_in_the_end(world: World) -> None:
+    """One photo that the vendor cannot answer must not be taken for an outage without end."""
+    patient = msgspec.structs.replace(world.settings.attempts, most_outage_seconds=3600.0)
+    world.settings = msgspec.structs.replace(world.settings, attempts=patient)
+    await world.batch()
+    hand = await world.worker()
+    world.fakes.will("generate", *[AWAY[0]] * 1000)
+    started = world.clock.now()
+    assert (await hand.handle(await world.task())).action is Action.NACK
+    assert 3600 <= world.clock.now() - started <= 3600 + 400
+    assert (await world.image()).attempts == 1
 
 
 @virtual

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 import random
 import struct
 import time
@@ -15,12 +16,13 @@ from functools import cache
 import numpy as np
 import pillow_heif
 import pytest
-from PIL import Image, ImageCms, PngImagePlugin
+from PIL import Image, ImageCms, ImageDraw, PngImagePlugin
 
-from shared.errors import ErrorCode, ImageRejected, WorldError
+from shared.errors import ErrorCode, ImageRejected, WorldError, WrongShape
 from shared.ports import Photo
 from shared.settings import PhotoLimits
-from shared.staging import pictures
+from shared.staging import pictures, shapes
+from shared.staging.colours import Colours, to_srgb
 
 pillow_heif.register_heif_opener()
 
@@ -351,7 +353,7 @@ def test_every_mode_a_png_can_have(mode: str, colour, wanted: tuple[int, int, in
 @pytest.mark.parametrize("mode", ["F", "I", "I;16", "1", "LA", "RGBa", "RGBX", "YCbCr", "LAB", "HSV", "CMYK", "PA"])
 def test_every_mode_a_decoder_might_give_becomes_rgb(mode: str) -> None:
     """F and I come out of no format we take today; a next Pillow may think otherwise (it did with 16-bit PNG)."""
-    result = pictures._rgb(Image.new(mode, (70, 70)))
+    result = to_srgb(Image.new(mode, (70, 70)), Colours())
     assert (result.mode, result.size) == ("RGB", (70, 70))
 
 
@@ -593,7 +595,7 @@ def rejected_quickly(data: bytes, code: ErrorCode | None = None, seconds: float 
 
 
 @pytest.mark.parametrize(
-    "size", [(10400, 10400), (7100, 7100), (50_000_001, 1), (1, 50_000_001), (2**31 - 1, 2**31 - 1), (65535, 65535)]
+    "size", [(10400, 10400), (7300, 7300), (52_000_001, 1), (1, 52_000_001), (2**31 - 1, 2**31 - 1), (65535, 65535)]
 )
 def test_a_header_that_promises_too_many_pixels_is_enough_to_refuse(size: tuple[int, int]) -> None:
     """Pillow itself only warns below twice its limit."""
@@ -679,7 +681,7 @@ def test_memory_that_runs_out_is_a_refusal(monkeypatch: pytest.MonkeyPatch) -> N
     def out_of_memory(*_: object, **__: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(pictures.ImageOps, "exif_transpose", out_of_memory)
+    monkeypatch.setattr(pictures, "_decoded", out_of_memory)
     refused(encoded(quadrants()), ErrorCode.PICTURE_TOO_LARGE)
 
 
@@ -689,7 +691,7 @@ def test_memory_that_runs_out_while_colours_are_converted_is_a_refusal(monkeypat
     def out_of_memory(*_: object, **__: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(pictures, "_rgb", out_of_memory)
+    monkeypatch.setattr(pictures, "to_srgb", out_of_memory)
     with pytest.raises((ImageRejected, MemoryError)):
         pictures.normalise(encoded(quadrants()), LIMITS)
 
@@ -716,11 +718,13 @@ SIZES = [
 
 
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("answered", [(1024, 1024), (1344, 768), (768, 1344), (300, 200), (2400, 1000)])
-def test_the_output_has_the_photos_ratio_whatever_the_model_answers(
-    size: tuple[int, int], answered: tuple[int, int]
-) -> None:
+@pytest.mark.parametrize("scale", [0.5, 1.0, 1.3])
+@pytest.mark.parametrize("off", [-0.028, 0.0, 0.028])
+def test_the_output_has_the_photos_ratio(size: tuple[int, int], scale: float, off: float) -> None:
+    """Answered in the shape that was asked for, as exactly as vendors do ("4:3" as 1184 x 864)."""
     photo = photo_of(*size)
+    shown = pictures.framed(photo, LIMITS)
+    answered = (max(1, round(shown.width * scale * (1 + off))), max(1, round(shown.height * scale)))
     finished = pictures.finish(encoded(Image.new("RGB", answered, RED), compress_level=1), photo, LIMITS)
 
     with Image.open(io.BytesIO(finished.jpeg)) as picture:
@@ -745,13 +749,40 @@ def test_the_output_has_the_photos_ratio_whatever_the_model_answers(
             assert near(small.convert("RGB").getpixel((small.width // 2, small.height // 2)), colour, 8)
 
 
-def test_the_middle_of_a_wider_answer_is_kept() -> None:
-    picture = Image.new("RGB", (900, 300), RED)
-    picture.paste(GREEN, (300, 0, 600, 300))
-    finished = pictures.finish(encoded(picture), photo_of(300, 300), LIMITS)
+@pytest.mark.parametrize("size", [(1200, 900), (900, 1200), (1600, 1000), (2048, 700), (700, 2048), (1000, 1000)])
+def test_a_picture_of_another_shape_is_never_cut_to_fit(size: tuple[int, int]) -> None:
+    photo = photo_of(*size)
+    asked = shapes.frame(*size) or size
+    tried = 0
+    for ratio in shapes.RATIOS:
+        across, down = map(int, ratio.split(":"))
+        if abs(math.log(across / down * asked[1] / asked[0])) <= shapes.TOLERANCE:
+            continue
+        tried += 1
+        with pytest.raises(WrongShape, match=f"the photo {size[0]} x {size[1]}"):
+            pictures.finish(encoded(Image.new("RGB", (across * 40, down * 40), RED), compress_level=1), photo, LIMITS)
+    assert tried >= 8
+
+
+@pytest.mark.parametrize("size", [(1600, 1000), (2048, 300), (300, 2048), (1000, 620), (640, 480), (2048, 64)])
+def test_the_bars_of_an_odd_shape_are_cut_away_and_nothing_else(size: tuple[int, int]) -> None:
+    """A photo of a shape that models do not draw is shown to them within bars; its edges come back whole."""
+    room = Image.new("RGB", size, GREEN)
+    draw = ImageDraw.Draw(room)
+    draw.rectangle([0, 0, size[0] - 1, size[1] - 1], outline=RED, width=16)
+    photo = pictures.normalise(encoded(room, compress_level=1), LIMITS)
+    shown = pictures.framed(photo, LIMITS)
+    across, down = map(int, shapes.nearest_ratio(*size).split(":"))
+    assert abs(math.log(shown.width / shown.height * down / across)) <= shapes.TOLERANCE
+    assert shown.width >= photo.width
+    assert shown.height >= photo.height
+    finished = pictures.finish(shown.jpeg, photo, LIMITS)
     with Image.open(io.BytesIO(finished.jpeg)) as result:
-        for x in (0.05, 0.5, 0.95):
-            assert_pixel(result, x, 0.5, GREEN, 25)
+        assert abs(result.width / result.height - size[0] / size[1]) < 0.01 * size[0] / size[1]
+        for x, y in ((6, 0.5), (-7, 0.5), (0.5, 6), (0.5, -7)):
+            left = x % result.width if isinstance(x, int) else round(x * result.width)
+            top = y % result.height if isinstance(y, int) else round(y * result.height)
+            assert near(result.convert("RGB").getpixel((left, top)), RED, 60), (size, x, y)
 
 
 def test_thumbnails_of_a_large_photo_are_of_thumbnail_size() -> None:

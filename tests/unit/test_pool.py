@@ -195,7 +195,7 @@ def test_normalise_and_finish_through_the_pool(pool: PicturePool) -> None:
         photo = await pool.normalise(photo_bytes())
         assert isinstance(photo, Photo)
         assert (photo.width, photo.height) == (200, 150)
-        finished = await pool.finish(photo_bytes((300, 300)), photo)
+        finished = await pool.finish(photo_bytes((400, 300)), photo)
         assert finished.width * 150 == finished.height * 200
         with pytest.raises(ImageRejected) as rejected:
             await pool.normalise(b"<html>")

@@ -7,9 +7,10 @@ around each call (the client's own is per read); nothing stored at the vendor (`
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Final, NoReturn, TypeVar
 
 import httpx2
@@ -18,6 +19,7 @@ from google.genai import errors, types
 from pydantic import BaseModel, ValidationError
 
 from shared.errors import (
+    AnswerRefused,
     CodedError,
     ConfigurationError,
     DailyQuotaSpent,
@@ -31,21 +33,25 @@ from shared.ports import Answer, Photo, Request, Usage
 from shared.settings import Gemini
 from shared.staging import prompts
 from shared.staging.answers import Analysis, Verdict
+from shared.staging.shapes import nearest_ratio
 
 M = TypeVar("M", bound=BaseModel)
 
-# The aspect ratios the image model knows; the nearest is asked for, and the rest cropped away afterwards.
-_RATIOS: Final = ("1:1", "2:3", "3:2", "3:4", "4:3", "4:5", "5:4", "9:16", "16:9", "21:9")
-_REFUSALS: Final = {
-    types.FinishReason.SAFETY,
-    types.FinishReason.IMAGE_SAFETY,
-    types.FinishReason.PROHIBITED_CONTENT,
-    types.FinishReason.IMAGE_PROHIBITED_CONTENT,
-    types.FinishReason.BLOCKLIST,
-    types.FinishReason.SPII,
-    types.FinishReason.RECITATION,
-    types.FinishReason.IMAGE_RECITATION,
-}
+# The photo, or what is asked for it, is refused: asking again would change nothing.
+_FINAL: Final = frozenset({
+    "PROHIBITED_CONTENT", "IMAGE_PROHIBITED_CONTENT", "BLOCKLIST", "SPII",  # finish reasons
+    "SAFETY", "JAILBREAK", "MODEL_ARMOR",  # block reasons, with the first and third of the above
+})  # fmt: skip
+# The filter did not like this one answer: the next one may pass.
+_ANSWER_REFUSED: Final = frozenset({"SAFETY", "IMAGE_SAFETY", "RECITATION", "IMAGE_RECITATION"})
+# A 429 that speaks of money: no wait for the next minute will help. Not "check your plan and billing details", which
+# every refusal for too many calls says.
+_MONEY: Final = re.compile(
+    r"credit[\w ]*(deplet|exhaust|run out|used up|insufficient)|(deplet|exhaust|insufficient|no)[\w ]*credit"
+    r"|prepa(y|id)|spend(ing)?[- ](cap|limit)|budget|insufficient (funds|balance)|limit: 0\b",
+    re.IGNORECASE,
+)
+_JSON: Final = json.JSONDecoder()
 _SECONDS = re.compile(r"(\d+(?:\.\d+)?)s")
 
 
@@ -105,13 +111,17 @@ class GeminiModel:
             return Answer(pictures[-1], usage)
 
     async def _typed(self, kind: type[M], contents: list[Any]) -> Answer[M]:
-        config = types.GenerateContentConfig(response_mime_type="application/json", response_schema=kind)
+        config = types.GenerateContentConfig(
+            response_mime_type="application/json",
+            response_schema=kind,
+            max_output_tokens=self._settings.most_text_tokens,
+        )
         response = await self._call(self.text_model, contents, config, self._settings.text_seconds)
         usage = _usage(self.text_model, response)
         with _billed(usage):
-            _parts(response)
-            value = response.parsed
-            if not isinstance(value, kind):
+            text = "".join(part.text for part in _parts(response) if part.text and not part.thought)
+            value = understood(text, kind)
+            if value is None:
                 message = f"the answer does not fit {kind.__name__} (finish {_finish(response)})"
                 raise WorldError(ErrorCode.VENDOR_BAD_ANSWER, message)
             return Answer(value, usage)
@@ -143,15 +153,22 @@ class GeminiModel:
         await self._client.aio.aclose()
 
 
-def nearest_ratio(width: int, height: int) -> str:
-    """The supported aspect ratio nearest to a picture's."""
+def understood(text: str, kind: type[M]) -> M | None:
+    """Return the first object in `text` that is a `kind`; None when there is none.
 
-    def off(ratio: str) -> float:
-        across, down = map(int, ratio.split(":"))
-        quotient = (width / height) / (across / down)
-        return max(quotient, 1 / quotient)
-
-    return min(_RATIOS, key=off)
+    Models put JSON into Markdown fences, and words before and after it.
+    """
+    start = text.find("{")
+    while start >= 0:
+        try:
+            found, end = _JSON.raw_decode(text, start)
+        except (ValueError, RecursionError):
+            end = start + 1
+        else:
+            with suppress(ValidationError):
+                return kind.model_validate(found)
+        start = text.find("{", end)
+    return None
 
 
 def _part(jpeg: bytes) -> types.Part:
@@ -162,16 +179,23 @@ def _parts(response: types.GenerateContentResponse) -> list[types.Part]:
     """The parts of the first candidate. Raises when the vendor refused, or sent none."""
     feedback = response.prompt_feedback
     if feedback is not None and feedback.block_reason is not None:
-        raise ImageRejected(ErrorCode.REFUSED_BY_SAFETY, f"the vendor blocked it: {feedback.block_reason.value}")
+        _refuse(feedback.block_reason.value, "blocked", final=feedback.block_reason.value in _FINAL)
     if not response.candidates:
         raise WorldError(ErrorCode.VENDOR_BAD_ANSWER, "the answer is empty")
     candidate = response.candidates[0]
-    if candidate.finish_reason in _REFUSALS:
-        raise ImageRejected(ErrorCode.REFUSED_BY_SAFETY, f"the vendor refused it: {_finish(response)}")
+    reason = _finish(response)
+    if reason in _ANSWER_REFUSED or reason in _FINAL:
+        _refuse(reason, "refused", final=reason not in _ANSWER_REFUSED)
     parts = candidate.content.parts if candidate.content else None
     if not parts:
         raise WorldError(ErrorCode.VENDOR_BAD_ANSWER, f"the answer has no parts (finish {_finish(response)})")
     return parts
+
+
+def _refuse(reason: str, did: str, *, final: bool) -> NoReturn:
+    if final:
+        raise ImageRejected(ErrorCode.REFUSED_BY_SAFETY, f"the vendor {did} it: {reason}")
+    raise AnswerRefused(f"the vendor {did} it: {reason}")
 
 
 @contextmanager
@@ -185,10 +209,10 @@ def _billed(usage: Usage) -> Iterator[None]:
 
 
 def _usage(model: str, response: types.GenerateContentResponse) -> Usage:
-    """Thinking counts as output: it is billed so."""
+    """Thinking counts as output: it is billed so. Without a count of input tokens the vendor has told nothing."""
     used = response.usage_metadata
-    if used is None:
-        return Usage(model)
+    if used is None or not used.prompt_token_count:
+        return Usage(model, told=False)
     return Usage(
         model, used.prompt_token_count or 0, (used.candidates_token_count or 0) + (used.thoughts_token_count or 0)
     )
@@ -202,7 +226,7 @@ def _finish(response: types.GenerateContentResponse) -> str:
 def _raise_for(error: errors.APIError, model: str) -> NoReturn:
     """A status code as the error whose fault it is. No vendor's text goes in: it may repeat our key."""
     code: RuumError
-    if error.code == 429:
+    if error.code in (402, 429):
         code = _throttled(error, model)
     elif error.code >= 500 or error.code in (408, 499):
         code = WorldError(ErrorCode.VENDOR_UNAVAILABLE, f"{model} answered {error.code}")
@@ -223,6 +247,9 @@ def _raise_for(error: errors.APIError, model: str) -> NoReturn:
 def _throttled(error: errors.APIError, model: str) -> RuumError:
     details = _details(error)
     violations = [v for detail in details for v in detail.get("violations") or [] if isinstance(v, dict)]
+    nothing_allowed = any(str(violation.get("quotaValue")) == "0" for violation in violations)
+    if error.code == 402 or nothing_allowed or _MONEY.search(error.message or ""):
+        return ConfigurationError(f"{model} answered {error.code}: the key's credits, spend limit or plan are used up")
     if any("PerDay" in str(violation.get("quotaId", "")) for violation in violations):
         return DailyQuotaSpent(f"the daily quota of {model} is spent")
     for detail in details:

@@ -1,0 +1,322 @@
+"""The files pictures come in, taken apart: what the decoder needs of them, and the little else that we want to know.
+
+Cameras, phones, CRMs and CDNs write metadata of every kind, and much of it is broken. None of it may refuse or turn a
+picture, so the decoder never sees it: JPEG, PNG and WebP are copied without any part that holds no pixels. Read from
+the rest are the orientation (by the rules of browsers) and the colours. HEIC stays as it is: its decoder applies the
+orientation that counts there, and leaves EXIF alone.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Iterator
+from typing import Final
+
+import msgspec
+
+from shared.staging.colours import Colours
+
+_PNG: Final = b"\x89PNG\r\n\x1a\n"
+_MAX_PROFILE_BYTES: Final = 8 * 1024 * 1024  # presses' largest profiles have 3 MB
+_ORIENTATION_TAG: Final = 0x0112
+_SHORT: Final = 3  # EXIF's type of 16-bit numbers: the only one browsers take an orientation in
+
+# JPEG markers: https://www.w3.org/Graphics/JPEG/itu-t81.pdf, table B.1
+_SOI, _EOI, _SOS, _DQT, _DHT, _DAC, _DNL, _DRI, _DHP, _EXP, _COM = (
+    0xD8, 0xD9, 0xDA, 0xDB, 0xC4, 0xCC, 0xDC, 0xDD, 0xDE, 0xDF, 0xFE,
+)  # fmt: skip
+_FRAMES: Final = frozenset(range(0xC0, 0xD0)) - {_DHT, 0xC8, _DAC}
+_PROGRESSIVE: Final = frozenset({0xC2, 0xC6, 0xCA, 0xCE})
+_TABLES: Final = frozenset({_DQT, _DHT, _DAC, _DNL, _DRI, _DHP, _EXP})
+_SKIPPED: Final = frozenset({*range(0xE0, 0xFF)}) | {0xC8}  # APPn, JPGn, COM: a length, and nothing the decoder needs
+_JFIF: Final = b"\xff\xe0\x00\x10JFIF\x00\x01\x01\x00\x00\x01\x00\x01\x00\x00"
+
+
+class Damaged(Exception):
+    """The file cannot hold a whole picture; the text says what is wrong with it."""
+
+
+class Contents(msgspec.Struct, frozen=True):
+    """What the decoder is given, how the picture is turned (EXIF's 1 to 8), and what it says of its colours."""
+
+    data: bytes
+    orientation: int = 1
+    colours: Colours = Colours()
+
+
+def read(data: bytes) -> Contents:
+    """Take `data` apart. Raises `Damaged`. A file of another kind is answered as it is: the decoder will judge it."""
+    if data[:3] == b"\xff\xd8\xff":
+        return _jpeg(data)
+    if data[:8] == _PNG:
+        return _png(data)
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return _webp(data)
+    return Contents(data)
+
+
+def orientation_of(tiff: bytes) -> int:
+    """Return the orientation that an EXIF block names, 1 when it names none or in a form that browsers do not read.
+
+    Only the first directory's entries are looked at, each for itself: one that points behind the end spoils no other.
+    """
+    order = {b"II*\0": "<", b"MM\0*": ">"}.get(tiff[:4])
+    if order is None or len(tiff) < 8:
+        return 1
+    start = struct.unpack_from(f"{order}I", tiff, 4)[0]
+    if start + 2 > len(tiff):
+        return 1
+    count = struct.unpack_from(f"{order}H", tiff, start)[0]
+    for number in range(count):
+        place = start + 2 + 12 * number
+        if place + 12 > len(tiff):
+            break
+        tag, kind, values, value = struct.unpack_from(f"{order}HHIH", tiff, place)
+        if tag == _ORIENTATION_TAG and kind == _SHORT and values == 1:
+            return value if 1 <= value <= 8 else 1
+    return 1
+
+
+# --- JPEG
+
+
+def _jpeg(data: bytes) -> Contents:
+    kept = [b"\xff\xd8"]
+    orientation: int | None = None
+    profile: dict[int, bytes] = {}
+    parts = 0
+    for marker, start, end in _segments(data):
+        payload = data[start + 4 : end]
+        if marker == _SOS:
+            kept.append(data[start:])  # the pixels, and whatever follows them
+            break
+        if marker in _FRAMES or marker in _TABLES:
+            kept.append(b"\xff" + data[start + 1 : end])
+        elif marker == 0xE0 and payload[:5] == b"JFIF\0":
+            kept.append(_JFIF)
+        elif marker == 0xEE and payload[:5] == b"Adobe" and len(payload) >= 12:
+            kept.append(b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00" + payload[11:12])  # the colour transform
+        elif marker == 0xE1 and payload[:5] == b"Exif\0" and orientation is None:
+            orientation = orientation_of(payload[6:])
+        elif marker == 0xE2 and payload[:12] == b"ICC_PROFILE\0" and len(payload) > 14:
+            profile.setdefault(payload[12], payload[14:])
+            parts = payload[13]
+    whole = bool(profile) and sorted(profile) == list(range(1, parts + 1))
+    icc = b"".join(profile[number] for number in sorted(profile)) if whole else None
+    return Contents(b"".join(kept), orientation or 1, Colours(icc=icc))
+
+
+def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """Yield (marker, start, end) up to the first scan, as decoders find them: rubbish between segments is passed over.
+
+    `start` is that of the byte 0xFF before the marker. A segment that ends behind the file ends the walk.
+    """
+    position = 2
+    while True:
+        start = data.find(b"\xff", position)
+        if start < 0:
+            raise Damaged("it ends before its pixels")
+        while data[start + 1 : start + 2] == b"\xff":  # fill bytes
+            start += 1
+        if start + 1 >= len(data):
+            raise Damaged("it ends before its pixels")
+        marker = data[start + 1]
+        position = start + 2
+        if marker == _EOI:
+            raise Damaged("it holds no pixels")
+        if marker != _SOS and marker not in _FRAMES and marker not in _TABLES and marker not in _SKIPPED:
+            continue
+        if start + 4 > len(data):
+            raise Damaged("it ends before its pixels")
+        length = struct.unpack_from(">H", data, start + 2)[0]
+        if length < 2:
+            continue  # no length a segment can have
+        end = start + 2 + length
+        if end > len(data):
+            raise Damaged("it ends before its pixels")
+        yield marker, start, end
+        if marker == _SOS:
+            return
+        position = end
+
+
+def jpeg_tails(data: bytes) -> tuple[bytes, bytes] | None:
+    """Two ways to end a JPEG that lacks its end marker; None when scans are missing.
+
+    Where all pixels are there, what follows them changes none, so both decode to the same picture; where some are
+    missing, the decoder makes them up from what follows, differently. Progressive pictures must hold, besides, every
+    scan: each coefficient at its full precision.
+    """
+    if not _scans_complete(data):
+        return None
+    pixels = data[:-1] if data.endswith(b"\xff") and not data.endswith(b"\xff\xff") else data
+    return pixels + b"\xff\xd9", pixels + b"\x5a\x36" * 512 + b"\xff\xd9"
+
+
+def _scans_complete(data: bytes) -> bool:
+    components: list[int] = []
+    progressive = False
+    missing: dict[tuple[int, int], int] = {}  # (component, coefficient): bits still to come
+    position = 2
+    while (position := data.find(b"\xff", position)) >= 0 and position + 4 <= len(data):
+        marker = data[position + 1]
+        length = struct.unpack_from(">H", data, position + 2)[0]
+        body = data[position + 4 : position + 2 + length]
+        if marker in _FRAMES and len(body) >= 6:
+            progressive = marker in _PROGRESSIVE
+            components = [body[6 + 3 * number] for number in range(body[5]) if 6 + 3 * number < len(body)]
+            missing = {(component, number): 99 for component in components for number in range(64)}
+        elif marker == _SOS and body:
+            count = body[0]
+            if len(body) < 1 + 2 * count + 3:
+                return False
+            first, last, bits = body[1 + 2 * count], body[2 + 2 * count], body[3 + 2 * count] & 15
+            for component in body[1 : 1 + 2 * count : 2]:
+                for number in range(first, min(last, 63) + 1):
+                    missing[component, number] = bits
+        elif marker not in _TABLES and marker not in _SKIPPED:
+            position += 1
+            continue
+        position += 2 + length
+    return not progressive or not any(missing.values())
+
+
+# --- PNG
+
+
+def _png(data: bytes) -> Contents:
+    head: bytes | None = None
+    palette = transparency = b""
+    pixels: list[bytes] = []
+    doubtful = False  # whether a checksum over pixels is wrong
+    orientation: int | None = None
+    told: dict[bytes, bytes] = {}
+    for kind, body, sound, whole in _chunks(data):
+        if kind == b"IHDR" and head is None:
+            if not sound or len(body) != 13:
+                raise Damaged("its header is")
+            head = body
+        elif kind == b"IDAT":
+            pixels.append(body)
+            doubtful = doubtful or (whole and not sound)
+        elif kind == b"IEND":
+            break
+        elif kind == b"PLTE" and not palette:
+            if not sound and head is not None and head[9] == 3:
+                raise Damaged("its palette is")
+            palette = body
+        elif not sound:
+            continue  # as decoders do with an ancillary chunk whose checksum is wrong
+        elif kind == b"eXIf" and not pixels:
+            orientation = orientation or orientation_of(body)
+        elif kind == b"tRNS":
+            transparency = transparency or body
+        elif kind in (b"cICP", b"iCCP", b"sRGB", b"gAMA", b"cHRM") and not pixels:
+            told.setdefault(kind, body)
+    if head is None or not pixels:
+        raise Damaged("it ends before its pixels" if head else "its header is missing")
+    if doubtful:
+        _check_pixels(pixels)
+    kept = [_PNG, _chunk(b"IHDR", head)]
+    if head[9] == 3:
+        if not palette or len(palette) % 3 or len(palette) > 768:
+            raise Damaged("its palette is")
+        kept.append(_chunk(b"PLTE", palette))
+    if _transparent(head[9], transparency, palette):
+        kept.append(_chunk(b"tRNS", transparency))
+    kept += [_chunk(b"IDAT", b"".join(pixels)), _chunk(b"IEND", b"")]
+    return Contents(b"".join(kept), orientation or 1, _png_colours(told))
+
+
+def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes, bool, bool]]:
+    """Yield (kind, body, whether the checksum is right, whether all of it is there)."""
+    position = len(_PNG)
+    while position + 8 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, position)
+        if not kind.isalpha():
+            return
+        body = data[position + 8 : position + 8 + length]
+        end = position + 8 + length
+        sound = data[end : end + 4] == struct.pack(">I", zlib.crc32(kind + body))
+        yield kind, body, sound, end + 4 <= len(data)
+        position = end + 4
+
+
+def _chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(body, zlib.crc32(kind)))
+
+
+def _check_pixels(pixels: list[bytes]) -> None:
+    """Inflate the pixels, keeping none: their own checksum decides where the file's is wrong. Raises `Damaged`."""
+    inflating = zlib.decompressobj()
+    try:
+        for body in pixels:
+            rest = body
+            while rest and not inflating.eof:
+                inflating.decompress(rest, 1 << 20)
+                rest = inflating.unconsumed_tail
+    except zlib.error:
+        raise Damaged("its pixels are") from None
+
+
+def _transparent(colour_type: int, body: bytes, palette: bytes) -> bool:
+    """Whether a tRNS chunk fits its picture."""
+    if colour_type == 3:
+        return 0 < len(body) <= len(palette) // 3
+    return len(body) == {0: 2, 2: 6}.get(colour_type, -1)
+
+
+def _png_colours(told: dict[bytes, bytes]) -> Colours:
+    """What the chunks say, each ignored when it cannot be right."""
+    cicp, gamma, primaries = told.get(b"cICP", b""), told.get(b"gAMA", b""), told.get(b"cHRM", b"")
+    return Colours(
+        icc=_inflated_profile(told.get(b"iCCP", b"")),
+        cicp=(cicp[0], cicp[1]) if len(cicp) == 4 and cicp[2:] == b"\x00\x01" else None,  # RGB, full range
+        srgb=len(told.get(b"sRGB", b"")) == 1 and told[b"sRGB"][0] <= 3,
+        gamma=struct.unpack(">I", gamma)[0] / 100_000 if len(gamma) == 4 else None,
+        primaries=tuple(value / 100_000 for value in struct.unpack(">8I", primaries)) if len(primaries) == 32 else None,
+    )
+
+
+def _inflated_profile(body: bytes) -> bytes | None:
+    name, separator, rest = body.partition(b"\0")
+    if not separator or not name or rest[:1] != b"\0":
+        return None
+    inflating = zlib.decompressobj()
+    try:
+        profile = inflating.decompress(rest[1:], _MAX_PROFILE_BYTES)
+    except zlib.error:
+        return None
+    return profile if inflating.eof else None
+
+
+# --- WebP: https://developers.google.com/speed/webp/docs/riff_container
+
+_WEBP_PIXELS: Final = frozenset({b"VP8 ", b"VP8L", b"ALPH", b"ANIM", b"ANMF"})
+_WEBP_ANIMATION_AND_ALPHA: Final = 0x12
+
+
+def _webp(data: bytes) -> Contents:
+    kept: list[bytes] = []
+    orientation, icc = 1, None
+    position = 12
+    while position + 8 <= len(data):
+        kind, length = struct.unpack_from("<4sI", data, position)
+        body = data[position + 8 : position + 8 + length]
+        if kind == b"VP8X" and len(body) >= 10:
+            kept.append(_riff(kind, bytes([body[0] & _WEBP_ANIMATION_AND_ALPHA, 0, 0, 0]) + body[4:10]))
+        elif kind in _WEBP_PIXELS:
+            # One that ends behind the file stays so long: the decoder finds out whether all pixels are there.
+            kept.append(_riff(kind, body, length))
+        elif kind == b"EXIF":
+            orientation = orientation_of(body.removeprefix(b"Exif\0\0"))
+        elif kind == b"ICCP" and len(body) == length:
+            icc = body
+        position += 8 + length + length % 2
+    chunks = b"".join(kept)
+    return Contents(b"RIFF" + struct.pack("<I", len(chunks) + 4) + b"WEBP" + chunks, orientation, Colours(icc=icc))
+
+
+def _riff(kind: bytes, body: bytes, length: int | None = None) -> bytes:
+    return kind + struct.pack("<I", len(body) if length is None else length) + body + b"\0" * (len(body) % 2)
