@@ -30,6 +30,7 @@ from shared.errors import (
 )
 from shared.fenced import put_fenced
 from shared.heartbeat import Heartbeat
+from shared.hosts import Hosts
 from shared.ledger import MARGIN_SECONDS
 from shared.model import (
     SETTLED_STATES,
@@ -81,6 +82,7 @@ class Tools(msgspec.Struct, frozen=True):
     pictures: Pictures
     agents: Agents
     quota: Quota
+    hosts: Hosts
     heartbeat: Heartbeat
     clock: Clock
     settings: Settings
@@ -125,7 +127,8 @@ class ClaimedImage:
     async def _photo(self) -> Photo:
         """The customer's photo made safe. What was downloaded is let go of here: fifty in flight are 200 MB."""
         client = self._image.batch.partition(".")[0]
-        data = await self._timed("download", self._tools.source.fetch(self._image.source, client))
+        async with self._tools.hosts.visit(self._image.source, image_key(self._image.batch, self._image.index)):
+            data = await self._timed("download", self._tools.source.fetch(self._image.source, client))
         return await self._timed("prepare", self._tools.pictures.normalise(data))
 
     async def _staged(self, photo: Photo, request: Request) -> Finished:

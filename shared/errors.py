@@ -10,6 +10,9 @@
     |   `-- DailyQuotaSpent     the vendor's day is used up: the same, until it resets
     |-- LostClaim               another worker holds the image now: this one changes nothing more
     |-- WorkStopped             the batch was paused or cancelled between two paid calls
+    |-- HostBusy                a photo's host asked to wait: the image waits, and spends no attempt
+    |-- ObjectTooLarge          an object has more bytes than its reader wants
+    |-- ObjectDamaged           an object's compression is broken
     `-- PreconditionFailed      an object store refused a write: the object has moved on
 
 Anything else that is raised is a bug: it spends an attempt, for it may be this image's alone.
@@ -122,6 +125,18 @@ class Throttled(RuumError):
         self.retry_after_seconds = retry_after_seconds
 
 
+class HostBusy(RuumError):
+    """A photo's host is to be left alone for a while: it asked for that, or it is not this photo's turn.
+
+    `retry_after_seconds` is the host's wish, None when it named none. Waiting for it spends no attempt.
+    """
+
+    def __init__(self, host: str, retry_after_seconds: float | None = None) -> None:
+        super().__init__(f"{host} asks to slow down")
+        self.host = host
+        self.retry_after_seconds = retry_after_seconds
+
+
 class ConfigurationError(RuumError):
     """Ours to mend. Never rejects a customer's image: work waits and operators are alerted."""
 
@@ -140,6 +155,14 @@ class LostClaim(RuumError):
 
 class WorkStopped(RuumError):
     """The batch's control no longer says run."""
+
+
+class ObjectTooLarge(RuumError):
+    """An object has more bytes, as they are when unpacked, than its reader wants."""
+
+
+class ObjectDamaged(RuumError):
+    """An object was stored compressed, by what is said of it, and cannot be unpacked."""
 
 
 class PreconditionFailed(RuumError):

@@ -15,7 +15,7 @@ from typing import Final
 import msgspec
 
 from shared import closing, manifest, names, report
-from shared.errors import ManifestRejected, RuumError
+from shared.errors import ManifestRejected, ObjectDamaged, ObjectTooLarge, RuumError
 from shared.events import BatchAccepted, BatchRejected
 from shared.fleet import Scaling
 from shared.manifest import Manifest, Problem
@@ -100,17 +100,19 @@ class Ingest:
 
     async def _read(self, stored: StoredObject, folder: str) -> tuple[StoredObject, Manifest] | None:
         most = self._settings.manifest.most_bytes
-        if stored.bytes > most:
-            raise ManifestRejected([Problem(f"has {stored.bytes} bytes", allowed=f"at most {most} bytes")])
-        got = await self._objects.get(stored.bucket, stored.name)
+        try:
+            got = await self._objects.get(stored.bucket, stored.name, most)
+        except ObjectTooLarge:
+            problem = Problem(f"is larger than {most} bytes", allowed=f"at most {most} bytes")
+            raise ManifestRejected([problem]) from None
+        except ObjectDamaged as error:
+            raise ManifestRejected([Problem(str(error), allowed="gzip that can be unpacked, or none")]) from None
         if got is None:
             return None
         stored, content = got  # what was read, in case it was replaced since
         found = manifest.read(io.BytesIO(content), stored.name, self._settings.manifest, self._rules_of(stored))
         if self._folder_is_client and found.client != folder:
-            raise ManifestRejected(
-                [Problem("is not the folder's client", field="clientName", value=found.client_name, allowed=folder)]
-            )
+            raise ManifestRejected([_wrong_folder(folder, found)])
         return stored, found
 
     def _ref(self, stored: StoredObject, sha256: str) -> ManifestRef:
@@ -229,3 +231,13 @@ class Ingest:
         with bound(batch=identity, client=client):
             tell(log, LogEvent.BATCH_REJECTED, level=logging.WARNING, problems=len(problems))
         return batch
+
+
+def _wrong_folder(folder: str, found: Manifest) -> Problem:
+    """The refusal of a manifest in another client's folder, or in one whose name is no client's: it says which one."""
+    reason = f"does not belong in the folder manifests/{folder}/: this client's folder is manifests/{found.client}/"
+    named = names.slug(folder).lower()
+    allowed = f"the folder manifests/{found.client}/"
+    if named != found.client:
+        allowed += f", or clientName {named}" if named else ""
+    return Problem(reason, field="clientName", value=found.client_name, allowed=allowed)

@@ -16,6 +16,14 @@ _MAGIC: Final = {
 _HEIC_BRANDS: Final = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"})
 
 
+_READABLE: Final = frozenset({"a JPEG picture", "a PNG picture", "a WebP picture", "a HEIC picture"})
+
+
+def is_picture(data: bytes) -> bool:
+    """Whether `data` begins as a picture of a kind that is staged."""
+    return kind_of(data) in _READABLE
+
+
 def kind_of(data: bytes) -> str | None:
     """Return what `data` is, as words after "is", such as "a PNG picture"; None when its start says nothing."""
     if data[:4] == b"RIFF":

@@ -14,7 +14,7 @@ import math
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Final
+from typing import Final, TypeVar
 from zoneinfo import ZoneInfo
 
 import msgspec
@@ -102,6 +102,9 @@ class Ledger(Record, frozen=True, kw_only=True):
     limit: Limit | None = None
 
 
+L = TypeVar("L", bound=Ledger)
+
+
 class Grant(msgspec.Struct, frozen=True):
     """The right to one call: from `start` on, in `epoch`; its slot (concurrent limits) and whether it is the probe."""
 
@@ -138,7 +141,7 @@ class Reserved(msgspec.Struct, frozen=True):
 # --- reserving
 
 
-def reserve(ledger: Ledger, ask: Ask, limit: Limit, now: float) -> tuple[Ledger, Reserved]:
+def reserve(ledger: L, ask: Ask, limit: Limit, now: float) -> tuple[L, Reserved]:
     """Give what may start within the horizon to those whose turn it is, and note who waits for the rest.
 
     The turns are dealt out to all waiting tiers of the fleet; this worker takes those that fall to tiers it waits in,
@@ -248,8 +251,8 @@ def slots_now(limit: Limit, rate: float) -> int | None:
 
 
 def _turns(
-    ledger: Ledger, queues: Mapping[Tier, list[str]], elsewhere: Mapping[Tier, int], room: int
-) -> tuple[Ledger, list[Tier], bool]:
+    ledger: L, queues: Mapping[Tier, list[str]], elsewhere: Mapping[Tier, int], room: int
+) -> tuple[L, list[Tier], bool]:
     """Deal `room` turns to the waiting tiers by weight: (ledger, this worker's turns, whether some are others')."""
     mine = {tier: len(ids) for tier, ids in queues.items()}
     others = dict(elsewhere)
@@ -289,7 +292,7 @@ def _waiting_elsewhere(ledger: Ledger, worker: str, now: float) -> dict[Tier, in
     return found
 
 
-def _noted(ledger: Ledger, worker: str, queues: Mapping[Tier, list[str]], now: float) -> Ledger:
+def _noted(ledger: L, worker: str, queues: Mapping[Tier, list[str]], now: float) -> L:
     """Who waits now: this worker's entries renewed, expired ones dropped."""
     waiters = {key: w for key, w in ledger.waiters.items() if w.until > now and key.rpartition(" ")[0] != worker}
     for tier, ids in queues.items():
@@ -306,9 +309,7 @@ def _blocked_until(ledger: Ledger, now: float) -> float | None:
     return max(now + LEFT_SECONDS, min(waits_for, now + WAITER_SECONDS / 2))
 
 
-def _probe(
-    ledger: Ledger, queues: Mapping[Tier, list[str]], limit: Limit, now: float
-) -> tuple[Ledger, tuple[Grant, ...]]:
+def _probe(ledger: L, queues: Mapping[Tier, list[str]], limit: Limit, now: float) -> tuple[L, tuple[Grant, ...]]:
     """The one probe of an open circuit whose pause is over, or of a half-open one whose probe is lost.
 
     It keeps to the rolling minute as every call does. Slots it needs none: those of the calls that failed are free.
@@ -332,7 +333,7 @@ def _probe(
 # --- outcomes
 
 
-def heard(ledger: Ledger, ask: Ask, now: float) -> Ledger:
+def heard(ledger: L, ask: Ask, now: float) -> L:
     """Apply what rides on a reservation: slots given back, successes, what became of a probe.
 
     A probe that was not made, or broken off, has shown nothing: the circuit stays open, and the next probe is due.
@@ -348,7 +349,7 @@ def heard(ledger: Ledger, ask: Ask, now: float) -> Ledger:
     return msgspec.structs.replace(ledger, **changes)
 
 
-def recovered(ledger: Ledger, now: float) -> Ledger:
+def recovered(ledger: L, now: float) -> L:
     """The ledger as it stands now: a step back to the full rate for every quiet while; a spent day that is over."""
     if 0.0 < ledger.day_spent_until <= now:
         ledger = msgspec.structs.replace(ledger, day_spent_until=0.0)
@@ -358,7 +359,7 @@ def recovered(ledger: Ledger, now: float) -> Ledger:
     return ledger if rate == ledger.rate else msgspec.structs.replace(ledger, rate=rate, rate_changed_at=changed)
 
 
-def throttled(ledger: Ledger, grant: Grant, retry_after_seconds: float | None, now: float) -> Ledger:
+def throttled(ledger: L, grant: Grant, retry_after_seconds: float | None, now: float) -> L:
     """A 429: the rate is halved once per epoch, however many calls of it were refused; the pause is honoured."""
     pause = DEFAULT_PAUSE_SECONDS if retry_after_seconds is None else retry_after_seconds + RETRY_AFTER_MARGIN_SECONDS
     changes: dict[str, object] = {"not_before": max(ledger.not_before, now + pause)}
@@ -370,7 +371,7 @@ def throttled(ledger: Ledger, grant: Grant, retry_after_seconds: float | None, n
     return msgspec.structs.replace(_without_slot(ledger, grant), **changes)
 
 
-def failed(ledger: Ledger, grant: Grant, now: float, *, after_success: bool = False) -> Ledger:
+def failed(ledger: L, grant: Grant, now: float, *, after_success: bool = False) -> L:
     """A 5xx or a time-out: enough in a row open the circuit; a failing probe opens it again, for longer.
 
     `after_success`: this worker has had an answer since its last failure. What `is_of_outage` tells nothing new.
@@ -403,7 +404,7 @@ def may_be_outage(ledger: Ledger, failed_at: float) -> bool:
     return ledger.answered_at <= failed_at
 
 
-def _opened(ledger: Ledger, now: float) -> Ledger:
+def _opened(ledger: L, now: float) -> L:
     pause = min(LONGEST_OPEN_SECONDS, FIRST_OPEN_SECONDS * 2.0**ledger.opened_times)
     return msgspec.structs.replace(
         ledger,
@@ -414,7 +415,7 @@ def _opened(ledger: Ledger, now: float) -> Ledger:
     )
 
 
-def day_spent(ledger: Ledger, grant: Grant, now: float) -> Ledger:
+def day_spent(ledger: L, grant: Grant, now: float) -> L:
     """The daily quota is used up: nothing starts until it resets, at midnight Pacific time as the vendor documents.
 
     A refusal that is noted just after a midnight is the day before's, or the vendor's reset is late: not a day's wait.
@@ -430,7 +431,7 @@ def next_reset(now: float) -> float:
     return (local.replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=1)).timestamp()
 
 
-def _without_slot(ledger: Ledger, grant: Grant) -> Ledger:
+def _without_slot(ledger: L, grant: Grant) -> L:
     return msgspec.structs.replace(ledger, slots=tuple(slot for slot in ledger.slots if slot.id != grant.id))
 
 

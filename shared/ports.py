@@ -163,7 +163,11 @@ class ObjectStore(Protocol):
     ) -> StoredObject:
         """Write. `if_generation` 0 creates only; n replaces only generation n; else raises `PreconditionFailed`."""
 
-    async def get(self, bucket: str, name: str) -> tuple[StoredObject, bytes] | None: ...
+    async def get(self, bucket: str, name: str, max_bytes: int | None = None) -> tuple[StoredObject, bytes] | None:
+        """The object and its bytes, unpacked when it was stored compressed (Content-Encoding).
+
+        Raises `ObjectTooLarge` when they are more than `max_bytes`, without ever holding more; `ObjectDamaged`.
+        """
 
     async def stat(self, bucket: str, name: str) -> StoredObject | None: ...
 
@@ -194,7 +198,7 @@ class ImageSource(Protocol):
     """Fetches a photo's bytes from where the manifest said."""
 
     async def fetch(self, uri: str, client: str) -> bytes:
-        """Raises `ImageRejected` for the image's own fault, `WorldError` for the host's."""
+        """Raises `ImageRejected` (the image's own fault), `WorldError` (the host's), `HostBusy` (it asks to wait)."""
 
 
 class Photo(msgspec.Struct, frozen=True):

@@ -12,14 +12,14 @@ import logging
 import math
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol
 
 import msgspec
 
 from shared import ledger as ledgers
 from shared.errors import DailyQuotaSpent, RuumError
 from shared.events import QuotaChanged
-from shared.ledger import Ask, Grant, Ledger, Reserved
+from shared.ledger import Ask, Grant, L, Ledger, Reserved
 from shared.messages import iso, quota_event
 from shared.model import Refusal, Tier
 from shared.ports import BatchStore, Clock, Message, Queue
@@ -125,17 +125,24 @@ class _Model:
         return bool(self.done_slots) or self.probe_unused is not None
 
 
-class SharedQuota:
-    """See `Quota`. The ledger is shared through the store; `limits` are the settings' own."""
+class SharedQuota(Generic[L]):
+    """See `Quota`. The ledger, of `kind`, is shared through the store; `limits` are the settings' own."""
 
     def __init__(
-        self, store: BatchStore, clock: Clock, limits: dict[str, Limit], worker: str, on_change: OnChange | None = None
+        self,
+        store: BatchStore,
+        clock: Clock,
+        limits: Mapping[str, Limit],
+        worker: str,
+        on_change: OnChange | None = None,
+        kind: type[L] = Ledger,  # type: ignore[assignment]  # a default for L
     ) -> None:
         self._store = store
         self._clock = clock
         self._limits = limits
         self._worker = worker
         self._on_change = on_change
+        self._kind = kind
         self._models: dict[str, _Model] = {}
         self._telling: set[asyncio.Task[None]] = set()  # kept from the garbage collector until they are done
 
@@ -217,17 +224,17 @@ class SharedQuota:
             probe_succeeded=state.probe_succeeded,
             probe_unused=state.probe_unused,
         )
-        outcome: list[tuple[Reserved, float, float, Ledger]] = []  # of the decision's last run, which is what counts
+        outcome: list[tuple[Reserved, float, float, L]] = []  # of the decision's last run, which is what counts
 
-        def decide(known: Ledger | None, now: float) -> Ledger | Refusal:
-            before = known or Ledger(id=model)
+        def decide(known: L | None, now: float) -> L | Refusal:
+            before = known or self._kind(id=model)
             after, reserved = ledgers.reserve(before, ask, self._limits[model], now)
             outcome[:] = [(reserved, now, self._clock.monotonic(), before)]
             return Refusal.UNCHANGED if after == before else after
 
-        written = await self._store.change_record(Ledger, model, decide, self._clock.token())
+        written = await self._store.change_record(self._kind, model, decide, self._clock.token())
         reserved, now, decided_at, before = outcome[0]
-        if isinstance(written, Ledger):
+        if not isinstance(written, Refusal):
             self._tell(before, written)
         state.done_slots -= ask.done_slots
         state.succeeded = state.succeeded and not ask.succeeded
@@ -300,11 +307,7 @@ class SharedQuota:
 
     async def throttled(self, model: str, grant: Grant, retry_after_seconds: float | None) -> None:
         if grant.id:
-            after = await self._change(
-                model, lambda known, now: ledgers.throttled(known, grant, retry_after_seconds, now)
-            )
-            if after is not None:
-                self._call_back(model, self._models.setdefault(model, _Model()), after)
+            await self.changed(model, lambda known, now: ledgers.throttled(known, grant, retry_after_seconds, now))
         else:  # a model without a limit of ours: wait here, nobody else need know
             await self._clock.sleep(
                 ledgers.DEFAULT_PAUSE_SECONDS
@@ -319,7 +322,7 @@ class SharedQuota:
         succeeded, state.succeeded = state.succeeded, False  # told now: it was before this failure
         failed_at = 0.0
 
-        def decide(known: Ledger, now: float) -> Ledger:
+        def decide(known: L, now: float) -> L:
             nonlocal failed_at
             failed_at = now
             return ledgers.failed(known, grant, now, after_success=succeeded)
@@ -334,7 +337,7 @@ class SharedQuota:
         # Others that fail now may open the circuit: then this call was part of the outage, and should wait too.
         await self._clock.sleep(VERDICT_SECONDS)
         with suppress(RuumError):
-            after = await self._store.record(Ledger, model) or after
+            after = await self._store.record(self._kind, model) or after
         # This worker's own answers ride on its next reservation, so the ledger may not know of them yet.
         silent = not state.succeeded and ledgers.may_be_outage(after, failed_at)
         return silent or ledgers.is_of_outage(after, grant)
@@ -343,15 +346,22 @@ class SharedQuota:
         if grant.id:
             await self._change(model, lambda known, now: ledgers.day_spent(known, grant, now))
 
-    async def _change(self, model: str, decide: Callable[[Ledger, float], Ledger]) -> Ledger | None:
-        seen: list[Ledger] = []
+    async def changed(self, model: str, decide: Callable[[L, float], L]) -> L | None:
+        """Change the ledger by `decide`, which is given the server's time; what was granted ahead of a pause waits."""
+        after = await self._change(model, decide)
+        if after is not None:
+            self._call_back(model, self._models.setdefault(model, _Model()), after)
+        return after
 
-        def change(known: Ledger | None, now: float) -> Ledger:
-            before = known or Ledger(id=model)
+    async def _change(self, model: str, decide: Callable[[L, float], L]) -> L | None:
+        seen: list[L] = []
+
+        def change(known: L | None, now: float) -> L:
+            before = known or self._kind(id=model)
             seen[:] = [before]
             return decide(before, now)
 
-        changed = await self._store.change_record(Ledger, model, change, self._clock.token())
+        changed = await self._store.change_record(self._kind, model, change, self._clock.token())
         if isinstance(changed, Refusal):
             return None
         self._tell(seen[0], changed)

@@ -94,7 +94,10 @@ class DownloadLimits(_Group, frozen=True, kw_only=True):
 
     total_seconds: Seconds = 60.0  # 40 MB at 6 Mbit/s
     connect_seconds: Seconds = 10.0  # three tries of TCP on a slow line
-    most_redirects: Redirects = 3  # CDNs use one or two
+    most_redirects: Redirects = 5  # CDNs use one or two, share links up to four
+    most_per_host: Images = 10  # asked of one host at once by a worker; browsers ask six, and hosts expect that
+    most_refused_seconds: Seconds = 86_400.0  # a host that refuses for longer is no longer waited for
+    contact: Name = "https://ruum.example/contact"  # in the User-Agent, for a host's operator to find us: set your own
     allow_http: bool = False  # plain http can be read and altered on the way
     allow_private_addresses: bool = False  # for tests on loopback only: a private address is our own network
 
@@ -147,6 +150,7 @@ class WorkerLimits(_Group, frozen=True, kw_only=True):
     """How one worker shares its time."""
 
     in_flight: Images = 50  # 60 calls a minute of 50 s need 50 in flight
+    most_waiting: Images = 1000  # beside those, for their photo's host to let them in; above it nothing more is pulled
     heartbeat_seconds: Seconds = 4.0  # a claim is dead after 13 s: two beats may be lost
     lease_seconds: Seconds = float(LEASE_SECONDS)  # the ack deadline: a killed worker's images come again within it
     control_cache_seconds: Seconds = 5.0  # how late a worker may notice a pause or cancel

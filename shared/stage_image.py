@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, nullcontext
 from enum import StrEnum
 from functools import partial
@@ -22,6 +23,7 @@ from shared.errors import (
     ConfigurationError,
     DailyQuotaSpent,
     ErrorCode,
+    HostBusy,
     ImageRejected,
     LostClaim,
     RuumError,
@@ -61,16 +63,21 @@ class Action(StrEnum):
     ACK = "ack"
     NACK = "nack"  # comes again after the queue's backoff
     LET_GO = "let_go"  # neither: its lease is extended once by `seconds` and then left to run out
+    WAIT = "wait"  # keep it, hold no slot for it, and handle it again when what it waits for has come
     HALT = "halt"  # stop pulling for a while, keep it, and handle it again then: our configuration's fault
 
 
 class Disposition(msgspec.Struct, frozen=True):
-    """The action, for how long (LET_GO; HALT: at least), why, and whether that is a fault of ours to mend (HALT)."""
+    """The action, for how long (LET_GO; HALT: at least), why, and whether that is a fault of ours to fix (HALT).
+
+    `wait` returns when the delivery may be handled again (WAIT).
+    """
 
     action: Action
     seconds: float = 0.0
     reason: str = ""
     fault: bool = True
+    wait: Callable[[], Awaitable[None]] | None = None
 
 
 ACK: Final = Disposition(Action.ACK)
@@ -95,7 +102,10 @@ class StageImage:
             return await self._unreadable(delivery, error)
         client = task.batch.partition(".")[0]
         with bound(batch=task.batch, image=task.index, round=task.round, client=client):
-            return await self._answered(task, delivery)
+            try:
+                return await self._answered(task, delivery)
+            finally:
+                self._tools.hosts.forget(image_key(task.batch, task.index))
 
     async def _answered(self, task: Task, delivery: Delivery) -> Disposition:
         """What becomes of the message, whatever goes wrong."""
@@ -229,6 +239,10 @@ class StageImage:
         except ImageRejected as error:
             failed = await claimed.fail(error)
             return await self._dead(self._letter(task, failed))
+        except HostBusy as busy:
+            await claimed.release(None)
+            turn = partial(self._tools.hosts.turn, busy.host, key, image.tier)
+            return Disposition(Action.WAIT, reason=str(busy), wait=turn)
         except ConfigurationError as error:
             await claimed.release(Failure(code=ErrorCode.CONFIGURATION, message=str(error)))
             raise

@@ -15,6 +15,7 @@ from shared.fair import TIER_WEIGHTS
 from shared.model import Tier
 from shared.ports import Clock, Delivery, Queue
 from shared.settings import WorkerLimits
+from shared.slots import Slots
 from shared.stage_image import Action, Disposition
 from shared.telemetry import LogEvent, tell
 from shared.topology import topic_of
@@ -111,7 +112,9 @@ class Subscriber:
         self._on_empty = on_empty
         self._pulls: dict[asyncio.Task[list[Delivery] | None], tuple[Tier, int]] = {}
         self._turns = Turns()
+        self._slots = Slots(limits.in_flight)
         self._jobs: dict[asyncio.Task[None], tuple[str, str]] = {}  # to (subscription, ack id)
+        self._parked: dict[asyncio.Task[None], str] = {}  # jobs that wait without a slot, to their subscription
         self._kept: dict[str, set[str]] = {topic_of(tier): set() for tier in Tier}  # leases to be kept alive
         self._halted_until = 0.0
         self._halting = set[asyncio.Task[None]]()  # jobs that wait for a halt to end
@@ -121,7 +124,12 @@ class Subscriber:
     @property
     def in_hand(self) -> int:
         """Images being staged now."""
-        return len(self._jobs)
+        return len(self._jobs) - len(self._parked)
+
+    @property
+    def waiting(self) -> int:
+        """Images that wait for their photo's host."""
+        return len(self._parked)
 
     async def run(self, stop: asyncio.Event, grace_seconds: float) -> None:
         """Work until `stop` is set; then finish what can be finished in `grace_seconds` and release the rest."""
@@ -147,18 +155,22 @@ class Subscriber:
         if self._halting or self._clock.monotonic() < self._halted_until:
             return
         asked = {tier for tier, _ in self._pulls.values()}
-        free = self._limits.in_flight - len(self._jobs) - sum(ask for _, ask in self._pulls.values())
-        for tier, ask in self._turns.allot(max(0, free), asked, self._clock.monotonic()).items():
+        for tier, ask in self._turns.allot(self._room, asked, self._clock.monotonic()).items():
+            self._slots.take(ask)
             pull = asyncio.create_task(self._pull(tier, ask))
             self._pulls[pull] = (tier, ask)
+
+    @property
+    def _room(self) -> int:
+        """How many messages may be asked for."""
+        return self._slots.free if len(self._parked) < self._limits.most_waiting else 0
 
     def _probe_pause(self, now: float) -> float | None:
         """Until an idle tier may be asked; None while no slot is free, or halted: then only a job changes anything."""
         if self._halting:
             return None
-        free = self._limits.in_flight - len(self._jobs) - sum(ask for _, ask in self._pulls.values())
         asked = {tier for tier, _ in self._pulls.values()}
-        return self._turns.next_probe_seconds(asked, now) if free > 0 else None
+        return self._turns.next_probe_seconds(asked, now) if self._room > 0 else None
 
     async def _pull(self, tier: Tier, most: int) -> list[Delivery] | None:
         """What came; None when the queue could not be asked, which says nothing of what waits in it."""
@@ -173,10 +185,12 @@ class Subscriber:
 
     def _take_pulled(self) -> None:
         for pull in [pull for pull in self._pulls if pull.done()]:
-            tier, _ = self._pulls.pop(pull)
+            tier, ask = self._pulls.pop(pull)
             deliveries = pull.result()
+            self._slots.leave(ask - len(deliveries or ()))
             self._turns.pulled(tier, len(deliveries or ()), self._clock.monotonic())
-            if deliveries is not None and not deliveries:
+            # What waits for its host here is not forgotten: reconcile must not publish it again.
+            if deliveries is not None and not deliveries and topic_of(tier) not in self._parked.values():
                 self._on_empty(tier)
             for delivery in deliveries or ():
                 subscription = topic_of(tier)
@@ -187,6 +201,7 @@ class Subscriber:
 
     def _job_done(self, job: asyncio.Task[None]) -> None:
         subscription, ack_id = self._jobs.pop(job)
+        self._slots.leave()
         self._kept[subscription].discard(ack_id)
         self._wake.set()
         if not job.cancelled() and job.exception() is not None:
@@ -195,8 +210,11 @@ class Subscriber:
 
     async def _job(self, subscription: str, delivery: Delivery) -> None:
         disposition = await self._handle(delivery)
-        while disposition.action is Action.HALT:
-            disposition = await self._after_halt(disposition, delivery)
+        while disposition.action in (Action.HALT, Action.WAIT):
+            if disposition.action is Action.HALT:
+                disposition = await self._after_halt(disposition, delivery)
+            else:
+                disposition = await self._after_wait(disposition, subscription, delivery)
         self._kept[subscription].discard(delivery.ack_id)
         ids = [delivery.ack_id]
         if disposition.action is Action.ACK:
@@ -226,6 +244,19 @@ class Subscriber:
         finally:
             self._halting.discard(job)
             self._wake.set()
+        return await self._handle(delivery)
+
+    async def _after_wait(self, disposition: Disposition, subscription: str, delivery: Delivery) -> Disposition:
+        """Handle the delivery again when what it waits for has come. It holds no slot meanwhile; its lease is kept."""
+        job = cast("asyncio.Task[None]", asyncio.current_task())
+        self._parked[job] = subscription
+        self._wake.set()
+        try:
+            async with self._slots.outside():
+                if disposition.wait is not None:
+                    await disposition.wait()
+        finally:
+            del self._parked[job]
         return await self._handle(delivery)
 
     def _halt(self, disposition: Disposition) -> None:
@@ -261,7 +292,7 @@ class Subscriber:
             for pull in done:
                 await self._give_back(topic_of(self._pulls[pull][0]), [d.ack_id for d in pull.result() or ()])
             self._pulls.clear()
-        left = {job: self._jobs[job] for job in self._halting}  # nothing of theirs can be finished
+        left = {job: self._jobs[job] for job in (*self._halting, *self._parked)}  # nothing of theirs can be finished
         working = [job for job in self._jobs if job not in left]
         if working:
             await asyncio.wait(working, timeout=max(0.0, deadline - self._clock.monotonic()))

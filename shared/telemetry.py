@@ -41,6 +41,7 @@ class LogEvent(StrEnum):
     THROTTLED = "throttled"
     QUOTA_CHANGED = "quota_changed"
     QUOTA_USE = "quota_use"
+    HOST_LIMITED = "host_limited"
     CONFIGURATION_FAULT = "configuration_fault"
     HEALTH = "health"
     SCALED = "scaled"
@@ -59,6 +60,7 @@ FIELDS: Final[Mapping[str, str]] = {
     "worker": "id of the worker",
     "step": "download, prepare, analyse, generate, verify, publish",
     "model": "vendor's model id",
+    "host": "host that photos come from",
     "state": "state the image or batch came to",
     "code": "error code, see docs/crm-guide.md",
     "cached": "whether the picture came from the cache",
@@ -74,7 +76,7 @@ FIELDS: Final[Mapping[str, str]] = {
     "rate": "share of the limit in use: below 1 is slow mode",
     "circuit": "closed, open or half_open",
     "daySpent": "whether the vendor's daily quota is used up",
-    "waiting": "calls that wait for quota",
+    "waiting": "calls that wait for quota, or images for their host",
     "instances": "workers started",
     "reason": "why, in words",
     "report": "what reconcile did",

@@ -19,7 +19,9 @@ from shared.dead_letter import DeadLetter
 from shared.errors import ConfigurationError
 from shared.fleet import Scaling
 from shared.heartbeat import Heartbeat
+from shared.hosts import Hosts
 from shared.ingest import Ingest
+from shared.ledger import Ledger
 from shared.operator import Operator
 from shared.ports import BatchStore, Clock, Fleet, ImageSource, ObjectStore, Pictures, Queue, StagingModel, StoredObject
 from shared.quota import Quota, QuotaEvents, SharedQuota
@@ -204,7 +206,7 @@ def rooms(
     )
 
 
-def shared_quota(backend: Backend, clock: Clock, settings: Settings, worker: str) -> SharedQuota:
+def shared_quota(backend: Backend, clock: Clock, settings: Settings, worker: str) -> SharedQuota[Ledger]:
     """A worker's side of the fleet's quotas, which tells operators of every change."""
     events = QuotaEvents(backend.queue, clock, settings.limits)
     return SharedQuota(backend.store, clock, settings.limits, worker, events.tell)
@@ -231,6 +233,7 @@ def stage_image(
             pictures=pictures,
             agents=Agents(model, pictures, settings.staging),
             quota=quota or shared_quota(backend, clock, settings, heartbeat.worker),
+            hosts=Hosts(backend.store, clock, settings.download, heartbeat.worker),
             heartbeat=heartbeat,
             clock=clock,
             settings=settings,

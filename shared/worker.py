@@ -122,7 +122,7 @@ async def _health(
 ) -> None:
     """A line a minute: this worker lives; and one per model: how much of the fleet's quota is in use."""
     while True:
-        tell(log, LogEvent.HEALTH, worker=heartbeat.worker, inHand=subscriber.in_hand)
+        tell(log, LogEvent.HEALTH, worker=heartbeat.worker, inHand=subscriber.in_hand, waiting=subscriber.waiting)
         for model in calls_by_model(settings):
             try:
                 ledger = await store.record(Ledger, model)

@@ -2,30 +2,51 @@
 
 The name is resolved once; if ANY of its addresses is not public the fetch is refused, and the connection goes to the
 very address that was checked while TLS and Host keep the name. Redirects are followed by hand and checked again. No
-proxy, no environment, no decompression; bytes and time are capped while streaming.
+proxy, no environment; bytes, as they are when unpacked, and time are capped while streaming.
 """
 
 from __future__ import annotations
 
 import asyncio
 import ipaddress
+import re
 import socket
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from functools import partial
 from typing import Any, Final
 
 import httpcore2
 import httpx2
 
-from shared.errors import ErrorCode, ImageRejected, WorldError
+from shared.errors import ErrorCode, HostBusy, ImageRejected, WorldError
+from shared.inflate import NotCompressed, TooLarge, Unpacking, codings_of
+from shared.kinds import is_picture
 from shared.settings import DownloadLimits
 
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 
-_REDIRECTS: Final = {301, 302, 303, 307, 308}
-_MISSING: Final = {404, 410}
-_FORBIDDEN: Final = {401, 403, 407, 451}
-_TRANSIENT: Final = {408, 425, 429}
-_HEADERS: Final = [("Accept", "image/*"), ("Accept-Encoding", "identity"), ("User-Agent", "ruum-batch")]
+_REDIRECTS: Final = {300, 301, 302, 303, 307, 308}
+_MISSING: Final = {204, 205, 404, 410}
+# "Not for you": keys, logins and links that have expired; 419, 440, 498 and 499 are servers' own numbers for that.
+_FORBIDDEN: Final = {401, 402, 403, 407, 419, 440, 451, 498, 499, 511}
+# "Not now": 420 is an old 429, 202 says that the photo is still being made, 206 and 304 are answers nobody asked for.
+_NOT_NOW: Final = {202, 206, 304, 408, 409, 420, 421, 423, 424, 425, 429}
+_SLOW_DOWN: Final = {420, 429}
+# JPEG first: hosts that choose by this header then send the photo as it is. At last anything, for those that know no
+# picture types.
+_ACCEPT: Final = "image/jpeg, image/png, image/heic;q=0.9, image/heif;q=0.9, image/webp;q=0.8, image/*;q=0.5, */*;q=0.1"
+_ANYTHING: Final = "*/*"
+_UNREADABLE_CODINGS: Final = {"br", "zstd", "compress", "x-compress"}
+_MAX_CODINGS: Final = 3
+_KIND_BYTES: Final = 16  # enough to tell a picture by
+_RACE_SECONDS: Final = 0.25  # RFC 8305: how long an address is waited for before the next is tried beside it
+_MAX_ADDRESSES: Final = 12  # of a name; each is tried, the first to answer wins
+_EXPLANATION_SECONDS: Final = 2.0
+_EXPLANATION_BYTES: Final = 4096  # read of a refusal: object stores say in their body what they mean
+# What the signed links of Amazon, Google, Azure and Alibaba say at their end.
+_EXPIRED: Final = re.compile(rb"ExpiredToken|expired|not valid in the specified time", re.IGNORECASE)
 
 # Only 2000::/3 is handed out for the public internet, and of it these lead elsewhere: Teredo and 6to4 wrap IPv4
 # addresses (as NAT64, 64:ff9b::/96, outside 2000::/3 does), the others are for documentation, benchmarks and ORCHID.
@@ -77,13 +98,9 @@ class _GuardedBackend(httpcore2.AsyncNetworkBackend):
             raise httpcore2.ConnectError(f"{host} has no address")
         if not self._allow_private and not all(is_public(address) for address in addresses):
             raise _Refused(host)
-        failure: Exception | None = None
-        for address in addresses[:3]:
-            try:
-                return await self._inner.connect_tcp(address, port, timeout, local_address, socket_options)
-            except (httpcore2.ConnectError, httpcore2.ConnectTimeout) as error:
-                failure = error
-        raise httpcore2.ConnectError(f"{host} refuses connections") from failure
+        attempt = partial(self._inner.connect_tcp, port=port, timeout=timeout, local_address=local_address,
+                          socket_options=socket_options)  # fmt: skip
+        return await _raced(host, by_turns(addresses)[:_MAX_ADDRESSES], attempt)
 
     async def connect_unix_socket(
         self, path: str, timeout: float | None = None, socket_options: Iterable[Any] | None = None
@@ -92,6 +109,46 @@ class _GuardedBackend(httpcore2.AsyncNetworkBackend):
 
     async def sleep(self, seconds: float) -> None:
         await self._inner.sleep(seconds)
+
+
+def by_turns(addresses: Sequence[str]) -> list[str]:
+    """The addresses, families by turns, the resolver's first in front: a family that is cut off delays by one step."""
+    first_is_v6 = ":" in addresses[0] if addresses else False
+    first = [address for address in addresses if (":" in address) is first_is_v6]
+    others = [address for address in addresses if (":" in address) is not first_is_v6]
+    mixed = [address for pair in zip(first, others, strict=False) for address in pair]
+    return mixed + first[len(others) :] + others[len(first) :]
+
+
+async def _raced(
+    host: str, addresses: Sequence[str], connect: Callable[[str], Awaitable[httpcore2.AsyncNetworkStream]]
+) -> httpcore2.AsyncNetworkStream:
+    """Connect to the first address that answers (RFC 8305, "Happy Eyeballs"). Raises `httpcore2.ConnectError`."""
+    running: set[asyncio.Task[httpcore2.AsyncNetworkStream]] = set()
+    left = list(addresses)
+    failure: BaseException | None = None
+    try:
+        while left or running:
+            if left:
+                running.add(asyncio.ensure_future(connect(left.pop(0))))
+            done, running = await asyncio.wait(
+                running, timeout=_RACE_SECONDS if left else None, return_when=asyncio.FIRST_COMPLETED
+            )
+            for task in done:
+                error = task.exception()
+                if error is None:
+                    running |= done - {task}
+                    return task.result()
+                if not isinstance(error, httpcore2.ConnectError | httpcore2.ConnectTimeout):
+                    raise error
+                failure = error
+    finally:
+        for task in running:
+            task.cancel()
+        for late in await asyncio.gather(*running, return_exceptions=True):
+            if not isinstance(late, BaseException):
+                await late.aclose()  # it won too, a moment later
+    raise httpcore2.ConnectError(f"{host} refuses connections") from failure
 
 
 class Downloader:
@@ -110,7 +167,7 @@ class Downloader:
         )
 
     async def fetch(self, url: str) -> bytes:
-        """The body of `url`. Raises `ImageRejected` or `WorldError` with a code of the source_* family."""
+        """The body of `url`. Raises `ImageRejected` or `WorldError` (source_… or not_a_picture), or `HostBusy`."""
         try:
             async with asyncio.timeout(self._limits.total_seconds):
                 return await self._follow(url)
@@ -125,12 +182,20 @@ class Downloader:
             raise WorldError(ErrorCode.SOURCE_UNAVAILABLE, message) from error
 
     async def _follow(self, url: str) -> bytes:
-        for _ in range(self._limits.most_redirects + 1):
-            target = self._checked(url)
-            next_url, body = await self._get(target)
-            if next_url is None:
-                return body
-            url = next_url
+        asked = self._checked(url)
+        accept = _ACCEPT
+        redirects = 0
+        while redirects <= self._limits.most_redirects:
+            answer = await self._get(asked, accept)
+            if isinstance(answer, bytes):
+                return answer
+            if answer != _ANYTHING:
+                redirects += 1
+                asked = self._checked(answer)
+            elif accept != _ANYTHING:
+                accept = _ANYTHING
+            else:
+                raise ImageRejected(ErrorCode.SOURCE_FORBIDDEN, "the host answered 406 even to */*")
         message = f"more than {self._limits.most_redirects} redirects"
         raise ImageRejected(ErrorCode.SOURCE_NOT_ALLOWED, message)
 
@@ -151,26 +216,71 @@ class Downloader:
     def _no_address(self) -> ImageRejected:
         return ImageRejected(ErrorCode.SOURCE_NOT_ALLOWED, "it is not an address, or redirects to none")
 
-    async def _get(self, target: httpx2.URL) -> tuple[str | None, bytes]:
-        """(where a redirect leads, body): one of them."""
+    async def _get(self, target: httpx2.URL, accept: str) -> bytes | str:
+        """The body; or the address a redirect leads to; or `_ANYTHING`, when the host does not like what we accept."""
         url = httpcore2.URL(scheme=target.raw_scheme, host=target.raw_host, port=target.port, target=target.raw_path)
-        headers = [("Host", target.netloc.decode("ascii")), *_HEADERS]
+        headers = [
+            ("Host", target.netloc.decode("ascii")),
+            ("Accept", accept),
+            ("Accept-Encoding", "identity"),
+            ("User-Agent", f"RuumBatch/1.0 (+{self._limits.contact})"),
+        ]
         timeouts = {"connect": self._limits.connect_seconds, "read": self._limits.total_seconds}
         async with self._pool.stream("GET", url, headers=headers, extensions={"timeout": timeouts}) as response:
-            fields = {name.lower(): value for name, value in response.headers}
-            if response.status in _REDIRECTS:
-                return self._joined(target, fields.get(b"location", b"").decode("latin-1")), b""
-            self._check_status(response.status)
-            if fields.get(b"content-encoding", b"identity").lower() != b"identity":
-                raise ImageRejected(ErrorCode.NOT_A_PICTURE, "the answer is compressed, although we asked it not to be")
-            if int(fields.get(b"content-length", b"0") or b"0") > self._most_bytes:
-                raise self._too_large()
-            body = bytearray()
-            async for chunk in response.aiter_stream():
-                body += chunk
-                if len(body) > self._most_bytes:
-                    raise self._too_large()
-            return None, bytes(body)
+            fields = _fields(response.headers)
+            if response.status in _REDIRECTS and fields.get("location"):
+                return self._joined(target, fields["location"])
+            if response.status == 406:
+                return _ANYTHING
+            if response.status not in (200, 203) and not _is_whole(response.status, fields):
+                explanation = await _beginning(response)
+                raise _refusal(target, response.status, fields, explanation)
+            return await self._body(response, fields)
+
+    async def _body(self, response: httpcore2.Response, fields: Mapping[str, str]) -> bytes:
+        """The body, unpacked as its label says. A label that names no compression, or lies, is none."""
+        codings = codings_of(fields.get("content-encoding", ""))
+        if len(codings) > _MAX_CODINGS:
+            raise ImageRejected(ErrorCode.NOT_A_PICTURE, f"the answer is compressed {len(codings)} times over")
+        length = fields.get("content-length", "")
+        if length.isascii() and length.isdigit() and int(length) > self._most_bytes:
+            raise self._too_large()
+        try:
+            body = await self._unpacked(response, codings)
+        except TooLarge:
+            raise self._too_large() from None
+        except NotCompressed as error:
+            message = f"the answer is said to be compressed ({', '.join(codings)}), but cannot be unpacked: {error}"
+            raise ImageRejected(ErrorCode.NOT_A_PICTURE, message) from None
+        if not body:
+            raise ImageRejected(ErrorCode.NOT_A_PICTURE, "the answer is empty")
+        named = {word.strip().lower() for word in fields.get("content-encoding", "").split(",")}
+        if not _UNREADABLE_CODINGS.isdisjoint(named) and not is_picture(body[:_KIND_BYTES]):
+            message = f"the answer is compressed as {fields['content-encoding'][:40]}, although we asked for none"
+            raise ImageRejected(ErrorCode.NOT_A_PICTURE, message)
+        return body
+
+    async def _unpacked(self, response: httpcore2.Response, codings: Sequence[str]) -> bytes:
+        """What the answer's body unpacks to, never holding more than a photo may have."""
+        head = bytearray()
+        stored = 0
+        unpacking: Unpacking | None = None
+        async for chunk in response.aiter_stream():
+            stored += len(chunk)
+            if stored > self._most_bytes:
+                raise TooLarge
+            if unpacking is None:
+                head += chunk
+                if len(head) >= _KIND_BYTES:
+                    unpacking = self._unpacking(bytes(head), codings)
+            else:
+                unpacking.feed(chunk)
+        return (unpacking or self._unpacking(bytes(head), codings)).end()
+
+    def _unpacking(self, head: bytes, codings: Sequence[str]) -> Unpacking:
+        unpacking = Unpacking([] if is_picture(head) else codings, self._most_bytes)
+        unpacking.feed(head)
+        return unpacking
 
     def _joined(self, target: httpx2.URL, location: str) -> str:
         """Where a redirect leads; the host may have written anything there."""
@@ -182,16 +292,80 @@ class Downloader:
     def _too_large(self) -> ImageRejected:
         return ImageRejected(ErrorCode.SOURCE_TOO_LARGE, f"more than {self._most_bytes} bytes")
 
-    def _check_status(self, status: int) -> None:
-        if status == 200:
-            return
-        if status >= 500 or status in _TRANSIENT:
-            raise WorldError(ErrorCode.SOURCE_UNAVAILABLE, f"the host answered {status}")
-        if status in _FORBIDDEN:
-            raise ImageRejected(ErrorCode.SOURCE_FORBIDDEN, f"the host answered {status}")
-        code = ErrorCode.SOURCE_NOT_FOUND if status in _MISSING else ErrorCode.SOURCE_NOT_ALLOWED
-        raise ImageRejected(code, f"the host answered {status}")
-
     async def aclose(self) -> None:
         """Close every connection."""
         await self._pool.aclose()
+
+
+def _fields(headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
+    """The header fields by lower-case name; of a field that stands twice the first, but all content encodings.
+
+    Addresses are often written in raw UTF-8, which is no Latin-1.
+    """
+    found: dict[str, str] = {}
+    for raw_name, raw_value in headers:
+        name = raw_name.decode("latin-1").lower()
+        try:
+            value = raw_value.decode("utf-8").strip()
+        except UnicodeDecodeError:
+            value = raw_value.decode("latin-1").strip()
+        if name in found:
+            found[name] += f", {value}" if name == "content-encoding" else ""
+        else:
+            found[name] = value
+    return found
+
+
+def _is_whole(status: int, fields: Mapping[str, str]) -> bool:
+    """Whether a 206, which nobody asked for, holds the whole photo."""
+    match = re.fullmatch(r"bytes 0-(\d+)/(\d+)", fields.get("content-range", ""))
+    return status == 206 and match is not None and int(match[1]) + 1 == int(match[2])
+
+
+async def _beginning(response: httpcore2.Response) -> bytes:
+    """The first bytes of a refusal's body. A host that does not go on saying why is not waited for."""
+    found = bytearray()
+    try:
+        async with asyncio.timeout(_EXPLANATION_SECONDS):
+            async for chunk in response.aiter_stream():
+                found += chunk
+                if len(found) >= _EXPLANATION_BYTES:
+                    break
+    except (TimeoutError, httpcore2.NetworkError, httpcore2.ProtocolError, httpcore2.TimeoutException):
+        pass
+    return bytes(found[:_EXPLANATION_BYTES])
+
+
+def _refusal(target: httpx2.URL, status: int, fields: Mapping[str, str], explanation: bytes) -> Exception:
+    """A status that is no photo, as the error it means."""
+    wait = retry_after_seconds(fields)
+    message = f"the host answered {status}"
+    if status in _SLOW_DOWN or (wait is not None and (status >= 500 or status in _NOT_NOW)):
+        return HostBusy(target.netloc.decode("ascii"), wait)
+    if (status >= 500 and status not in _FORBIDDEN) or status in _NOT_NOW:
+        return WorldError(ErrorCode.SOURCE_UNAVAILABLE, message)
+    if status in _MISSING:
+        return ImageRejected(ErrorCode.SOURCE_NOT_FOUND, message)
+    if status in _REDIRECTS:
+        return ImageRejected(ErrorCode.SOURCE_NOT_FOUND, f"{message}, a redirect that does not say where")
+    # Whatever else a host answers, it does not give us the photo: it is not an address we would never read.
+    if _EXPIRED.search(explanation):
+        message += ": the link has expired"
+    return ImageRejected(ErrorCode.SOURCE_FORBIDDEN, message)
+
+
+def retry_after_seconds(fields: Mapping[str, str]) -> float | None:
+    """What a Retry-After asks for: seconds, or a date by the host's own clock. None: nothing that can be understood."""
+    value = fields.get("retry-after", "").strip()
+    if re.fullmatch(r"\d{1,9}(\.\d+)?", value):
+        return float(value)
+    try:
+        until = parsedate_to_datetime(value)
+        now = parsedate_to_datetime(fields["date"]) if fields.get("date") else datetime.now(UTC)
+        return max(0.0, (_aware(until) - _aware(now)).total_seconds())
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return None
+
+
+def _aware(moment: datetime) -> datetime:
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from shared.errors import ErrorCode, ImageRejected
+from shared.errors import ErrorCode, ImageRejected, ObjectDamaged, ObjectTooLarge
 from shared.ports import ObjectStore
 from shared.staging.download import Downloader
 
@@ -37,11 +37,14 @@ class PhotoSource:
         stored = await self._objects.stat(bucket, name)
         if stored is not None and stored.bytes > self._most_bytes:
             raise self._too_large()
-        found = await self._objects.get(bucket, name) if stored else None
+        try:
+            found = await self._objects.get(bucket, name, self._most_bytes) if stored else None
+        except ObjectTooLarge:
+            raise self._too_large() from None
+        except ObjectDamaged as error:
+            raise ImageRejected(ErrorCode.NOT_A_PICTURE, str(error)) from None
         if found is None:
-            raise ImageRejected(ErrorCode.SOURCE_NOT_FOUND, "no such object")
-        if len(found[1]) > self._most_bytes:
-            raise self._too_large()  # it has grown since the first look
+            raise ImageRejected(ErrorCode.SOURCE_NOT_FOUND, f"no such object: {uri}")
         return found[1]
 
     def _file(self, uri: str) -> bytes:

@@ -43,7 +43,7 @@ CLOUD: Settings = msgspec.structs.replace(
     gemini=Gemini(text_model=TEXT, image_model=IMAGE),
     threshold=ThresholdRules(percent=50.0, minimum_sample=3),
 )
-WORLD = WorldError(ErrorCode.VENDOR_UNAVAILABLE, "down")
+WORLD = WorldError(ErrorCode.VENDOR_BAD_ANSWER, "down")
 Place = tuple[str, int]
 
 

@@ -348,7 +348,7 @@ def test_nothing_is_printed_past_the_log() -> None:
 NAME = "manifests/acme/spring.json"
 BATCH = "acme.spring-listings-2026"
 REAL = {"text": "gemini-3.5-flash-lite", "image": "gemini-nano-banana-2.1"}
-WORLD = WorldError(ErrorCode.VENDOR_UNAVAILABLE, "gemini-nano-banana-2.1 answered 503")
+WORLD = WorldError(ErrorCode.VENDOR_BAD_ANSWER, "gemini-nano-banana-2.1 answered 400")
 RUN = Settings(
     prices=dict.fromkeys(REAL.values(), Price(input_usd=1.5, output_usd=30.0)),
     limits=dict.fromkeys(REAL.values(), Limit(per_minute=300)),

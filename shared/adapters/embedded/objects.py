@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
 from shared.adapters.embedded.database import Database
-from shared.errors import PreconditionFailed
+from shared.errors import ObjectTooLarge, PreconditionFailed
 from shared.ports import Clock, StoredObject
 
 _COLUMNS = "bucket, name, generation, bytes, metadata, updated_at"
@@ -100,12 +100,15 @@ class EmbeddedObjects:
     async def stat(self, bucket: str, name: str) -> StoredObject | None:
         return await self._database.read("object read", lambda connection: self._row(connection, bucket, name))
 
-    async def get(self, bucket: str, name: str) -> tuple[StoredObject, bytes] | None:
+    async def get(self, bucket: str, name: str, max_bytes: int | None = None) -> tuple[StoredObject, bytes] | None:
         def work(connection: sqlite3.Connection) -> tuple[StoredObject, bytes] | None:
             found = self._row(connection, bucket, name)
             if found is None:
                 return None
             path = self._path(bucket, name)
+            size = found.bytes if path is None else path.stat().st_size  # a person may have replaced the file
+            if max_bytes is not None and size > max_bytes:
+                raise ObjectTooLarge(f"{bucket}/{name} has {size} bytes")
             if path is not None:
                 return found, path.read_bytes()
             query = "SELECT content FROM objects WHERE bucket = ? AND name = ?"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import io
+import sys
 from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -15,7 +17,8 @@ from google.auth.transport.requests import Request
 from google.cloud import storage  # type: ignore[attr-defined]  # ships no types
 
 from shared.adapters.google.errors import retried
-from shared.errors import PreconditionFailed
+from shared.errors import ObjectDamaged, ObjectTooLarge, PreconditionFailed
+from shared.inflate import NotCompressed, TooLarge, Unpacking, codings_of
 from shared.ports import Clock, StoredObject
 
 R = TypeVar("R")
@@ -64,18 +67,25 @@ class CloudObjects:
         except exceptions.PreconditionFailed as error:
             raise PreconditionFailed(f"{bucket}/{name} is not at generation {if_generation}") from error
 
-    async def get(self, bucket: str, name: str) -> tuple[StoredObject, bytes] | None:
+    async def get(self, bucket: str, name: str, max_bytes: int | None = None) -> tuple[StoredObject, bytes] | None:
         def work() -> tuple[StoredObject, bytes] | None:
             blob = self._found(bucket, name)
             if blob is None:
                 return None
+            sink = _Sink(blob.content_encoding or "", sys.maxsize if max_bytes is None else max_bytes)
             try:
-                content = blob.download_as_bytes(
-                    if_generation_match=blob.generation, checksum="crc32c", timeout=CALL_SECONDS, retry=None
-                )
+                # Raw: the client's own unpacking knows no limit, and 1.5 MB may unpack to 1.5 GB.
+                blob.download_to_file(
+                    sink, raw_download=True, if_generation_match=blob.generation, checksum="crc32c",
+                    timeout=CALL_SECONDS, retry=None,
+                )  # fmt: skip
+                return _stored(blob), sink.content()
             except exceptions.NotFound:
                 return None  # deleted, or overwritten, between the two calls
-            return _stored(blob), content
+            except TooLarge:
+                raise ObjectTooLarge(f"{bucket}/{name} unpacks to more than {max_bytes} bytes") from None
+            except NotCompressed as error:
+                raise ObjectDamaged(f"{bucket}/{name} cannot be unpacked: {error}") from None
 
         return await self._call(f"get {bucket}", work)
 
@@ -128,6 +138,32 @@ class CloudObjects:
         """End the threads; calls under way are waited for."""
         self._threads.shutdown()
         self._client.close()
+
+
+class _Sink(io.RawIOBase):
+    """Takes an object's stored bytes and holds them unpacked, or as they are when only their label is compressed."""
+
+    def __init__(self, content_encoding: str, max_bytes: int) -> None:
+        super().__init__()
+        self._codings = codings_of(content_encoding)
+        self._max_bytes = max_bytes
+        self._unpacking: Unpacking | None = None
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        piece = bytes(data)
+        if self._unpacking is None and piece:
+            compressed = piece.startswith(b"\x1f\x8b") or "deflate" in self._codings
+            self._unpacking = Unpacking(self._codings if compressed else [], self._max_bytes)
+        if self._unpacking is not None:
+            self._unpacking.feed(piece)
+        return len(piece)
+
+    def content(self) -> bytes:
+        """All of it. Raises `NotCompressed`."""
+        return self._unpacking.end() if self._unpacking is not None else b""
 
 
 def _stored(blob: Any) -> StoredObject:

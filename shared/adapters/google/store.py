@@ -31,7 +31,7 @@ COMMIT: Final = 500  # documents created in one commit: Firestore's limit
 CREATES_PER_SECOND: Final = 500  # Firestore's "500/50/5" rule: a new collection starts at 500 a second
 # Documents this process wrote last, by path: the next change of one needs no read. 5,000 of 2 KB are 10 MB.
 REMEMBERED: Final = 5000
-COLLECTIONS: Final = {"Ledger": "quotas", "CacheEntry": "cache", "TierEmpty": "tiers"}
+COLLECTIONS: Final = {"Ledger": "quotas", "CacheEntry": "cache", "TierEmpty": "tiers", "HostLedger": "hosts"}
 _STATES: Final = tuple(state.value for state in ImageState)
 
 

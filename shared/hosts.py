@@ -1,0 +1,204 @@
+"""Photo hosts and how fast each may be asked: one polite queue a host, shared by the fleet through the store.
+
+As long as a host does not complain, a worker asks it a few photos at a time and nothing is written. A host that asks
+to slow down (429, or a Retry-After) gets a ledger, as a vendor's model has: its wait is kept by all workers, calls at
+once are halved, and come back step by step. Images that wait for their turn hold no slot of the worker and spend no
+attempt; images of other hosts go on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Final
+from urllib.parse import urlsplit
+from weakref import WeakValueDictionary
+
+import msgspec
+
+from shared import ledger as ledgers
+from shared.errors import ErrorCode, HostBusy, RuumError, WorldError
+from shared.ledger import Grant, Ledger
+from shared.model import Tier
+from shared.ports import BatchStore, Clock
+from shared.quota import SharedQuota
+from shared.settings import DownloadLimits, Limit
+from shared.telemetry import LogEvent, tell
+
+log = logging.getLogger(__name__)
+
+# Without a complaint for so long the host is asked freely again.
+CALM_SECONDS: Final = 600.0
+# A host that names no wait is given ten seconds, then twice as long each time it refuses again, up to a quarter of an
+# hour.
+FIRST_PAUSE_SECONDS: Final = 10.0
+MAX_PAUSE_SECONDS: Final = 900.0
+# What is known of a host is looked up again after this: how late a worker learns that a neighbour was refused.
+KNOWN_SECONDS: Final = 15.0
+KEPT_SECONDS: Final = 86_400.0  # a ledger that was not written for a day may be deleted
+
+
+class HostLedger(Ledger, frozen=True, kw_only=True):
+    """A host's ledger. `refusals` in a row since `refused_since`, the last of them at `refused_at`."""
+
+    refusals: int = 0
+    refused_since: float = 0.0
+    refused_at: float = 0.0
+    expires_at: float = 0.0
+
+
+def refused(ledger: HostLedger, grant: Grant, retry_after_seconds: float | None, now: float) -> HostLedger:
+    """The host asked to wait: for as long as it said, or longer each time. Refusals of one moment count once."""
+    in_a_row = ledger.refusals if ledger.answered_at <= ledger.refused_at else 0
+    since = ledger.refused_since if in_a_row else now
+    count = in_a_row + (grant.epoch == ledger.epoch or not in_a_row)
+    pause = retry_after_seconds
+    if pause is None:
+        pause = min(MAX_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2.0 ** min(count - 1, 20))
+    return msgspec.structs.replace(
+        ledgers.throttled(ledger, grant, pause, now),
+        refusals=count,
+        refused_since=since,
+        refused_at=now,
+        expires_at=now + pause + KEPT_SECONDS,
+    )
+
+
+def is_limited(ledger: HostLedger | None, now: float) -> bool:
+    """Whether the host's photos are to be asked for by turns."""
+    if ledger is None or not ledger.refusals:
+        return False
+    return now < max(ledger.not_before, ledger.refused_at + CALM_SECONDS)
+
+
+def host_of(uri: str) -> str | None:
+    """The host (and port, if one is named) of a web address; None for photos that come from elsewhere."""
+    scheme, _, rest = uri.partition("://")
+    if scheme.lower() not in ("https", "http"):
+        return None
+    try:
+        return urlsplit(f"//{rest}").netloc.rpartition("@")[2].lower() or None
+    except ValueError:
+        return None
+
+
+class Hosts:
+    """One worker's side of the hosts' queues. `close` at the end."""
+
+    def __init__(self, store: BatchStore, clock: Clock, limits: DownloadLimits, worker: str) -> None:
+        self._store = store
+        self._clock = clock
+        self._limits = limits
+        everyone = _Everyone(Limit(concurrent=limits.most_per_host))
+        self._quota = SharedQuota(store, clock, everyone, worker, kind=HostLedger)
+        self._known: dict[str, tuple[float, HostLedger | None]] = {}
+        self._at_once: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
+        self._turns: dict[str, tuple[str, Grant]] = {}  # by image: the host, and the right to one request
+
+    @asynccontextmanager
+    async def visit(self, uri: str, image: str) -> AsyncIterator[None]:
+        """Be inside while asking for a photo. Raises `HostBusy` when the image has to wait for its turn first.
+
+        A `HostBusy` from inside is told to the fleet. Once the host has refused everything for
+        `most_refused_seconds`, it is a `WorldError` instead, which spends an attempt.
+        """
+        host = host_of(uri)
+        if host is None:
+            yield
+            return
+        turn = self._take_turn(host, image)
+        known = await self._look(host)
+        if turn is None and is_limited(known, self._clock.now()):
+            raise HostBusy(host)
+        at_once = self._at_once.get(host) or asyncio.Semaphore(self._limits.most_per_host)
+        self._at_once[host] = at_once
+        grant = turn or Grant(id="", tier=Tier.NORMAL, start=0.0, epoch=known.epoch if known else 0)
+        try:
+            async with at_once:
+                yield
+        except HostBusy as busy:
+            await self._refused(host, grant, busy)
+            raise HostBusy(host, busy.retry_after_seconds) from None
+        except BaseException:
+            self._quota.unused(key_of(host), grant)
+            raise
+        await self._quota.succeeded(key_of(host), grant)
+
+    async def turn(self, host: str, image: str, tier: Tier) -> None:
+        """Wait until the host may be asked for this image's photo; `visit` then uses the turn."""
+        grant = await self._quota.reserve(key_of(host), tier)
+        self.forget(image)
+        self._turns[image] = (host, grant)
+
+    def forget(self, image: str) -> None:
+        """Give back the turn of an image that did not use it."""
+        host, grant = self._turns.pop(image, ("", None))
+        if grant is not None:
+            self._quota.unused(key_of(host), grant)
+
+    def _take_turn(self, host: str, image: str) -> Grant | None:
+        waited_for, grant = self._turns.get(image, ("", None))
+        if grant is None or waited_for != host:
+            return None
+        del self._turns[image]
+        return grant
+
+    async def _look(self, host: str) -> HostLedger | None:
+        """What is known of the host, a few seconds old at most. A store that is away says nothing of a host."""
+        now = self._clock.monotonic()
+        found = self._known.get(host)
+        if found is not None and now - found[0] < KNOWN_SECONDS:
+            return found[1]
+        try:
+            ledger = await self._store.record(HostLedger, key_of(host))
+        except RuumError as error:
+            log.warning("what is known of %s could not be read: %s", host, error)
+            return found[1] if found else None
+        self._known = {name: entry for name, entry in self._known.items() if now - entry[0] < KNOWN_SECONDS}
+        self._known[host] = (now, ledger)
+        return ledger
+
+    async def _refused(self, host: str, grant: Grant, busy: HostBusy) -> None:
+        most = self._limits.most_refused_seconds
+        if (busy.retry_after_seconds or 0.0) > most:
+            raise WorldError(ErrorCode.SOURCE_UNAVAILABLE, f"{host} asks to wait {busy.retry_after_seconds:.0f} s")
+        changed = await self._quota.changed(
+            key_of(host), lambda known, now: refused(known, grant, busy.retry_after_seconds, now)
+        )
+        if changed is None:
+            return
+        self._known[host] = (self._clock.monotonic(), changed)
+        tell(log, LogEvent.HOST_LIMITED, level=logging.WARNING, host=host, rate=changed.rate,
+             reason=f"it asks to wait {changed.not_before - changed.refused_at:.0f} s")  # fmt: skip
+        if changed.refused_at - changed.refused_since > most:
+            raise WorldError(ErrorCode.SOURCE_UNAVAILABLE, f"{host} has refused every photo for {most:.0f} s")
+
+    def close(self) -> None:
+        """Stop asking."""
+        self._quota.close()
+
+
+def key_of(host: str) -> str:
+    """The key of a host's ledger: what a customer wrote never is a document's whole name."""
+    return f"host:{host}"
+
+
+class _Everyone(Mapping[str, Limit]):
+    """The same limit for every key."""
+
+    def __init__(self, limit: Limit) -> None:
+        self._limit = limit
+
+    def __getitem__(self, key: str) -> Limit:
+        return self._limit
+
+    def __contains__(self, key: object) -> bool:
+        return True
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(())
+
+    def __len__(self) -> int:
+        return 0
