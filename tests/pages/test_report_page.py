@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -43,8 +44,8 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-@pytest.fixture(scope="module")
-def chrome() -> Iterator[Chrome]:
+@contextlib.contextmanager
+def started() -> Iterator[Chrome]:
     assert BROWSER and DRIVER, MISSING
     options = ChromeOptions()
     options.binary_location = BROWSER
@@ -56,6 +57,12 @@ def chrome() -> Iterator[Chrome]:
         yield driver
     finally:
         driver.quit()
+
+
+@pytest.fixture(scope="module")
+def chrome() -> Iterator[Chrome]:
+    with started() as driver:
+        yield driver
 
 
 class ReportPage:
