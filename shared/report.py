@@ -9,15 +9,13 @@ from __future__ import annotations
 import codecs
 import csv
 import re
-from collections.abc import Callable, Iterator
-from importlib.resources import files
+from collections.abc import Iterator
 from typing import Any, Final
 
 import msgspec
 
-from shared import names
+from shared import report_page
 from shared.events import ImageError, ResultLine
-from shared.messages import iso
 from shared.model import Batch, Counts, Image, ImageState
 
 RESULT_COLUMNS: Final = (
@@ -142,22 +140,7 @@ class RoundReport:
         self.cached += image.cached and image.state is ImageState.COMPLETED
 
     def _page_row(self, image: Image) -> list[Any]:
-        """What report.html needs of an image, positional to keep 10,000 of them below 2 MB."""
-        folder = names.results_folder(self._batch)
-        relative: Callable[[str], str] = lambda name: "../" + name.removeprefix(folder)
-        output = image.output
-        return [
-            image.index,
-            image.property_code or "",
-            image.room_type,
-            image.design_style,
-            image.state.value,
-            relative(output.picture) if output else "",
-            relative(output.before) if output else "",
-            relative(output.thumbnail) if output else "",
-            f"{image.error.code}: {image.error.message}" if image.error else "",
-            "" if output else image.source,
-        ]
+        return report_page.row(self._batch, image)
 
     def files(self) -> Iterator[tuple[str, bytes]]:
         """File names within the round's folder, each with its bytes: one at a time, so that memory holds one copy."""
@@ -167,19 +150,10 @@ class RoundReport:
         yield "report.html", self._page()
 
     def _page(self) -> bytes:
-        batch = self._batch
-        data = {
-            "batch": batch.id,
-            "client": batch.client_name,
-            "round": batch.round,
-            "outcome": outcome(self.counts),
-            "counts": {state.value: self.counts.of(state) for state in ImageState},
-            "costUsd": usd(self.cost_micro_usd),
-            "finished": iso(batch.closing_at or 0.0),
-            "seconds": round((batch.closing_at or 0.0) - batch.created_at, 1),
-            "images": msgspec.Raw(b"[" + self._rows + b"]"),
-        }
-        # "<" is escaped so that no text of a customer can end the script element it stands in.
-        encoded = msgspec.json.encode(data).replace(b"<", b"\\u003c")
-        template = files("shared").joinpath("report.html").read_bytes()
-        return template.replace(b'"@DATA@"', encoded)
+        return report_page.page(
+            self._batch,
+            outcome=outcome(self.counts),
+            counts=self.counts,
+            cost_usd=usd(self.cost_micro_usd),
+            rows=self._rows,
+        )

@@ -306,7 +306,7 @@ def test_the_page_has_what_it_shows() -> None:
     assert data["counts"] == {"queued": 0, "processing": 0, "completed": 1, "failed": 1, "cancelled": 1}
     assert data["images"] == [
         [0, "APT 1", "living_room", "modern", "completed", "../images/0.jpg", "../thumbnails/0-before.jpg",
-         "../thumbnails/0.jpg", "", ""],
+         "../thumbnails/0.jpg", "", "", 4, 3, 0],
         [1, "", "living_room", "modern", "failed", "", "", "", "not_a_picture: the file is an HTML page",
          "https://example.com/1.jpg"],
         [2, "", "living_room", "modern", "cancelled", "", "", "", "", "https://example.com/2.jpg"],
