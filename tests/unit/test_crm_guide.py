@@ -404,7 +404,6 @@ def test_what_is_said_of_pushes_is_what_is_set_up(page: str) -> None:
 def test_how_photos_are_fetched_is_the_settings(page: str) -> None:
     text, download = prose(PAGES[page]), SETTINGS.download
     assert f"{download.total_seconds:.0f} s" in text
-    assert re.search(rf"\b{download.most_redirects} redire", text)
     assert not download.allow_http
     assert not download.allow_private_addresses
     per_minute = SETTINGS.limits[SETTINGS.gemini.image_model].per_minute
@@ -415,7 +414,12 @@ def test_how_photos_are_fetched_is_the_settings(page: str) -> None:
 
 @OLD_AGENT
 @pytest.mark.parametrize("page", GUIDES)
-def test_the_user_agent_is_the_one_that_is_sent(page: str) -> None:
+def test_how_photos_are_fetched_is_what_the_downloader_does(page: str) -> None:
+    text, download = prose(PAGES[page]), SETTINGS.download
+    assert re.search(rf"\b{download.most_redirects} redire", text)
+    assert re.search(rf"\b{getattr(download, 'most_per_host', None)} (photos at once|fotos ao mesmo tempo)", text)
+    assert getattr(download, "most_refused_seconds", None) == 86_400, "a day"
+    assert re.search(r'variable "worker" \{.*?most_instances += optional\(number, 4\)', TERRAFORM, re.DOTALL)
     assert "RuumBatch/1.0 (+" in (ROOT / "shared/staging/download.py").read_text("utf-8")
     assert "`RuumBatch/1.0 (+CONTACT)`" in PAGES[page]
     assert "`RUUM_DOWNLOAD_CONTACT`" in PAGES[page]
