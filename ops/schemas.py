@@ -1,60 +1,108 @@
-"""Writes docs/schemas/ and docs/asyncapi.json from the code's own types: python -m ops.schemas. A test holds drift."""
+"""Write docs/schemas/, docs/asyncapi.json and the examples of docs/examples/ that are made: python -m ops.schemas.
+
+All of it comes from the code's own types and functions, and a test compares the files with what this module makes.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
-from shared import events
+from shared import closing, events, names, report
+from shared.errors import ErrorCode
 from shared.manifest import BATCH_ID, HEADER_FIELDS, IMAGE_FIELDS, MOST_NAME_CHARACTERS
-from shared.messages import EVENT_SOURCE, EVENT_TYPE_PREFIX
+from shared.messages import EVENT_SOURCE, EVENT_TYPE_PREFIX, Event, batch_event
+from shared.model import Batch, BatchState, Call, Control, Counts, Failure, Image, ImageState, ManifestRef, Output, Tier
 from shared.settings import ManifestLimits
 from shared.vocabulary import ROOM_NAMES, STYLE_NAMES, TIER_NAMES
 
 DOCS: Final = Path(__file__).parents[1] / "docs"
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
+ID_PREFIX: Final = "urn:ruum-batch:schema:"
 
 _WORDS: Final = {
-    "batchId": "Your own id of the batch: the same id with the same content is the same batch. Without it, a hash.",
-    "clientName": "Who the photos are for; its slug is the client's folder.",
-    "designStyle": "Default: The style. Common spellings and Portuguese names are taken too.",
-    "roomType": "Default: The kind of room. Common spellings and Portuguese names are taken too.",
-    "priority": "express (+50 %), normal, or economy (-30 %); high is express.",
-    "cache": "Whether pictures staged before for this client may be used again.",
-    "failureThreshold": 'Pause the batch when so many images failed: 50, or "20%", or "20% of 50", the fewest settled.',
-    "url": "https://…, gs:// in an allowed bucket, or a path beside the manifest.",
-    "propertyCode": "Your code of the property; part of file names.",
+    "batchId": "Your own id of the batch. The same id with the same content is the same batch. Default: a hash.",
+    "clientName": "The client the photos belong to. Its slug is the name of your folder.",
+    "designStyle": (
+        "Default: The furnishing style. The listed values are the canonical names. Other spellings and Portuguese "
+        "names, such as moderno, are understood too."
+    ),
+    "roomType": (
+        "Default: The kind of room. The listed values are the canonical names. Other spellings and Portuguese names, "
+        "such as sala de estar, are understood too."
+    ),
+    "priority": (
+        "express (price +50 %), normal, or economy (price -30 %). Other names, such as high or alta, work too."
+    ),
+    "cache": "Whether results of the last 30 days may be reused for this batch.",
+    "failureThreshold": (
+        'Pause the batch after this many failures, such as 50, or at this failure rate, such as "20%". '
+        '"20% of 50" checks the rate once 50 images are finished.'
+    ),
+    "url": "An https:// address, a gs:// address in a bucket we may read for you, or a path relative to the manifest.",
+    "propertyCode": "Your reference. It becomes part of the picture's file name and need not be unique.",
 }
 
+# Control characters, and marks that turn or break a line of text.
+_PRINTABLE: Final = r"^[^\u0000-\u001F\u007F-\u009F\u200B-\u200F\u2028-\u202E\u2066-\u2069]*$"
+_THRESHOLD: Final = r"^(\d{1,6}([.,]\d{1,3})?\s*(%(\s*(of|de)\s*\d{1,6})?)?)?$"
 
-# Narrower than the reader, which takes any script and wants one letter or digit for the folder's name.
-_TEXT: Final = "^[ -~À-ÿ]+$"
-_NAME: Final = "^[ -~À-ÿ]*[A-Za-z0-9][ -~À-ÿ]*$"
+_EXAMPLES: Final[tuple[dict[str, Any], ...]] = (
+    {
+        "batchId": "first-1",
+        "clientName": "acme",
+        "designStyle": "modern",
+        "roomType": "living_room",
+        "images": [
+            {"url": "https://photos.example.com/apt-101/sala.jpg", "propertyCode": "APT-101"},
+            {"url": "https://photos.example.com/apt-101/quarto.jpg", "propertyCode": "APT-101", "roomType": "bedroom"},
+        ],
+    },
+    {
+        "batchId": "lote-1",
+        "clientName": "Imobiliária São João",
+        "designStyle": "moderno",
+        "roomType": "sala de estar",
+        "priority": "alta",
+        "failureThreshold": "20%",
+        "images": [{"url": "https://fotos.example.com/ap-101/sala.jpg", "propertyCode": "AP-101"}],
+    },
+)
 
 
 def manifest() -> dict[str, Any]:
-    """The manifest as JSON. The reader takes more: common spellings, Portuguese names, CSV, JSON Lines."""
+    """Return the schema of a manifest in JSON.
+
+    It accepts every manifest that the reader accepts. The reader also checks spellings and addresses.
+    """
     limits = ManifestLimits()
-    text = {"type": "string", "minLength": 1, "maxLength": MOST_NAME_CHARACTERS}
+    optional = ["string", "null"]
+    text = {"maxLength": MOST_NAME_CHARACTERS, "pattern": _PRINTABLE}
+
+    def choice(values: Iterable[str]) -> dict[str, Any]:
+        return {"anyOf": [{"enum": list(values)}, {"type": optional, **text}]}
+
     fields: dict[str, dict[str, Any]] = {
-        "batchId": {"type": "string", "pattern": f"^{BATCH_ID.pattern}$"},
-        "clientName": {**text, "pattern": _NAME},
-        "designStyle": {"type": "string", "enum": list(STYLE_NAMES.values)},
-        "roomType": {"type": "string", "enum": list(ROOM_NAMES.values)},
-        "priority": {"type": "string", "enum": [*TIER_NAMES.values, "high"], "default": "normal"},
-        "cache": {"type": "boolean", "default": True},
+        "batchId": {"type": optional, "pattern": f"^({BATCH_ID.pattern})?$"},
+        "clientName": {"type": "string", "minLength": 1, **text},
+        "designStyle": choice(STYLE_NAMES.values),
+        "roomType": choice(ROOM_NAMES.values),
+        "priority": {**choice(TIER_NAMES.values), "default": "normal"},
+        "cache": {"anyOf": [{"type": "boolean"}, {"type": optional}], "default": True},
         "failureThreshold": {
             "anyOf": [
                 {"type": "integer", "minimum": 1, "maximum": 999_999},
-                {"type": "string", "pattern": "^([1-9][0-9]?([.,][0-9]{1,3})?|100) ?%( of [1-9][0-9]{0,5})?$"},
+                {"type": optional, "pattern": _THRESHOLD},
             ]
         },
         "url": {"type": "string", "minLength": 1, "maxLength": limits.most_url_characters},
-        "propertyCode": {**text, "pattern": _TEXT},
+        "propertyCode": {"type": optional, **text},
     }
     image = {
         "type": "object",
@@ -69,8 +117,12 @@ def manifest() -> dict[str, Any]:
         for key in ("roomType", "designStyle")
     ]
     return {
-        "$schema": DIALECT,
-        "title": "Batch manifest",
+        **_head("manifest", "Batch manifest"),
+        "description": (
+            "A manifest in JSON. A manifest that this schema refuses is rejected. One that it accepts may still be "
+            "rejected, for example for a room type that we do not know."
+        ),
+        "examples": list(_EXAMPLES),
         "type": "object",
         "properties": {
             **{key: {**fields[key], "description": _WORDS[key]} for key in HEADER_FIELDS},
@@ -83,13 +135,22 @@ def manifest() -> dict[str, Any]:
 
 
 def results() -> dict[str, Any]:
-    """One line of results.jsonl."""
-    return {"$schema": DIALECT, **_inlined(events.ResultLine), "title": "A line of results.jsonl"}
+    """Return the schema of one line of results.jsonl."""
+    lines = [events.plain(report.result_line(image)) for image in example_images()]
+    head = _head("results", "A line of results.jsonl")
+    return {**head, **_inlined(events.ResultLine), "title": head["title"], "examples": lines}
 
 
 def event_data(kind: str) -> dict[str, Any]:
-    """The data of one kind of event."""
-    return {"$schema": DIALECT, **_inlined(events.EVENTS[kind]), "title": EVENT_TYPE_PREFIX + kind}
+    """Return the schema of the data of one kind of event."""
+    head = _head(kind, EVENT_TYPE_PREFIX + kind)
+    found = {**head, **_inlined(events.EVENTS[kind]), "title": head["title"]}
+    example = example_events().get(kind)
+    return found | ({"examples": [example.data]} if example else {})
+
+
+def _head(name: str, title: str) -> dict[str, Any]:
+    return {"$schema": DIALECT, "$id": ID_PREFIX + name, "title": title}
 
 
 def _inlined(kind: type[events.Public]) -> dict[str, Any]:
@@ -100,15 +161,15 @@ def _inlined(kind: type[events.Public]) -> dict[str, Any]:
 
 
 def asyncapi() -> dict[str, Any]:
-    """The completion topic, as AsyncAPI 3.0: what is on it, and how it travels."""
+    """Return the description of the events topic in AsyncAPI 3.0: its messages, and how they travel."""
     kinds = {kind: data for kind, data in events.EVENTS.items() if kind.startswith("batch.")}
     references, components = msgspec.json.schema_components(kinds.values(), ref_template="#/components/schemas/{name}")
     headers = {
         "type": "object",
-        "description": "Attributes of the Pub/Sub message; headers of a push.",
+        "description": "Attributes of the Pub/Sub message; headers of a webhook's request.",
         "properties": {
             "ce-specversion": {"const": "1.0"},
-            "ce-id": {"type": "string", "description": "Drop an event whose id you have seen."},
+            "ce-id": {"type": "string", "description": "The idempotency key: drop an event whose id you have handled."},
             "ce-type": {"type": "string"},
             "ce-source": {"const": EVENT_SOURCE},
             "ce-subject": {"type": "string", "description": "batch id"},
@@ -117,6 +178,7 @@ def asyncapi() -> dict[str, Any]:
             "client": {"type": "string", "description": "client folder; subscriptions filter on it"},
         },
     }
+    examples = example_events()
     messages = {
         data.__name__: {
             "name": EVENT_TYPE_PREFIX + kind,
@@ -125,6 +187,7 @@ def asyncapi() -> dict[str, Any]:
             "contentType": "application/json",
             "headers": {"$ref": "#/components/schemas/Headers"},
             "payload": reference,
+            "examples": [{"headers": examples[kind].attributes(), "payload": examples[kind].data}],
         }
         for (kind, data), reference in zip(kinds.items(), references, strict=True)
     }
@@ -133,7 +196,10 @@ def asyncapi() -> dict[str, Any]:
         "info": {
             "title": "Ruum Batch: batch events",
             "version": version("ruum-batch"),
-            "description": "CloudEvents 1.0 in binary mode: attributes beside JSON data. At least once, in any order.",
+            "description": (
+                "CloudEvents 1.0 in binary mode: attributes beside JSON data. Delivered at least once, in any order. "
+                "New types and new fields may be added: ignore those you do not know."
+            ),
         },
         "defaultContentType": "application/json",
         "channels": {
@@ -146,31 +212,141 @@ def asyncapi() -> dict[str, Any]:
             "receiveBatchEvents": {
                 "action": "receive",
                 "channel": {"$ref": "#/channels/batch-events"},
-                "summary": "Pull from your own subscription, or be pushed to.",
+                "summary": "Pull from your own subscription, or receive each event at your webhook.",
             }
         },
         "components": {"messages": messages, "schemas": {**components, "Headers": headers}},
     }
 
 
-def documents() -> dict[Path, dict[str, Any]]:
-    """Each file, below docs/, with its content."""
-    schemas = {f"schemas/{kind}.schema.json": event_data(kind) for kind in events.EVENTS}
-    found = {
-        "schemas/manifest.schema.json": manifest(),
-        "schemas/results.schema.json": results(),
-        **schemas,
-        "asyncapi.json": asyncapi(),
+# --- examples ---------------------------------------------------------------------------------------------------------
+
+_INTAKE: Final = "gs://ruum-prod-ruum-intake/"
+_RESULTS: Final = "gs://ruum-prod-ruum-results/"
+_MORNING: Final = 1_778_583_600.0  # 12 May 2026, 11:00 UTC: the example batch is dropped
+_COMPLETED: Final = Counts(completed=247, failed=3)
+
+
+def _example_batch(name: str, **changes: Any) -> Batch:
+    uri = f"{_INTAKE}manifests/acme/{name}.json"
+    batch = Batch(
+        id=f"acme.{name}", client="acme", client_name="acme", tier=Tier.NORMAL, total=250, shards=1,
+        state=BatchState.PROCESSING, manifest=ManifestRef(uri=uri, generation=1, sha256="0", base=""),
+        created_at=_MORNING,
+    )  # fmt: skip
+    return msgspec.structs.replace(batch, **changes)
+
+
+def example_events() -> dict[str, Event]:
+    """Return one event of each kind that a CRM receives, as the product would publish it."""
+    batch, at = _example_batch("may-12"), _MORNING
+    ids = {"batch_id": batch.id, "client": batch.client}
+    half = Counts(queued=75, processing=50, completed=123, failed=2)
+    stopped = _example_batch("may-13", control=Control.CANCELLING)
+    wrong = _example_batch("rejected~3f8a1c07d2b94e65")
+    refused = "manifests/acme/may-11.csv"
+    cost = 15.094375
+    folder = names.round_folder(batch)
+    sizes = {"results.jsonl": 171_204, "results.csv": 63_570, "failed.csv": 702, "report.html": 88_431}
+    told: list[tuple[Batch, str, float, events.Public]] = [
+        (batch, "accepted", at + 4, events.BatchAccepted(**ids, total=250, tier="normal", manifest=batch.manifest.uri)),
+        (wrong, "rejected", at, events.BatchRejected(
+            batch_id=wrong.id, client=wrong.client, manifest=_INTAKE + refused, problems=2,
+            first_problems=(
+                "line 14: url is missing",
+                'line 20: roomType "livng room" is not known. Did you mean living_room?',
+            ),
+            errors=_RESULTS + names.errors_name(refused),
+        )),
+        (batch, "1/progress/5", at + 158, closing.progress_of(batch, half, at + 158, 0.96, None)),
+        (stopped, "paused/1", at + 64, events.BatchPaused(
+            batch_id=stopped.id, client=stopped.client, control=Control.PAUSED.value, reason="17 of 31 images failed"
+        )),
+        (stopped, "cancelled", at + 90, events.BatchCancelled(
+            batch_id=stopped.id, client=stopped.client, control=stopped.control.value
+        )),
+        (batch, "1", at + 296, events.BatchCompleted(
+            **ids, round=1, outcome=report.outcome(_COMPLETED), total=_COMPLETED.total,
+            counts=events.StateCounts(**{state.value: _COMPLETED.of(state) for state in ImageState}),
+            success_rate=round(_COMPLETED.completed / _COMPLETED.total, 4), cost_usd=cost, price_usd=cost, cached=4,
+            duration_seconds=295.618,
+            reports={
+                name: events.ReportLink(uri=f"{_RESULTS}{folder}{name}", sha256=_hash(name), bytes=size)
+                for name, size in sizes.items()
+            },
+        )),
+    ]  # fmt: skip
+    made = [batch_event(of, f"{of.id}/{name}", when, data) for of, name, when, data in told]
+    return {event.type.removeprefix(EVENT_TYPE_PREFIX): event for event in made}
+
+
+def example_images() -> list[Image]:
+    """Return three images of a closed batch: one staged, one whose picture was there already, one that failed."""
+    batch = _example_batch("may-12")
+    steps = {"download": 412, "prepare": 208, "analyse": 9_804, "generate": 31_050, "verify": 9_127, "publish": 366}
+    calls = tuple(
+        Call(step=step, model="m", cost_micro_usd=cost)
+        for step, cost in (("analyse", 1_520), ("generate", 52_350), ("verify", 1_680))
+    )
+
+    def image(index: int, code: str, photo: str, **more: Any) -> Image:
+        address = f"https://photos.example.com/{photo}"
+        return Image(batch=batch.id, index=index, source=address, property_code=code, tier=batch.tier, shard=0, **more)
+
+    def output(stem: str) -> Output:
+        folder = names.results_folder(batch)
+        return Output(
+            picture=f"{folder}images/{stem}.jpg", thumbnail=f"{folder}thumbnails/{stem}.jpg", before="", width=2048,
+            height=1536, sha256=_hash(stem),
+        )  # fmt: skip
+
+    missing = Failure(code=ErrorCode.SOURCE_NOT_FOUND.value, message="the host answered 404")
+    return [
+        image(0, "APT-101", "apt-101/sala.jpg", room_type="living_room", design_style="modern",
+              state=ImageState.COMPLETED, output=output("0-APT-101"), calls=calls, durations_ms=steps, prompts="v1"),
+        image(1, "APT-101", "apt-101/quarto.jpg", room_type="bedroom", design_style="modern",
+              state=ImageState.COMPLETED, output=output("1-APT-101"), cached=True, prompts="v1",
+              durations_ms={name: steps[name] for name in ("download", "prepare", "publish")}),
+        image(2, "APT-102", "apt-102/sala.jpg", room_type="living_room", design_style="boho", state=ImageState.FAILED,
+              attempts=1, error=missing, durations_ms={"download": 95}),
+    ]  # fmt: skip
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def example_files() -> dict[Path, str]:
+    """Return the made files of docs/examples/: an event of each kind, status.json, and a round's reports."""
+    folder = DOCS / "examples"
+    made = {
+        folder / "events" / f"{kind}.json": _written({"attributes": event.attributes(), "data": event.data})
+        for kind, event in example_events().items()
     }
-    return {DOCS / name: content for name, content in found.items()}
+    made[folder / "status.json"] = _written(example_events()["batch.progress"].data)
+    gathered = report.RoundReport(_example_batch("may-12", state=BatchState.CLOSING, closing_at=_MORNING))
+    for image in example_images():
+        gathered.add(image)
+    for name, content in gathered.files():
+        if not name.endswith(".html"):
+            made[folder / name] = content.decode()
+    return made
 
 
-def written(content: dict[str, Any]) -> str:
-    """A document's text."""
+def documents() -> dict[Path, str]:
+    """Return every file that this module makes, with its text."""
+    schemas = {f"{kind}.schema.json": event_data(kind) for kind in events.EVENTS}
+    schemas |= {"manifest.schema.json": manifest(), "results.schema.json": results()}
+    found = {DOCS / "schemas" / name: _written(content) for name, content in schemas.items()}
+    found[DOCS / "asyncapi.json"] = _written(asyncapi())
+    return found | example_files()
+
+
+def _written(content: dict[str, Any]) -> str:
     return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
 
 
 if __name__ == "__main__":
-    for path, content in documents().items():
+    for path, text in documents().items():
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(written(content))
+        path.write_bytes(text.encode())  # as it is: a CSV's line ends are CR LF

@@ -1,4 +1,4 @@
-"""Receives batch events: python subscribe.py PROJECT SUBSCRIPTION. Needs: pip install google-cloud-pubsub."""
+"""Receive batch events: python subscribe.py PROJECT SUBSCRIPTION. Needs: pip install google-cloud-pubsub."""
 
 import json
 import sys
@@ -6,11 +6,11 @@ import sys
 from google.api_core.exceptions import DeadlineExceeded
 from google.cloud import pubsub_v1
 
-seen = set()  # in production: a table with the event id as its key, written together with what you do
+seen = set()  # in production: a table whose key is the event id, written in the same transaction as your changes
 
 
 def handle(kind, event_id, data):
-    """What your CRM does with an event."""
+    """Do what your CRM does with an event."""
     if kind == "ruum.batch.completed":
         counts, reports = data["counts"], data["reports"]
         print(f"{data['batchId']}: {counts['completed']} of {data['total']} staged, {counts['failed']} failed")
@@ -18,7 +18,7 @@ def handle(kind, event_id, data):
     elif kind == "ruum.batch.rejected":
         print(f"{data['manifest']}: {data['problems']} problems, the first: {data['firstProblems'][0]}")
     else:
-        print(f"{event_id}: {kind}")  # a kind you do not know is no error: new ones may come
+        print(f"{event_id}: {kind}")  # an unknown type is no error: new ones may be added
 
 
 def main(project, subscription):
@@ -28,20 +28,22 @@ def main(project, subscription):
         try:
             received = subscriber.pull(subscription=path, max_messages=100, timeout=30).received_messages
         except DeadlineExceeded:
-            continue  # nothing has come for half a minute
+            continue  # no event for half a minute
         for message in received:
             attributes = message.message.attributes
             event_id = attributes["ce-id"]
-            if event_id not in seen:  # every event may come more than once
+            if event_id not in seen:  # an event may be delivered more than once
                 handle(attributes["ce-type"], event_id, json.loads(message.message.data))
                 seen.add(event_id)
             sys.stdout.flush()
-        if received:  # only now: what was not handled comes again
+        if received:  # acknowledge last: an event that was not handled is delivered again
             subscriber.acknowledge(subscription=path, ack_ids=[message.ack_id for message in received])
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit(__doc__)
     try:
-        main(*sys.argv[1:3])
+        main(*sys.argv[1:])
     except KeyboardInterrupt:
-        pass  # what was not acknowledged comes again
+        pass  # an event that was not acknowledged is delivered again
