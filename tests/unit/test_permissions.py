@@ -124,6 +124,13 @@ class Pool:
             await self.at_zero()
 
 
+class Web:
+    """A downloader: every address leads to a photo."""
+
+    async def fetch(self, url: str) -> bytes:
+        return b"photo"
+
+
 class Cloud:
     """A world in which each door has backend and rooms of its own, as each has a process and an account of its own."""
 
@@ -183,7 +190,7 @@ class Cloud:
         fakes = world.fakes
         room: StageImage = wiring.stage_image(
             backend, world.clock, world.settings, heartbeat=heartbeat,
-            source=PhotoSource(None, backend.objects, (), 10_000),  # type: ignore[arg-type]
+            source=PhotoSource(Web(), backend.objects, (), 10_000),  # type: ignore[arg-type]
             pictures=fakes.pictures, model=fakes.model,
         )  # fmt: skip
         empties = EmptyTiers(backend.store, world.clock)
@@ -328,6 +335,13 @@ async def attempts_fail_and_letters_come(cloud: Cloud) -> None:
     await cloud.work(1500)
     await cloud.letters()
     assert (await cloud.world.image()).state is ImageState.FAILED
+
+
+async def a_photo_of_the_web_while_the_vendor_is_away(cloud: Cloud) -> None:
+    await cloud.manifest("https://photos.example/0.jpg", cache=False)
+    cloud.world.fakes.will("generate", WorldError(ErrorCode.VENDOR_UNAVAILABLE, "down"))
+    await cloud.work(90)
+    assert (await cloud.world.image()).state is ImageState.COMPLETED
 
 
 async def the_queue_gives_tasks_up(cloud: Cloud) -> None:
@@ -523,7 +537,7 @@ async def a_batch_opens_as_all_are_sent_home(cloud: Cloud) -> None:
 SCENARIOS: list[Callable[[Cloud], Awaitable[None]]] = [
     accepted_staged_and_closed, rejected, every_tier, closed_by_ingest, closed_by_reconcile,
     closed_with_another_closers_files_there, closed_but_not_announced, a_replay_carried_on, too_many_fail,
-    a_quota_changes, attempts_fail_and_letters_come, the_queue_gives_tasks_up, others_hold_what_is_delivered,
+    a_quota_changes, attempts_fail_and_letters_come, a_photo_of_the_web_while_the_vendor_is_away, the_queue_gives_tasks_up, others_hold_what_is_delivered,
     paused_and_cancelled, reconcile_cancels_resumes_and_publishes_again, orphans, the_cache_forgets_and_is_let_go,
     a_worker_goes_home_with_its_hands_full, a_checkpoint_is_gone_on_from, two_workers_died_with_it,
     a_picture_is_there_already, a_replay_overtaken, events_come_again, counts_that_do_not_agree, a_long_replay_and_a_long_resume,

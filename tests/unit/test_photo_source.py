@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from shared.clock import SystemClock
-from shared.errors import CodedError, ErrorCode, ImageRejected
+from shared.errors import CodedError, ErrorCode, ImageRejected, ObjectTooLarge
 from shared.ports import StoredObject
 from shared.settings import DownloadLimits
 from shared.sources import SourceRules, resolve
@@ -365,8 +365,10 @@ class Objects:
     async def stat(self, bucket: str, name: str) -> StoredObject | None:
         return None if self.stated is None else self._object(bucket, name, self.stated)
 
-    async def get(self, bucket: str, name: str) -> tuple[StoredObject, bytes] | None:
+    async def get(self, bucket: str, name: str, max_bytes: int | None = None) -> tuple[StoredObject, bytes] | None:
         self.gets += 1
+        if self.got is not None and max_bytes is not None and len(self.got) > max_bytes:
+            raise ObjectTooLarge(name)
         return None if self.got is None else (self._object(bucket, name, len(self.got)), self.got)
 
     async def put(self, bucket: str, name: str, data: bytes, *, content_type: str, metadata: Mapping[str, str] | None = None,
