@@ -12,7 +12,7 @@ Every backend runs these inside its own compare-and-set, so they may run more th
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -22,6 +22,7 @@ from shared.model import (
     Call,
     Checkpoint,
     Claim,
+    Correction,
     Failure,
     Image,
     ImageMove,
@@ -256,8 +257,13 @@ def give_up(
     return _move(image, ImageMove.FAIL, fence=image.fence + 1, claim=None, error=image.error or error, settled_at=now)
 
 
-def requeue(image: Image, *, replay: int, now: float = 0.0) -> Image | Refusal:
+_WISHED: Final = ("source", "room_type", "design_style")
+
+
+def requeue(image: Image, *, replay: int, now: float = 0.0, correction: Correction | None = None) -> Image | Refusal:
     """A replay's decision: a failed image gets a new round, with fresh attempts. Its paid work is kept.
+
+    With a `correction` that makes another photo or another wish of it, there is no paid work to keep.
 
     `replay` is the replay's number in its batch. One that was killed and is carried on finds images that it has
     requeued and that have failed again: they are left to the next replay, or each kill would buy them once more.
@@ -271,9 +277,13 @@ def requeue(image: Image, *, replay: int, now: float = 0.0) -> Image | Refusal:
         kept = Checkpoint(analysis=kept.analysis)
     elif kept:
         kept = msgspec.structs.replace(kept, generations=1 if kept.picture else 0, refusals=0)
+    changes: dict[str, Any] = msgspec.structs.asdict(correction) if correction else {}
+    if any(changes.get(name, getattr(image, name)) != getattr(image, name) for name in _WISHED):
+        kept = None
     return _move(
         image,
         ImageMove.REQUEUE,
+        **changes,
         round=image.round + 1,
         replay=replay,
         earlier_cost_micro_usd=image.cost_micro_usd,

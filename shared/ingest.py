@@ -6,6 +6,7 @@ place noted in the batch. Nothing of a manifest is staged before all of it has b
 
 from __future__ import annotations
 
+import hashlib
 import io
 import logging
 import re
@@ -22,6 +23,7 @@ from shared.manifest import Manifest, Problem
 from shared.messages import batch_event, encode, task_for
 from shared.model import Batch, BatchMove, BatchState, Image, ManifestRef, Refusal, Tier, shards_for
 from shared.ports import BatchStore, Clock, Message, ObjectStore, Queue, StoredObject
+from shared.retries import Retries
 from shared.settings import Settings
 from shared.sources import SourceRules
 from shared.telemetry import LogEvent, bound, tell
@@ -31,7 +33,19 @@ log = logging.getLogger(__name__)
 
 # Images created and published between two notes of the place: Firestore commits at most 500 writes at once.
 CHUNK: Final = 500
-_NAME = re.compile(r"manifests/(?P<client>[^/]+)/(?P<path>.+\.(json|jsonl|csv))", re.IGNORECASE)
+_NAME = re.compile(r"manifests/(?P<client>[^/]+)/(?P<path>.+\.(json|jsonl|csv|xlsx|ods))", re.IGNORECASE)
+_OTHER = re.compile(r"manifests/(?P<client>[^/]+)/(?:.*/)?(?P<name>[^/]+)")
+# Other objects lie beside manifests by right: photos of any kind, folders' own marks, what systems leave behind.
+_BESIDE = re.compile(
+    r".*\.(jpe?g|png|webp|hei[cf]|gif|bmp|tiff?|avif|dng|raw|cr2|nef|arw|mp4|mov)|\..*|~\$.*|thumbs\.db|desktop\.ini",
+    re.IGNORECASE,
+)
+_ADVICE: Final = {
+    "txt": "name it .csv: tabs are understood", "tsv": "name it .csv: tabs are understood",
+    "ndjson": "name it .jsonl", "xls": "save it as .xlsx or as CSV", "xlsm": "save it as .xlsx or as CSV",
+    "xlsb": "save it as .xlsx or as CSV", "numbers": "export it as CSV or .xlsx", "gz": "unpack it first",
+    "zip": "unpack it first",
+}  # fmt: skip
 
 
 class OutOfTime(RuumError):
@@ -55,6 +69,7 @@ class Ingest:
         clock: Clock,
         settings: Settings,
         rules_of: Callable[[StoredObject], SourceRules],
+        retries: Retries,
         *,
         folder_is_client: bool,
     ) -> None:
@@ -66,17 +81,20 @@ class Ingest:
         self._clock = clock
         self._settings = settings
         self._rules_of = rules_of
+        self._retries = retries
         self._folder_is_client = folder_is_client
 
     async def handle(self, bucket: str, name: str) -> Batch | None:
-        """Take in the object; answer its batch (state `rejected` if it was), or None if it is no manifest by its name.
+        """Take in the object; answer its batch (state `rejected` if it was), or None if it is none of ours to read.
+
+        The same content dropped again is the same batch, and that batch's events are published again: a client that
+        sends twice after a crash waits for them. A round's failed.csv gives its images a new round.
 
         Raises what the stores raise; the caller tries again and nothing is done twice.
         """
         match = _NAME.fullmatch(name)
-        if match is None:
-            log.info("ignored %s/%s: not manifests/<client>/*.json, *.jsonl or *.csv", bucket, name)
-            return None
+        if match is None or _BESIDE.fullmatch(name.rpartition("/")[2]):
+            return await self._no_manifest(bucket, name)
         stored = await self._objects.stat(bucket, name)
         if stored is None:
             log.warning("ignored %s/%s: deleted before it was read", bucket, name)
@@ -90,13 +108,52 @@ class Ingest:
             log.warning("ignored %s/%s: deleted before it was read", bucket, name)
             return None
         stored, found = read
+        if found.is_retry:
+            return await self._try_again(stored, folder, found)
         batch = await self._store.create_batch(self._new_batch(stored, found))
         if batch.manifest.sha256 != found.sha256:
             problem = Problem(
                 "was used for other content before", field="batchId", value=found.batch_id, allowed="a new batchId"
             )
             return await self._reject(stored, folder, (problem,))
-        return await self._carry_on(batch, found)
+        now_there = await self._carry_on(batch, found)
+        if batch.manifest.uri != self._objects.uri(stored.bucket, stored.name) or (
+            batch.manifest.generation != stored.generation
+        ):
+            await self._tell_again(now_there)
+        return now_there
+
+    async def _no_manifest(self, bucket: str, name: str) -> Batch | None:
+        """A client that drops what cannot be read is told so; what may lie beside a manifest is left alone."""
+        match = _OTHER.fullmatch(name)
+        if match is None or _BESIDE.fullmatch(match["name"]):
+            log.info("ignored %s/%s: no manifest in a client's folder", bucket, name)
+            return None
+        stored = await self._objects.stat(bucket, name)
+        if stored is None:
+            return None
+        suffix = match["name"].rpartition(".")[2].lower()
+        allowed = _ADVICE.get(suffix, f"a name ending in {', '.join(manifest.SUFFIXES)}")
+        return await self._reject(stored, match["client"], (Problem("is not a manifest by its name", allowed=allowed),))
+
+    async def _try_again(self, stored: StoredObject, folder: str, found: Manifest) -> Batch:
+        """A round's failed.csv: see `shared.retries`. Where nothing of it has failed, its batch's events come again."""
+        drop = hashlib.sha256(f"{stored.bucket}/{stored.name} {stored.generation}".encode()).hexdigest()[:16]
+        try:
+            batch = await self._retries.take(drop, found)
+        except ManifestRejected as error:
+            return await self._reject(stored, folder, error.problems)
+        if drop not in batch.retried:
+            await self._tell_again(batch)
+        return batch
+
+    async def _tell_again(self, batch: Batch) -> None:
+        """Publish the events of a batch that is known: under the ids they had, so that nobody counts them twice."""
+        if batch.state is BatchState.INGESTING:
+            return  # they come in due course
+        await self._announce_acceptance(batch)
+        if batch.state is BatchState.CLOSED and batch.completion is not None:
+            await self._closer.announce(batch)
 
     async def _read(self, stored: StoredObject, folder: str) -> tuple[StoredObject, Manifest] | None:
         most = self._settings.manifest.most_bytes
@@ -131,6 +188,7 @@ class Ingest:
             created_at=self._clock.now(),
             cache=found.cache,
             threshold=found.threshold,
+            separator=found.separator,
         )
 
     async def _carry_on(self, batch: Batch, found: Manifest) -> Batch:
@@ -183,6 +241,12 @@ class Ingest:
 
     async def _open(self, batch: Batch) -> Batch | Refusal:
         """Announce acceptance, then open: a kill in between repeats the announcement under the same id."""
+        await self._announce_acceptance(batch)
+        return await self._store.change_batch(
+            batch.id, lambda known: closing.move(known, BatchMove.OPEN), self._clock.token()
+        )
+
+    async def _announce_acceptance(self, batch: Batch) -> None:
         data = BatchAccepted(
             batch_id=batch.id,
             client=batch.client,
@@ -192,9 +256,6 @@ class Ingest:
         )
         event = batch_event(batch, f"{batch.id}/accepted", batch.created_at, data)
         await self._queue.publish(EVENTS_TOPIC, [Message(event.body(), event.attributes())])
-        return await self._store.change_batch(
-            batch.id, lambda known: closing.move(known, BatchMove.OPEN), self._clock.token()
-        )
 
     async def _reject(self, stored: StoredObject, folder: str, problems: tuple[Problem, ...]) -> Batch:
         """Write the problems beside the results, announce them, remember them. Repeating it changes nothing."""

@@ -6,7 +6,7 @@ from typing import Final
 
 _UTF8_MARK: Final = b"\xef\xbb\xbf"
 _MAGIC: Final = {
-    b"\xff\xd8\xff": "a JPEG picture", b"\x89PNG": "a PNG picture", b"GIF8": "a GIF picture", b"BM": "a BMP picture",
+    b"\xff\xd8\xff": "a JPEG picture", b"\x89PNG": "a PNG picture", b"GIF8": "a GIF picture",
     b"PK\x03\x04": "a zip file or spreadsheet", b"%PDF": "a PDF file", b"\x1f\x8b": "a gzip file",
     b"\xd0\xcf\x11\xe0": "an old Excel or Word file", b"II*\x00": "a TIFF picture", b"MM\x00*": "a TIFF picture",
     b"8BPS": "a Photoshop file", b"\x00\x00\x00\x0cjP": "a JPEG 2000 picture", b"Rar!": "a RAR archive",
@@ -35,6 +35,8 @@ def kind_of(data: bytes) -> str | None:
     for magic, kind in _MAGIC.items():
         if data.startswith(magic):
             return kind
+    if data[:2] == b"BM" and data[6:10] == bytes(4):
+        return "a BMP picture"
     start = data[:512].removeprefix(_UTF8_MARK).lstrip().lower()
     if start.startswith(b"<svg") or (start.startswith(b"<?xml") and b"<svg" in start):
         return "an SVG drawing"

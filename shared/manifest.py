@@ -1,12 +1,14 @@
-"""Reading manifests: JSON, JSON Lines and CSV become one `Manifest`, or every problem of the file at once.
+"""Reading manifests: JSON, JSON Lines, CSV or a spreadsheet becomes one `Manifest`, or every problem of it at once.
 
-JSON Lines and CSV are read line by line; JSON is read whole, within the size limit. Nothing here fetches anything.
+JSON Lines and CSV are read line by line; JSON and spreadsheets whole, within the size limit. Nothing here fetches
+anything. What a table's header and cells mean is `shared.tables`' to say.
 A broken line does not end the reading where the next one surely stands for itself; where it does not, the last problem
 says that nothing more was read.
 """
 
 from __future__ import annotations
 
+import codecs
 import csv
 import hashlib
 import json
@@ -17,47 +19,33 @@ from typing import Any, BinaryIO, Final, NoReturn
 
 import msgspec
 
-from shared import names
+from shared import names, spreadsheet, tables
 from shared.errors import ManifestRejected
+from shared.kinds import kind_of
 from shared.model import FailureThreshold, Tier
 from shared.settings import ManifestLimits
-from shared.sources import BadSource, SourceRules, resolve
+from shared.sources import ALLOWED, BadSource, SourceRules, resolve
 from shared.text import is_hostile, shortened
 from shared.vocabulary import ROOM_NAMES, STYLE_NAMES, TIER_NAMES, Vocabulary, plain
 
-SUFFIXES: Final = (".json", ".jsonl", ".csv")
+SUFFIXES: Final = (".json", ".jsonl", ".csv", *spreadsheet.SUFFIXES)
 HEADER_FIELDS: Final = ("batchId", "clientName", "designStyle", "roomType", "priority", "cache", "failureThreshold")
 IMAGE_FIELDS: Final = ("url", "propertyCode", "roomType", "designStyle")
-CSV_COLUMNS: Final = (
-    "clientName", "url", "propertyCode", "roomType", "designStyle", "priority", "batchId", "cache", "failureThreshold",
-)  # fmt: skip
-_SAME_COLUMNS: Final = ("clientName", "batchId", "priority", "cache", "failureThreshold")  # the same in all rows
+CSV_COLUMNS: Final = tables.COLUMNS
 
 MOST_NAME_CHARACTERS: Final = 200  # client names and property codes: longer ones are pasted by mistake
 MOST_VALUE_SHOWN: Final = 80  # of an offending value, so that an error report stays readable
 BATCH_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 BATCH_ID_ALLOWED = "1 to 64 letters, digits, '_', '-' or '.', starting with a letter or digit"
-_MAGIC: Final = {
-    b"\xff\xd8\xff": "a JPEG picture", b"\x89PNG": "a PNG picture", b"RIFF": "a WebP picture", b"GIF8": "a GIF picture",
-    b"PK\x03\x04": "a zip file or spreadsheet", b"%PDF": "a PDF file", b"\x1f\x8b": "a gzip file",
-    b"\xd0\xcf\x11\xe0": "an old Excel file", b"II*\x00": "a TIFF picture", b"MM\x00*": "a TIFF picture",
-}  # fmt: skip
-_QUOTED = re.compile(r"'+[=+\-@\t\r\n]")
-_YES_NO: Final = {
-    "true": True,
-    "yes": True,
-    "sim": True,
-    "1": True,
-    "false": False,
-    "no": False,
-    "nao": False,
-    "0": False,
-}
 _THRESHOLD = re.compile(r"(\d{1,6}(?:[.,]\d{1,3})?)\s*(%(?:\s*(?:of|de)\s*(\d{1,6}))?)?")
 _WIDE_MARKS: Final = {  # UTF-32 first: its mark begins as that of UTF-16
-    b"\xff\xfe\x00\x00": "UTF-32", b"\x00\x00\xfe\xff": "UTF-32", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16",
+    b"\xff\xfe\x00\x00": "utf-32-le", b"\x00\x00\xfe\xff": "utf-32-be", b"\xff\xfe": "utf-16-le",
+    b"\xfe\xff": "utf-16-be",
 }  # fmt: skip
-_WIDE_NULS: Final = {"0x0x0x0x": "UTF-16", "x0x0x0x0": "UTF-16", "000x000x": "UTF-32", "x000x000": "UTF-32"}
+_WIDE_NULS: Final = {"0x0x0x0x": "utf-16-be", "x0x0x0x0": "utf-16-le", "000x000x": "utf-32-be", "x000x000": "utf-32-le"}
+_UTF8_MARK: Final = "\ufeff".encode()
+_ALLOWED_FILES: Final = "JSON, JSON Lines or CSV as text, or a spreadsheet (.xlsx, .ods)"
+_PIECE_BYTES: Final = 64 * 1024
 
 
 class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -83,16 +71,26 @@ class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class ManifestImage(msgspec.Struct, frozen=True):
-    """One photo to stage; `source` is its absolute URI."""
+    """One photo to stage; `source` is its absolute URI. `index` is its place in the batch that a retry is for.
+
+    `unchecked` (retries): why its address would be refused as a new one; the image it names may have it.
+    """
 
     source: str
     room_type: str
     design_style: str
     property_code: str | None = None
+    index: int | None = None
+    unchecked: str | None = None
 
 
 class Manifest(msgspec.Struct, frozen=True):
-    """What a customer wants. `client` is the slug of `client_name`; `sha256` that of the file's bytes."""
+    """What a customer wants. `client` is the slug of `client_name`; `sha256` that of the file's bytes.
+
+    `separator` is what separates a CSV's cells: reports are written with it, so that they open where it came from.
+    `is_retry`: the file is a round's failed.csv, whose images are to be tried again in their own batch. `ignored` are
+    columns that were read past.
+    """
 
     client_name: str
     client: str
@@ -102,6 +100,9 @@ class Manifest(msgspec.Struct, frozen=True):
     batch_id: str | None = None
     cache: bool = True
     threshold: FailureThreshold | None = None
+    separator: str | None = None
+    is_retry: bool = False
+    ignored: tuple[str, ...] = ()
 
     @property
     def batch(self) -> str:
@@ -115,7 +116,7 @@ def batch_of(client: str, batch_id: str | None, sha256: str) -> str:
 
 
 def read(stream: BinaryIO, name: str, limits: ManifestLimits, rules: SourceRules) -> Manifest:
-    """Read the manifest in `stream` (seekable, buffered); `name` ends in .json, .jsonl or .csv.
+    """Read the manifest in `stream` (seekable, buffered); `name` ends in one of `SUFFIXES`.
 
     Raises `ManifestRejected`.
     """
@@ -167,7 +168,12 @@ class _Reader:
         self._use_cache = True
         self._threshold: FailureThreshold | None = None
         self._refused: set[str] = set()  # header fields with a bad value: images need not complain again
-        self._first_row: dict[str, str | None] | None = None  # CSV: what all rows must repeat
+        self._first_row: dict[str, str | None] | None = None  # tables: what all rows must repeat, or leave empty
+        self._encoding = "utf-8"  # or a wide one
+        self._ascii_so_far = True  # CSV: whether another encoding than UTF-8 is possible still
+        self._separator: str | None = None
+        self._ignored: tuple[str, ...] = ()
+        self._is_retry = False
         self._rooms: dict[str, str] = {}  # spellings seen, so that 10,000 images cost one look-up each
         self._styles: dict[str, str] = {}
 
@@ -175,9 +181,12 @@ class _Reader:
         try:
             suffix = next((suffix for suffix in SUFFIXES if self._name.lower().endswith(suffix)), None)
             if suffix is None:
-                self._stop("is not a manifest by its name", allowed="a name ending in .json, .jsonl or .csv")
-            self._sniff()
-            {".json": self._json, ".jsonl": self._json_lines, ".csv": self._csv}[suffix]()
+                self._stop("is not a manifest by its name", allowed=f"a name ending in {', '.join(SUFFIXES)}")
+            if suffix in spreadsheet.SUFFIXES:
+                self._spreadsheet(suffix)
+            else:
+                self._sniff()
+                {".json": self._json, ".jsonl": self._json_lines, ".csv": self._csv}[suffix]()
             if not self._images and not self._problems:
                 self._stop("names no image", allowed=f"1 to {self._limits.most_images} images")
         except _Stop:
@@ -195,6 +204,9 @@ class _Reader:
             batch_id=header["batchId"],
             cache=self._use_cache,
             threshold=self._threshold,
+            separator=self._separator,
+            is_retry=self._is_retry,
+            ignored=self._ignored,
         )
 
     # --- problems
@@ -227,26 +239,48 @@ class _Reader:
         self._stream.seek(0)
         if not head.removeprefix(b"\xef\xbb\xbf").strip() and len(head) < 4096:
             self._stop("is empty", allowed="a manifest with at least one image")
-        for magic, kind in _MAGIC.items():
-            if head.startswith(magic):
-                self._stop(f"is {kind}, not a manifest", allowed="JSON, JSON Lines or CSV as UTF-8 text")
-        if head[4:8] == b"ftyp":
-            self._stop("is a HEIC picture or a film, not a manifest", allowed="JSON, JSON Lines or CSV as UTF-8 text")
+        kind = kind_of(head)
+        if kind is not None and "JSON" not in kind:
+            hint = "name it .xlsx or .ods" if kind == "a zip file or spreadsheet" else _ALLOWED_FILES
+            self._stop(f"is {kind}, not a manifest", allowed=hint)
         for mark, encoding in _WIDE_MARKS.items():
             if head.startswith(mark):
-                self._stop(f"is {encoding} text", allowed="UTF-8")
+                self._encoding = encoding
+                return
         nuls = "".join("x" if byte else "0" for byte in head[:8])
         for pattern, encoding in _WIDE_NULS.items():
             if len(nuls) >= 4 and pattern.startswith(nuls):
-                self._stop(f"looks like {encoding} text", allowed="UTF-8")
+                self._encoding = encoding
+                return
 
     def _lines(self) -> Iterator[tuple[int, bytes]]:
-        """Lines with their numbers; the hash and size of the file grow with them."""
+        """Lines with their numbers, as UTF-8 where they are wider; the hash and size of the file grow with them."""
+        if self._encoding != "utf-8":
+            yield from enumerate(self._narrowed(), start=1)
+            return
         number = 0
         while raw := self._stream.readline(self._limits.most_bytes - self._bytes + 1):
             number += 1
             self._count(raw)
             yield number, raw
+
+    def _narrowed(self) -> Iterator[bytes]:
+        """The lines of a file in UTF-16 or UTF-32, which spreadsheets call "Unicode text"."""
+        decoder = codecs.getincrementaldecoder(self._encoding)("strict")
+        rest = ""
+        while True:
+            raw = self._stream.read(_PIECE_BYTES)
+            self._count(raw)
+            try:
+                rest += decoder.decode(raw, final=not raw)
+            except UnicodeDecodeError:
+                self._stop(f"is not {self._encoding[:6].upper()}, although it begins so", allowed="UTF-8")
+            *whole, rest = rest.split("\n")
+            yield from ((line + "\n").encode("utf-8", "surrogatepass") for line in whole)
+            if not raw:
+                if rest:
+                    yield rest.encode("utf-8", "surrogatepass")
+                return
 
     def _count(self, raw: bytes) -> None:
         self._bytes += len(raw)
@@ -258,8 +292,11 @@ class _Reader:
 
     def _decode(self, raw: bytes, line: int) -> str | None:
         """The text of `raw`, which begins in `line`; None when it is none, which is then noted."""
+        if line == 1:
+            while raw.startswith(_UTF8_MARK):  # programs that add one to a file that has one
+                raw = raw.removeprefix(_UTF8_MARK)
         try:
-            text = raw.decode("utf-8-sig" if line == 1 else "utf-8")
+            text = raw.decode()
         except UnicodeDecodeError as error:
             bad_line = line + error.object[: error.start].count(b"\n")
             value = error.object[max(0, error.start - 10) : error.end + 10].decode("latin-1")
@@ -275,12 +312,17 @@ class _Reader:
             return None
         return text
 
+    def _whole(self) -> bytes:
+        raw = self._stream.read(self._limits.most_bytes + 1)
+        self._count(raw)
+        return raw
+
     # --- JSON
 
     def _json(self) -> None:
-        raw = self._stream.read(self._limits.most_bytes + 1)
-        self._count(raw)
-        text = self._decode(raw, 1)
+        text = self._decode(
+            b"".join(raw for _, raw in self._lines()) if self._encoding != "utf-8" else self._whole(), 1
+        )
         if text is None:
             raise _Stop
         document = self._parse(text, _Place(pointer=""))
@@ -352,34 +394,30 @@ class _Reader:
             raise _Stop
         return None
 
-    # --- CSV
+    # --- tables
 
     def _csv(self) -> None:
-        lines = self._lines()
-        number, raw = next(lines)
-        first = self._decode(raw, number)
-        if first is None:
-            self._leave_rest_unread()
-        if "\r" in first.rstrip("\r\n"):
-            self._problem("has old line ends (CR alone)", _Place(line=1), allowed="CR LF or LF")
-            self._leave_rest_unread()
-        delimiter = ";" if first.count(";") > first.count(",") else ","
-        started = 1  # the line in which the row begins
+        lines = self._texts()
+        header = self._header_line(lines)
+        if header is None:
+            return  # nothing but empty lines
+        started, first = header
+        self._separator = self._separator or tables.separator_of(first)
+        number = started
 
         def text() -> Iterator[str]:
-            nonlocal number, raw
+            nonlocal number
             yield first
-            for number, raw in lines:
-                line = self._decode(raw, number)
-                if line is None and not stands_alone():
+            for number, line in lines:
+                if line is None and not stands_alone(number, started):
                     self._leave_rest_unread()
                 yield line or ""
 
-        def stands_alone() -> bool:
+        def stands_alone(number: int, started: int) -> bool:
             """Whether the row is this one line, with no quote left open that the next lines would belong to."""
-            return number == started and raw.count(b'"') % 2 == 0
+            return number == started and self._raw.count(b'"') % 2 == 0
 
-        rows = csv.reader(text(), delimiter=delimiter, strict=True)
+        rows = csv.reader(text(), delimiter=self._separator, strict=True)
         columns: list[str] | None = None
         while True:
             try:
@@ -388,51 +426,138 @@ class _Reader:
                 reason = str(error).partition(" - ")[0]  # what follows is advice for programmers of Python
                 allowed = "quotes closed, fields below 128 KiB, lines that end in CR LF or LF"
                 self._problem(f"is not CSV: {reason}", _Place(line=started), allowed=allowed)
-                if columns is None or not stands_alone():
+                if columns is None or not stands_alone(number, started):
                     self._leave_rest_unread()
                 row = []
             if row is None:
                 return
             if columns is None:
-                columns = self._columns(row)
+                columns = self._columns(row, _Place(line=started))
             elif any(cell.strip() for cell in row):
                 self._take_row(row, columns, _Place(line=started))
             started = number + 1
 
-    def _columns(self, row: list[str]) -> list[str]:
-        known = {name.lower(): name for name in CSV_COLUMNS}
-        place = _Place(line=1)
-        columns = []
-        for cell in row:
-            name = known.get(re.sub(r"[\s_-]", "", cell).lower(), "")
-            if not name and cell.strip():
-                self._problem("is not a column", place, field=_short(cell), allowed=", ".join(CSV_COLUMNS))
-            elif name and name in columns:
-                self._problem("stands twice", place, field=name, allowed="each column once")
-            columns.append(name)
-        for name in ("clientName", "url", "roomType", "designStyle"):
-            if name not in columns:
-                self._problem("is missing", place, field=name, allowed="a header line with " + ", ".join(CSV_COLUMNS))
+    def _header_line(self, lines: Iterator[tuple[int, str | None]]) -> tuple[int, str] | None:
+        """The first line with anything in it, and its number. A line `sep=` before it says what separates the cells."""
+        for number, line in lines:
+            if line is None:
+                self._leave_rest_unread()
+            named = tables.separator_line(line) if self._separator is None else None
+            if named is not None:
+                self._separator = named
+            elif line.strip(' \t\r\n,;|"'):
+                return number, line
+        return None
+
+    def _texts(self) -> Iterator[tuple[int, str | None]]:
+        """A CSV's lines as texts, each ending in LF alone; None for one that is no text, which is noted.
+
+        Spreadsheets write Windows-1252 where they are not asked for UTF-8: so a file is read whose first characters
+        beyond ASCII are no UTF-8. Old ones end lines in CR alone.
+        """
+        windows = old = False
+        shift = 0  # lines more than the stream's, where these end in CR
+        for stream_number, raw in self._lines():
+            old = old or (stream_number == 1 and b"\r" in raw.rstrip(b"\r\n"))
+            parts = raw.splitlines() if old else [raw]
+            for offset, part in enumerate(parts or [raw]):
+                self._raw = part
+                number = stream_number + shift + offset
+                if not windows and self._ascii_so_far and not part.isascii():
+                    windows = not self._is_utf8(part, number)
+                    self._ascii_so_far = windows
+                text = self._decode_windows(part, number) if windows else self._decode(part, number)
+                yield number, None if text is None else text.rstrip("\r\n") + "\n"
+            shift += max(0, len(parts) - 1)
+
+    def _is_utf8(self, raw: bytes, number: int) -> bool:
+        try:
+            raw.decode()
+        except UnicodeDecodeError:
+            return number == 1 and raw.startswith(_UTF8_MARK)
+        return True
+
+    def _decode_windows(self, raw: bytes, line: int) -> str | None:
+        try:
+            text = raw.decode("cp1252")
+        except UnicodeDecodeError as error:
+            value = error.object[max(0, error.start - 10) : error.end + 10].decode("latin-1")
+            self._problem("is neither UTF-8 nor Windows-1252", _Place(line=line), value=value, allowed="UTF-8")
+            return None
+        return text if "\x00" not in text else self._decode(raw, line)
+
+    def _spreadsheet(self, suffix: str) -> None:
+        data = self._whole()
+        kind = kind_of(data)
+        if not data:
+            self._stop("is empty", allowed="a manifest with at least one image")
+        if kind != "a zip file or spreadsheet":
+            self._stop(f"is {kind or 'no spreadsheet'}, although it is called {suffix}", allowed=_ALLOWED_FILES)
+        try:
+            sheet = spreadsheet.sheet_of(data, tables.is_header, self._limits.most_images + self._limits.most_problems)
+        except spreadsheet.Unreadable as error:
+            self._stop(str(error), allowed=_ALLOWED_FILES)
+        columns = self._columns(sheet.rows[0], _Place(line=sheet.first_row))
+        for number, row in enumerate(sheet.rows[1:], start=sheet.first_row + 1):
+            if any(cell.strip() for cell in row):
+                self._take_row(row, columns, _Place(line=number))
+
+    def _columns(self, row: list[str], place: _Place) -> list[str]:
+        """What each column of the header is; one problem for each cause."""
+        header = tables.header_of(row)
+        allowed = "a header line with " + ", ".join(tables.COLUMNS)
+        if len(header.missing) == len(tables.REQUIRED) and not header.misspelt:
+            self._problem("is not a header line: no column of a manifest is in it", place,
+                          value=self._separator_name().join(row), allowed=allowed)  # fmt: skip
+        elif header.missing:
+            reason = "is missing" if len(header.missing) == 1 else "are missing"
+            self._problem(reason, place, field=", ".join(header.missing), allowed=allowed)
+        for written, meant in header.misspelt:
+            self._problem(f"is not a column: do you mean {meant}?", place, field=_short(written),
+                          allowed=", ".join(tables.COLUMNS))  # fmt: skip
+        for name in header.twice:
+            self._problem("stands twice", place, field=name, allowed="each column once")
         if self._problems:
             self._leave_rest_unread()
-        return columns
+        self._ignored = tuple(_short(name) for name in header.unknown)
+        self._is_retry = {"index", "errorCode", "batchId"} <= set(header.columns)
+        return header.columns
+
+    def _separator_name(self) -> str:
+        return self._separator or " "
 
     def _take_row(self, row: list[str], columns: list[str], place: _Place) -> None:
-        if len(row) != len(columns):
+        fitted = tables.fitted(row, len(columns))
+        if fitted is None or (len(row) < len(columns) and not fitted[columns.index("url")].strip()):
             self._problem(f"has {len(row)} fields", place, allowed=f"{len(columns)}, as the header line")
             return
-        cells = {
-            name: _unquoted(cell.strip()) for name, cell in zip(columns, row, strict=True) if name and cell.strip()
-        }
-        same = {name: cells.get(name) for name in _SAME_COLUMNS}
+        cells = {name: tables.unquoted(cell.strip()) for name, cell in zip(columns, fitted, strict=True)
+                 if name and cell.strip()}  # fmt: skip
+        if not self._is_retry:  # which is our own file: a property may be called NULL
+            cells = {name: cell for name, cell in cells.items() if name == "url" or not tables.is_null(cell)}
+        for name in [name for name, cell in cells.items() if tables.is_error(cell)]:
+            self._problem("is a spreadsheet's error, not a value", place, field=name, value=cells.pop(name),
+                          allowed="a cell that can be calculated")  # fmt: skip
+            if name in tables.REQUIRED:
+                return
+        same = {name: cells.get(name) for name in tables.SAME_IN_ALL_ROWS}
         if self._first_row is None:
             self._take_header(same, place)
             self._first_row = same
         for name, value in same.items():
-            if value != self._first_row[name] and name not in self._refused:
+            if value is not None and value != self._first_row[name] and name not in self._refused:
                 first = self._first_row[name] or ""
-                self._problem("differs from the first row", place, field=name, value=value or "", allowed=_shown(first))
-        self._take_image({name: value for name, value in cells.items() if name in IMAGE_FIELDS}, place)
+                self._problem("differs from the first row", place, field=name, value=value, allowed=_shown(first))
+        index = self._index(cells, place) if self._is_retry else None
+        self._take_image({name: value for name, value in cells.items() if name in IMAGE_FIELDS}, place, index)
+
+    def _index(self, cells: Mapping[str, str], place: _Place) -> int | None:
+        """The place in its batch of an image that is to be tried again."""
+        text = cells.get("index", "")
+        if text.isascii() and text.isdigit() and len(text) < 8:
+            return int(text)
+        self._problem("is no image's number", place, field="index", value=text, allowed="the number failed.csv had")
+        return None
 
     # --- fields
 
@@ -461,7 +586,7 @@ class _Reader:
 
     def _take_cache(self, value: Any, place: _Place) -> None:
         if isinstance(value, str):
-            value = _YES_NO.get(plain(value), value)
+            value = tables.YES_NO.get(plain(value), value)
         if value is None or isinstance(value, bool):
             self._use_cache = value is not False
         else:
@@ -486,7 +611,7 @@ class _Reader:
             allowed = 'a number of images such as 50, or a percentage such as "20%" or, of at least 50, "20% of 50"'
             self._problem("is no threshold", place, field="failureThreshold", value=value, allowed=allowed)
 
-    def _take_image(self, item: Any, place: _Place) -> None:
+    def _take_image(self, item: Any, place: _Place, index: int | None = None) -> None:
         self._seen += 1
         if self._seen > self._limits.most_images:
             self._stop(
@@ -497,12 +622,12 @@ class _Reader:
             return
         before = len(self._problems)
         self._unknown(item, IMAGE_FIELDS, place)
-        source = self._source(item, place)
+        source, unchecked = self._source(item, place)
         room = self._cached(self._rooms, item, "roomType", ROOM_NAMES, place)
         style = self._cached(self._styles, item, "designStyle", STYLE_NAMES, place)
         code = self._text(item, "propertyCode", place)
         if len(self._problems) == before and source and room and style:
-            self._images.append(ManifestImage(source, room, style, code))
+            self._images.append(ManifestImage(source, room, style, code, index, unchecked))
 
     def _unknown(self, fields: Mapping[str, Any], known: tuple[str, ...], place: _Place) -> None:
         for name in fields.twice if isinstance(fields, _Object) else ():
@@ -513,15 +638,22 @@ class _Reader:
                     "is not a field here", place.at(_short(name)), field=_short(name), allowed=", ".join(known)
                 )
 
-    def _source(self, item: Mapping[str, Any], place: _Place) -> str | None:
+    def _source(self, item: Mapping[str, Any], place: _Place) -> tuple[str | None, str | None]:
+        """(the absolute address, why it is allowed only to who has it already): the latter for a retry alone."""
         url = self._text(item, "url", place, required=True, most=self._limits.most_url_characters)
         if url is None:
-            return None
+            return None, None
+        if tables.is_null(url) or tables.is_error(url):
+            self._problem("is a word for nothing, not an address", place.at("url"), field="url", value=url,
+                          allowed=ALLOWED)  # fmt: skip
+            return None, None
         try:
-            return resolve(url, self._rules)
+            return resolve(url, self._rules), None
         except BadSource as error:
+            if self._is_retry:
+                return url, error.reason
             self._problem(error.reason, place.at("url"), field="url", value=url, allowed=error.allowed)
-            return None
+            return None, None
 
     def _cached(self, seen: dict[str, str], item: Mapping[str, Any], field: str, names_known: Vocabulary, place: _Place
                 ) -> str | None:  # fmt: skip
@@ -600,8 +732,3 @@ def _shown(value: Any) -> str:
 def _int(digits: str) -> float:
     """A number of any length: thousands of digits are refused later where they stand, not by the interpreter."""
     return int(digits) if len(digits) < 400 else float(digits)
-
-
-def _unquoted(cell: str) -> str:
-    """Take away the quote that `report.neutral` puts before a cell that looks like a formula."""
-    return cell[1:] if _QUOTED.match(cell) else cell

@@ -305,13 +305,24 @@ class ReplayPlan(Document, frozen=True, kw_only=True):
     """What a replay under way requeues, and whose it is.
 
     Images that failed with these codes (all when none is named), at `failed_before` at the latest (None: whenever), and
-    that this very replay, the batch's `number`-th, has not requeued before.
+    that this very replay, the batch's `number`-th, has not requeued before. `drop` names the failed.csv that asked for
+    it, which knows the images and what was corrected in them: only that drop carries it on.
     """
 
     lease: Lease
     number: int
     codes: tuple[str, ...] = ()
     failed_before: float | None = None
+    drop: str = ""
+
+
+class Correction(Document, frozen=True, kw_only=True):
+    """What a failed image is to be staged as when it is tried again."""
+
+    source: str
+    room_type: str
+    design_style: str
+    property_code: str | None = None
 
 
 class Batch(Document, frozen=True, kw_only=True):
@@ -347,6 +358,8 @@ class Batch(Document, frozen=True, kw_only=True):
     epoch_published: int = 0  # the last control epoch whose queued images were published
     replay: ReplayPlan | None = None
     replays: int = 0  # begun so far
+    retried: tuple[str, ...] = ()  # the last drops of its failed.csv that were taken
+    separator: str | None = None  # of the CSV it came as: reports open in columns where that did
     progress_announced: int = 0  # the last tenth that an event told of
     token: str = ""
 

@@ -22,7 +22,7 @@ from shared.messages import encode, task_for
 from shared.model import SETTLED_STATES, Batch, BatchState, Control, Image, ImageState, Refusal, Tally, TierEmpty
 from shared.operator import Operator
 from shared.ports import BatchStore, Clock, Message, ObjectStore, Queue
-from shared.replay import Replay, fold_image
+from shared.replay import Replay, fold_image, may_carry_on
 from shared.settings import Settings
 from shared.telemetry import LogEvent, bound, tell
 from shared.topology import topic_of
@@ -107,7 +107,8 @@ class Reconcile:
             report.stalled += self._is_stalled(batch, 0.0)
             return
         if batch.state is BatchState.REOPENING:
-            if batch.replay is not None and batch.replay.lease.until <= self._clock.now():
+            now = self._clock.now()
+            if batch.replay and batch.replay.lease.until <= now and may_carry_on(batch.replay, "", now):
                 await self._replay.run(batch.id, batch.replay.codes)
                 report.replays += 1
             return

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import suppress
 from functools import partial
 from typing import Any, Final
@@ -25,6 +25,7 @@ from shared.model import (
     BatchMove,
     BatchState,
     Control,
+    Correction,
     Counts,
     Image,
     ImageState,
@@ -45,10 +46,16 @@ CHUNK: Final = 100  # images requeued, folded and published together
 LETTERS_AT_ONCE: Final = 100
 # The operators' subscription keeps letters that still stand for failed images: one pass stops when it sees them again.
 MOST_LETTERS: Final = 100_000
+DROP_SECONDS: Final = 86_400.0  # Eventarc brings an event again for a day
+MOST_DROPS: Final = 50  # remembered of a batch: far more than anybody drops within that day
 
 
 class Busy(RuumError):
-    """The batch cannot be replayed right now; the text says why."""
+    """The batch cannot be replayed right now; the text says why, `refusal` for programs."""
+
+    def __init__(self, message: str, refusal: Refusal | None = None) -> None:
+        super().__init__(message)
+        self.refusal = refusal
 
 
 WHY_NOT: Final = {
@@ -83,24 +90,28 @@ def begin(
     counts: Counts,
     now: float,
     failed_before: float | None = None,
+    drop: str = "",
 ) -> Batch | Refusal:
     """To reopening: a new round if the batch was closed; the same plan if a replay was interrupted.
+
+    One that a failed.csv asked for is carried on by that `drop` of it; when it has not come for a day, by anybody.
 
     From here on the failure threshold counts what fails anew: `counts` are the batch's own now.
     """
     if batch.state is BatchState.REOPENING and batch.replay is not None:
-        if batch.replay.lease.until > now:
+        if batch.replay.lease.until > now or not may_carry_on(batch.replay, drop, now):
             return Refusal.BUSY
         taken = msgspec.structs.replace(batch.replay, lease=lease)
         return msgspec.structs.replace(batch, replay=taken, revision=batch.revision + 1)
     if batch.control is Control.CANCELLING:
         return Refusal.ILLEGAL
     number = batch.replays + 1
-    plan = ReplayPlan(number=number, codes=codes, lease=lease, failed_before=failed_before)
+    plan = ReplayPlan(number=number, codes=codes, lease=lease, failed_before=failed_before, drop=drop)
+    retried = (*batch.retried, drop)[-MOST_DROPS:] if drop else batch.retried
     if batch.state is not BatchState.CLOSED:
         if batch.control is Control.PAUSED:
             return Refusal.PAUSED  # it would be queued again and not run
-        return closing.move(batch, BatchMove.REOPEN, replay=plan, replays=number, baseline=counts)
+        return closing.move(batch, BatchMove.REOPEN, replay=plan, replays=number, baseline=counts, retried=retried)
     if batch.announced_round < batch.round:
         return Refusal.BUSY  # announce first
     changes: dict[str, Any] = {"round": batch.round + 1, "progress_announced": 0, "baseline": counts}
@@ -109,7 +120,12 @@ def begin(
         changes |= {
             "control": Control.RUN, "paused_reason": None, "control_epoch": epoch, "epoch_published": epoch,
         }  # fmt: skip
-    return closing.move(batch, BatchMove.REOPEN, replay=plan, replays=number, **changes)
+    return closing.move(batch, BatchMove.REOPEN, replay=plan, replays=number, retried=retried, **changes)
+
+
+def may_carry_on(plan: ReplayPlan, drop: str, now: float) -> bool:
+    """Whether who holds `drop` (none: an operator, or reconcile) may take up an interrupted replay."""
+    return plan.drop in ("", drop) or plan.lease.until + DROP_SECONDS < now
 
 
 def renew(batch: Batch, *, lease: Lease) -> Batch | Refusal:
@@ -129,11 +145,13 @@ def end(batch: Batch, *, holder: str, requeued: int) -> Batch | Refusal:
     return closing.move(batch, BatchMove.RESUME, replay=None, baseline=left)
 
 
-def requeue_seen(image: Image, *, seen_revision: int, replay: int, now: float) -> Image | Refusal:
+def requeue_seen(
+    image: Image, *, seen_revision: int, replay: int, now: float, correction: Correction | None = None
+) -> Image | Refusal:
     """Requeue the image only as it was listed: another replay may have requeued it, and it may have failed again."""
     if image.revision != seen_revision:
         return Refusal.STALE_REVISION
-    return claims.requeue(image, replay=replay, now=now)
+    return claims.requeue(image, replay=replay, now=now, correction=correction)
 
 
 # --- the steps
@@ -159,11 +177,14 @@ class Replay:
             found[image.error.code if image.error else "unknown"] += 1
         return Plan(batch.id, batch.client, dict(found), interrupted=kept is not None)
 
-    async def _failed(self, batch_id: str, plan: ReplayPlan) -> AsyncIterator[Image]:
+    async def _failed(
+        self, batch_id: str, plan: ReplayPlan, wanted: Mapping[int, Correction] | None = None
+    ) -> AsyncIterator[Image]:
         async for image in self._store.images(batch_id, ImageState.FAILED):
             coded = not plan.codes or (image.error is not None and image.error.code in plan.codes)
             early = plan.failed_before is None or (image.settled_at or 0.0) <= plan.failed_before
-            if coded and early and image.replay < plan.number:
+            meant = wanted is None or image.index in wanted
+            if coded and early and meant and image.replay < plan.number:
                 yield image
 
     async def run(
@@ -175,9 +196,12 @@ class Replay:
         images_per_second: float | None = None,
         progress: Callable[[int], None] = lambda requeued: None,
         stop: asyncio.Event | None = None,
+        wanted: Mapping[int, Correction] | None = None,
+        drop: str = "",
     ) -> int:
         """Requeue the failed images (of these codes, failed so long ago); how many. Raises `Busy`.
 
+        `wanted` are the images that are meant, by index, and what each is to be staged as; None: all, as they are.
         Once `stop` is set it ends in order: what was requeued runs, the rest stays failed for the next replay. Killed
         in the middle, the batch stays `reopening` until the replay is run again, or reconcile carries it on.
         """
@@ -186,13 +210,16 @@ class Replay:
         now = self._clock.now()
         before = now - older_than_seconds if older_than_seconds else None
         counts = await self._store.counts(batch_id)
-        decide = partial(begin, codes=codes, lease=lease, counts=counts, now=now, failed_before=before)
+        decide = partial(begin, codes=codes, lease=lease, counts=counts, now=now, failed_before=before, drop=drop)
         begun = await self._store.change_batch(batch_id, decide, self._clock.token())
         if isinstance(begun, Refusal) or begun.replay is None:
             why = WHY_NOT.get(begun, str(begun)) if isinstance(begun, Refusal) else "it has no plan"
-            raise Busy(f"{batch_id} cannot be replayed now: {why}")
+            refusal = begun if isinstance(begun, Refusal) else None
+            raise Busy(f"{batch_id} cannot be replayed now: {why}", refusal)
         stop = stop or asyncio.Event()
-        requeued = await self._requeue(begun, lease, begun.replay, images_per_second, progress, stop)
+        if wanted is None and begun.replay.drop:
+            wanted = {}  # its drop never came again: what it requeued runs, the rest stays failed
+        requeued = await self._requeue(begun, lease, begun.replay, images_per_second, progress, stop, wanted)
         ended = await self._store.change_batch(
             batch_id, lambda b: end(b, holder=lease.holder, requeued=requeued), self._clock.token()
         )
@@ -217,6 +244,7 @@ class Replay:
         images_per_second: float | None,
         progress: Callable[[int], None],
         stop: asyncio.Event,
+        wanted: Mapping[int, Correction] | None,
     ) -> int:
         # What an interrupted replay may have requeued without counting or publishing it.
         renewed_at, requeued = self._clock.monotonic(), 0
@@ -226,7 +254,7 @@ class Replay:
         # So many at once that a pause after each keeps the rate, and not a hundred at once and then nothing for long.
         size = CHUNK if images_per_second is None else max(1, min(CHUNK, int(images_per_second)))
         pause = 0.0
-        async for images in _chunked(self._failed(batch.id, plan), size):
+        async for images in _chunked(self._failed(batch.id, plan, wanted), size):
             while pause > 0 and not stop.is_set():  # in slices, so that a slow replay keeps its lease
                 await self._clock.sleep(min(pause, SLICE_SECONDS))
                 pause -= SLICE_SECONDS
@@ -234,7 +262,8 @@ class Replay:
             if stop.is_set() or await self._cancelled(batch.id):
                 break  # what has failed and is not queued again stays failed: a cancel keeps what is done
             renewed_at = await self._renew(batch.id, lease, renewed_at)
-            done = [image for image in [await self._requeue_one(image, plan) for image in images] if image is not None]
+            tried = [await self._requeue_one(image, plan, (wanted or {}).get(image.index)) for image in images]
+            done = [image for image in tried if image is not None]
             await self._fold_and_publish(batch, done)
             if done and not requeued:
                 await self._scaling.wake()  # a slow replay is long under way before it ends
@@ -257,8 +286,9 @@ class Replay:
             raise Busy(f"another replay of {batch_id} has taken over")
         return self._clock.monotonic()
 
-    async def _requeue_one(self, image: Image, plan: ReplayPlan) -> Image | None:
-        decide = partial(requeue_seen, seen_revision=image.revision, replay=plan.number, now=self._clock.now())
+    async def _requeue_one(self, image: Image, plan: ReplayPlan, correction: Correction | None) -> Image | None:
+        decide = partial(requeue_seen, seen_revision=image.revision, replay=plan.number, now=self._clock.now(),
+                         correction=correction)  # fmt: skip
         changed = await self._store.change_image(image.batch, image.index, decide, self._clock.token(), seen=image)
         if isinstance(changed, Image):
             return changed

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import codecs
 import csv
-import re
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -17,14 +16,17 @@ import msgspec
 from shared import report_page
 from shared.events import ImageError, ResultLine
 from shared.model import Batch, Counts, Image, ImageState
+from shared.tables import neutral
 
 RESULT_COLUMNS: Final = (
     "index", "propertyCode", "source", "roomType", "designStyle", "state", "output", "thumbnail", "errorCode",
     "errorMessage", "attempts", "cached", "durationMs", "costUsd", "sha256",
 )  # fmt: skip
-MANIFEST_COLUMNS: Final = ("clientName", "url", "propertyCode", "roomType", "designStyle", "priority")
-# What spreadsheets evaluate, also what would be after the quote is taken away again.
-_FORMULA: Final = re.compile(r"'*[=+\-@\t\r\n]")
+# Of failed.csv, which dropped again gives these images a new round; what may be corrected stands in the middle.
+MANIFEST_COLUMNS: Final = (
+    "batchId", "index", "clientName", "url", "propertyCode", "roomType", "designStyle", "priority", "errorCode",
+    "errorMessage",
+)  # fmt: skip
 _CONTENT_TYPES: Final = {
     "jsonl": "application/jsonl",
     "csv": "text/csv; charset=utf-8",
@@ -77,11 +79,6 @@ def outcome(counts: Counts) -> str:
     return "completed_with_failures" if counts.failed else "completed"
 
 
-def neutral(text: str) -> str:
-    """A cell that no spreadsheet takes for a formula; `shared.manifest` takes the quote away again."""
-    return "'" + text if _FORMULA.match(text) else text
-
-
 def rejection(name: str, problems: list[dict[str, Any]]) -> bytes:
     """`<manifest>.errors.json`."""
     return msgspec.json.format(msgspec.json.encode({"manifest": name, "problems": problems}), indent=2)
@@ -90,9 +87,9 @@ def rejection(name: str, problems: list[dict[str, Any]]) -> bytes:
 class _Table:
     """A CSV file in the making, kept as UTF-8: a StringIO would take four bytes a character."""
 
-    def __init__(self, columns: tuple[str, ...]) -> None:
+    def __init__(self, columns: tuple[str, ...], separator: str) -> None:
         self.content = bytearray(codecs.BOM_UTF8)  # the BOM tells Excel that it is UTF-8
-        self._writer = csv.writer(self, lineterminator="\r\n")
+        self._writer = csv.writer(self, delimiter=separator, lineterminator="\r\n")
         self._writer.writerow(columns)
 
     def write(self, text: str) -> None:
@@ -113,8 +110,9 @@ class RoundReport:
     def __init__(self, batch: Batch) -> None:
         self._batch = batch
         self._lines = bytearray()
-        self._results = _Table(RESULT_COLUMNS)
-        self._failed = _Table(MANIFEST_COLUMNS)
+        separator = batch.separator or ","
+        self._results = _Table(RESULT_COLUMNS, separator)
+        self._failed = _Table(MANIFEST_COLUMNS, separator)
         self._rows = bytearray()
         self.counts = Counts()
         self.cost_micro_usd = 0
@@ -131,8 +129,9 @@ class RoundReport:
         ])  # fmt: skip
         if image.state is ImageState.FAILED:
             self._failed.add([
-                self._batch.client_name, image.source, image.property_code or "", image.room_type, image.design_style,
-                image.tier.value,
+                self._batch.id.partition(".")[2], image.index, self._batch.client_name, image.source,
+                image.property_code or "", image.room_type, image.design_style, image.tier.value, error.code,
+                error.message,
             ])  # fmt: skip
         self._rows += (b"," if self._rows else b"") + msgspec.json.encode(self._page_row(image))
         self.counts = self.counts + Counts(**{image.state.value: 1})

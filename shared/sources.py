@@ -9,9 +9,17 @@ from urllib.parse import quote, unquote, urlsplit
 
 import msgspec
 
+from shared.share_links import SharedPage, direct
 from shared.text import is_hostile
 
 _NOT_IN_HOSTS = frozenset(' \\<>"{}|^`')
+# "www.photos.example/a.jpg", "photos.example.com.br/a.jpg", "https:/photos.example/a.jpg": an address whose beginning
+# was lost, not a folder. Of folders that are called so there is none but in theory.
+_WEB_LIKE = re.compile(
+    r"(?:https?:/?)?(?:www\.[^/\s]+\.[^/\s]+|(?:[a-z0-9-]+\.)+(?:com|net|org|info|biz|app|dev|io|cloud|site|online|imb|"
+    r"[a-z]{2,3}\.[a-z]{2}))(?::\d+)?/|https?:",
+    re.IGNORECASE,
+)
 _BRACKETS = re.compile(r"\[[0-9A-Fa-f:.]+\](:\d*)?")
 
 
@@ -91,6 +99,10 @@ def _web(url: str) -> str:
         raise BadSource("has no valid host", ALLOWED)
     if parts.username is not None or parts.password is not None:
         raise BadSource("holds a user name or password", "an address without credentials")
+    try:
+        direct(url)
+    except SharedPage as page:
+        raise BadSource(f"is {page.kind}, not a photo", page.instead) from None
     return url
 
 
@@ -100,6 +112,8 @@ def _escapes(path: str) -> bool:
 
 
 def _local(path: str, rules: SourceRules) -> str:
+    if path.startswith("//") or _WEB_LIKE.match(path):
+        raise BadSource("looks like a web address without its beginning", f"https://{path.lstrip('/')[:200]}")
     if path.startswith("/"):
         if not rules.folders:
             raise BadSource("is an absolute path", ALLOWED)

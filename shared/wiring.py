@@ -27,6 +27,7 @@ from shared.ports import BatchStore, Clock, Fleet, ImageSource, ObjectStore, Pic
 from shared.quota import Quota, QuotaEvents, SharedQuota
 from shared.reconcile import Reconcile
 from shared.replay import Replay
+from shared.retries import Retries
 from shared.settings import Settings, from_environment
 from shared.sources import SourceRules
 from shared.stage_image import StageImage
@@ -196,6 +197,7 @@ def rooms(
             clock,
             settings,
             rules_of,
+            Retries(backend.store, replay),
             folder_is_client=folder_is_client,
         ),
         aggregate=Aggregate(backend.store, backend.queue, backend.objects, closer, operator, clock, settings),

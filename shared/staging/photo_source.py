@@ -9,7 +9,17 @@ from urllib.parse import unquote, urlsplit
 
 from shared.errors import ErrorCode, ImageRejected, ObjectDamaged, ObjectTooLarge
 from shared.ports import ObjectStore
+from shared.share_links import SharedPage, direct
 from shared.staging.download import Downloader
+
+
+def _photo_itself(uri: str) -> str:
+    """The direct address behind a share link. Raises `ImageRejected` for one that leads to a page."""
+    try:
+        return direct(uri)
+    except SharedPage as page:
+        message = f"the address is {page.kind}; instead: {page.instead}"
+        raise ImageRejected(ErrorCode.SOURCE_NOT_ALLOWED, message) from None
 
 
 class PhotoSource:
@@ -25,7 +35,7 @@ class PhotoSource:
         """See `shared.ports.ImageSource`. `client` was checked against gs:// prefixes when the manifest was read."""
         scheme = uri.partition("://")[0]
         if scheme in ("https", "http"):
-            return await self._downloader.fetch(uri)
+            return await self._downloader.fetch(_photo_itself(uri))
         if scheme == "gs":
             return await self._object(uri)
         if scheme == "file" and self._folders:

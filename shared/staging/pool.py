@@ -6,20 +6,16 @@ A hostile picture kills its subprocess, not the hundred images beside it, and th
 from __future__ import annotations
 
 import asyncio
-import ctypes
-import gc
 import multiprocessing
 import os
 import pickle
-import resource
-import signal
-import sys
 from collections.abc import Callable
 from concurrent.futures import CancelledError as FutureCancelled
 from typing import Any, Final, ParamSpec, TypeVar
 
 from pebble import ProcessExpired, ProcessPool
 
+from shared.confined import limit
 from shared.errors import CodedError, ErrorCode, ImageRejected, WorldError
 from shared.ports import Finished, Photo
 from shared.settings import PhotoLimits
@@ -30,21 +26,6 @@ R = TypeVar("R")
 
 # A subprocess is replaced after so many jobs: codecs leak and heaps fragment.
 JOBS_PER_SUBPROCESS: Final = 200
-
-
-_PR_SET_PDEATHSIG: Final = 1  # Linux: the kernel's signal to a child whose parent has died
-
-
-def _limit(address_space_bytes: int, parent: int) -> None:
-    """Runs first in each subprocess."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # it died before the kernel was told
-            os._exit(1)
-    resource.setrlimit(resource.RLIMIT_AS, (address_space_bytes, address_space_bytes))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle: it lets work in hand finish
-    gc.freeze()
 
 
 def _job(work: Callable[..., R], args: tuple[object, ...], kwargs: dict[str, object]) -> R:
@@ -75,7 +56,7 @@ class PicturePool:
         return ProcessPool(
             max_workers=self._limits.subprocesses,
             max_tasks=JOBS_PER_SUBPROCESS,
-            initializer=_limit,
+            initializer=limit,
             initargs=(self._limits.subprocess_bytes, os.getpid()),
             context=multiprocessing.get_context("spawn"),
         )

@@ -279,9 +279,10 @@ async def test_too_large_to_be_read(world: World) -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        "manifests/acme/photo.jpg", "manifests/acme/batch.json.errors.json.txt", "manifests/batch.json", "batch.json",
-        "manifests//batch.json", "photos/acme/batch.json", "manifests/acme/.json", "manifests/acme/batch", "manifests/acme/",
-        "results/manifests/acme/batch.json", "manifests/acme/batch.xlsx", "", "manifests/acme/json",
+        "manifests/acme/photo.jpg", "manifests/acme/flats/Sala 1.HEIC", "manifests/batch.json", "batch.json",
+        "manifests//batch.json", "photos/acme/batch.json", "manifests/acme/.json", "manifests/acme/", "manifests/acme/a/",
+        "results/manifests/acme/batch.json", "", "manifests/acme/.DS_Store", "manifests/acme/~$plan.xlsx",
+        "manifests/acme/Thumbs.db", "manifests/acme/film.mp4", "manifests/plan.xlsx",
     ],
 )  # fmt: skip
 @virtual
@@ -292,6 +293,42 @@ async def test_what_is_no_manifest_by_its_name_is_ignored(world: World, name: st
     assert await world.store.batches() == []
     assert await world.events() == []
     assert await world.kept("results") == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("plan.xls", "save it as .xlsx"), ("plan.txt", "name it .csv"), ("plan.tsv", "name it .csv"), ("plan", ".jsonl"),
+        ("plan.numbers", "export it"), ("plan.zip", "unpack it"), ("plan.csv.gz", "unpack it"), ("a/plan.pdf", ".csv"),
+        ("plan.ndjson", ".jsonl"), ("json", ".json"), ("batch.json.errors.json.txt", "name it .csv"),
+    ],
+)  # fmt: skip
+@virtual
+async def test_a_client_that_drops_what_is_no_manifest_is_told(world: World, name: str, advice: str) -> None:
+    await put(world, manifest(), f"manifests/acme/{name}")
+    batch = await world.rooms.ingest.handle("intake", f"manifests/acme/{name}")
+    assert batch is not None
+    (event,) = await world.events()
+    assert (event["ce-type"], event["client"]) == ("ruum.batch.rejected", "acme")
+    written = json.loads((await world.kept("results"))[f"manifests/acme/{name}.errors.json"][1])
+    assert advice in written["problems"][0]["allowed"]
+
+
+@virtual
+async def test_the_same_content_dropped_again_is_answered(world: World) -> None:
+    """A client that sends again after a crash waits for events: they come again, under the ids they had."""
+    await put(world, manifest())
+    first = await world.rooms.ingest.handle("intake", NAME)
+    assert first is not None
+    told = await world.events()
+    assert await world.rooms.ingest.handle("intake", NAME) is not None
+    assert await world.events() == [], "the event of the same object come twice is no second drop"
+    for name in (NAME, "manifests/acme/again.json"):
+        await put(world, manifest(), name)
+        again = await world.rooms.ingest.handle("intake", name)
+        assert again is not None
+        assert again.id == first.id
+        assert await world.events() == told
 
 
 @virtual

@@ -161,6 +161,8 @@ class Cloud:
         """A manifest and its photos in their buckets, by the customer's hand; ingest's event."""
         fields = {"clientName": "acme", "batchId": name, "designStyle": "modern", "roomType": "living_room", **header}
         for url in urls:
+            if url.startswith("https://"):
+                continue  # it is the web's
             bucket, _, photo = url.removeprefix("gs://").partition("/") if "://" in url else ("intake", "", "")
             photo = photo or f"manifests/acme/{url}"
             await self.world.objects.put(bucket, photo, url.encode(), content_type="image/jpeg")

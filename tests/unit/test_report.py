@@ -6,6 +6,7 @@ import csv
 import hashlib
 import io
 import json
+import re
 import time
 from html.parser import HTMLParser
 from typing import Any
@@ -31,6 +32,7 @@ from shared.model import (
 )
 from shared.settings import ManifestLimits
 from shared.sources import SourceRules
+from shared.tables import neutral, unquoted
 
 COMPLETED, FAILED, CANCELLED = ImageState.COMPLETED, ImageState.FAILED, ImageState.CANCELLED
 HOSTILE = [
@@ -174,9 +176,13 @@ def test_hostile_texts_in_the_results(text: str) -> None:
     rows = table(made["results.csv"])
     assert len(rows) == 4
     for cell in (rows[0]["propertyCode"], rows[1]["errorMessage"]):
-        assert cell in (text, "'" + text)
+        assert unquoted(cell) == text
     for row in rows:
         assert not [cell for cell in row.values() if cell.startswith(("=", "+", "-", "@", "\t", "\r"))]
+    for name in ("results.csv", "failed.csv"):
+        for separator in ",;\t|":  # whatever the spreadsheet splits it by
+            for row in csv.reader(io.StringIO(made[name].decode("utf-8-sig"), newline=""), delimiter=separator):
+                assert not [cell for cell in row if cell.startswith(("=", "+", "-", "@"))], (name, separator)
 
 
 def test_the_tables_open_in_excel() -> None:
@@ -202,11 +208,11 @@ def test_failed_csv_is_a_manifest() -> None:
         image(2, CANCELLED),
         image(3, FAILED, source="gs://intake/manifests/acme/photos/a b.jpg"),
     ]
-    again = read_again(
-        files(*images, of=batch(client_name='Imóveis & Cia; Ltda, "SP"', tier=Tier.EXPRESS))["failed.csv"]
-    )
-    assert again.client_name == 'Imóveis & Cia; Ltda, "SP"'
-    assert again.batch_id is None, "a batchId of other content would be rejected"
+    again = read_again(files(*images, of=batch(client_name='Acmé; , ""', tier=Tier.EXPRESS))["failed.csv"])
+    assert again.client_name == 'Acmé; , ""'
+    assert again.is_retry
+    assert again.batch == "acme.b1", "its own batch, whatever the client's name is"
+    assert [one.index for one in again.images] == [1, 3]
     assert [(one.source, one.property_code, one.room_type, one.design_style) for one in again.images] == [
         ("https://example.com/1.jpg", "APT 1", "bedroom", "boho"),
         ("gs://intake/manifests/acme/photos/a b.jpg", None, "living_room", "modern"),
@@ -407,12 +413,33 @@ def test_a_rejection() -> None:
 @pytest.mark.parametrize("text", ["=1", "+1", "-1", "@a", "\t1", "\r1", "\n=1"])
 def test_neutral(text: str) -> None:
     """What OWASP lists as the starts of formulas; the line feed is among them."""
-    assert report.neutral(text) == "'" + text
+    assert neutral(text).startswith("'" + text[0])
+    assert unquoted(neutral(text)) == text
 
 
 @pytest.mark.parametrize("text", ["", "a", "1", "a=1", "APT-1", "ação", "'"])
 def test_neutral_leaves_the_rest_alone(text: str) -> None:
-    assert report.neutral(text) == text
+    assert neutral(text) == text
+
+
+@settings(deadline=None)
+@given(st.text(alphabet="=+-@'\t\r\n,;|a1 \"", max_size=12))
+def test_neutral_is_safe_under_every_separator_and_can_be_undone(text: str) -> None:
+    safe = neutral(text)
+    for separator in ",;\t|":
+        assert not [cell for cell in safe.split(separator) if re.match(r"[=+\-@]", cell)]
+    assert unquoted(safe) == text
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
+def test_reports_have_the_manifests_own_separator(separator: str) -> None:
+    made = files(image(0, property_code=f"A{separator}B"), image(1, FAILED), of=batch(separator=separator))
+    for name in ("results.csv", "failed.csv"):
+        header, *rows = csv.reader(io.StringIO(made[name].decode("utf-8-sig")), delimiter=separator)
+        assert "propertyCode" in header
+        assert {len(row) for row in rows} == {len(header)}
+    again = read_again(made["failed.csv"])
+    assert (again.separator, again.is_retry, len(again.images)) == (separator, True, 1)
 
 
 def test_small_costs_are_plain_numbers() -> None:

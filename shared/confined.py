@@ -1,0 +1,58 @@
+"""Work on hostile files in a process of its own, limited in memory and time: what ends it ends nothing else."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import multiprocessing
+import os
+import resource
+import signal
+import sys
+from collections.abc import Callable
+from typing import Final, ParamSpec, TypeVar
+
+from pebble import ProcessExpired, ProcessPool
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_PR_SET_PDEATHSIG: Final = 1  # Linux: the kernel's signal to a child whose parent has died
+
+
+class Exceeded(Exception):
+    """The work needed more memory or time than it may, or ended its process; the text says which."""
+
+
+def limit(address_space_bytes: int, parent: int) -> None:
+    """Runs first in each subprocess."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it died before the kernel was told
+            os._exit(1)
+    resource.setrlimit(resource.RLIMIT_AS, (address_space_bytes, address_space_bytes))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle: it lets work in hand finish
+    gc.freeze()
+
+
+def run_confined(
+    address_space_bytes: int, seconds: float, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs
+) -> R:
+    """Return what `work` returns (or raise what it raises) in a subprocess for this one call. Raises `Exceeded`."""
+    context = multiprocessing.get_context("spawn")
+    initargs = (address_space_bytes, os.getpid())
+    with ProcessPool(max_workers=1, initializer=limit, initargs=initargs, context=context) as pool:
+        future = pool.schedule(work, args=args, kwargs=kwargs, timeout=seconds)
+        try:
+            result: R = future.result()
+        except TimeoutError:
+            raise Exceeded(f"it takes longer than {seconds:g} s") from None
+        except MemoryError:
+            raise Exceeded("it needs more memory than it may") from None
+        except ProcessExpired as error:
+            raise Exceeded(f"it ended its reader (exit code {error.exitcode})") from None
+        else:
+            return result
+        finally:
+            pool.stop()  # type: ignore[no-untyped-call]  # pebble leaves this one untyped

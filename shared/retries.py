@@ -1,0 +1,87 @@
+"""A round's failed.csv comes back: its images are tried again in their own batch, with what was corrected in it.
+
+Each drop of the file is one retry, also of the same bytes. The event of one drop may come many times: the batch
+remembers which drops it has taken, and a retry that was killed is carried on by the same drop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from shared.errors import ManifestRejected
+from shared.manifest import Manifest, ManifestImage, Problem
+from shared.model import Batch, BatchState, Control, Correction, ImageState, Refusal
+from shared.ports import BatchStore
+from shared.replay import Busy, Replay
+
+_FROM_FAILED_CSV: Final = "what the batch's own failed.csv had"
+
+
+class Retries:
+    """See the module."""
+
+    def __init__(self, store: BatchStore, replay: Replay) -> None:
+        self._store = store
+        self._replay = replay
+
+    async def take(self, drop: str, found: Manifest) -> Batch:
+        """Give the images of `found` that have failed a new round; return the batch. `drop` names this very object.
+
+        Raises `ManifestRejected` when they cannot be tried again, and `Busy` when they can be, but not right now.
+        """
+        batch = await self._store.batch(found.batch)
+        if batch is None or batch.state is BatchState.REJECTED:
+            problem = Problem("names no batch of this client", field="batchId", value=found.batch_id,
+                              allowed=_FROM_FAILED_CSV)  # fmt: skip
+            raise ManifestRejected([problem])
+        under_way = _is_under_way(batch, drop)
+        if drop in batch.retried and not under_way:
+            return batch
+        corrections = await self._corrections(batch, found)
+        if not corrections and not under_way:  # a retry under way must be ended, also when it has requeued everything
+            return batch
+        try:
+            await self._replay.run(batch.id, wanted=corrections, drop=drop)
+        except Busy as busy:
+            if busy.refusal is Refusal.PAUSED or batch.control is Control.CANCELLING:
+                problem = Problem(
+                    str(busy), field="batchId", value=found.batch_id, allowed="a batch that is not paused"
+                )
+                raise ManifestRejected([problem]) from None
+            raise
+        return await self._store.batch(batch.id) or batch
+
+    async def _corrections(self, batch: Batch, found: Manifest) -> Mapping[int, Correction]:
+        """What is wanted of each listed image that has failed. Raises `ManifestRejected`."""
+        wanted = {image.index: image for image in found.images if image.index is not None}
+        problems = [
+            Problem("is no image of the batch", field="index", value=str(index), allowed=f"0 to {batch.total - 1}")
+            for index in wanted
+            if index >= batch.total
+        ]
+        corrections: dict[int, Correction] = {}
+        async for image in self._store.images(batch.id, ImageState.FAILED):
+            listed = wanted.get(image.index)
+            if listed is None:
+                continue
+            if listed.unchecked is not None and listed.source != image.source:
+                problems.append(Problem(listed.unchecked, field="url", value=listed.source, allowed=_FROM_FAILED_CSV))
+                continue
+            corrections[image.index] = _correction(listed)
+        if problems:
+            raise ManifestRejected(problems)
+        return corrections
+
+
+def _is_under_way(batch: Batch, drop: str) -> bool:
+    return batch.state is BatchState.REOPENING and batch.replay is not None and batch.replay.drop == drop
+
+
+def _correction(listed: ManifestImage) -> Correction:
+    return Correction(
+        source=listed.source,
+        room_type=listed.room_type,
+        design_style=listed.design_style,
+        property_code=listed.property_code,
+    )

@@ -1,0 +1,98 @@
+"""The rows of a spreadsheet file (.xlsx, .ods) as texts, read in a confined subprocess.
+
+A file of some kilobytes may unpack to gigabytes, or repeat one long text in a million cells: memory and time are the
+subprocess's, and what it hands back is bounded.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from datetime import date, datetime, time, timedelta
+from typing import Any, Final
+
+import msgspec
+
+from shared.confined import Exceeded, run_confined
+
+SUFFIXES: Final = (".xlsx", ".ods")
+_ADDRESS_SPACE_BYTES: Final = 1024 * 1024 * 1024  # 100,000 rows of ten columns need 300 MB
+_SECONDS: Final = 60.0
+_MAX_COLUMNS: Final = 100
+_MAX_CELL_CHARACTERS: Final = 8192  # beyond every limit of a field, so that the field's own limit is what refuses it
+_HEADER_ROWS: Final = 20  # a header is looked for this far down in each sheet
+
+
+class Unreadable(Exception):
+    """The file cannot be read; the text says why, as words after "is" or "has"."""
+
+
+class Sheet(msgspec.Struct, frozen=True):
+    """A sheet's rows as texts; `first_row` is the number of the first one, from 1, as the spreadsheet shows it."""
+
+    name: str
+    first_row: int
+    rows: list[list[str]]
+
+
+def sheet_of(data: bytes, is_header: Callable[[Sequence[str]], bool], max_rows: int) -> Sheet:
+    """Return the first sheet that has a header row, from that row on, at most `max_rows` of it. Raises `Unreadable`.
+
+    `is_header` tells a header row; it must be a module's function, for it is called in the subprocess. Without a
+    header anywhere the first sheet that is not empty is returned from its first row.
+    """
+    try:
+        found = run_confined(_ADDRESS_SPACE_BYTES, _SECONDS, _read, data, is_header, max_rows)
+    except Exceeded as error:
+        raise Unreadable(f"cannot be read: {error}") from None
+    if isinstance(found, str):
+        raise Unreadable(found)
+    return found
+
+
+def _read(data: bytes, is_header: Callable[[Sequence[str]], bool], max_rows: int) -> Sheet | str:
+    """Run in the subprocess: the sheet, or why there is none."""
+    import python_calamine
+
+    try:
+        book = python_calamine.CalamineWorkbook.from_filelike(io.BytesIO(data))
+        first: Sheet | None = None
+        for name in book.sheet_names:
+            sheet = book.get_sheet_by_name(name)
+            start = sheet.start[0] + 1 if sheet.start else 1
+            rows: list[list[str]] = []
+            header_at: int | None = None
+            for number, row in enumerate(sheet.iter_rows()):
+                texts = [_text(cell) for cell in row[:_MAX_COLUMNS]]
+                if header_at is None and number < _HEADER_ROWS and is_header(texts):
+                    header_at, rows, start = number, [], start + number
+                rows.append(texts)
+                if len(rows) > max_rows or (header_at is None and number > _HEADER_ROWS):
+                    break
+            if header_at is not None:
+                return Sheet(name, start, rows)
+            if first is None and any(any(texts) for texts in rows):
+                first = Sheet(name, start, rows)
+    except python_calamine.PasswordError:
+        return "is protected by a password"
+    except (python_calamine.CalamineError, OSError, ValueError) as error:
+        return f"is no spreadsheet that can be read: {str(error)[:200]}"
+    return first or "is empty"
+
+
+def _text(cell: Any) -> str:
+    """A cell as a person reads it: whole numbers without ".0", dates as ISO writes them."""
+    if isinstance(cell, str):
+        text = cell.strip()
+    elif isinstance(cell, bool):
+        text = "true" if cell else "false"
+    elif isinstance(cell, float) and cell.is_integer() and abs(cell) < 1e15:
+        text = str(int(cell))
+    elif isinstance(cell, datetime):
+        midnight = cell.time() == time()
+        text = cell.date().isoformat() if midnight else cell.isoformat(sep=" ", timespec="seconds")
+    elif isinstance(cell, date | time | timedelta):
+        text = str(cell)
+    else:
+        text = "" if cell is None else str(cell)
+    return text[:_MAX_CELL_CHARACTERS]
