@@ -90,7 +90,9 @@ resource "google_cloudfunctions2_function" "this" {
     # Eventarc, Pub/Sub and the scheduler come from within; nobody else has any business here.
     ingress_settings      = "ALLOW_INTERNAL_ONLY"
     service_account_email = google_service_account.door[each.key].email
-    environment_variables = local.settings
+    # functions-framework starts four threads a core, whatever concurrency the service has: with fewer threads than
+    # concurrent requests, requests wait inside the instance and Cloud Run starts no other.
+    environment_variables = merge(local.settings, { THREADS = tostring(local.sizes[each.key].concurrency) })
   }
   dynamic "event_trigger" {
     for_each = each.key == "ingest" ? [local.topology.doors.ingest] : []
@@ -107,9 +109,9 @@ resource "google_cloudfunctions2_function" "this" {
   }
   depends_on = [
     time_sleep.agents,
-    google_artifact_registry_repository_iam_member.functions_build_writes,
-    google_project_iam_member.functions_build_logs,
-    google_storage_bucket_iam_member.functions_build_reads,
+    time_sleep.functions_build,
+    google_firestore_field.indexed,
+    google_firestore_index.counts,
   ]
 }
 
