@@ -76,6 +76,52 @@ def test_what_functions_settle_is_counted_too() -> None:
             assert 'resource.type=\\"cloud_run_worker_pool\\"' not in line, line
 
 
+def slug(heading: str) -> str:
+    """Return the anchor that GitHub gives a heading."""
+    return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
+
+
+def test_the_contents_of_the_runbook_lead_somewhere() -> None:
+    headings = re.findall(r"^#+ (.+)$", OPERATIONS, re.MULTILINE)
+    anchors = {slug(heading) for heading in headings}
+    named = re.findall(r"\]\(#([^)]+)\)", " ".join(OPERATIONS.split()))
+    assert set(named) <= anchors, set(named) - anchors
+    contents = OPERATIONS.partition("**Contents**")[2].partition("\n## ")[0]
+    listed = re.findall(r"\]\(#([^)]+)\)", contents)
+    chapters = [slug(heading) for heading in re.findall(r"^### (.+)$", OPERATIONS, re.MULTILINE)]
+    assert [anchor for anchor in listed if anchor in chapters] == chapters, "each chapter, in the order they stand"
+
+
+def test_the_cost_counts_every_condition_of_an_alert() -> None:
+    """Alerting is billed by the condition."""
+    text = TERRAFORM["monitoring.tf"]
+    lines = len(re.findall(r"^    [a-z]+-[a-z-]+ = \{$", text, re.MULTILINE))
+    oldest = text.partition("  oldest = {\n")[2].partition("\n  }")[0].count(" = { subscriptions")
+    fixed = len(re.findall(r"^  conditions \{$", text, re.MULTILINE)) - 1  # that of the lines stands for each of them
+    burning = 2 * 2  # two rates, each over two windows
+    cost = (ROOT / "docs/cost.md").read_text()
+    assert lines >= 6
+    assert oldest == 2
+    assert f"{lines + oldest + fixed + burning} conditions" in cost
+
+
+def test_a_symptom_has_its_commands() -> None:
+    chapter = OPERATIONS.partition("## Runbook by symptom")[2].partition("\n## ")[0]
+    symptoms = re.split(r"^### ", chapter, flags=re.MULTILINE)[1:]
+    assert len(symptoms) >= 10
+    for symptom in symptoms:
+        assert "ruum-batch " in symptom or "gcloud " in symptom, symptom.splitlines()[0]
+
+
+def test_a_runbook_names_accounts_that_exist() -> None:
+    named = set(re.findall(r"\bruum-([a-z-]+)(?=@|` (?:needs|has lost))", OPERATIONS))
+    callers = re.search(r'"caller" \{\n  for_each += toset\(\[([^]]+)\]', TERRAFORM["iam.tf"])
+    assert callers is not None
+    known = set(re.findall(r'"([\w-]+)"', callers[1])) | {"plan", "apply", "stage-image"}
+    assert len(named) >= 4
+    assert named <= known, named - known
+
+
 def test_every_alert_has_its_runbook() -> None:
     told = set(re.findall(r'docs/operations\.md, \\"([\w-]+)\\"', TERRAFORM["monitoring.tf"]))
     told |= set(re.findall(r"^    ([a-z]+-[a-z-]+) = \{$", TERRAFORM["monitoring.tf"], re.MULTILINE))
@@ -258,6 +304,17 @@ def test_settings_are_handed_over_by_their_names() -> None:
     assert settings.fleet.pool == settings.google.prefix == "7"
 
 
+def test_settings_are_exported_as_a_shell_reads_them() -> None:
+    """Limits are JSON, and a setting may hold an apostrophe."""
+    written = re.search(r'"export \$\{name\}=\'\$\{replace\(value, "\'", "(.+?)"\)\}\'\\n"', TERRAFORM["outputs.tf"])
+    assert written is not None
+    quote = json.loads(f'"{written[1]}"')
+    value = '{"a": 1} it\'s $HOME `x`'
+    shell = f"export RUUM_X='{value.replace(chr(39), quote)}'\n"
+    ended = subprocess.run(["bash", "-c", f'{shell}printf %s "$RUUM_X"'], capture_output=True, text=True, check=True)
+    assert ended.stdout == value
+
+
 def variables_of(text: str) -> list[tuple[str, str]]:
     return re.findall(r'^variable "(\w+)" \{\n(.*?)^\}', text, re.MULTILINE | re.DOTALL)
 
@@ -324,15 +381,21 @@ def test_the_first_deployment_gives_what_it_asks_for() -> None:
     for name, body in variables_of(BOOTSTRAP):
         if "default" not in body or name == "billing_account":
             assert re.search(rf"-var '?{name}=", steps()[bootstrapped]), name
-    grant = " ".join(steps()[bootstrapped].replace("\\\n", " ").split())
-    assert re.search(r"add-iam-policy-binding \$BILLING_ACCOUNT .*ruum-build@.*roles/billing\.costsManager", grant)
+    grant = " ".join(steps()[bootstrapped + 1].replace("\\\n", " ").split())
+    for account, role in (("apply", "costsManager"), ("plan", "viewer")):
+        wanted = (
+            rf"add-iam-policy-binding \$BILLING_ACCOUNT --member \S+ruum-{account}@\S+ --role roles/billing\.{role}"
+        )
+        assert re.search(wanted, grant), account
     # What is an example's is replaced.
     for value in ("region", "crm", "emails", "slack_channel", "vendor_limits", "budget"):
         assert re.search(rf"\b{value}\b", steps()[edited]), value
         assert re.search(rf"^ +{value} +=", production, re.MULTILINE), f"{value} is no longer to be edited"
     assert f"docs/operations.md, step {bootstrapped + 1}." in production
     assert f"docs/operations.md, step {edited + 1}," in production
-    assert f"`environment` (step {tried + 1})" in OPERATIONS
+    assert f"which step {tried + 1} does\nonce" in OPERATIONS
+    added = next(index for index, step in enumerate(steps()) if step.startswith("**Add a client**"))
+    assert f"(step {added + 1} adds them)" in steps()[edited]
 
 
 def test_the_first_deployments_commands_are_where_they_work() -> None:
@@ -358,12 +421,15 @@ def test_the_first_deployments_commands_are_where_they_work() -> None:
 
 
 def test_operators_are_told_the_rights_they_need() -> None:
-    """Their commands scale the workers as the doors do: the same custom role, and the pool's account."""
+    """Their commands do what the doors do; Terraform gives the rights, the chapter says which."""
     chapter = OPERATIONS.partition("## Operators' rights")[2].partition("\n## ")[0]
     assert 'role_id     = "${replace(var.name, "-", "_")}_scaler"' in TERRAFORM["iam.tf"]
     assert "projects/$PROJECT/roles/ruum_scaler" in chapter
     assert "roles/iam.serviceAccountUser" in chapter
     assert "ruum-stage-image@$PROJECT.iam.gserviceaccount.com" in chapter
+    granted = set(re.findall(r'"(roles/[\w.]+)"', TERRAFORM["operators.tf"]))
+    assert len(granted) >= 9
+    assert granted == set(re.findall(r"`(roles/[\w.]+)`", chapter))
     assert re.search(r"^  value += local\.settings$", TERRAFORM["outputs.tf"], re.MULTILINE)
 
 

@@ -1,5 +1,5 @@
 # Two CRMs, one of them with a webhook, a larger Gemini quota, a budget, and alerts to people and to Slack. Region, quotas,
-# CRMs and alerts are an example's: docs/operations.md, step 4, has them replaced before the first build.
+# CRMs and alerts are an example's: docs/operations.md, step 5, has them replaced before the first build.
 terraform {
   required_version = ">= 1.9"
   required_providers {
@@ -86,6 +86,11 @@ module "ruum_batch" {
 output "environment" {
   description = "What operators export before `ruum-batch --project`."
   value       = module.ruum_batch.environment
+}
+
+output "exports" {
+  description = "The same as shell commands: terraform output -raw exports > ruum.env."
+  value       = module.ruum_batch.exports
 }
 
 output "crm_subscriptions" {
