@@ -4,7 +4,8 @@
 #   PROJECT=my-project REGION=southamerica-east1 terraform/after-apply.sh
 #
 # Eventarc makes the subscriptions that call ingest and aggregate, with a deadline of 10 seconds. For a push that deadline
-# is also the time one call may take, whatever the function's own time-out: a longer call is cut off and made again.
+# is also the time that one call may take, even if the function's own time-out is longer: a longer call is cut off and
+# repeated.
 # Eventarc also throws an event away after a day, without a trace.
 set -euo pipefail
 : "${PROJECT:?set PROJECT to the project id}" "${REGION:?set REGION to the region of the pipeline}"

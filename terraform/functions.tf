@@ -87,7 +87,7 @@ resource "google_cloudfunctions2_function" "this" {
     max_instance_request_concurrency = local.sizes[each.key].concurrency
     max_instance_count               = local.sizes[each.key].instances
     timeout_seconds                  = local.topology.doors[each.key].timeout_seconds
-    # Eventarc, Pub/Sub and the scheduler come from within; nobody else has any business here.
+    # Eventarc, Pub/Sub and the scheduler count as internal on the run.app address. No other caller is needed.
     ingress_settings      = "ALLOW_INTERNAL_ONLY"
     service_account_email = google_service_account.door[each.key].email
     # functions-framework starts four threads a core, whatever concurrency the service has: with fewer threads than

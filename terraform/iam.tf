@@ -95,8 +95,8 @@ resource "google_secret_manager_secret_iam_member" "door" {
 }
 
 # Meant for the number of workers. Cloud Run has no narrower permission: run.workerpools.update may change image and
-# command too. With the right to act as the workers' account below, whoever holds both can run their own code with the
-# Gemini key: here the accounts of ingest and reconcile.
+# command too. With the right to act as the workers' account below, an account that holds both can run its own code with
+# the Gemini key: here those of ingest and reconcile.
 resource "google_project_iam_custom_role" "scaler" {
   project     = var.project_id
   role_id     = "${replace(var.name, "-", "_")}_scaler"

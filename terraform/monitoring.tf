@@ -229,7 +229,7 @@ resource "google_monitoring_alert_policy" "error_rate" {
   severity              = "ERROR"
   notification_channels = local.channels
   conditions {
-    display_name = "Failed share of the settled images, over 15 minutes"
+    display_name = "Failed share of the finished images, over 15 minutes"
     condition_threshold {
       filter             = "${local.user}/images_settled\" AND ${local.any_of_us} AND metric.label.state=\"failed\""
       denominator_filter = "${local.user}/images_settled\" AND ${local.any_of_us}"
@@ -296,7 +296,7 @@ resource "google_monitoring_alert_policy" "failing_door" {
   depends_on = [google_project_service.this]
 }
 
-# --- SLO: of a hundred settled images 99.5 are staged
+# --- SLO: 99.5 % of finished images are staged
 
 resource "google_monitoring_custom_service" "this" {
   project      = var.project_id
@@ -309,7 +309,7 @@ resource "google_monitoring_slo" "staged" {
   project             = var.project_id
   service             = google_monitoring_custom_service.this.service_id
   slo_id              = "${var.name}-staged"
-  display_name        = "99.5 % of settled images are staged"
+  display_name        = "99.5 % of finished images are staged"
   goal                = 0.995
   rolling_period_days = 28
   request_based_sli {

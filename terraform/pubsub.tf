@@ -17,7 +17,7 @@ resource "google_pubsub_subscription" "this" {
   message_retention_duration = each.value.kind == "keep" ? "2678400s" : "604800s"
   # Events about vendors' quotas are the operators' own.
   filter = each.value.topic == "batch-events" ? "NOT hasPrefix(attributes.client, \"~\")" : null
-  # Without this a subscription nobody used for 31 days is deleted, and its messages with it.
+  # Without this a subscription that is not used for 31 days is deleted, and its messages with it.
   expiration_policy {
     ttl = ""
   }

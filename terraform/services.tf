@@ -55,3 +55,9 @@ resource "time_sleep" "functions_build" {
     google_project_iam_member.functions_build_reads,
   ]
 }
+
+# And for the workers' account: Cloud Run refuses a pool whose account may not read the secret it names.
+resource "time_sleep" "worker" {
+  create_duration = "60s"
+  depends_on      = [google_secret_manager_secret_iam_member.door]
+}

@@ -19,7 +19,7 @@ resource "google_storage_bucket" "this" {
   uniform_bucket_level_access = true
   public_access_prevention    = "enforced"
   force_destroy               = !var.deletion_protection
-  # A week to take back what was deleted by mistake; work objects are deleted all the time and would be paid for.
+  # A week to restore objects deleted by mistake. Work objects are deleted all the time and would be billed for it.
   soft_delete_policy {
     retention_duration_seconds = each.key == "work" ? 0 : 604800
   }

@@ -215,7 +215,7 @@ variable "alerts" {
   nullable = false
   validation {
     condition     = length(var.alerts.emails) > 0 && alltrue([for email in var.alerts.emails : can(regex("^[^@ ]+@[^@ ]+$", email))])
-    error_message = "alerts.emails must name at least one address: an alert nobody gets is none."
+    error_message = "alerts.emails must name at least one address: an alert needs a receiver."
   }
 }
 
@@ -232,7 +232,7 @@ variable "slack_auth_token" {
 }
 
 variable "alert_limits" {
-  description = "When alerts fire: age of the oldest waiting task in seconds (a tier's longest healthy backlog), age of the oldest event or dead letter, failed share of the settled images, seconds without a finished run of reconcile (three runs of its schedule)."
+  description = "When alerts fire: age of the oldest waiting task in seconds (a tier's longest healthy backlog), age of the oldest event or dead letter, failed share of the finished images, seconds without a finished run of reconcile (three runs of its schedule)."
   type = object({
     oldest_message_seconds   = optional(number, 14400)
     oldest_event_seconds     = optional(number, 1800)
@@ -256,7 +256,7 @@ variable "alert_limits" {
     error_message = "alert_limits.failed_share must be between 0 and 1."
   }
   validation {
-    # A retry alone may wait 300 s, and nothing waits longer than the week that a subscription keeps it.
+    # A retry alone may wait 300 s, and a subscription keeps a task for a week.
     condition     = var.alert_limits.oldest_message_seconds >= 600 && var.alert_limits.oldest_message_seconds <= 604800
     error_message = "alert_limits.oldest_message_seconds must be between 600, twice the longest backoff, and 604800, the week a task is kept."
   }

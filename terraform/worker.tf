@@ -47,7 +47,7 @@ resource "google_cloud_run_v2_worker_pool" "stage_image" {
   }
   depends_on = [
     google_project_service.this,
-    google_secret_manager_secret_iam_member.door,
+    time_sleep.worker,
     google_firestore_field.indexed,
     google_firestore_index.counts,
   ]

@@ -1,7 +1,7 @@
 # What the first build needs, applied once by an Owner: the state's bucket, two accounts, the triggers. See
 # docs/operations.md, "First deployment".
 #
-# Two accounts, because approval must guard whatever is dangerous. The account that tests and plans runs the code of a
+# Two accounts, because approval must guard everything that is dangerous. The account that tests and plans runs the code of a
 # commit and of its dependencies, with no approval: it can read, push an image, and ask for an apply. The account that
 # applies can change the project; only an approved build runs as it, with the steps that stand in this file.
 terraform {
@@ -130,7 +130,7 @@ resource "google_storage_bucket" "state" {
 }
 
 # State and plans hold the Slack token in plain text, and a new bucket lets every Viewer of the project read it. Each of
-# these roles is handed to the project's Owners alone: a binding that names nobody cannot be kept.
+# these roles is handed to the project's Owners alone: Terraform cannot keep a binding without members.
 resource "google_storage_bucket_iam_binding" "owners_only" {
   for_each = toset(["legacyBucketOwner", "legacyBucketReader", "legacyObjectOwner", "legacyObjectReader"])
   bucket   = google_storage_bucket.state.name
@@ -204,7 +204,7 @@ resource "google_project_iam_member" "plan_reads_sources" {
 }
 
 # What Terraform makes for the pipeline, by service; project-wide because what it grants on does not exist yet. Less than
-# Owner, and still much: it makes accounts and grants, so whoever can approve an apply controls the project.
+# Owner, and still much: it makes accounts and grants, so everyone who can approve an apply controls the project.
 resource "google_project_iam_member" "apply" {
   for_each = toset([
     "roles/artifactregistry.admin",
@@ -247,8 +247,8 @@ resource "google_secret_manager_secret_iam_member" "slack" {
 
 # --- asking for an apply
 
-# A plan is announced here. Whoever may start builds may start them as any account they can act as: publishing a message
-# is all that the plan's account is allowed instead.
+# A plan is announced here. An account that may start builds may start them as any account it can act as. The plan's
+# account may only publish this message.
 resource "google_pubsub_topic" "plans" {
   name       = "${var.name}-plans"
   depends_on = [google_project_service.this]
@@ -312,7 +312,7 @@ resource "google_cloudbuild_trigger" "replan" {
 # Its steps stand here and not in the repository: a commit cannot change what runs with the rights to apply.
 resource "google_cloudbuild_trigger" "apply" {
   name            = "${var.name}-apply"
-  description     = "Applies a plan that somebody has approved"
+  description     = "Applies an approved plan"
   location        = var.region
   service_account = google_service_account.build["apply"].id
   substitutions   = { _PLAN = "$(body.message.data.plan)" }
@@ -370,6 +370,14 @@ resource "google_project_iam_member" "approver" {
   for_each = var.approvers
   project  = var.project_id
   role     = "roles/cloudbuild.builds.approver"
+  member   = each.key
+}
+
+# To look at the plan before approving it. It holds the Slack token, and so does the state.
+resource "google_storage_bucket_iam_member" "approver_reads_plans" {
+  for_each = var.approvers
+  bucket   = google_storage_bucket.state.name
+  role     = "roles/storage.objectViewer"
   member   = each.key
 }
 

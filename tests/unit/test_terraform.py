@@ -185,6 +185,23 @@ def test_agents_exist_before_they_are_granted_anything() -> None:
             assert f'"{agent}.googleapis.com"' in identities
 
 
+def test_what_needs_a_right_at_once_waits_for_it() -> None:
+    """A grant takes up to a minute to be known: what Google checks at its creation must not follow it directly."""
+    waits = dict(
+        re.findall(r'^resource "time_sleep" "(\w+)" \{\n(.*?)^\}', TERRAFORM["services.tf"], re.MULTILINE | re.DOTALL)
+    )
+    for resource, file, wait, grants in (
+        ("google_cloudfunctions2_function", "functions.tf", "functions_build", 3),
+        ("google_cloudfunctions2_function", "functions.tf", "agents", 3),
+        ("google_eventarc_trigger", "functions.tf", "agents", 3),
+        ("google_cloud_run_v2_worker_pool", "worker.tf", "worker", 1),
+    ):
+        body = TERRAFORM[file].partition(f'resource "{resource}"')[2].partition("\n}\n")[0]
+        assert f"time_sleep.{wait}" in body, resource
+        assert len(re.findall(r"google_\w+_iam_member\.\w+", waits[wait])) == grants, wait
+        assert not re.findall(r"depends_on = \[[^]]*_iam_member\.(?!invoker)", body), f"{resource} waits for no grant"
+
+
 def gcloud(folder: Path) -> str:
     """Make a gcloud in `folder` that writes its calls down; return the PATH that finds it."""
     script = folder / "gcloud"
