@@ -1,25 +1,25 @@
 locals {
   pubsub = "resource.type=\"pubsub_subscription\" AND resource.label.subscription_id=monitoring.regex.full_match(\"${var.name}-stage-image-.*\")"
 
-  # A log metric's name as PromQL writes it: ":" for the first slash, "_" for whatever else is no letter.
+  # A log metric's name as PromQL writes it: ":" for the first slash, "_" for every other character that is no letter.
   promql = "logging_googleapis_com:user_${replace(var.name, "-", "_")}"
 
   # title, metric filter, aligner, labels to group by
   charts = [
-    { title = "Throughput: images settled a minute, by state", filter = "${local.user}/images_settled\" AND ${local.any_of_us}", aligner = "ALIGN_RATE", by = ["metric.label.state"] },
-    { title = "Volume by client: images settled", filter = "${local.user}/images_settled\" AND ${local.any_of_us}", aligner = "ALIGN_DELTA", by = ["metric.label.client"] },
+    { title = "Throughput: images finished a minute, by state", filter = "${local.user}/images_settled\" AND ${local.any_of_us}", aligner = "ALIGN_RATE", by = ["metric.label.state"] },
+    { title = "Volume by client: images finished", filter = "${local.user}/images_settled\" AND ${local.any_of_us}", aligner = "ALIGN_DELTA", by = ["metric.label.client"] },
     { title = "Quota use: share of the vendor's limit", filter = "${local.user}/quota_share\" AND ${local.any_of_us}", aligner = "ALIGN_PERCENTILE_95", by = ["metric.label.model"] },
     { title = "Calls waiting for quota", filter = "${local.user}/quota_waiting\" AND ${local.any_of_us}", aligner = "ALIGN_PERCENTILE_95", by = ["metric.label.model"] },
     { title = "429s", filter = "${local.user}/throttled\" AND ${local.any_of_us}", aligner = "ALIGN_DELTA", by = ["metric.label.model"] },
-    # Each worker says it once a minute for as long as it lasts; nothing drawn is closed, or no worker that could call.
-    { title = "Circuit not closed: workers that say so each minute", filter = "${local.user}/circuit_not_closed\" AND ${local.any_of_us}", aligner = "ALIGN_DELTA", by = ["metric.label.model", "metric.label.circuit"] },
+    # Each worker reports it once a minute while it lasts. Nothing drawn: closed, or no worker that could call.
+    { title = "Circuit not closed: workers that report it each minute", filter = "${local.user}/circuit_not_closed\" AND ${local.any_of_us}", aligner = "ALIGN_DELTA", by = ["metric.label.model", "metric.label.circuit"] },
     { title = "Backlog per tier: tasks not acknowledged", filter = "metric.type=\"pubsub.googleapis.com/subscription/num_undelivered_messages\" AND ${local.pubsub}", aligner = "ALIGN_MAX", by = ["resource.label.subscription_id"] },
     { title = "Oldest task per tier: seconds", filter = "metric.type=\"pubsub.googleapis.com/subscription/oldest_unacked_message_age\" AND ${local.pubsub}", aligner = "ALIGN_MAX", by = ["resource.label.subscription_id"] },
     { title = "Dead letters, by code", filter = "${local.user}/dead_letters\" AND ${local.any_of_us}", aligner = "ALIGN_DELTA", by = ["metric.label.code"] },
     { title = "Failed attempts, by code", filter = "${local.user}/attempts_failed\" AND ${local.any_of_us}", aligner = "ALIGN_DELTA", by = ["metric.label.code"] },
     { title = "Cost per image: US dollars (median)", filter = "${local.user}/cost_usd\" AND ${local.any_of_us}", aligner = "ALIGN_PERCENTILE_50", by = ["metric.label.client"] },
     { title = "Step: milliseconds (95th percentile)", filter = "${local.user}/step_ms\" AND ${local.any_of_us}", aligner = "ALIGN_PERCENTILE_95", by = ["metric.label.step"] },
-    { title = "Images in hand", filter = "${local.user}/in_hand\" AND ${local.any_of_us}", aligner = "ALIGN_PERCENTILE_99", by = [] },
+    { title = "Images in progress", filter = "${local.user}/in_hand\" AND ${local.any_of_us}", aligner = "ALIGN_PERCENTILE_99", by = [] },
     { title = "Batches: accepted", filter = "${local.user}/batches_accepted\" AND ${local.any_of_us}", aligner = "ALIGN_DELTA", by = ["metric.label.client"] },
     { title = "Batches: closed", filter = "${local.user}/batches_closed\" AND ${local.any_of_us}", aligner = "ALIGN_DELTA", by = ["metric.label.state"] },
     { title = "Batches: rejected", filter = "${local.user}/batches_rejected\" AND ${local.any_of_us}", aligner = "ALIGN_DELTA", by = ["metric.label.client"] },

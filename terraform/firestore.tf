@@ -10,37 +10,75 @@ resource "google_firestore_database" "this" {
   depends_on                        = [google_project_service.this]
 }
 
-# Firestore deletes these by itself: results in the cache, and heartbeats of workers that are long dead.
+locals {
+  # What shared/adapters/google/store.py queries, by collection: the fields that keep a single-field index.
+  # tests/unit/test_firestore_indexes.py compares this with the adapter.
+  indexed = {
+    batches = { open = "ASCENDING", createdAt = "DESCENDING" }
+    cache   = {}
+    images  = { state = "ASCENDING" }
+    quotas  = {}
+    tallies = { open = "ASCENDING" }
+    tiers   = {}
+    workers = {}
+  }
+  indexed_fields = merge([
+    for collection, fields in local.indexed : {
+      for field, order in fields : "${collection}.${field}" => { collection = collection, field = field, order = order }
+    }
+  ]...)
+}
+
+# Firestore indexes every field unless told otherwise. An index that nobody queries costs writes, and one whose values
+# grow (a time, an image's number, a batch's id) is a hot spot above 500 writes a second: so nothing is indexed ...
+resource "google_firestore_field" "unindexed" {
+  for_each   = local.indexed
+  project    = var.project_id
+  database   = google_firestore_database.this.name
+  collection = each.key
+  field      = "*"
+  index_config {}
+}
+
+# ... except what is queried.
+resource "google_firestore_field" "indexed" {
+  for_each   = local.indexed_fields
+  project    = var.project_id
+  database   = google_firestore_database.this.name
+  collection = each.value.collection
+  field      = each.value.field
+  index_config {
+    indexes {
+      order       = each.value.order
+      query_scope = "COLLECTION"
+    }
+  }
+}
+
+# One aggregation over several fields reads one index that holds them all, in alphabetical order; the emulator never asks
+# for it. Without it the counts of a batch fail, so no worker starts and no batch closes.
+resource "google_firestore_index" "counts" {
+  project     = var.project_id
+  database    = google_firestore_database.this.name
+  collection  = "tallies"
+  query_scope = "COLLECTION"
+  dynamic "fields" {
+    for_each = ["counts.cancelled", "counts.completed", "counts.failed", "counts.processing", "counts.queued"]
+    content {
+      field_path = fields.value
+      order      = "ASCENDING"
+    }
+  }
+}
+
+# Firestore deletes a document some time after its expireTime. Results in the cache and heartbeats carry one; batches,
+# images and tallies are kept until the product writes it to them.
 resource "google_firestore_field" "expires" {
-  for_each   = toset(["cache", "workers"])
+  for_each   = toset(["batches", "cache", "images", "tallies", "workers"])
   project    = var.project_id
   database   = google_firestore_database.this.name
   collection = each.key
   field      = "expireTime"
   ttl_config {}
-  # Times that grow are a hot spot of an index, and nobody asks by them.
-  index_config {}
-}
-
-# Fields nobody queries: an index on each would be written with every image, and times are hot spots.
-resource "google_firestore_field" "unindexed" {
-  for_each = {
-    for pair in flatten([
-      for collection, fields in {
-        images = [
-          "calls", "checkpoint", "claim", "createdAt", "durationsMs", "error", "output", "settledAt", "source", "token",
-          "touchedAt",
-        ]
-        tallies = ["entries", "token"]
-        batches = ["completion", "manifest", "token"]
-        quotas  = ["grants", "served", "slots", "token", "waiters"]
-        workers = ["at", "waitedSeconds"]
-      } : [for field in fields : { collection = collection, field = field }]
-    ]) : "${pair.collection}.${pair.field}" => pair
-  }
-  project    = var.project_id
-  database   = google_firestore_database.this.name
-  collection = each.value.collection
-  field      = each.value.field
   index_config {}
 }

@@ -87,10 +87,12 @@ resource "google_cloudfunctions2_function" "this" {
     max_instance_request_concurrency = local.sizes[each.key].concurrency
     max_instance_count               = local.sizes[each.key].instances
     timeout_seconds                  = local.topology.doors[each.key].timeout_seconds
-    # Eventarc, Pub/Sub and the scheduler come from within; nobody else has any business here.
+    # Eventarc, Pub/Sub and the scheduler count as internal on the run.app address. No other caller is needed.
     ingress_settings      = "ALLOW_INTERNAL_ONLY"
     service_account_email = google_service_account.door[each.key].email
-    environment_variables = local.settings
+    # functions-framework starts four threads a core, whatever concurrency the service has: with fewer threads than
+    # concurrent requests, requests wait inside the instance and Cloud Run starts no other.
+    environment_variables = merge(local.settings, { THREADS = tostring(local.sizes[each.key].concurrency) })
   }
   dynamic "event_trigger" {
     for_each = each.key == "ingest" ? [local.topology.doors.ingest] : []
@@ -107,9 +109,9 @@ resource "google_cloudfunctions2_function" "this" {
   }
   depends_on = [
     time_sleep.agents,
-    google_artifact_registry_repository_iam_member.functions_build_writes,
-    google_project_iam_member.functions_build_logs,
-    google_storage_bucket_iam_member.functions_build_reads,
+    time_sleep.functions_build,
+    google_firestore_field.indexed,
+    google_firestore_index.counts,
   ]
 }
 

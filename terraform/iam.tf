@@ -94,7 +94,9 @@ resource "google_secret_manager_secret_iam_member" "door" {
   member    = google_service_account.door[each.value.door].member
 }
 
-# Changing the number of workers, and nothing else of them.
+# Meant for the number of workers. Cloud Run has no narrower permission: run.workerpools.update may change image and
+# command too. With the right to act as the workers' account below, an account that holds both can run its own code with
+# the Gemini key: here those of ingest and reconcile.
 resource "google_project_iam_custom_role" "scaler" {
   project     = var.project_id
   role_id     = "${replace(var.name, "-", "_")}_scaler"
@@ -111,7 +113,7 @@ resource "google_cloud_run_v2_worker_pool_iam_member" "scaler" {
   member   = google_service_account.door[each.value.door].member
 }
 
-# Cloud Run asks whoever changes a pool whether it may act as the pool's account.
+# Cloud Run asks whether the caller that changes a pool may act as the pool's account.
 resource "google_service_account_iam_member" "scaler_acts" {
   for_each           = { for key, grant in local.grants : key => grant if grant.verb == "scale" }
   service_account_id = google_service_account.door["stage_image"].name
@@ -153,6 +155,7 @@ resource "google_service_account_iam_member" "push_tokens" {
   service_account_id = google_service_account.caller[each.key].name
   role               = "roles/iam.serviceAccountTokenCreator"
   member             = local.pubsub_agent
+  depends_on         = [time_sleep.identities]
 }
 
 # --- Google's own agents
@@ -161,7 +164,7 @@ resource "google_project_iam_member" "eventarc_agent" {
   project    = var.project_id
   role       = "roles/eventarc.serviceAgent"
   member     = local.eventarc_agent
-  depends_on = [google_project_service.this]
+  depends_on = [time_sleep.identities]
 }
 
 # Cloud Storage announces objects through Pub/Sub; Eventarc's topic is not ours to grant on.
@@ -171,12 +174,17 @@ resource "google_project_iam_member" "storage_publishes" {
   member  = data.google_storage_project_service_account.this.member
 }
 
-# Dead-lettering is Pub/Sub's own doing: it publishes the letter and acknowledges the task.
+# Pub/Sub itself publishes a dead letter and acknowledges the message it was made from.
 resource "google_pubsub_topic_iam_member" "dead_letter_agent" {
-  project = var.project_id
-  topic   = google_pubsub_topic.this["dead-letter"].name
-  role    = "roles/pubsub.publisher"
-  member  = local.pubsub_agent
+  for_each = {
+    dead-letter        = google_pubsub_topic.this["dead-letter"].name
+    undelivered-events = google_pubsub_topic.undelivered_events.name
+  }
+  project    = var.project_id
+  topic      = each.value
+  role       = "roles/pubsub.publisher"
+  member     = local.pubsub_agent
+  depends_on = [time_sleep.identities]
 }
 
 resource "google_pubsub_subscription_iam_member" "dead_letter_agent" {
@@ -185,6 +193,7 @@ resource "google_pubsub_subscription_iam_member" "dead_letter_agent" {
   subscription = google_pubsub_subscription.this[each.key].name
   role         = "roles/pubsub.subscriber"
   member       = local.pubsub_agent
+  depends_on   = [time_sleep.identities]
 }
 
 # --- building the functions
@@ -195,10 +204,19 @@ resource "google_project_iam_member" "functions_build_logs" {
   member  = google_service_account.caller["functions-build"].member
 }
 
-resource "google_storage_bucket_iam_member" "functions_build_reads" {
-  bucket = google_storage_bucket.code.name
-  role   = "roles/storage.objectViewer"
-  member = google_service_account.caller["functions-build"].member
+# Cloud Functions copies the source into a bucket of its own, made at the first deployment, and the build reads it there.
+# The grant is on the project because that bucket does not exist yet.
+resource "google_project_iam_member" "functions_build_reads" {
+  project = var.project_id
+  role    = "roles/storage.objectViewer"
+  member  = google_service_account.caller["functions-build"].member
+  condition {
+    title = "${var.name}-function-sources-only"
+    expression = join(" || ", [
+      for bucket in ["gcf-v2-sources-${data.google_project.this.number}-", "${google_storage_bucket.code.name}/"] :
+      "resource.name.startsWith(\"projects/_/buckets/${bucket}\")"
+    ])
+  }
 }
 
 resource "google_artifact_registry_repository_iam_member" "functions_build_writes" {
@@ -211,15 +229,23 @@ resource "google_artifact_registry_repository_iam_member" "functions_build_write
 
 # --- customers
 
-# A CRM writes manifests and photos into its own folder of the intake, reads its own results, and pulls events.
+# A CRM writes manifests into its own folder of the intake and photos into its own folder of the source bucket, reads its
+# own results, and pulls events. Photos may lie beside the manifest too, but each then calls ingest once for nothing:
+# a Storage trigger can only filter by bucket.
 resource "google_storage_bucket_iam_member" "crm_writes" {
-  for_each = var.crm
-  bucket   = google_storage_bucket.this["intake"].name
-  role     = "roles/storage.objectUser"
-  member   = each.value.member
+  for_each = {
+    for pair in setproduct(keys(var.crm), ["intake", "source"]) : join("/", pair) => {
+      member = var.crm[pair[0]].member
+      bucket = google_storage_bucket.this[pair[1]].name
+      folder = pair[1] == "intake" ? "manifests/${pair[0]}/" : "${pair[0]}/"
+    }
+  }
+  bucket = each.value.bucket
+  role   = "roles/storage.objectUser"
+  member = each.value.member
   condition {
     title      = "own-folder"
-    expression = "resource.name.startsWith(\"projects/_/buckets/${google_storage_bucket.this["intake"].name}/objects/manifests/${each.key}/\")"
+    expression = "resource.name.startsWith(\"projects/_/buckets/${each.value.bucket}/objects/${each.value.folder}\")"
   }
 }
 

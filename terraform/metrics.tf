@@ -15,6 +15,7 @@ locals {
     batches_closed       = { event = "batch_closed", labels = ["client", "state"], and = "" }
     batches_paused       = { event = "batch_paused", labels = ["client"], and = "" }
     batches_stalled      = { event = "batch_stalled", labels = ["client"], and = "" }
+    reconciled           = { event = "reconciled", labels = [], and = "" }
   }
   # Distributions: the field's values.
   distributions = {
@@ -77,9 +78,10 @@ resource "google_logging_metric" "distribution" {
   depends_on = [google_project_service.this]
 }
 
-# A policy on a metric made a moment ago is answered 404.
+# Monitoring knows a new log metric after up to ten minutes; a policy on it is answered 404 until then, and the provider
+# does not try again.
 resource "time_sleep" "metrics" {
-  create_duration = "60s"
+  create_duration = "600s"
   triggers = {
     metrics = join(",", concat(
       [for metric in google_logging_metric.counter : metric.id],

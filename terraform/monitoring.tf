@@ -30,7 +30,10 @@ locals {
   doors_named = join(",", [for door in local.functions : "\"${var.name}-${local.slug[door]}\""])
   calls       = "metric.type=\"run.googleapis.com/request_count\" AND resource.type=\"cloud_run_revision\" AND resource.label.service_name=one_of(${local.doors_named})"
 
-  # What a single log line is reason enough for: any within five minutes.
+  # Webhooks too: a CRM whose endpoint refuses its events does not know it.
+  pushes = "metric.type=\"pubsub.googleapis.com/subscription/push_request_count\" AND ${local.subscription}(\"${local.door_subscriptions}|${var.name}-batch-events-.*-webhook\")"
+
+  # Alerts that one log line is reason enough for, within five minutes.
   line_alerts = {
     dead-letters = {
       metric = "dead_letters", severity = "WARNING", name = "Images failed and wait for a replay"
@@ -42,7 +45,7 @@ locals {
       metric = "day_spent", severity = "ERROR", name = "A vendor's daily quota is used up"
     }
     configuration-fault = {
-      metric = "configuration_faults", severity = "CRITICAL", name = "Our configuration is at fault: work stands still"
+      metric = "configuration_faults", severity = "CRITICAL", name = "Our configuration is at fault: work stops"
     }
     stalled-batch = {
       metric = "batches_stalled", severity = "ERROR", name = "A running batch has not moved for an hour"
@@ -84,20 +87,33 @@ resource "google_monitoring_alert_policy" "line" {
   depends_on = [time_sleep.metrics]
 }
 
+locals {
+  subscription = "resource.type=\"pubsub_subscription\" AND resource.label.subscription_id=monitoring.regex.full_match"
+  # Eventarc names its subscriptions eventarc-<region>-<trigger>-sub-<number>; a function's own trigger is the function's
+  # name and a number.
+  eventarc_subscriptions = "eventarc-${var.region}-${var.name}-(ingest|aggregate)-.*"
+  door_subscriptions     = "${var.name}-dead-letter|${local.eventarc_subscriptions}"
+  # Alerting is billed by the condition and the series: one condition for all subscriptions of a kind.
+  oldest = {
+    tasks  = { subscriptions = "${var.name}-stage-image-.*", seconds = var.alert_limits.oldest_message_seconds }
+    events = { subscriptions = local.door_subscriptions, seconds = var.alert_limits.oldest_event_seconds }
+  }
+}
+
 resource "google_monitoring_alert_policy" "oldest_message" {
   project               = var.project_id
-  display_name          = "${var.name}: A task waits for too long"
+  display_name          = "${var.name}: A task or event waits for too long"
   combiner              = "OR"
   severity              = "ERROR"
   notification_channels = local.channels
   dynamic "conditions" {
-    for_each = { for name, entry in local.subscriptions : name => entry if entry.kind != "keep" }
+    for_each = local.oldest
     content {
-      display_name = "Oldest message of ${conditions.key}"
+      display_name = "Oldest message: ${conditions.key}"
       condition_threshold {
-        filter          = "metric.type=\"pubsub.googleapis.com/subscription/oldest_unacked_message_age\" AND resource.type=\"pubsub_subscription\" AND resource.label.subscription_id=\"${var.name}-${conditions.key}\""
+        filter          = "metric.type=\"pubsub.googleapis.com/subscription/oldest_unacked_message_age\" AND ${local.subscription}(\"${conditions.value.subscriptions}\")"
         comparison      = "COMPARISON_GT"
-        threshold_value = var.alert_limits.oldest_message_seconds
+        threshold_value = conditions.value.seconds
         duration        = "300s"
         aggregations {
           alignment_period   = "60s"
@@ -108,7 +124,100 @@ resource "google_monitoring_alert_policy" "oldest_message" {
   }
   documentation {
     mime_type = "text/markdown"
-    content   = "A task waits for too long. What it means, how to look and what to do: docs/operations.md, \"oldest-message\"."
+    content   = "A task or event waits for too long. What it means, how to look and what to do: docs/operations.md, \"oldest-message\"."
+  }
+  depends_on = [google_project_service.this]
+}
+
+# Reconcile is the safety net, so its silence must be seen: a schedule that is paused, refused (403) or sent to a wrong
+# address (404) fails no door. PromQL, because the other absence condition never fires for a line that never came.
+resource "google_monitoring_alert_policy" "reconcile_silent" {
+  project               = var.project_id
+  display_name          = "${var.name}: Reconcile has not finished a run"
+  combiner              = "OR"
+  severity              = "CRITICAL"
+  notification_channels = local.channels
+  conditions {
+    display_name = "No \"reconciled\" line for ${var.alert_limits.reconcile_silent_seconds} s"
+    condition_prometheus_query_language {
+      query                     = "absent_over_time(${local.promql}_reconciled{monitored_resource=\"cloud_run_revision\"}[${var.alert_limits.reconcile_silent_seconds}s])"
+      duration                  = "60s"
+      evaluation_interval       = "60s"
+      disable_metric_validation = true
+    }
+  }
+  alert_strategy {
+    auto_close = "3600s"
+  }
+  documentation {
+    mime_type = "text/markdown"
+    content   = "Reconcile has not finished a run. What it means, how to look and what to do: docs/operations.md, \"reconcile-silent\"."
+  }
+  depends_on = [time_sleep.metrics]
+}
+
+# A push that is refused (403), finds nothing (404) or takes too long counts as no 5xx of a door.
+resource "google_monitoring_alert_policy" "failing_push" {
+  project               = var.project_id
+  display_name          = "${var.name}: Pushes are not accepted"
+  combiner              = "OR"
+  severity              = "ERROR"
+  notification_channels = local.channels
+  conditions {
+    display_name = "More than half of a subscription's pushes in half an hour, for ten minutes"
+    condition_threshold {
+      filter             = "${local.pushes} AND metric.label.response_class!=\"ack\""
+      denominator_filter = local.pushes
+      comparison         = "COMPARISON_GT"
+      # As for doors: one failed push is repeated and is no reason to wake anybody.
+      threshold_value = 0.5
+      duration        = "600s"
+      aggregations {
+        alignment_period     = "1800s"
+        per_series_aligner   = "ALIGN_SUM"
+        cross_series_reducer = "REDUCE_SUM"
+        group_by_fields      = ["resource.label.subscription_id"]
+      }
+      denominator_aggregations {
+        alignment_period     = "1800s"
+        per_series_aligner   = "ALIGN_SUM"
+        cross_series_reducer = "REDUCE_SUM"
+        group_by_fields      = ["resource.label.subscription_id"]
+      }
+    }
+  }
+  alert_strategy {
+    auto_close = "3600s"
+  }
+  documentation {
+    mime_type = "text/markdown"
+    content   = "Pushes are not accepted. What it means, how to look and what to do: docs/operations.md, \"failing-push\"."
+  }
+  depends_on = [google_project_service.this]
+}
+
+resource "google_monitoring_alert_policy" "undelivered_events" {
+  project               = var.project_id
+  display_name          = "${var.name}: Events were given up"
+  combiner              = "OR"
+  severity              = "CRITICAL"
+  notification_channels = local.channels
+  conditions {
+    display_name = "Messages in ${google_pubsub_subscription.undelivered_events.name}"
+    condition_threshold {
+      filter          = "metric.type=\"pubsub.googleapis.com/subscription/num_undelivered_messages\" AND resource.type=\"pubsub_subscription\" AND resource.label.subscription_id=\"${google_pubsub_subscription.undelivered_events.name}\""
+      comparison      = "COMPARISON_GT"
+      threshold_value = 0
+      duration        = "0s"
+      aggregations {
+        alignment_period   = "300s"
+        per_series_aligner = "ALIGN_MAX"
+      }
+    }
+  }
+  documentation {
+    mime_type = "text/markdown"
+    content   = "Events were given up. What it means, how to look and what to do: docs/operations.md, \"undelivered-events\"."
   }
   depends_on = [google_project_service.this]
 }
@@ -120,7 +229,7 @@ resource "google_monitoring_alert_policy" "error_rate" {
   severity              = "ERROR"
   notification_channels = local.channels
   conditions {
-    display_name = "Failed share of the settled images, over 15 minutes"
+    display_name = "Failed share of the finished images, over 15 minutes"
     condition_threshold {
       filter             = "${local.user}/images_settled\" AND ${local.any_of_us} AND metric.label.state=\"failed\""
       denominator_filter = "${local.user}/images_settled\" AND ${local.any_of_us}"
@@ -146,7 +255,7 @@ resource "google_monitoring_alert_policy" "error_rate" {
   depends_on = [time_sleep.metrics]
 }
 
-# A door that cannot even start, or dies of memory or time, writes no line of ours; Cloud Run counts its answers all the same.
+# A door that cannot start, or runs out of memory or time, writes no line of ours; Cloud Run counts its answers all the same.
 resource "google_monitoring_alert_policy" "failing_door" {
   project               = var.project_id
   display_name          = "${var.name}: A door fails"
@@ -159,8 +268,7 @@ resource "google_monitoring_alert_policy" "failing_door" {
       filter             = "${local.calls} AND metric.label.response_code_class=\"5xx\""
       denominator_filter = local.calls
       comparison         = "COMPARISON_GT"
-      # One failure is redelivered and mends itself. Half an hour holds three of reconcile's calls: one that fails is not told,
-      # two or three in a row are. Ten minutes outlast an ingest that ran out of time once and goes on at redelivery.
+      # A failed call is repeated. Half an hour holds three of reconcile's calls: one failure raises no alert, two or three do. Ten minutes outlast an ingest that ran out of time once and goes on at redelivery.
       threshold_value = 0.5
       duration        = "600s"
       aggregations {
@@ -188,7 +296,7 @@ resource "google_monitoring_alert_policy" "failing_door" {
   depends_on = [google_project_service.this]
 }
 
-# --- SLO: of a hundred settled images 99.5 are staged
+# --- SLO: 99.5 % of finished images are staged
 
 resource "google_monitoring_custom_service" "this" {
   project      = var.project_id
@@ -201,7 +309,7 @@ resource "google_monitoring_slo" "staged" {
   project             = var.project_id
   service             = google_monitoring_custom_service.this.service_id
   slo_id              = "${var.name}-staged"
-  display_name        = "99.5 % of settled images are staged"
+  display_name        = "99.5 % of finished images are staged"
   goal                = 0.995
   rolling_period_days = 28
   request_based_sli {

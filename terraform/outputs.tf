@@ -46,3 +46,9 @@ output "environment" {
   # All of it: without RUUM_FLEET_* a replay would wake no worker, and an estimate count on one.
   value = local.settings
 }
+
+output "exports" {
+  description = "The same as shell commands: terraform output -raw exports > ruum.env, then . ./ruum.env."
+  # Values hold JSON, and might hold an apostrophe.
+  value = join("", [for name, value in local.settings : "export ${name}='${replace(value, "'", "'\\''")}'\n"])
+}

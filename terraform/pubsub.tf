@@ -17,7 +17,7 @@ resource "google_pubsub_subscription" "this" {
   message_retention_duration = each.value.kind == "keep" ? "2678400s" : "604800s"
   # Events about vendors' quotas are the operators' own.
   filter = each.value.topic == "batch-events" ? "NOT hasPrefix(attributes.client, \"~\")" : null
-  # Without this a subscription nobody used for 31 days is deleted, and its messages with it.
+  # Without this a subscription that is not used for 31 days is deleted, and its messages with it.
   expiration_policy {
     ttl = ""
   }
@@ -32,9 +32,10 @@ resource "google_pubsub_subscription" "this" {
       max_delivery_attempts = dead_letter_policy.value.max_deliveries
     }
   }
-  # A push of our own instead of Eventarc's: that one keeps 24 hours and expires.
+  # A push of our own instead of Eventarc's, which keeps 24 hours and expires. The run.app address: on the
+  # cloudfunctions.net one, an internal-only function answers Pub/Sub 404.
   dynamic "push_config" {
-    for_each = each.value.kind == "door" ? [google_cloudfunctions2_function.this["dead_letter"].url] : []
+    for_each = each.value.kind == "door" ? [google_cloudfunctions2_function.this["dead_letter"].service_config[0].uri] : []
     content {
       push_endpoint = push_config.value
       oidc_token {
@@ -71,5 +72,26 @@ resource "google_pubsub_subscription" "webhook" {
   retry_policy {
     minimum_backoff = "${local.topology.policies.keep.retry_minimum_seconds}s"
     maximum_backoff = "${local.topology.policies.keep.retry_maximum_seconds}s"
+  }
+}
+
+# Events that ingest or aggregate failed for most of a day. Eventarc makes the subscriptions that carry them, so Terraform
+# cannot set their dead-letter policy: terraform/after-apply.sh does.
+resource "google_pubsub_topic" "undelivered_events" {
+  project                    = var.project_id
+  name                       = "${var.name}-undelivered-events"
+  message_retention_duration = "604800s"
+  depends_on                 = [google_project_service.this]
+}
+
+resource "google_pubsub_subscription" "undelivered_events" {
+  project              = var.project_id
+  name                 = "${var.name}-undelivered-events"
+  topic                = google_pubsub_topic.undelivered_events.id
+  ack_deadline_seconds = local.topology.policies.keep.ack_deadline_seconds
+  # The longest there is: a person reads it.
+  message_retention_duration = "2678400s"
+  expiration_policy {
+    ttl = ""
   }
 }

@@ -1,4 +1,4 @@
-# Carries on what was left lying about, repairs wake-ups that failed, and sends workers home.
+# Continues what was interrupted, repairs wake-ups that failed, and stops workers that have nothing to do.
 resource "google_cloud_scheduler_job" "reconcile" {
   project          = var.project_id
   region           = var.region
@@ -9,10 +9,11 @@ resource "google_cloud_scheduler_job" "reconcile" {
   attempt_deadline = "${local.topology.doors.reconcile.timeout_seconds}s"
   http_target {
     http_method = "POST"
-    uri         = google_cloudfunctions2_function.this["reconcile"].url
+    # The run.app address: on the cloudfunctions.net one, an internal-only function answers the scheduler 404.
+    uri = google_cloudfunctions2_function.this["reconcile"].service_config[0].uri
     oidc_token {
       service_account_email = google_service_account.caller["scheduler"].email
-      audience              = google_cloudfunctions2_function.this["reconcile"].url
+      audience              = google_cloudfunctions2_function.this["reconcile"].service_config[0].uri
     }
   }
   depends_on = [google_cloud_run_service_iam_member.invoker]

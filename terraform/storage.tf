@@ -1,6 +1,6 @@
 locals {
-  # Days until objects go, by bucket and prefix. Work outlives the longest replay worth making, cached pictures the
-  # cache's own 30 days.
+  # Days until objects are deleted, by bucket and prefix. Work is kept longer than any replay is worth, cached pictures
+  # a day longer than the cache's own 30.
   lifecycle = {
     intake  = [{ prefix = "", days = 90 }]
     results = var.results_kept_days == null ? [] : [{ prefix = "results/", days = var.results_kept_days }]
@@ -10,7 +10,7 @@ locals {
 }
 
 # intake: manifests, and photos beside them. source: photos that manifests name as gs://. results: what customers read.
-# work: pictures that were paid for and are not published yet.
+# work: pictures that are paid for and not published yet.
 resource "google_storage_bucket" "this" {
   for_each                    = local.lifecycle
   project                     = var.project_id
@@ -19,7 +19,7 @@ resource "google_storage_bucket" "this" {
   uniform_bucket_level_access = true
   public_access_prevention    = "enforced"
   force_destroy               = !var.deletion_protection
-  # A week to take back what was deleted by mistake; work objects are deleted all the time and would be paid for.
+  # A week to restore objects deleted by mistake. Work objects are deleted all the time and would be billed for it.
   soft_delete_policy {
     retention_duration_seconds = each.key == "work" ? 0 : 604800
   }
@@ -45,14 +45,7 @@ resource "google_storage_bucket" "code" {
   location                    = var.region
   uniform_bucket_level_access = true
   public_access_prevention    = "enforced"
-  force_destroy               = true
-  lifecycle_rule {
-    action {
-      type = "Delete"
-    }
-    condition {
-      age = 30
-    }
-  }
-  depends_on = [google_project_service.this]
+  # No lifecycle rule: Terraform deletes a source when it replaces it, and would miss one that is in use.
+  force_destroy = true
+  depends_on    = [google_project_service.this]
 }

@@ -25,9 +25,10 @@ variable "name" {
   default     = "ruum"
   nullable    = false
   validation {
-    # Service account ids have at most 30 characters, and the longest suffix of ours is "-stage-image".
-    condition     = can(regex("^[a-z][a-z0-9-]{1,15}$", var.name))
-    error_message = "name must be 2 to 16 lower-case letters, digits and hyphens, starting with a letter."
+    # A Firestore database id has at least 4 characters and ends in a letter or digit. A service account id has at most
+    # 30, and the longest suffix of ours is "-functions-build".
+    condition     = can(regex("^[a-z][a-z0-9-]{2,12}[a-z0-9]$", var.name))
+    error_message = "name must be 4 to 14 lower-case letters, digits and hyphens, starting with a letter and ending in a letter or digit."
   }
 }
 
@@ -156,6 +157,24 @@ variable "crm" {
   }
 }
 
+variable "operators" {
+  description = "People who run ruum-batch --project, such as group:operators@example.com: they get what its commands need. Owners need no entry."
+  type        = list(string)
+  default     = []
+  nullable    = false
+  validation {
+    condition     = alltrue([for member in var.operators : can(regex("^(serviceAccount|user|group):[^@ ]+@[^@ ]+$", member))])
+    error_message = "operators must start with serviceAccount:, user: or group:, followed by an e-mail address."
+  }
+}
+
+variable "audit_logs" {
+  description = "Whether Cloud Logging notes who reads and changes objects, the pipeline's own doors left out. Replaces the project's own setting for Cloud Storage."
+  type        = bool
+  default     = false
+  nullable    = false
+}
+
 variable "results_kept_days" {
   description = "Days after which pictures and reports are deleted; null keeps them."
   type        = number
@@ -196,7 +215,7 @@ variable "alerts" {
   nullable = false
   validation {
     condition     = length(var.alerts.emails) > 0 && alltrue([for email in var.alerts.emails : can(regex("^[^@ ]+@[^@ ]+$", email))])
-    error_message = "alerts.emails must name at least one address: an alert nobody gets is none."
+    error_message = "alerts.emails must name at least one address: an alert needs a receiver."
   }
 }
 
@@ -213,19 +232,31 @@ variable "slack_auth_token" {
 }
 
 variable "alert_limits" {
-  description = "When alerts fire: age of the oldest waiting task in seconds (a tier's longest healthy backlog), failed share of the settled images."
+  description = "When alerts fire: age of the oldest waiting task in seconds (a tier's longest healthy backlog), age of the oldest event or dead letter, failed share of the finished images, seconds without a finished run of reconcile (three runs of its schedule)."
   type = object({
-    oldest_message_seconds = optional(number, 14400)
-    failed_share           = optional(number, 0.05)
+    oldest_message_seconds   = optional(number, 14400)
+    oldest_event_seconds     = optional(number, 1800)
+    failed_share             = optional(number, 0.05)
+    reconcile_silent_seconds = optional(number, 1800)
   })
   default  = {}
   nullable = false
+  validation {
+    # An ingest alone may take nine minutes, and Eventarc keeps an event for a day at least.
+    condition     = var.alert_limits.oldest_event_seconds >= 900 && var.alert_limits.oldest_event_seconds <= 86400
+    error_message = "alert_limits.oldest_event_seconds must be between 900 and 86400, the day an event is kept."
+  }
+  validation {
+    # Reconcile runs every ten minutes and may take nine: two runs at least. Monitoring looks back a day.
+    condition     = var.alert_limits.reconcile_silent_seconds >= 1200 && var.alert_limits.reconcile_silent_seconds <= 82800
+    error_message = "alert_limits.reconcile_silent_seconds must be between 1200, two runs of reconcile, and 82800, 23 hours."
+  }
   validation {
     condition     = var.alert_limits.failed_share > 0 && var.alert_limits.failed_share < 1
     error_message = "alert_limits.failed_share must be between 0 and 1."
   }
   validation {
-    # A retry alone may wait 300 s, and nothing waits longer than the week that a subscription keeps it.
+    # A retry alone may wait 300 s, and a subscription keeps a task for a week.
     condition     = var.alert_limits.oldest_message_seconds >= 600 && var.alert_limits.oldest_message_seconds <= 604800
     error_message = "alert_limits.oldest_message_seconds must be between 600, twice the longest backoff, and 604800, the week a task is kept."
   }

@@ -2,7 +2,7 @@ resource "google_cloud_run_v2_worker_pool" "stage_image" {
   project             = var.project_id
   location            = var.region
   name                = "${var.name}-stage-image"
-  description         = "Ruum Batch: stages images; started when a batch opens, sent home when nothing is open"
+  description         = "Ruum Batch: stages images; started when a batch opens, stopped when nothing is open"
   deletion_protection = false
   scaling {
     scaling_mode          = "MANUAL"
@@ -40,11 +40,15 @@ resource "google_cloud_run_v2_worker_pool" "stage_image" {
     }
   }
   lifecycle {
-    # The number of instances is ingest's and reconcile's to change; a deploy must not send working workers home.
+    # Ingest and reconcile change the number of instances, so it is no difference worth planning. But an apply sends the
+    # whole pool, and with it the number that the *plan* has read: an apply hours after its plan sets the old number.
+    # terraform/after-apply.sh therefore runs reconcile, which sets the right one (docs/adr/0008-what-an-apply-cannot-do.md).
     ignore_changes = [scaling[0].manual_instance_count, client, client_version]
   }
   depends_on = [
     google_project_service.this,
-    google_secret_manager_secret_iam_member.door,
+    time_sleep.worker,
+    google_firestore_field.indexed,
+    google_firestore_index.counts,
   ]
 }

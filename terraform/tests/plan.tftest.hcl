@@ -6,6 +6,7 @@ mock_provider "google" {
     defaults = { member = "serviceAccount:service-123456789012@gs-project-accounts.iam.gserviceaccount.com" }
   }
 }
+mock_provider "google-beta" {}
 mock_provider "archive" {
   mock_data "archive_file" {
     defaults = { output_sha256 = "0123abcd" }
@@ -99,8 +100,123 @@ run "the_defaults" {
   }
 }
 
+run "a_first_apply" {
+  command = plan
+
+  assert {
+    condition = (
+      google_project_iam_member.functions_build_reads.role == "roles/storage.objectViewer"
+      && strcontains(google_project_iam_member.functions_build_reads.condition[0].expression, "projects/_/buckets/gcf-v2-sources-123456789012-")
+    )
+    error_message = "The build reads a function's source in the bucket that Cloud Functions copies it to."
+  }
+  assert {
+    condition     = time_sleep.functions_build.create_duration == "60s" && time_sleep.metrics.create_duration == "600s"
+    error_message = "The build waits for its grants, alerts for their metrics."
+  }
+  assert {
+    condition = alltrue([
+      for service in ["eventarc.googleapis.com", "pubsub.googleapis.com"] : contains(keys(google_project_service_identity.this), service)
+    ])
+    error_message = "A service agent exists before it is granted a role."
+  }
+  assert {
+    condition     = [for field in google_firestore_index.counts.fields : field.field_path] == ["counts.cancelled", "counts.completed", "counts.failed", "counts.processing", "counts.queued"] && alltrue([for field in google_firestore_index.counts.fields : field.order == "ASCENDING"])
+    error_message = "A batch's counts are five sums in one query, which wants one index."
+  }
+  assert {
+    condition     = alltrue([for field in google_firestore_field.unindexed : field.field == "*" && length(field.index_config[0].indexes) == 0])
+    error_message = "What nobody queries has no index."
+  }
+  assert {
+    condition = alltrue([
+      for function in google_cloudfunctions2_function.this :
+      function.service_config[0].environment_variables["THREADS"] == tostring(function.service_config[0].max_instance_request_concurrency)
+    ])
+    error_message = "A door has a thread for each request that Cloud Run sends it at once."
+  }
+  assert {
+    condition = alltrue([
+      for accounts in [google_service_account.door, google_service_account.caller] : alltrue([
+        for account in accounts : length(account.account_id) >= 6 && length(account.account_id) <= 30
+      ])
+    ])
+    error_message = "Service account ids have 6 to 30 characters."
+  }
+  assert {
+    condition     = alltrue([for binding in google_storage_bucket_iam_binding.owners_only : binding.members == toset(["projectOwner:demo-project"])]) && length(google_storage_bucket_iam_binding.owners_only) == 16
+    error_message = "A project's Viewers and Editors read no customer's pictures."
+  }
+  assert {
+    condition     = length(google_project_iam_audit_config.objects) == 0 && length(google_project_iam_member.operator) == 0
+    error_message = "Audit logs and operators are there when asked for."
+  }
+}
+
+run "the_longest_name" {
+  command = plan
+  variables {
+    name = "ruum-batch-two"
+  }
+  assert {
+    condition = alltrue([
+      for accounts in [google_service_account.door, google_service_account.caller] : alltrue([
+        for account in accounts : length(account.account_id) <= 30
+      ])
+    ])
+    error_message = "A name that is allowed fits every service account."
+  }
+}
+
+run "people" {
+  command = plan
+  variables {
+    operators  = ["group:operators@example.com"]
+    audit_logs = true
+  }
+  assert {
+    condition     = toset(keys(google_pubsub_topic_iam_member.operator)) == toset([for topic in keys(local.topology.topics) : "group:operators@example.com/${topic}" if topic != "dead-letter"])
+    error_message = "A replay publishes tasks and events."
+  }
+  assert {
+    condition     = toset([for grant in google_storage_bucket_iam_member.operator : split("/", grant.bucket)[0]]) == toset([for bucket in google_storage_bucket.this : bucket.name])
+    error_message = "Commands read and write all four buckets."
+  }
+  assert {
+    condition     = length(google_project_iam_audit_config.objects) == 1
+    error_message = "Who reads objects is logged when asked for."
+  }
+}
+
 run "what_is_seen" {
   command = plan
+
+  assert {
+    condition     = google_monitoring_alert_policy.reconcile_silent.conditions[0].condition_prometheus_query_language[0].query == "absent_over_time(logging_googleapis_com:user_ruum_reconciled{monitored_resource=\"cloud_run_revision\"}[1800s])"
+    error_message = "A reconcile that never ran is noticed as well as one that stopped."
+  }
+  assert {
+    condition = (
+      endswith(google_monitoring_alert_policy.failing_push.conditions[0].condition_threshold[0].filter, "metric.label.response_class!=\"ack\"")
+      && strcontains(google_monitoring_alert_policy.failing_push.conditions[0].condition_threshold[0].filter, "full_match(\"ruum-dead-letter|eventarc-southamerica-east1-ruum-(ingest|aggregate)-.*|ruum-batch-events-.*-webhook\")")
+      && !strcontains(google_monitoring_alert_policy.failing_push.conditions[0].condition_threshold[0].denominator_filter, "response_class")
+    )
+    error_message = "A push that is answered 403 or 404 is noticed, whoever pushes."
+  }
+  assert {
+    condition = anytrue([
+      for condition in google_monitoring_alert_policy.oldest_message.conditions :
+      strcontains(condition.condition_threshold[0].filter, "eventarc-southamerica-east1-ruum-(ingest|aggregate)-.*") && condition.condition_threshold[0].threshold_value == 1800
+      ]) && anytrue([
+      for condition in google_monitoring_alert_policy.oldest_message.conditions :
+      strcontains(condition.condition_threshold[0].filter, "ruum-stage-image-.*") && condition.condition_threshold[0].threshold_value == 14400
+    ])
+    error_message = "Events and dead letters are late after half an hour, tasks after a healthy backlog."
+  }
+  assert {
+    condition     = strcontains(google_monitoring_alert_policy.undelivered_events.conditions[0].condition_threshold[0].filter, "\"ruum-undelivered-events\"")
+    error_message = "An event that was given up is noticed."
+  }
 
   assert {
     condition = alltrue([
@@ -205,8 +321,12 @@ run "a_crm_with_a_webhook" {
     error_message = "A webhook is pushed its own client's events only."
   }
   assert {
-    condition     = endswith(google_storage_bucket_iam_member.crm_writes["acme"].condition[0].expression, "/objects/manifests/acme/\")")
-    error_message = "A CRM writes into its own folder only."
+    condition = (
+      endswith(google_storage_bucket_iam_member.crm_writes["acme/intake"].condition[0].expression, "-intake/objects/manifests/acme/\")")
+      && endswith(google_storage_bucket_iam_member.crm_writes["acme/source"].condition[0].expression, "-source/objects/acme/\")")
+      && length(google_storage_bucket_iam_member.crm_writes) == 4
+    )
+    error_message = "A CRM writes manifests and photos into its own folders only."
   }
   assert {
     condition     = jsondecode(local.settings.RUUM_LIMITS)["gemini-nano-banana-2.1"].per_minute == 300 && jsondecode(local.settings.RUUM_LIMITS)["runway"].concurrent == 10
@@ -222,6 +342,10 @@ run "signed_links" {
   command = plan
   variables {
     signed_link_seconds = 3600
+  }
+  assert {
+    condition     = contains(keys(google_project_service.this), "iamcredentials.googleapis.com")
+    error_message = "Links are signed through an API that must be on."
   }
   assert {
     condition     = toset(keys(google_service_account_iam_member.signs)) == toset(["aggregate", "ingest", "reconcile"])

@@ -1,4 +1,5 @@
 mock_provider "google" {}
+mock_provider "google-beta" {}
 mock_provider "archive" {}
 mock_provider "time" {}
 
@@ -262,4 +263,52 @@ run "three_cpus" {
     worker = { cpu = "3", memory = "4Gi" }
   }
   expect_failures = [var.worker]
+}
+
+run "a_name_too_long_for_an_account" {
+  command = plan
+  variables {
+    name = "fifteen-letters"
+  }
+  expect_failures = [var.name]
+}
+
+run "a_name_too_short_for_a_database" {
+  command = plan
+  variables {
+    name = "rum"
+  }
+  expect_failures = [var.name]
+}
+
+run "a_name_that_ends_in_a_hyphen" {
+  command = plan
+  variables {
+    name = "ruum-"
+  }
+  expect_failures = [var.name]
+}
+
+run "an_operator_by_name" {
+  command = plan
+  variables {
+    operators = ["Ana"]
+  }
+  expect_failures = [var.operators]
+}
+
+run "an_alert_during_each_ingest" {
+  command = plan
+  variables {
+    alert_limits = { oldest_event_seconds = 300 }
+  }
+  expect_failures = [var.alert_limits]
+}
+
+run "an_alert_between_two_runs_of_reconcile" {
+  command = plan
+  variables {
+    alert_limits = { reconcile_silent_seconds = 600 }
+  }
+  expect_failures = [var.alert_limits]
 }
