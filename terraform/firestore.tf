@@ -16,6 +16,7 @@ locals {
   indexed = {
     batches = { open = "ASCENDING", createdAt = "DESCENDING" }
     cache   = {}
+    hosts   = {}
     images  = { state = "ASCENDING" }
     quotas  = {}
     tallies = { open = "ASCENDING" }
@@ -74,7 +75,7 @@ resource "google_firestore_index" "counts" {
 # Firestore deletes a document some time after its expireTime. Results in the cache and heartbeats carry one; batches,
 # images and tallies are kept until the product writes it to them.
 resource "google_firestore_field" "expires" {
-  for_each   = toset(["batches", "cache", "images", "tallies", "workers"])
+  for_each   = toset(["batches", "cache", "hosts", "images", "tallies", "workers"])
   project    = var.project_id
   database   = google_firestore_database.this.name
   collection = each.key

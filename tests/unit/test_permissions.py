@@ -238,6 +238,22 @@ async def rejected(cloud: Cloud) -> None:
     await cloud.rooms["ingest"].ingest.handle("intake", "photos/x.jpg")
     await cloud.manifest("0.jpg", name="b2")
     await cloud.manifest("0.jpg", "1.jpg", name="b2")  # the same id for other content
+    await cloud.world.objects.put("intake", "manifests/acme/plan.xls", b"x", content_type="x")
+    await cloud.rooms["ingest"].ingest.handle("intake", "manifests/acme/plan.xls")
+
+
+async def failures_dropped_again(cloud: Cloud) -> None:
+    """A round's failed.csv, by the customer's hand; and the same manifest once more."""
+    await cloud.manifest("0.jpg", "1.jpg", cache=False)
+    await cloud.world.objects.delete("intake", "manifests/acme/1.jpg")
+    await cloud.work()
+    await cloud.changes()
+    results = await cloud.world.kept("results")
+    (failed,) = [content for name, (_, content, *_) in results.items() if name.endswith("failed.csv")]
+    await cloud.world.objects.put("intake", "manifests/acme/failed.csv", failed, content_type="text/csv")
+    await cloud.rooms["ingest"].ingest.handle("intake", "manifests/acme/failed.csv")
+    assert (await cloud.world.the_batch()).round == 2
+    await cloud.manifest("0.jpg", "1.jpg", cache=False)
 
 
 async def every_tier(cloud: Cloud) -> None:
@@ -537,7 +553,7 @@ async def a_batch_opens_as_all_are_sent_home(cloud: Cloud) -> None:
 
 
 SCENARIOS: list[Callable[[Cloud], Awaitable[None]]] = [
-    accepted_staged_and_closed, rejected, every_tier, closed_by_ingest, closed_by_reconcile,
+    accepted_staged_and_closed, rejected, failures_dropped_again, every_tier, closed_by_ingest, closed_by_reconcile,
     closed_with_another_closers_files_there, closed_but_not_announced, a_replay_carried_on, too_many_fail,
     a_quota_changes, attempts_fail_and_letters_come, a_photo_of_the_web_while_the_vendor_is_away, the_queue_gives_tasks_up, others_hold_what_is_delivered,
     paused_and_cancelled, reconcile_cancels_resumes_and_publishes_again, orphans, the_cache_forgets_and_is_let_go,

@@ -633,7 +633,12 @@ def noting(stream, name, *more, **named):
     taken = read(stream, name, *more, **named)
     if len(taken.images) <= 100:
         stream.seek(0)
-        text = stream.read().decode("utf-8-sig")
+        try:
+            text = stream.read().decode("utf-8-sig")
+        except UnicodeDecodeError:
+            return taken  # UTF-16 and such: the same documents
+        if "\\0" in text:
+            return taken
         if name.lower().endswith(".json"):
             found.write(json.dumps(json.loads(text)) + "\\n")
         elif name.lower().endswith(".jsonl"):
