@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
-from collections.abc import AsyncIterator, Callable, Mapping
+import shlex
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
@@ -31,7 +32,10 @@ LOCAL_CLIENT_FOLDER: Final = "local"  # manifests/<folder>/: on one machine the 
 KEY_VARIABLES: Final = ("GEMINI_API_KEY", "GOOGLE_API_KEY")  # the names Google's own tools read, in this order
 CHANGES_AT_ONCE: Final = 200
 RESULTS_NOTE: Final = "results-folder"  # in the data folder: for commands that are given it alone
+RUN_NOTES: Final = "runs"  # in the data folder: per batch, the command that staged it
 WATCH_SECONDS: Final = 0.5  # how often progress is looked at; the end itself is told by an event
+LOCK_TRIES: Final = 10  # another command may look at the lock, which holds it for an instant
+LOCK_PAUSE_SECONDS: Final = 0.03
 
 
 class FolderInUse(Exception):
@@ -42,19 +46,36 @@ class OurFault(Exception):
     """The configuration does not allow work to go on; the text says what is wrong."""
 
 
+class NoKey(Exception):
+    """Gemini was asked for, and there is no key."""
+
+
+class RunNote(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+    """The `run` that staged a batch: what to type to go on with it."""
+
+    manifest: str
+    out: str
+    model: str
+    photos: tuple[str, ...] = ()
+
+
 def gemini_key(environ: Mapping[str, str]) -> str | None:
     """The key that is set, if any."""
     return next((environ[name] for name in KEY_VARIABLES if environ.get(name)), None)
 
 
 def model_maker(name: str | None, environ: Mapping[str, str]) -> tuple[str, wiring.ModelMaker]:
-    """(name, maker) of the model asked for, or of Gemini when a key is set. Raises `OurFault` without a key for it."""
+    """(name, maker) of the model asked for, or of Gemini when GEMINI_API_KEY is set.
+
+    GOOGLE_API_KEY is often set for other services of Google's. It is used when Gemini was asked for by name, and
+    chooses nothing by itself. Raises `NoKey`.
+    """
     key = gemini_key(environ)
-    chosen = name or ("gemini" if key else "preview")
+    chosen = name or ("gemini" if environ.get("GEMINI_API_KEY") else "preview")
     try:
         return chosen, wiring.model_maker(chosen, key)
     except ConfigurationError as error:
-        raise OurFault(f"{error} (https://aistudio.google.com/apikey), or use --model preview") from None
+        raise NoKey(f"{error} (https://aistudio.google.com/apikey), or use --model preview") from None
 
 
 @asynccontextmanager
@@ -63,19 +84,98 @@ async def locked(data: Path) -> AsyncIterator[None]:
     data.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(data / "lock", os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not await _taken(descriptor):
             raise FolderInUse(f"another ruum-batch works in {data}; wait for it or give another --data") from None
         yield
     finally:
         os.close(descriptor)
 
 
+async def _taken(descriptor: int) -> bool:
+    for _ in range(LOCK_TRIES):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            await asyncio.sleep(LOCK_PAUSE_SECONDS)
+        else:
+            return True
+    return False
+
+
+def is_locked(data: Path) -> bool:
+    """Whether a process works in the data folder."""
+    try:
+        descriptor = os.open(data / "lock", os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    else:
+        return False
+    finally:
+        os.close(descriptor)
+
+
 def results_of(data: Path) -> Path:
-    """Where the last run wrote this data folder's results; the folder itself where none has."""
+    """Where the last run wrote this data folder's results; the folder itself where none has.
+
+    Read as the system's own bytes: the folder's name need not be text in every locale.
+    """
     note = data / RESULTS_NOTE
-    return Path(note.read_text()) if note.is_file() else data
+    return Path(os.fsdecode(note.read_bytes())) if note.is_file() else data
+
+
+def note_run(data: Path, batch_id: str, note: RunNote) -> None:
+    """Remember how a batch was started, for commands that say how to go on."""
+    path = data / RUN_NOTES / f"{batch_id}.json"
+    with suppress(UnicodeError):  # a folder whose name is no text: the commands then name it by the batch's manifest
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(msgspec.json.encode(note))
+
+
+def run_note(data: Path, batch_id: str) -> RunNote | None:
+    """How a batch was started; None when that was not noted."""
+    with suppress(OSError, msgspec.DecodeError, UnicodeError):
+        return msgspec.json.decode((data / RUN_NOTES / f"{batch_id}.json").read_bytes(), type=RunNote)
+    return None
+
+
+def last_model(data: Path) -> str | None:
+    """The model that the last `run` of this data folder used; None when that was not noted."""
+    with suppress(OSError, msgspec.DecodeError, UnicodeError):
+        newest = max((data / RUN_NOTES).glob("*.json"), key=lambda path: path.stat().st_mtime, default=None)
+        if newest is not None:
+            return msgspec.json.decode(newest.read_bytes(), type=RunNote).model
+    return None
+
+
+def run_command(data: Path, batch: Batch) -> str:
+    """The command that goes on with a batch of this data folder."""
+    note, out = run_note(data, batch.id), results_of(data)
+    if note is not None:
+        manifest, out = Path(note.manifest), Path(note.out)
+    else:
+        base = Path(unquote(urlsplit(batch.manifest.base).path))
+        manifest = base / Path(unquote(urlsplit(batch.manifest.uri).path)).name
+    parts = ["ruum-batch run", quoted(manifest), "--out", quoted(out)]
+    if (out / ".ruum").resolve() != data.resolve():
+        parts += ["--data", quoted(data)]
+    for folder in note.photos if note else ():
+        parts += ["--photos", quoted(Path(folder))]
+    if note is not None and note.model == "preview":
+        parts += ["--model preview"]
+    return " ".join(parts)
+
+
+def quoted(path: Path) -> str:
+    """A path as a shell takes it, as short as it can be from here."""
+    short = path
+    with suppress(ValueError, OSError):
+        if path.is_absolute():
+            short = path.relative_to(Path.cwd())
+    return shlex.quote(str(short))
 
 
 def open_backend(clock: SystemClock, data: Path, out: Path) -> wiring.Embedded:
@@ -106,19 +206,23 @@ class LocalRun:
         """Open the backend. Photos may come from the manifest's folder, `photos`, and folders of earlier batches."""
         clock = SystemClock()
         embedded = open_backend(clock, data, out)
-        (data / RESULTS_NOTE).write_text(str(out.resolve()))
+        (data / RESULTS_NOTE).write_bytes(os.fsencode(out.resolve()))
         await embedded.store.take_over()
         folders = [manifest_path.parent.resolve(), *(folder.resolve() for folder in photos)]
         earlier = await embedded.store.batches()
         folders.extend(Path(unquote(urlsplit(batch.manifest.base).path)) for batch in earlier)
         return cls(settings, embedded, clock, list(dict.fromkeys(folders)), out / "events.jsonl")
 
-    def _rules_of(self, stored: StoredObject) -> SourceRules:
+    def rules(self, base: str) -> SourceRules:
+        """What a manifest in the folder `base` (a URI) may name."""
         return SourceRules(
-            base=stored.metadata["base"],
+            base=base,
             allow_http=self._settings.download.allow_http,
             folders=tuple(str(folder) for folder in self._folders),
         )
+
+    def _rules_of(self, stored: StoredObject) -> SourceRules:
+        return self.rules(stored.metadata["base"])
 
     async def ingest(self, path: Path, content: bytes) -> Batch:
         """Put the manifest into the intake bucket and take it in; the batch may be `rejected`."""
@@ -139,9 +243,12 @@ class LocalRun:
         make_model: wiring.ModelMaker,
         stop: asyncio.Event,
         grace_seconds: float,
-        show: Callable[[Batch, Counts], None],
+        look: Callable[[Batch, Counts], Awaitable[None]],
     ) -> Batch:
-        """Stage until the batch is closed and its event written, or `stop` is set. Raises `OurFault`."""
+        """Stage until the batch is closed and its event written, or `stop` is set. Raises `OurFault`.
+
+        `look` is called with every look at the batch.
+        """
         faults: list[str] = []
 
         def halted(reason: str) -> None:
@@ -162,7 +269,7 @@ class LocalRun:
         )
         consumers = [asyncio.create_task(loop) for loop in self._consumers()]
         try:
-            batch = await self._watch(stop, working, show)
+            batch = await self._watch(stop, working, look)
             stop.set()
             await working
         finally:
@@ -208,14 +315,14 @@ class LocalRun:
             self.closed.set()
 
     async def _watch(
-        self, stop: asyncio.Event, working: asyncio.Task[None], show: Callable[[Batch, Counts], None]
+        self, stop: asyncio.Event, working: asyncio.Task[None], look: Callable[[Batch, Counts], Awaitable[None]]
     ) -> Batch:
         """Show progress until the batch is closed and announced, or work has stopped."""
         while True:
             batch = await self.store.batch(self._batch_id)
             if batch is None:
                 raise RuntimeError(f"batch {self._batch_id} is gone")
-            show(batch, await self.store.counts(batch.id))
+            await look(batch, await self.store.counts(batch.id))
             announced = batch.state is BatchState.CLOSED and batch.announced_round >= batch.round
             if announced and not await self._embedded.queue.waiting(EVENTS_SUBSCRIPTION):
                 return batch
