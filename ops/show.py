@@ -137,7 +137,7 @@ class _Bar:
 
     def __init__(self) -> None:
         self._shown = False
-        self._colours = "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
+        self._colours = "NO_COLOR" not in os.environ and os.getenv("TERM") != "dumb"
 
     def draw(self, share: float, numbers: str) -> None:
         width = max(20, shutil.get_terminal_size().columns - 1)
@@ -198,7 +198,7 @@ class BatchProgress:
         self._speed = Speed()
         self._printed_at = 0.0
         self._printed: tuple[int, str] = (-1, "")
-        self._said: str | None = None
+        self._said: object = None
         self._started = time.monotonic()
         self._last: tuple[Batch, Counts] | None = None
         self.cost_usd = 0.0
@@ -215,15 +215,16 @@ class BatchProgress:
             _bar.clear()
         _bar = None
 
-    def say_once(self, sentence: str | None, *, over: str | None = None) -> None:
-        """Print a sentence when it differs from the one before; `over` when there is none any more."""
-        if sentence == self._said:
+    def say_once(self, sentence: str | None, *, about: object = None, over: str | None = None) -> None:
+        """Print a sentence when it is about something else than the one before; `over` when there is none any more."""
+        key = (about or sentence) if sentence else None
+        if key == self._said:
             return
         if sentence:
             err.print(sentence)
         elif over and self._said:
             err.print(over)
-        self._said = sentence
+        self._said = key
 
     def show(self, batch: Batch, counts: Counts) -> None:
         """Called often; shows what changed."""

@@ -67,6 +67,7 @@ class _Run:
         self._looked_at = 0.0
         self._moved_at = time.monotonic()
         self._settled = -1
+        self._serious: waiting.Wait | None = None
         self._disk_full: str | None = None
         self._now = time.time
 
@@ -185,7 +186,9 @@ class _Run:
         if said is None and fault and now - self._moved_at >= STILL_SECONDS:
             self._progress.say_once(f"The last call failed: {fault}. It is tried again.")
             return
-        self._progress.say_once(said.sentence if said else None, over="The vendor answers again." if serious else None)
+        over = "The work goes on." if self._serious else None
+        self._progress.say_once(said.sentence if said else None, about=said.about if said else None, over=over)
+        self._serious = serious
 
     # --- after
 

@@ -32,6 +32,11 @@ class Wait(msgspec.Struct, frozen=True, rename="camel"):
     model: str | None = None
     until: float | None = None
 
+    @property
+    def about(self) -> tuple[object, ...]:
+        """What makes it the same wait as before: not how many calls wait."""
+        return (self.kind, self.model, self.until and round(self.until))
+
 
 async def of_models(
     store: BatchStore, settings: Settings, now: float, *, fault: str | None = None, models: Iterable[str] | None = None
@@ -52,7 +57,7 @@ def of_ledger(ledger: Ledger, own: Limit, now: float, fault: str | None = None) 
     vendor = VENDORS.get(model.partition("-")[0], "the vendor")
     waiting = sum(waiter.count for waiter in ledger.waiters.values() if waiter.until > now)
     calls = f" {words.count(waiting, 'call')} {'waits' if waiting == 1 else 'wait'}." if waiting else ""
-    said = f" ({fault})" if fault else ""
+    said = f" ({fault})" if fault and model in fault else f" ({model}: {fault})" if fault else f" ({model})"
     if ledger.day_spent_until > now:
         at = words.clock_time(ledger.day_spent_until, now)
         sentence = (
@@ -61,7 +66,7 @@ def of_ledger(ledger: Ledger, own: Limit, now: float, fault: str | None = None) 
         return [Wait("day", sentence, f"daily quota used up until {at}", model=model, until=ledger.day_spent_until)]
     if ledger.circuit is not Circuit.CLOSED:
         again, until = _next_test_call(ledger, now)
-        sentence = f"{vendor} does not answer ({model}){said}.{calls} {again}; nothing is lost."
+        sentence = f"{vendor} does not answer{said}.{calls} {again}; nothing is lost."
         return [Wait("circuit", sentence, f"{vendor} does not answer", model=model, until=until)]
     found: list[Wait] = []
     slow = f", slowed to {ledger.rate:.0%} after refusals" if ledger.rate < SLOW else ""

@@ -219,6 +219,8 @@ def _refusal(verb: str, known: Batch, answer: Batch | Refusal) -> str | None:
 
     if isinstance(answer, Batch) or answer is Refusal.UNCHANGED:
         return None
+    if verb == "cancel" and known.state is BatchState.CLOSED and known.control is Control.CANCELLING:
+        return None  # by an earlier cancel
     past = {"pause": "paused", "resume": "resumed", "cancel": "cancelled"}[verb]
     if known.state is BatchState.REJECTED:
         why = "its manifest was rejected"

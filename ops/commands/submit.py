@@ -192,7 +192,7 @@ class _Waits:
         said = next((wait for wait in waits if wait.serious and (wait.kind != "nobody" or long_still)), None)
         if said is None and waits and long_still:
             said = waits[0]
-        self._progress.say_once(said.sentence if said else None, over="The work goes on.")
+        self._progress.say_once(said.sentence if said else None, about=said.about if said else None)
         return False
 
 
