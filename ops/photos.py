@@ -12,7 +12,7 @@ from urllib.parse import unquote, urlsplit
 import msgspec
 
 from ops import words
-from ops.cli_common import SOME_FAILED, WRONG_USAGE, fail, readable
+from ops.cli_common import WRONG_USAGE, fail, readable
 
 if TYPE_CHECKING:
     from shared.manifest import Manifest
@@ -99,4 +99,4 @@ def ask_to_go_on(text: str, question: str, *, yes: bool, refuse: bool) -> None:
             fail("nothing was done", WRONG_USAGE)
         return
     if refuse:
-        fail("nothing was done; correct the manifest, or say --yes to go on without them", SOME_FAILED)
+        fail("nothing was done; correct the manifest, or say --yes to go on without them", WRONG_USAGE)

@@ -11,6 +11,8 @@ from shared.telemetry import LogEvent
 
 HINT: Final = "up. In another terminal: ruum-batch submit samples/batch.json --watch    (Ctrl-C stops all)"
 KEPT: Final = 20  # last lines of each part, for when it ends
+# Another function is writing the reports: the event that met it comes again, which is how it is meant to be.
+EXPECTED: Final = "shared.closing.StillClosing"
 LOUD: Final = ("WARNING", "ERROR", "CRITICAL")
 
 
@@ -82,6 +84,8 @@ def shortened(line: dict[str, Any]) -> str | None:
     if event == LogEvent.QUOTA_CHANGED.value:
         return f"quota of {line.get('model')}: circuit {line.get('circuit')}, rate {line.get('rate', 1):.0%}"
     if line.get("severity") in LOUD:
-        reason = f": {line['reason']}" if line.get("reason") else ""
-        return f"{line['severity']} {line.get('message', '')}{reason}"
+        cause = line.get("reason") or str(line.get("stack_trace", "")).strip().rpartition("\n")[2]
+        if cause.startswith(EXPECTED):
+            return None
+        return f"{line['severity']} {line.get('message', '')}{': ' if cause else ''}{cause}"
     return None

@@ -149,7 +149,8 @@ def _lines(found: Health) -> list[str]:
     lines = [f"workers    {len(found.workers) or 'none'} alive"]
     lines += [f"           {worker['id']}, last heartbeat {words.ago(worker['secondsAgo'])} ago"
               for worker in found.workers[:10]]  # fmt: skip
-    states = ", ".join(f"{number} {state}" for state, number in found.batches.items()) or "none"
+    shown = {"failed": "of them with failures"}
+    states = ", ".join(f"{number} {shown.get(state, state)}" for state, number in found.batches.items()) or "none"
     lines.append(f"batches    {states}")
     lines.append(f"images     {found.open_images} open, {found.in_progress} of them in progress")
     if found.oldest:
