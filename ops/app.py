@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Final
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperArgument, TyperCommand, TyperGroup
 
 from ops.cli_common import EXIT_CODES
 from ops.commands import batches, control, costs, erase, failures, health, image, manifests, quota, run, submit, up
@@ -21,6 +21,23 @@ SECTIONS: Final = {
 HELP_NAMES: Final[dict[str, Any]] = {"help_option_names": ["-h", "--help"]}
 
 
+MOST_HELP: Final = 300  # characters: a command's first sentence, whole
+
+
+class Command(TyperCommand):
+    """A command whose help shows arguments by their names: MANIFEST, not {MANIFEST} <path>."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        for param in self.params:
+            if isinstance(param, TyperArgument):
+                vars(param)["display_type_rich"] = lambda ctx: None
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """For the line `Usage:`."""
+        return [piece.replace("{", "").replace("}", "") for piece in super().collect_usage_pieces(ctx)]
+
+
 class Sections(TyperGroup):
     """Lists the commands by whom they are for."""
 
@@ -28,7 +45,7 @@ class Sections(TyperGroup):
         """Called for --help; the formatter is click's."""
         for title, commands in SECTIONS.items():
             rows = [
-                (name, command.get_short_help_str(100))
+                (name, command.get_short_help_str(MOST_HELP))
                 for name in commands
                 if (command := self.get_command(ctx, name)) is not None
             ]
@@ -67,3 +84,7 @@ def _root(
 
 for _module in (run, manifests, submit, batches, health, image, control, failures, quota, costs, erase, up):
     _module.register(app)
+for _group in (app, *(found.typer_instance for found in app.registered_groups)):
+    for _command in _group.registered_commands if _group is not None else ():
+        _command.cls = Command
+        _command.context_settings = HELP_NAMES

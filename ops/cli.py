@@ -1,31 +1,44 @@
 """The entry of `ruum-batch`: what comes before any command, and what becomes of everything that a command raises.
 
-Nothing but the standard library's lightest modules is imported at the top. Ctrl-C must end the command in one line from
-the first moment on, and importing everything takes most of a second.
+Ctrl-C must end the command in one line from the first moment on, and importing everything takes part of a second. So
+the handler is set before anything else is imported, even `typing` and `signal`.
 
 Exit codes: see `ops.cli_common.EXIT_CODES`.
 """
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]  # built in: `signal` itself takes milliseconds, in which Ctrl-C would be a traceback
 import os
-import signal
 import sys
-from types import FrameType
-from typing import Final, NoReturn
 
-INTERRUPTED: Final = 130
-INTERRUPTED_LINE: Final = b"ruum-batch: interrupted\n"
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import FrameType
+    from typing import NoReturn
+
+INTERRUPTED = 130
+INTERRUPTED_LINE = b"ruum-batch: interrupted\n"
+
+
+def _interrupted_while_starting(_: int, __: FrameType | None) -> None:
+    """Leave at once: an exception out of a half-imported module would be a page of traceback."""
+    os.write(2, INTERRUPTED_LINE)
+    os._exit(INTERRUPTED)
+
+
+if sys.argv and sys.argv[0].rpartition("/")[2] == "ruum-batch":  # and not imported by a test
+    _signal.signal(_signal.SIGINT, _interrupted_while_starting)
 
 
 def main() -> NoReturn:
     """Run the command line and leave with its exit code."""
+    _signal.signal(_signal.SIGINT, _interrupted_while_starting)
     _open_standard_streams()
-    signal.signal(signal.SIGINT, _interrupted_while_starting)
     from ops import ending
 
     code = ending.run(sys.argv[1:])
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # nothing is left to interrupt: the interpreter closes down
+    _signal.signal(_signal.SIGINT, _signal.SIG_IGN)  # nothing is left to interrupt: the interpreter closes down
     sys.exit(code)
 
 
@@ -39,9 +52,3 @@ def _open_standard_streams() -> None:
     sys.stdin = sys.stdin or open(0, encoding="utf-8", closefd=False)  # noqa: SIM115 - kept as long as the process
     sys.stdout = sys.stdout or open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
     sys.stderr = sys.stderr or open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
-
-
-def _interrupted_while_starting(_: int, __: FrameType | None) -> None:
-    """Leave at once: an exception out of a half-imported module would be a page of traceback."""
-    os.write(2, INTERRUPTED_LINE)
-    os._exit(INTERRUPTED)

@@ -57,11 +57,12 @@ def run(arguments: Sequence[str]) -> int:
 
 def _said(error: BaseException, *, as_json: bool) -> int:
     """Say what went wrong; return the exit code."""
-    if isinstance(error, SystemExit):
-        return error.code if isinstance(error.code, int) else OK
+    if isinstance(error, SystemExit):  # by typer's own hand only, when the reader of a --help goes away
+        show.discard_output()
+        return BROKEN_PIPE if error.code == 1 else error.code if isinstance(error.code, int) else OK
     if isinstance(error, KeyboardInterrupt | typer.Abort):
         return INTERRUPTED
-    if isinstance(error, BrokenPipeError):
+    if isinstance(error, BrokenPipeError | show.ReaderGone):
         show.discard_output()
         return BROKEN_PIPE
     code, message = explained(error)

@@ -15,7 +15,7 @@ from urllib.parse import unquote, urlsplit
 import msgspec
 
 from ops.events_file import EventsFile
-from shared import wiring, worker
+from shared import wiring
 from shared.clock import SystemClock
 from shared.closing import StillClosing
 from shared.errors import ConfigurationError, RuumError
@@ -23,7 +23,7 @@ from shared.messages import ImageChanged, decode
 from shared.model import Batch, BatchState, Control, Counts
 from shared.ports import Delivery, StoredObject
 from shared.replay import Busy
-from shared.settings import Settings
+from shared.settings import Buckets, Settings
 from shared.sources import SourceRules
 from shared.subscriber import consume
 from shared.topology import CHANGES_TOPIC, DEAD_LETTER_DOOR, EVENTS_SUBSCRIPTION
@@ -178,6 +178,11 @@ def quoted(path: Path) -> str:
     return shlex.quote(str(short))
 
 
+def on_one_machine(settings: Settings) -> Settings:
+    """The settings with the buckets of a data folder, which are folders: RUUM_BUCKETS_* names those in the cloud."""
+    return msgspec.structs.replace(settings, buckets=Buckets())
+
+
 def open_backend(clock: SystemClock, data: Path, out: Path) -> wiring.Embedded:
     """The backend of a data folder, its results below `out`."""
     data.mkdir(parents=True, exist_ok=True)
@@ -249,6 +254,8 @@ class LocalRun:
 
         `look` is called with every look at the batch.
         """
+        from shared import worker  # with the downloader's HTTP library, a tenth of a second that other commands save
+
         faults: list[str] = []
 
         def halted(reason: str) -> None:

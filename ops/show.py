@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from shared.model import Batch, Counts
 
 MOST_PROBLEMS_SHOWN: Final = 50  # of a manifest, on a terminal; the file has all of them
+MOST_MESSAGE: Final = 1500  # characters of a line: what somebody pasted may be pages
 PLAIN_SECONDS: Final = 5.0  # between two lines of progress where there is no terminal
 SPEED_SECONDS: Final = 60.0  # images a minute are measured over the last minute
 NARROWEST_BAR: Final = 10  # columns; with fewer left for it the numbers stand alone
@@ -30,6 +31,10 @@ said_goodbye = False  # a command has said itself how it was interrupted
 _keep_going = False
 _gone: set[str] = set()
 _bar: _Bar | None = None
+
+
+class ReaderGone(Exception):
+    """Whoever read our output went away. No OSError: typer has its own idea of a broken pipe."""
 
 
 class Lines:
@@ -48,9 +53,9 @@ class Lines:
             stream.flush()
         except BrokenPipeError:
             _gone.add(self._stream)
-            if not _keep_going:
-                raise
             discard_output()
+            if not _keep_going:
+                raise ReaderGone from None
         except ValueError:  # closed
             _gone.add(self._stream)
 
@@ -101,15 +106,15 @@ def discard_output() -> None:
 
 def say(message: str) -> None:
     """One line on stderr in the command's name."""
-    with suppress(OSError, ValueError):
-        err.print(f"ruum-batch: {message}")
+    with suppress(OSError, ValueError, ReaderGone):
+        err.print(f"ruum-batch: {message if len(message) <= MOST_MESSAGE else message[:MOST_MESSAGE] + '…'}")
 
 
 def goodbye(message: str) -> None:
     """What to know after Ctrl-C, instead of `interrupted`."""
     global said_goodbye  # noqa: PLW0603
     said_goodbye = True
-    with suppress(OSError, ValueError):
+    with suppress(OSError, ValueError, ReaderGone):
         err.print(message)
 
 

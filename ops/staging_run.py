@@ -115,7 +115,10 @@ class _Run:
         absent = photos.missing(found) if known is None else None
         if absent:
             text = photos.sentence(absent, base)
-            question = f"Stage the other {words.count(len(found.images) - absent.images, 'image')} all the same?"
+            others = len(found.images) - absent.images
+            question = (
+                f"Stage the other {words.count(others, 'image')}?" if others else "Every image would fail. Go on?"
+            )
             photos.ask_to_go_on(text, question, yes=order.yes, refuse=False)
         images, cost = await spending.of_run(here.store, order.settings, found)
         if cost:

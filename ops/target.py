@@ -81,6 +81,7 @@ async def opened(
         finally:
             await on_google.aclose()
         return
+    settings = local.on_one_machine(settings)
     folder = data or DEFAULT_DATA
     there = (folder / "batch.sqlite").is_file()
     if or_nothing and data is None and not there:

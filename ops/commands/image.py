@@ -37,7 +37,7 @@ def image(
         from shared.telemetry import trace_id
 
         known = await remote.batch_of(target, batch)
-        found = await target.backend.store.image(batch, index)
+        found = await target.backend.store.image(batch, index) if index < known.total else None
         if found is None:
             last = f"0 to {known.total - 1}" if known.total else "none: its manifest was rejected"
             fail(f"{batch} has no image {index} (its images are {last})", WRONG_USAGE)

@@ -54,7 +54,7 @@ def run(
 
     from ops import local, manifest_file, staging_run
 
-    settings = manifest_file.settings_here()
+    settings = local.on_one_machine(manifest_file.settings_here())
     content = manifest_file.content(manifest, settings, out, as_json=as_json)
     manifest_file.check_folders(photos or [])
     try:
