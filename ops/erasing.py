@@ -63,7 +63,7 @@ async def erase(target: Target, batches: list[Batch], found: Plan) -> None:
         await target.backend.objects.delete(bucket, name)
     if target.embedded is not None and target.data is not None:
         await _embedded(target, batches, found)
-        _local_files(target.data, batches, found.client)
+        _local_files(target.data, batches, found)
     elif target.environ:
         await _firestore(target, batches, found)
 
@@ -101,21 +101,23 @@ def _batch_of(data: bytes) -> str | None:
     return found if isinstance(found, str) else None
 
 
-def _local_files(data: Path, batches: list[Batch], client: str) -> None:
+def _local_files(data: Path, batches: list[Batch], found: Plan) -> None:
     """The client's lines of events.jsonl, the notes of its runs, and the folders that are empty now."""
     for batch in batches:
         (data / local.RUN_NOTES / f"{batch.id}.json").unlink(missing_ok=True)
     out = local.results_of(data)
     events = out / "events.jsonl"
     if events.is_file():
-        kept = [line for line in events.read_bytes().splitlines(keepends=True) if _client_of(line) != client]
+        kept = [line for line in events.read_bytes().splitlines(keepends=True) if _client_of(line) != found.client]
         part = events.with_name(".events.jsonl.part")
         part.write_bytes(b"".join(kept))
         part.replace(events)
-    for top in (out / "results" / client, data / "intake" / "manifests" / client):
-        for folder, _, _ in os.walk(top, topdown=False):
-            if not os.listdir(folder):
-                os.rmdir(folder)
+    roots = local.bucket_folders(data, out)
+    for bucket, name in found.objects:
+        for folder in (roots[bucket] / name).parents:
+            if folder == roots[bucket] or not folder.is_dir() or os.listdir(folder):
+                break
+            folder.rmdir()
 
 
 def _client_of(line: bytes) -> str | None:

@@ -186,8 +186,12 @@ def on_one_machine(settings: Settings) -> Settings:
 def open_backend(clock: SystemClock, data: Path, out: Path) -> wiring.Embedded:
     """The backend of a data folder, its results below `out`."""
     data.mkdir(parents=True, exist_ok=True)
-    folders = {"intake": data / "intake", "work": data / "work", "results": out}
-    return wiring.embedded(clock, data / "batch.sqlite", folders)
+    return wiring.embedded(clock, data / "batch.sqlite", bucket_folders(data, out))
+
+
+def bucket_folders(data: Path, out: Path) -> dict[str, Path]:
+    """The folder of each bucket."""
+    return {"intake": data / "intake", "work": data / "work", "results": out}
 
 
 class LocalRun:
