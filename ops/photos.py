@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -87,15 +86,13 @@ def source_shown(source: str, base: str) -> str:
 
 def ask_to_go_on(text: str, question: str, *, yes: bool, refuse: bool) -> None:
     """Say what is missing and ask whether to go on. Nobody there to answer: `refuse`, or go on."""
-    import typer
-
-    from ops import show
+    from ops import asking, show
 
     show.err.print(text)
     if yes:
         return
-    if sys.stdin.isatty():
-        if not typer.confirm(question, err=True):
+    if asking.can_answer():
+        if not asking.confirm(question):
             fail("nothing was done", WRONG_USAGE)
         return
     if refuse:

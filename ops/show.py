@@ -167,6 +167,12 @@ class _Bar:
             self._shown = False
 
 
+def clear_bar() -> None:
+    """Take the bar away for a moment."""
+    if _bar is not None:
+        _bar.clear()
+
+
 class Speed:
     """Images a minute over the last minute, and when the last image will be through at that speed."""
 

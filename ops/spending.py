@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import ipaddress
-import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
-from ops import words
+from ops import asking, words
 from ops.cli_common import WRONG_USAGE, fail
 from shared import forecast
 from shared.model import ImageState
@@ -86,12 +85,10 @@ def key_named(environ: Mapping[str, str]) -> str:
 
 def sure(question: str, *, yes: bool, otherwise: str = "not done") -> None:
     """Ask, unless told not to. Nobody there to answer means no."""
-    import typer
-
     if yes:
         return
-    if sys.stdin.isatty():
-        if typer.confirm(question, err=True):
+    if asking.can_answer():
+        if asking.confirm(question):
             return
         fail(otherwise, WRONG_USAGE)
     fail(f"{question} {otherwise[:1].upper()}{otherwise[1:]}; say --yes to do it", WRONG_USAGE)

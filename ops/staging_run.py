@@ -73,14 +73,15 @@ class _Run:
 
     async def go(self) -> int:
         order = self._order
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            asyncio.get_running_loop().add_signal_handler(number, self._stopping, int(number))
         show.keep_going()
         async with local.locked(order.data):
             here = await local.LocalRun.open(order.settings, order.data, order.out, order.manifest, list(order.photos))
             found = self._read(here)
             if found is not None:
                 await self._ask(here, found)
+            # Until now nothing was begun, and Ctrl-C ends the command; from here on it stops it in order.
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                asyncio.get_running_loop().add_signal_handler(number, self._stopping, int(number))
             batch = await here.ingest(order.manifest, order.content)
             if batch.state is BatchState.REJECTED:
                 await here.deliver_events()
@@ -94,6 +95,8 @@ class _Run:
     def _stopping(self, number: int) -> None:
         self._signals.append(number)
         if len(self._signals) > 1:  # asked twice: do not even let what is in progress finish
+            show.clear_bar()
+            show.err.print("stopped at once; the same command goes on from here")
             _leave_at_once(128 + number)
         self._stop.set()
         show.err.print("stopping: images in progress may finish (press Ctrl-C again to stop at once)")
@@ -282,6 +285,6 @@ def _leave_at_once(code: int) -> None:
     """
     with suppress(Exception):
         for finalizer in list(vars(multiprocessing.util)["_finalizer_registry"].values()):
-            if "SemLock" in repr(finalizer):
+            if getattr(finalizer._callback, "__qualname__", "") == "SemLock._cleanup":  # noqa: SLF001
                 finalizer()
     os._exit(code)

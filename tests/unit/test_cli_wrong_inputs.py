@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
+import pty
 import re
 import subprocess
 import sys
@@ -289,3 +292,28 @@ def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
         assert len(done.stderr.splitlines()) < 12, done.stderr
     finally:
         subprocess.run(["umount", str(small)], check=False)
+
+
+def test_ctrl_c_at_a_question_ends_it(tmp_path: Path) -> None:
+    """On a terminal of its own: an event loop would otherwise keep the signal until somebody answers."""
+    path = tmp_path / "b.json"
+    images = [{"url": f"https://example.com/{number}.jpg"} for number in range(50)]
+    path.write_text(json.dumps({**cli_inputs.HEADER, "images": images}))
+    cli_inputs.make_data(tmp_path / "data")
+    for command in (("run", str(path), "--out", str(tmp_path / "out")),
+                    ("cancel", "acme.run", "--data", str(tmp_path / "data"))):  # fmt: skip
+        pid, terminal = pty.fork()
+        if pid == 0:
+            os.environ["GEMINI_API_KEY"] = "x"
+            os.execv(RUUM, [RUUM, *command])
+        said = b""
+        while b"[y/N]" not in said:
+            said += os.read(terminal, 1000)
+        os.write(terminal, b"\x03")
+        _, status = os.waitpid(pid, 0)
+        with contextlib.suppress(OSError):
+            said += os.read(terminal, 1000)
+        os.close(terminal)
+        assert os.waitstatus_to_exitcode(status) == 130, said
+        assert b"Traceback" not in said
+        assert b"ruum-batch: interrupted" in said
