@@ -6,6 +6,8 @@ import asyncio
 import fcntl
 import os
 import shlex
+import sqlite3
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -36,6 +38,8 @@ RUN_NOTES: Final = "runs"  # in the data folder: per batch, the command that sta
 WATCH_SECONDS: Final = 0.5  # how often progress is looked at; the end itself is told by an event
 LOCK_TRIES: Final = 10  # another command may look at the lock, which holds it for an instant
 LOCK_PAUSE_SECONDS: Final = 0.03
+OPEN_SECONDS: Final = 10.0  # for a database that another command is about to close
+OPEN_PAUSE_SECONDS: Final = 0.02
 
 
 class FolderInUse(Exception):
@@ -184,9 +188,17 @@ def on_one_machine(settings: Settings) -> Settings:
 
 
 def open_backend(clock: SystemClock, data: Path, out: Path) -> wiring.Embedded:
-    """The backend of a data folder, its results below `out`."""
+    """The backend of a data folder, its results below `out`. Waits for another command that is closing it."""
     data.mkdir(parents=True, exist_ok=True)
-    return wiring.embedded(clock, data / "batch.sqlite", bucket_folders(data, out))
+    give_up = time.monotonic() + OPEN_SECONDS
+    while True:
+        try:
+            return wiring.embedded(clock, data / "batch.sqlite", bucket_folders(data, out))
+        except sqlite3.OperationalError as error:
+            # Another command closes the file in this moment: it folds the log in, and keeps everybody out meanwhile.
+            if error.sqlite_errorcode not in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED) or time.monotonic() > give_up:
+                raise
+            time.sleep(OPEN_PAUSE_SECONDS)
 
 
 def bucket_folders(data: Path, out: Path) -> dict[str, Path]:

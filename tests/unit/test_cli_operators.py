@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -343,3 +345,17 @@ def test_a_look_at_the_lock_keeps_no_run_from_starting(data: Data) -> None:
 
     asyncio.run(body())
     assert SystemClock().now() > 0
+
+
+def test_commands_that_open_and_close_a_data_folder_do_not_shut_one_another_out(data: Data) -> None:
+    """The last to close the database keeps everybody out for a moment."""
+    data.batch("a", [ok()])
+    script = (
+        "import sys, pathlib; from ops import local; from shared.clock import SystemClock\n"
+        "for _ in range(150): local.open_backend(SystemClock(), *map(pathlib.Path, sys.argv[1:])).database.close()"
+    )
+    started = [
+        subprocess.Popen([sys.executable, "-c", script, data.folder, data.folder], stderr=subprocess.PIPE, text=True)
+        for _ in range(3)
+    ]
+    assert [each.communicate(timeout=120)[1] for each in started] == ["", "", ""]
