@@ -62,6 +62,9 @@ def _said(error: BaseException, *, as_json: bool) -> int:
         return BROKEN_PIPE if error.code == 1 else error.code if isinstance(error.code, int) else OK
     if isinstance(error, KeyboardInterrupt | typer.Abort):
         return INTERRUPTED
+    if type(error).__name__ == "NoArgsIsHelpError" and isinstance(error, UsageError):
+        show.err.print(error.format_message())
+        return WRONG_USAGE
     if isinstance(error, BrokenPipeError | show.ReaderGone):
         show.discard_output()
         return BROKEN_PIPE
@@ -106,16 +109,21 @@ def explained(error: BaseException) -> tuple[int, str]:
     )
 
 
+LIBRARY_WORDS: Final = {  # pydantic's, whose subject is the input and not the option
+    "Input should be a valid integer, unable to parse string as an integer": "not a whole number",
+    "Input should be a valid number, unable to parse string as a number": "not a number",
+    "Input should be greater than or equal to ": "the least is ",
+    "Input should be less than or equal to ": "the most is ",
+}
+
+
 def _usage(error: Any) -> str:
     """One line: what is wrong, and whose help to read."""
     message = " ".join(str(error.format_message()).split())
-    for ours, ending in (
-        ("unable to parse string as an integer", "a whole number"),
-        ("not a valid int", "a whole number"),
-    ):
-        message = message.replace(ours, ending)
+    for theirs, ours in LIBRARY_WORDS.items():
+        message = message.replace(theirs, ours)
     command = error.ctx.command_path if error.ctx else "ruum-batch"
-    return f"{message.rstrip('.')}. See: {command} --help"
+    return f"{message}{'' if message.endswith(('.', '?', '!')) else '.'} See: {command} --help"
 
 
 def _os_error(error: OSError) -> tuple[int, str]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from ops import local, remote, words
+from ops import local, remote, run_notes, words
 from shared import cache, names
 from shared.cache import CacheEntry
 from shared.model import Batch, BatchState
@@ -104,7 +104,7 @@ def _batch_of(data: bytes) -> str | None:
 def _local_files(data: Path, batches: list[Batch], found: Plan) -> None:
     """The client's lines of events.jsonl, the notes of its runs, and the folders that are empty now."""
     for batch in batches:
-        (data / local.RUN_NOTES / f"{batch.id}.json").unlink(missing_ok=True)
+        (data / run_notes.RUN_NOTES / f"{batch.id}.json").unlink(missing_ok=True)
     out = local.results_of(data)
     events = out / "events.jsonl"
     if events.is_file():

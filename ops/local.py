@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
-import shlex
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -34,7 +33,6 @@ LOCAL_CLIENT_FOLDER: Final = "local"  # manifests/<folder>/: on one machine the 
 KEY_VARIABLES: Final = ("GEMINI_API_KEY", "GOOGLE_API_KEY")  # the names Google's own tools read, in this order
 CHANGES_AT_ONCE: Final = 200
 RESULTS_NOTE: Final = "results-folder"  # in the data folder: for commands that are given it alone
-RUN_NOTES: Final = "runs"  # in the data folder: per batch, the command that staged it
 WATCH_SECONDS: Final = 0.5  # how often progress is looked at; the end itself is told by an event
 LOCK_TRIES: Final = 10  # another command may look at the lock, which holds it for an instant
 LOCK_PAUSE_SECONDS: Final = 0.03
@@ -52,15 +50,6 @@ class OurFault(Exception):
 
 class NoKey(Exception):
     """Gemini was asked for, and there is no key."""
-
-
-class RunNote(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
-    """The `run` that staged a batch: what to type to go on with it."""
-
-    manifest: str
-    out: str
-    model: str
-    photos: tuple[str, ...] = ()
 
 
 def gemini_key(environ: Mapping[str, str]) -> str | None:
@@ -129,57 +118,6 @@ def results_of(data: Path) -> Path:
     """
     note = data / RESULTS_NOTE
     return Path(os.fsdecode(note.read_bytes())) if note.is_file() else data
-
-
-def note_run(data: Path, batch_id: str, note: RunNote) -> None:
-    """Remember how a batch was started, for commands that say how to go on."""
-    path = data / RUN_NOTES / f"{batch_id}.json"
-    with suppress(UnicodeError):  # a folder whose name is no text: the commands then name it by the batch's manifest
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(msgspec.json.encode(note))
-
-
-def run_note(data: Path, batch_id: str) -> RunNote | None:
-    """How a batch was started; None when that was not noted."""
-    with suppress(OSError, msgspec.DecodeError, UnicodeError):
-        return msgspec.json.decode((data / RUN_NOTES / f"{batch_id}.json").read_bytes(), type=RunNote)
-    return None
-
-
-def last_model(data: Path) -> str | None:
-    """The model that the last `run` of this data folder used; None when that was not noted."""
-    with suppress(OSError, msgspec.DecodeError, UnicodeError):
-        newest = max((data / RUN_NOTES).glob("*.json"), key=lambda path: path.stat().st_mtime, default=None)
-        if newest is not None:
-            return msgspec.json.decode(newest.read_bytes(), type=RunNote).model
-    return None
-
-
-def run_command(data: Path, batch: Batch) -> str:
-    """The command that goes on with a batch of this data folder."""
-    note, out = run_note(data, batch.id), results_of(data)
-    if note is not None:
-        manifest, out = Path(note.manifest), Path(note.out)
-    else:
-        base = Path(unquote(urlsplit(batch.manifest.base).path))
-        manifest = base / Path(unquote(urlsplit(batch.manifest.uri).path)).name
-    parts = ["ruum-batch run", quoted(manifest), "--out", quoted(out)]
-    if (out / ".ruum").resolve() != data.resolve():
-        parts += ["--data", quoted(data)]
-    for folder in note.photos if note else ():
-        parts += ["--photos", quoted(Path(folder))]
-    if note is not None and note.model == "preview":
-        parts += ["--model preview"]
-    return " ".join(parts)
-
-
-def quoted(path: Path) -> str:
-    """A path as a shell takes it, as short as it can be from here."""
-    short = path
-    with suppress(ValueError, OSError):
-        if path.is_absolute():
-            short = path.relative_to(Path.cwd())
-    return shlex.quote(str(short))
 
 
 def on_one_machine(settings: Settings) -> Settings:

@@ -15,14 +15,16 @@ from typing import Any, Final
 
 import msgspec
 
-from ops import failures, local, manifest_file, photos, show, spending, waiting, words
+from ops import failures, local, manifest_file, photos, run_notes, show, spending, waiting, words
 from ops.cli_common import FAILED_HERE, NO_SPACE, OK, REJECTED, SOME_FAILED, database_fault, fail
 from ops.noted_model import Notes
 from shared import names, report, wiring
 from shared.errors import ConfigurationError
+from shared.ledger import next_reset
 from shared.manifest import Manifest
 from shared.model import Batch, BatchState, Control, Counts
 from shared.settings import Settings
+from shared.telemetry import LogEvent
 
 # After Ctrl-C images in progress may finish for this long. A preview takes 2 s; a call to Gemini, up to 30 s, is kept.
 GRACE_SECONDS: Final = 8.0
@@ -52,9 +54,21 @@ def start(order: Order) -> int:
     except local.FolderInUse as error:
         fail(str(error))
     except (local.OurFault, ConfigurationError) as error:
-        fail(str(error))
+        fail(_what_now(str(error)))
     except sqlite3.Error as error:
         fail(database_fault(error, order.data))
+
+
+def _what_now(fault: str) -> str:
+    """A fault of our configuration, or a spent day, with what to do about it."""
+    if "same command" in fault:
+        return fault
+    if "daily quota" in fault:
+        at = words.clock_time(next_reset(time.time()))
+        return (
+            f"{fault}. It is reset at midnight in California, {at} here; the same command goes on then, nothing is lost"
+        )
+    return f"{fault.rstrip('.')}. Nothing is lost: correct it, and the same command goes on"
 
 
 class _Run:
@@ -134,10 +148,10 @@ class _Run:
 
     def _note(self, batch: Batch) -> None:
         order = self._order
-        local.note_run(
+        run_notes.note_run(
             order.data,
             batch.id,
-            local.RunNote(
+            run_notes.RunNote(
                 manifest=str(order.manifest.resolve()),
                 out=str(order.out.resolve()),
                 model=order.model,
@@ -153,7 +167,7 @@ class _Run:
 
     async def _work(self, here: local.LocalRun) -> Batch:
         handlers = logging.getLogger().handlers
-        watch = _DiskWatch(self._disk_is_full)
+        watch = _FaultWatch(self._disk_is_full)
         for handler in handlers:
             handler.addFilter(watch)
         try:
@@ -209,9 +223,9 @@ class _Run:
             if not order.as_json:
                 self._tell_closed(batch, done, groups, done_before=done_before)
             return OK if counts.completed == batch.total else SOME_FAILED
-        where = f" --data {local.quoted(order.data)}"
+        where = f" --data {run_notes.quoted(order.data)}"
         if batch.control is Control.PAUSED and not self._signals:
-            same = local.run_command(order.data, batch)
+            same = run_notes.run_command(order.data, batch)
             show.err.print(
                 f"{batch.id} is paused with {counts.settled} of {batch.total} finished: {waiting.reason_of(batch)}"
             )
@@ -231,8 +245,8 @@ class _Run:
         folder = order.out / names.round_folder(batch)
         for line in failures.next_steps(
             groups,
-            again=f"ruum-batch run {local.quoted(folder / 'failed.csv')} --out {local.quoted(order.out)}",
-            retry=f"ruum-batch retry-failed {batch.id} --data {local.quoted(order.data)}, then the same run again",
+            again=f"ruum-batch run {run_notes.quoted(folder / 'failed.csv')} --out {run_notes.quoted(order.out)}",
+            retry=f"ruum-batch retry-failed {batch.id} --data {run_notes.quoted(order.data)}, then the same run again",
         ):
             show.out.print(line)
         show.out.print(f"report: {(folder / 'report.html').resolve().as_uri()}")
@@ -253,7 +267,7 @@ async def _read_batch(order: Order, batch: Batch) -> tuple[Counts, float, list[f
         embedded.database.close()
 
 
-class _DiskWatch(logging.Filter):
+class _FaultWatch(logging.Filter):
     """Ends a run whose disk is full at once. Else every image in progress would log the same fault and fail."""
 
     def __init__(self, on_full: Any) -> None:
@@ -261,6 +275,8 @@ class _DiskWatch(logging.Filter):
         self._on_full = on_full
 
     def filter(self, record: logging.LogRecord) -> bool:
+        if getattr(record, "fields", {}).get("event") == LogEvent.CONFIGURATION_FAULT.value:
+            return False  # the run ends with it, and says it in its last line
         error = record.exc_info[1] if record.exc_info else None
         sentence = _no_space(error)
         if sentence is None:

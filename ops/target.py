@@ -10,7 +10,7 @@ from typing import Final
 
 import msgspec
 
-from ops import local, stack_file
+from ops import local, run_notes, stack_file
 from shared import wiring
 from shared.clock import SystemClock
 from shared.settings import Settings, from_environment
@@ -42,14 +42,14 @@ class Target(msgspec.Struct, frozen=True):
     def options(self) -> str:
         """What to add to a command so that it works in the same place: ` --data X`, ` --project Y`, or nothing."""
         if self.data is not None:
-            return f" --data {local.quoted(self.data)}"
+            return f" --data {run_notes.quoted(self.data)}"
         return f" --project {self.environ['GOOGLE_CLOUD_PROJECT']}" if self.environ and not self.local_stack else ""
 
     @property
     def free(self) -> bool:
         """Whether nothing staged here costs money, as far as that is known."""
         if self.data is not None:
-            return local.last_model(self.data) == "preview"
+            return run_notes.last_model(self.data) == "preview"
         return self.local_stack or self.settings.staging.model == "preview"
 
     def somebody_works(self) -> bool:
@@ -106,5 +106,5 @@ def _nothing(folder: Path, *, named: bool, need_google: bool) -> str:
             "" if need_google else f"; nor is there a data folder {folder} (--data names another)"
         )
     inside = folder / ".ruum"
-    hint = f". Did you mean --data {local.quoted(inside)}?" if (inside / "batch.sqlite").is_file() else ""
+    hint = f". Did you mean --data {run_notes.quoted(inside)}?" if (inside / "batch.sqlite").is_file() else ""
     return f"there are no batches in {folder}{hint}"

@@ -117,11 +117,11 @@ async def _workers(target: Target, batch: Batch) -> list[Wait]:
 
 def nobody(target: Target, batch: Batch) -> str:
     """The sentence for a data folder in which no process works, with the command that goes on."""
-    from ops import local
+    from ops import run_notes
 
     if target.data is None:
         return "No worker is alive."
-    return f"Nothing runs in {target.data}. Go on with: {local.run_command(target.data, batch)}"
+    return f"Nothing runs in {target.data}. Go on with: {run_notes.run_command(target.data, batch)}"
 
 
 def reason_of(batch: Batch) -> str:

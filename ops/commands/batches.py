@@ -171,7 +171,7 @@ def _progress(found: dict[str, Any], waits: list[Any]) -> list[str]:
 
 async def _what_now(target: Target, batch: Batch, counts: Counts, waits: list[Any]) -> list[str]:
     """Below the numbers: why nothing moves, or what came of it, and the commands that help."""
-    from ops import failures, local, remote, waiting
+    from ops import failures, remote, run_notes, waiting
     from ops.commands import submit
     from shared import names
     from shared.model import BatchState, Control
@@ -196,7 +196,7 @@ async def _what_now(target: Target, batch: Batch, counts: Counts, waits: list[An
     lines += [f"  {wait.sentence}" for wait in waits]
     if batch.control is Control.PAUSED:
         nobody = target.data is not None and not target.somebody_works()
-        then = local.run_command(target.data, batch) if nobody and target.data is not None else None
+        then = run_notes.run_command(target.data, batch) if nobody and target.data is not None else None
         lines += waiting.paused_lines(target.options, batch, goes_on=then)
     if batch.control is Control.CANCELLING:
         lines.append(f"  being cancelled{_by(batch)}" + (f": {batch.cancel_reason}" if batch.cancel_reason else ""))

@@ -110,11 +110,11 @@ def resume(
 
 def go_on(target: Target, batch: Batch) -> list[str]:
     """In a data folder in which nobody works: the command without which nothing happens."""
-    from ops import local
+    from ops import run_notes
 
     if target.data is None or target.somebody_works():
         return []
-    return [f"  nothing runs in {target.data}; now run: {local.run_command(target.data, batch)}"]
+    return [f"  nothing runs in {target.data}; now run: {run_notes.run_command(target.data, batch)}"]
 
 
 def cancel(

@@ -202,7 +202,7 @@ async def ended(
     """Say what a batch has come to, and what to do next; the exit code."""
     import msgspec
 
-    from ops import failures, local, waiting
+    from ops import failures, local, run_notes, waiting
     from shared import names
     from shared.model import BatchState, Control
 
@@ -224,7 +224,7 @@ async def ended(
     state = f"{counts.settled} of {batch.total} finished"
     if batch.control is Control.PAUSED:
         show.err.print(f"{batch.id} is paused with {state}: {waiting.reason_of(batch)}")
-        same = None if target.data is None or target.somebody_works() else local.run_command(target.data, batch)
+        same = None if target.data is None or target.somebody_works() else run_notes.run_command(target.data, batch)
         for line in [*failures.lines(groups), *waiting.paused_lines(target.options, batch, goes_on=same)]:
             show.err.print(line)
     else:
@@ -242,16 +242,16 @@ def results_place(target: Target, name: str) -> str:
 
 def next_steps(target: Target, batch: Batch, groups: list[Any]) -> list[str]:
     """What to run next after failures, wherever the batch is."""
-    from ops import failures, local
+    from ops import failures, local, run_notes
     from shared import names
 
     retry = f"ruum-batch retry-failed {batch.id}{target.options}"
     failed_csv = names.round_folder(batch) + "failed.csv"
     if target.data is not None:
         out = local.results_of(target.data)
-        again = f"ruum-batch run {local.quoted(out / failed_csv)} --out {local.quoted(out)}"
+        again = f"ruum-batch run {run_notes.quoted(out / failed_csv)} --out {run_notes.quoted(out)}"
         if not target.somebody_works():
-            retry += f", then: {local.run_command(target.data, batch)}"
+            retry += f", then: {run_notes.run_command(target.data, batch)}"
     else:
         project = target.options
         again = f"ruum-batch results {batch.id}{project}, then: ruum-batch submit staged/{failed_csv}{project}"

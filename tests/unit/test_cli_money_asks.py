@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from PIL import Image as Picture
 
-from ops import local, remote, spending, target
+from ops import local, remote, run_notes, spending, target
 from ops.commands import submit
 from shared import wiring
 from shared.clock import SystemClock
@@ -114,7 +114,7 @@ def test_a_server_on_this_machine_costs_nothing(address: str | None, free: bool)
 def test_a_replay_beside_a_paid_run_asks_by_its_price(ruum: Ruum, tmp_path: Path) -> None:
     data = Data(tmp_path / "data")
     batch = data.batch("a", [failed()] * 10)
-    local.note_run(data.folder, batch, local.RunNote(manifest="m", out="o", model="gemini"))
+    run_notes.note_run(data.folder, batch, run_notes.RunNote(manifest="m", out="o", model="gemini"))
     before = data.everything()
     with at_work(data.folder):
         for command in (("replay", "--client", "acme"), ("retry-failed", batch), ("replay", "--older-than-minutes", 1)):

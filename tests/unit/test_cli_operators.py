@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from ops import local, waiting
+from ops import local, run_notes, waiting
 from shared.cache import CacheEntry
 from shared.clock import SystemClock
 from shared.ledger import Circuit, Ledger, Waiter
@@ -33,7 +33,7 @@ def data(tmp_path: Path) -> Data:
 def note(data: Data, batch: str, model: str = "preview") -> None:
     """As the `run` that staged the batch left it."""
     out = data.folder.parent / "staged"
-    local.note_run(data.folder, batch, local.RunNote(manifest="/m/acme.json", out=str(out), model=model))
+    run_notes.note_run(data.folder, batch, run_notes.RunNote(manifest="/m/acme.json", out=str(out), model=model))
     (data.folder / "results-folder").write_bytes(str(out).encode())
 
 
