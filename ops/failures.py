@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 OF_THE_PHOTO: Final = {
     ErrorCode.SOURCE_NOT_FOUND: "correct the addresses",
     ErrorCode.SOURCE_FORBIDDEN: "make the photos readable, or sign their addresses",
-    ErrorCode.SOURCE_NOT_ALLOWED: "use https addresses of public hosts",
+    ErrorCode.SOURCE_NOT_ALLOWED: "use https addresses of public hosts; for files elsewhere --photos FOLDER",
     ErrorCode.SOURCE_TOO_LARGE: "send smaller files",
     ErrorCode.NOT_A_PICTURE: "send JPEG, PNG, WebP or HEIC files, and no pages",
     ErrorCode.PICTURE_TOO_LARGE: "send pictures with fewer pixels",

@@ -13,7 +13,7 @@ from typing import Final, NoReturn
 import msgspec
 import typer
 
-from ops import local, show
+from ops import local, run_notes, show
 from ops.cli_common import REJECTED, WRONG_USAGE, fail, readable
 from shared import manifest as manifests
 from shared import names, report
@@ -35,7 +35,7 @@ def settings_here() -> Settings:
 
 def rules(manifest: Path, settings: Settings, photos: Sequence[Path] = ()) -> SourceRules:
     """What a manifest on this machine may name: its own folder, and those that were given."""
-    folders = [manifest.parent.resolve(), *(folder.resolve() for folder in photos)]
+    folders = [manifest.parent.resolve(), *(folder.resolve() for folder in photos), *run_notes.photo_folders(manifest)]
     return SourceRules(
         base=manifest.parent.resolve().as_uri().rstrip("/") + "/",
         allow_http=settings.download.allow_http,

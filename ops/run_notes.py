@@ -74,3 +74,18 @@ def quoted(path: Path) -> str:
         if path.is_absolute():
             short = path.relative_to(Path.cwd())
     return shlex.quote(str(short))
+
+
+def photo_folders(manifest: Path) -> list[Path]:
+    """Where photos of the runs that reported beside this manifest may come from.
+
+    A round's failed.csv lies in OUT/results/… and names photos by their whole address. `run` knows the folders of its
+    earlier batches; commands that look at such a file alone find them in the notes of OUT/.ruum.
+    """
+    found: list[Path] = []
+    for folder in manifest.resolve().parents:
+        for path in sorted((folder / ".ruum" / RUN_NOTES).glob("*.json")):
+            note = run_note(folder / ".ruum", path.stem)
+            if note is not None:
+                found += [Path(note.manifest).parent, *(Path(photos) for photos in note.photos)]
+    return list(dict.fromkeys(found))

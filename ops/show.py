@@ -276,6 +276,8 @@ def problems(name: str, found: Sequence[Problem], written_to: str | None) -> Non
     more = len(found) - MOST_PROBLEMS_SHOWN
     if more > 0:
         err.print(f"  … and {more} more; --json lists all of them" if not written_to else f"  … and {more} more")
+    if any("lies outside the folders" in problem.reason for problem in found):
+        err.print("  photos may come from further folders: --photos FOLDER")
     if written_to:
         err.print(f"{'All of them' if len(found) > 1 else 'The same'} as JSON: {written_to}")
 

@@ -255,3 +255,19 @@ def test_the_same_batch_again_is_said(ruum: Ruum, folder: Path, stack: Stack) ->
 
 async def _names(stack: Stack) -> list[str]:
     return [stored.name async for stored in stack.embedded.objects.list("intake", "")]
+
+
+def test_what_run_takes_validate_takes_too(ruum: Ruum, folder: Path, staged: list[str]) -> None:
+    """A round's failed.csv names photos by their whole address; it lies in another folder."""
+    ruum("run", manifest(folder, ["photos/there.jpg"]), "--out", folder / "out", "--model", "preview")
+    report = folder / "out/results/acme/b1/round-1/failed.csv"
+    report.parent.mkdir(parents=True, exist_ok=True)
+    address = (folder / "photos/there.jpg").as_uri()
+    report.write_text(f"clientName,url,roomType,designStyle\nacme,{address},bedroom,modern\n")
+    assert ruum("validate", report).code == 0
+    elsewhere = folder / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "failed.csv").write_text(report.read_text())
+    said = ruum("validate", elsewhere / "failed.csv")
+    assert said.code == 2
+    assert "--photos FOLDER" in said.err
