@@ -2,38 +2,70 @@
 
 from __future__ import annotations
 
-import asyncio
+import errno
+import os
+import sqlite3
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Annotated, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn
 
 import typer
 
-from ops import remote, show
-from ops.target import NoTarget, Target, opened
-from shared.errors import ConfigurationError, WorldError
-from shared.replay import Busy
-from shared.settings import BadSetting
+if TYPE_CHECKING:
+    from ops.target import Target
+
+NO_SPACE: Final = (errno.ENOSPC, errno.EDQUOT)
 
 OK: Final = 0
-OUR_FAULT: Final = 1
+FAILED_HERE: Final = 1
 REJECTED: Final = 2
 SOME_FAILED: Final = 3
+NOT_NOW: Final = 4
 WRONG_USAGE: Final = 64
 INTERRUPTED: Final = 130
+BROKEN_PIPE: Final = 141
+EXIT_CODES: Final = {
+    OK: "done; every image completed",
+    FAILED_HERE: "failed here: disk, database, network, credentials, or a bug",
+    REJECTED: "the manifest was rejected",
+    SOME_FAILED: "images failed or were cancelled, photos are missing, or the batch is paused or stands still",
+    NOT_NOW: "the batch's present state does not allow it",
+    WRONG_USAGE: "wrong usage: arguments, settings, a missing key, or a question that nobody answered",
+    INTERRUPTED: "Ctrl-C",
+    BROKEN_PIPE: "the reader of the output went away",
+}
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
-DataOption = Annotated[Path | None, typer.Option(help="Folder with the state of batches on this machine.")]
-ProjectOption = Annotated[
-    str | None, typer.Option(help="A Google Cloud project.  [default: the stack that is up here]")
+DataOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FOLDER",
+        help="A data folder, such as staged/.ruum.  [default: the stack that is up here, else staged/.ruum]",
+    ),
 ]
+ProjectOption = Annotated[str | None, typer.Option(metavar="ID", help="A Google Cloud project.")]
 ManifestPath = Annotated[Path, typer.Argument(metavar="MANIFEST", help="A .json, .jsonl or .csv manifest.")]
 BatchArgument = Annotated[str, typer.Argument(metavar="BATCH", help="A batch id, such as acme.demo.")]
+YesFlag = Annotated[bool, typer.Option("--yes", "-y", help="Answer every question with yes.")]
+PhotosOption = Annotated[
+    list[Path] | None,
+    typer.Option(metavar="FOLDER", help="A further folder that photos may come from (repeatable)."),
+]
+ClientOption = Annotated[str | None, typer.Option(metavar="NAME", help="Only this client's batches.")]
 
 
-def fail(message: str, code: int = OUR_FAULT) -> NoReturn:
-    show.err.print(f"ruum-batch: {message}")
-    raise typer.Exit(code)
+class Ended(Exception):
+    """A command that cannot do what it was asked: one sentence for people, and the exit code."""
+
+    def __init__(self, message: str, code: int = FAILED_HERE) -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = code
+
+
+def fail(message: str, code: int = FAILED_HERE) -> NoReturn:
+    """End the command with one line on stderr."""
+    raise Ended(message, code)
 
 
 def with_target(
@@ -44,18 +76,43 @@ def with_target(
     need_google: bool = False,
     or_nothing: bool = False,
 ) -> NoReturn:
-    """Run a command against its target; every expected failure as one line."""
+    """Run a command against its target; every failure that can be expected is one line."""
+    import asyncio
+
+    from ops import batch_lookup, target
+
+    if data is not None and project is not None:
+        fail("--data and --project exclude each other: a command works in one place", WRONG_USAGE)
 
     async def body() -> int:
-        async with opened(data=data, project=project, need_google=need_google, or_nothing=or_nothing) as target:
-            return await work(target)
+        where = target.opened(data=data, project=project, need_google=need_google, or_nothing=or_nothing)
+        async with where as found:
+            return await work(found)
 
     try:
         code = asyncio.run(body())
-    except BadSetting as error:
+    except (target.NoTarget, batch_lookup.NoBatch) as error:
         fail(str(error), WRONG_USAGE)
-    except (NoTarget, remote.NoBatch) as error:
-        fail(str(error), WRONG_USAGE)
-    except (ConfigurationError, WorldError, Busy) as error:
-        fail(str(error))
+    except sqlite3.Error as error:
+        fail(database_fault(error, data or target.DEFAULT_DATA))
     raise typer.Exit(code)
+
+
+def database_fault(error: sqlite3.Error, folder: Path | None = None) -> str:
+    """One sentence for what SQLite raised. `folder` is the data folder, where it is known."""
+    name = getattr(error, "sqlite_errorname", "") or ""
+    where = f" in {folder}" if folder else ""
+    if name.startswith("SQLITE_FULL"):
+        return f"no space left on the disk for the database{where}. Free some, then run the same command again"
+    if name.startswith(("SQLITE_CANTOPEN", "SQLITE_READONLY", "SQLITE_PERM", "SQLITE_IOERR")):
+        return (
+            f"the database{where} cannot be opened or written ({error}). Check the folder, its permissions and the disk"
+        )
+    if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+        return f"the database{where} is locked by another program. Try again"
+    return f"the database{where} is damaged or not one of ours ({error}). Restore it, or use another --data folder"
+
+
+def readable(path: Path | str) -> str:
+    """A path as it is shown: bytes that are no text are escaped."""
+    return os.fspath(path).encode("utf-8", "backslashreplace").decode()

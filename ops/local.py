@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
-from collections.abc import AsyncIterator, Callable, Mapping
+import sqlite3
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
@@ -14,7 +16,7 @@ from urllib.parse import unquote, urlsplit
 import msgspec
 
 from ops.events_file import EventsFile
-from shared import wiring, worker
+from shared import wiring
 from shared.clock import SystemClock
 from shared.closing import StillClosing
 from shared.errors import ConfigurationError, RuumError
@@ -22,7 +24,7 @@ from shared.messages import ImageChanged, decode
 from shared.model import Batch, BatchState, Control, Counts
 from shared.ports import Delivery, StoredObject
 from shared.replay import Busy
-from shared.settings import Settings
+from shared.settings import Buckets, Settings
 from shared.sources import SourceRules
 from shared.subscriber import consume
 from shared.topology import CHANGES_TOPIC, DEAD_LETTER_DOOR, EVENTS_SUBSCRIPTION
@@ -32,6 +34,10 @@ KEY_VARIABLES: Final = ("GEMINI_API_KEY", "GOOGLE_API_KEY")  # the names Google'
 CHANGES_AT_ONCE: Final = 200
 RESULTS_NOTE: Final = "results-folder"  # in the data folder: for commands that are given it alone
 WATCH_SECONDS: Final = 0.5  # how often progress is looked at; the end itself is told by an event
+LOCK_TRIES: Final = 10  # another command may look at the lock, which holds it for an instant
+LOCK_PAUSE_SECONDS: Final = 0.03
+OPEN_SECONDS: Final = 10.0  # for a database that another command is about to close
+OPEN_PAUSE_SECONDS: Final = 0.02
 
 
 class FolderInUse(Exception):
@@ -42,19 +48,27 @@ class OurFault(Exception):
     """The configuration does not allow work to go on; the text says what is wrong."""
 
 
+class NoKey(Exception):
+    """Gemini was asked for, and there is no key."""
+
+
 def gemini_key(environ: Mapping[str, str]) -> str | None:
     """The key that is set, if any."""
     return next((environ[name] for name in KEY_VARIABLES if environ.get(name)), None)
 
 
 def model_maker(name: str | None, environ: Mapping[str, str]) -> tuple[str, wiring.ModelMaker]:
-    """(name, maker) of the model asked for, or of Gemini when a key is set. Raises `OurFault` without a key for it."""
+    """(name, maker) of the model asked for, or of Gemini when GEMINI_API_KEY is set.
+
+    GOOGLE_API_KEY is often set for other services of Google's. It is used when Gemini was asked for by name, and
+    chooses nothing by itself. Raises `NoKey`.
+    """
     key = gemini_key(environ)
-    chosen = name or ("gemini" if key else "preview")
+    chosen = name or ("gemini" if environ.get("GEMINI_API_KEY") else "preview")
     try:
         return chosen, wiring.model_maker(chosen, key)
     except ConfigurationError as error:
-        raise OurFault(f"{error} (https://aistudio.google.com/apikey), or use --model preview") from None
+        raise NoKey(f"{error} (https://aistudio.google.com/apikey), or use --model preview") from None
 
 
 @asynccontextmanager
@@ -63,26 +77,71 @@ async def locked(data: Path) -> AsyncIterator[None]:
     data.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(data / "lock", os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not await _taken(descriptor):
             raise FolderInUse(f"another ruum-batch works in {data}; wait for it or give another --data") from None
         yield
     finally:
         os.close(descriptor)
 
 
+async def _taken(descriptor: int) -> bool:
+    for _ in range(LOCK_TRIES):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            await asyncio.sleep(LOCK_PAUSE_SECONDS)
+        else:
+            return True
+    return False
+
+
+def is_locked(data: Path) -> bool:
+    """Whether a process works in the data folder."""
+    try:
+        descriptor = os.open(data / "lock", os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    else:
+        return False
+    finally:
+        os.close(descriptor)
+
+
 def results_of(data: Path) -> Path:
-    """Where the last run wrote this data folder's results; the folder itself where none has."""
+    """Where the last run wrote this data folder's results; the folder itself where none has.
+
+    Read as the system's own bytes: the folder's name need not be text in every locale.
+    """
     note = data / RESULTS_NOTE
-    return Path(note.read_text()) if note.is_file() else data
+    return Path(os.fsdecode(note.read_bytes())) if note.is_file() else data
+
+
+def on_one_machine(settings: Settings) -> Settings:
+    """The settings with the buckets of a data folder, which are folders: RUUM_BUCKETS_* names those in the cloud."""
+    return msgspec.structs.replace(settings, buckets=Buckets())
 
 
 def open_backend(clock: SystemClock, data: Path, out: Path) -> wiring.Embedded:
-    """The backend of a data folder, its results below `out`."""
+    """The backend of a data folder, its results below `out`. Waits for another command that is closing it."""
     data.mkdir(parents=True, exist_ok=True)
-    folders = {"intake": data / "intake", "work": data / "work", "results": out}
-    return wiring.embedded(clock, data / "batch.sqlite", folders)
+    give_up = time.monotonic() + OPEN_SECONDS
+    while True:
+        try:
+            return wiring.embedded(clock, data / "batch.sqlite", bucket_folders(data, out))
+        except sqlite3.OperationalError as error:
+            # Another command closes the file in this moment: it folds the log in, and keeps everybody out meanwhile.
+            if error.sqlite_errorcode not in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED) or time.monotonic() > give_up:
+                raise
+            time.sleep(OPEN_PAUSE_SECONDS)
+
+
+def bucket_folders(data: Path, out: Path) -> dict[str, Path]:
+    """The folder of each bucket."""
+    return {"intake": data / "intake", "work": data / "work", "results": out}
 
 
 class LocalRun:
@@ -106,19 +165,23 @@ class LocalRun:
         """Open the backend. Photos may come from the manifest's folder, `photos`, and folders of earlier batches."""
         clock = SystemClock()
         embedded = open_backend(clock, data, out)
-        (data / RESULTS_NOTE).write_text(str(out.resolve()))
+        (data / RESULTS_NOTE).write_bytes(os.fsencode(out.resolve()))
         await embedded.store.take_over()
         folders = [manifest_path.parent.resolve(), *(folder.resolve() for folder in photos)]
         earlier = await embedded.store.batches()
         folders.extend(Path(unquote(urlsplit(batch.manifest.base).path)) for batch in earlier)
         return cls(settings, embedded, clock, list(dict.fromkeys(folders)), out / "events.jsonl")
 
-    def _rules_of(self, stored: StoredObject) -> SourceRules:
+    def rules(self, base: str) -> SourceRules:
+        """What a manifest in the folder `base` (a URI) may name."""
         return SourceRules(
-            base=stored.metadata["base"],
+            base=base,
             allow_http=self._settings.download.allow_http,
             folders=tuple(str(folder) for folder in self._folders),
         )
+
+    def _rules_of(self, stored: StoredObject) -> SourceRules:
+        return self.rules(stored.metadata["base"])
 
     async def ingest(self, path: Path, content: bytes) -> Batch:
         """Put the manifest into the intake bucket and take it in; the batch may be `rejected`."""
@@ -139,9 +202,14 @@ class LocalRun:
         make_model: wiring.ModelMaker,
         stop: asyncio.Event,
         grace_seconds: float,
-        show: Callable[[Batch, Counts], None],
+        look: Callable[[Batch, Counts], Awaitable[None]],
     ) -> Batch:
-        """Stage until the batch is closed and its event written, or `stop` is set. Raises `OurFault`."""
+        """Stage until the batch is closed and its event written, or `stop` is set. Raises `OurFault`.
+
+        `look` is called with every look at the batch.
+        """
+        from shared import worker  # with the downloader's HTTP library, a tenth of a second that other commands save
+
         faults: list[str] = []
 
         def halted(reason: str) -> None:
@@ -162,7 +230,7 @@ class LocalRun:
         )
         consumers = [asyncio.create_task(loop) for loop in self._consumers()]
         try:
-            batch = await self._watch(stop, working, show)
+            batch = await self._watch(stop, working, look)
             stop.set()
             await working
         finally:
@@ -208,14 +276,14 @@ class LocalRun:
             self.closed.set()
 
     async def _watch(
-        self, stop: asyncio.Event, working: asyncio.Task[None], show: Callable[[Batch, Counts], None]
+        self, stop: asyncio.Event, working: asyncio.Task[None], look: Callable[[Batch, Counts], Awaitable[None]]
     ) -> Batch:
         """Show progress until the batch is closed and announced, or work has stopped."""
         while True:
             batch = await self.store.batch(self._batch_id)
             if batch is None:
                 raise RuntimeError(f"batch {self._batch_id} is gone")
-            show(batch, await self.store.counts(batch.id))
+            await look(batch, await self.store.counts(batch.id))
             announced = batch.state is BatchState.CLOSED and batch.announced_round >= batch.round
             if announced and not await self._embedded.queue.waiting(EVENTS_SUBSCRIPTION):
                 return batch

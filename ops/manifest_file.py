@@ -5,20 +5,24 @@ from __future__ import annotations
 import io
 import json
 import os
+import stat
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final, NoReturn
 
 import msgspec
 import typer
 
-from ops import local, show
-from ops.cli_common import REJECTED, WRONG_USAGE, fail
+from ops import local, run_notes, show
+from ops.cli_common import REJECTED, WRONG_USAGE, fail, readable
 from shared import manifest as manifests
 from shared import names, report
 from shared.errors import ManifestRejected
 from shared.manifest import Manifest, Problem
 from shared.settings import BadSetting, Settings, from_environment
 from shared.sources import SourceRules
+
+MOST_PATH_SHOWN: Final = 200  # characters of a path in a message
 
 
 def settings_here() -> Settings:
@@ -31,7 +35,7 @@ def settings_here() -> Settings:
 
 def rules(manifest: Path, settings: Settings, photos: Sequence[Path] = ()) -> SourceRules:
     """What a manifest on this machine may name: its own folder, and those that were given."""
-    folders = [manifest.parent.resolve(), *(folder.resolve() for folder in photos)]
+    folders = [manifest.parent.resolve(), *(folder.resolve() for folder in photos), *run_notes.photo_folders(manifest)]
     return SourceRules(
         base=manifest.parent.resolve().as_uri().rstrip("/") + "/",
         allow_http=settings.download.allow_http,
@@ -39,20 +43,36 @@ def rules(manifest: Path, settings: Settings, photos: Sequence[Path] = ()) -> So
     )
 
 
-def content(manifest: Path, settings: Settings, out: Path | None = None) -> bytes:
+def content(manifest: Path, settings: Settings, out: Path | None = None, *, as_json: bool = False) -> bytes:  # noqa: RET503
     """The manifest's bytes, one more than allowed at most. What is no file at all is rejected or refused here."""
     problem = None
-    if manifest.is_dir():
-        problem = Problem("is a folder", allowed="a file ending in .json, .jsonl or .csv")
-    elif not manifest.name.lower().endswith(manifests.SUFFIXES) and manifest.exists():
-        problem = Problem("is not a manifest by its name", allowed="a name ending in .json, .jsonl or .csv")
-    if problem is not None:
-        _reject(manifest, out, [problem])
     try:
-        with manifest.open("rb") as file:
-            return file.read(settings.manifest.most_bytes + 1)
+        kind = manifest.stat().st_mode
+        if stat.S_ISDIR(kind):
+            problem = Problem("is a folder", allowed="a file ending in .json, .jsonl or .csv")
+        elif not stat.S_ISREG(kind):  # a pipe or a device: reading it may never end
+            problem = Problem("is not a regular file", allowed="a file ending in .json, .jsonl or .csv")
+        elif not manifest.name.lower().endswith(manifests.SUFFIXES):
+            problem = Problem("is not a manifest by its name", allowed="a name ending in .json, .jsonl or .csv")
+        if problem is None:
+            with manifest.open("rb") as file:
+                return file.read(settings.manifest.most_bytes + 1)
     except OSError as error:
-        fail(f"{manifest} cannot be read: {error.strerror}", WRONG_USAGE)
+        fail(f"{_short(manifest)} cannot be read: {error.strerror}", WRONG_USAGE)
+    _reject(manifest, out, [problem], as_json=as_json)
+
+
+def check_folders(photos: Sequence[Path]) -> None:
+    """A folder of photos that does not exist was misspelt: every photo of it would be refused."""
+    for folder in photos:
+        if not folder.is_dir():
+            fail(f"--photos {_short(folder)} is not a folder", WRONG_USAGE)
+
+
+def _short(path: Path) -> str:
+    """A path in a message: one that is too long to be read is cut."""
+    text = readable(path)
+    return text if len(text) <= MOST_PATH_SHOWN else text[:MOST_PATH_SHOWN] + "…"
 
 
 def checked(
@@ -65,14 +85,26 @@ def checked(
         return None, error.problems
 
 
-def read_or_reject(manifest: Path) -> Manifest:
+def read_or_reject(manifest: Path, photos: Sequence[Path] = (), *, as_json: bool = False) -> Manifest:
     """The manifest; a bad one ends the command with its problems."""
     settings = settings_here()
-    found, problems = checked(content(manifest, settings), manifest.name, settings, rules(manifest, settings))
+    check_folders(photos)
+    raw = content(manifest, settings, as_json=as_json)
+    found, problems = checked(raw, manifest.name, settings, rules(manifest, settings, photos))
     if found is None:
-        show.problems(str(manifest), problems, None)
-        raise typer.Exit(REJECTED)
+        rejected(manifest, problems, None, as_json=as_json)
     return found
+
+
+def rejected(manifest: Path, problems: Sequence[Problem], written: str | None, *, as_json: bool) -> NoReturn:
+    """End the command with a manifest's problems, for people and for programs."""
+    if as_json:
+        show.as_json({
+            "valid": False, "batchId": None, "images": None,
+            "problems": [msgspec.to_builtins(problem) for problem in problems],
+        })  # fmt: skip
+    show.problems(readable(manifest), problems, written)
+    raise typer.Exit(REJECTED)
 
 
 def errors_file(manifest: Path, out: Path) -> Path:
@@ -80,14 +112,17 @@ def errors_file(manifest: Path, out: Path) -> Path:
     return out / names.errors_name(f"manifests/{local.LOCAL_CLIENT_FOLDER}/{manifest.name}")
 
 
-def show_rejection(manifest: Path, out: Path) -> None:
+def show_rejection(manifest: Path, out: Path, *, as_json: bool) -> None:
     """Repeat on stderr what ingest wrote."""
     written = errors_file(manifest, out)
     found = msgspec.convert(json.loads(written.read_bytes())["problems"], list[Problem])
-    show.problems(str(manifest), found, str(written))
+    if as_json:
+        problems = [msgspec.to_builtins(problem) for problem in found]
+        show.as_json({"valid": False, "batchId": None, "images": None, "problems": problems})
+    show.problems(readable(manifest), found, str(written))
 
 
-def _reject(manifest: Path, out: Path | None, problems: list[Problem]) -> None:
+def _reject(manifest: Path, out: Path | None, problems: list[Problem], *, as_json: bool) -> NoReturn:
     """Reject a manifest that never reached the intake."""
     written = None
     if out is not None:
@@ -96,6 +131,5 @@ def _reject(manifest: Path, out: Path | None, problems: list[Problem]) -> None:
             written.parent.mkdir(parents=True, exist_ok=True)
             written.write_bytes(report.rejection(manifest.name, [msgspec.to_builtins(p) for p in problems]))
         except OSError as error:
-            fail(f"{error.filename or out}: {error.strerror}")
-    show.problems(str(manifest), problems, str(written) if written else None)
-    raise typer.Exit(REJECTED)
+            fail(f"{error.filename or out}: {error.strerror}", WRONG_USAGE)
+    rejected(manifest, problems, str(written) if written else None, as_json=as_json)

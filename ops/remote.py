@@ -1,26 +1,59 @@
-"""Commands that work on batches wherever they are: submit, status, watch, results, batches."""
+"""Work on batches wherever they are: submit, status, watch, results."""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import unquote, urlsplit
 
+import msgspec
+
+from ops import batch_lookup, photos
 from ops.target import Target
 from shared import closing, forecast, names
 from shared.manifest import Manifest
 from shared.model import Batch, BatchState, Counts
+from shared.sources import SourceRules
 
 UPLOADS_AT_ONCE: Final = 8
 WATCH_SECONDS: Final = 1.0  # between two looks; a look costs two reads
 APPEAR_SECONDS: Final = 120.0  # after a submit, until ingest has made the batch: its instance may have to start
+REJECTED_EVERY_SECONDS: Final = 5.0  # while a batch does not appear: whether its manifest was rejected
+NO_BATCH_SECONDS: Final = 3.0  # without a batch, before it is said that there is none yet
+
+NoBatch = batch_lookup.NoBatch
+batch_of = batch_lookup.batch_of
 
 
-class NoBatch(Exception):
-    """There is no such batch; the text names those there are."""
+class Awaited(msgspec.Struct, frozen=True, kw_only=True):
+    """A batch that a submit will make, or give a new round: more than `round`. `uri` is its manifest's."""
+
+    round: int = 0
+    uri: str | None = None
+
+
+def submit_rules(target: Target, manifest: Path, client: str | None = None) -> SourceRules:
+    """What a manifest that goes to this target may name: the web, files beside it, and its client's own objects there.
+
+    Without a client: any client's, to find out which it is.
+    """
+    buckets = target.settings.buckets
+    folders = [
+        f"gs://{buckets.intake}/manifests/{client or ''}",
+        *([f"gs://{buckets.source}/{client or ''}"] if buckets.source else []),
+    ]
+    return SourceRules(
+        base=manifest.parent.resolve().as_uri().rstrip("/") + "/",
+        allow_http=target.settings.download.allow_http,
+        gs_prefixes=tuple(folder.rstrip("/") + "/" for folder in folders),
+    )
+
+
+def manifest_name(found: Manifest, path: Path, content: bytes) -> str:
+    """The object that a submitted manifest becomes. Its folder is named by the content: two `1.jpg` do not meet."""
+    return f"manifests/{found.client}/{hashlib.sha256(content).hexdigest()[:16]}/{path.name}"
 
 
 async def submit(
@@ -28,41 +61,32 @@ async def submit(
 ) -> str:
     """Upload the local photos a manifest names, then the manifest itself; the batch's id.
 
-    Everything lies in a folder named by the content, so that two manifests that name `1.jpg` do not meet. A photo that
-    does not exist is left out: its image fails with its own error, the others are staged.
+    A photo that does not exist is left out: its image fails with its own error, the others are staged.
     """
-    folder = f"manifests/{found.client}/{hashlib.sha256(content).hexdigest()[:16]}/"
+    name = manifest_name(found, path, content)
+    folder = name.rpartition("/")[0] + "/"
     base = path.parent.resolve()
-    local = [Path(unquote(urlsplit(image.source).path)) for image in found.images if image.source.startswith("file:")]
-    photos = [photo for photo in dict.fromkeys(local) if photo.is_file()]
+    local = [photo for image in found.images if (photo := photos.local_path(image.source)) is not None]
+    there = [photo for photo in dict.fromkeys(local) if photo.is_file()]
     bucket, objects = target.settings.buckets.intake, target.backend.objects
     slots, done = asyncio.Semaphore(UPLOADS_AT_ONCE), 0
 
     async def upload(photo: Path) -> None:
         nonlocal done
         async with slots:
-            name = folder + photo.relative_to(base).as_posix()
-            if await objects.stat(bucket, name) is None:  # a submit that was interrupted goes on
-                await objects.put(bucket, name, photo.read_bytes(), content_type="application/octet-stream")
+            photo_name = folder + photo.relative_to(base).as_posix()
+            if await objects.stat(bucket, photo_name) is None:  # a submit that was interrupted goes on
+                await objects.put(bucket, photo_name, photo.read_bytes(), content_type="application/octet-stream")
         done += 1
-        progress(done, len(photos))
+        progress(done, len(there))
 
-    await asyncio.gather(*(upload(photo) for photo in photos))
-    await objects.put(bucket, folder + path.name, content, content_type="application/octet-stream")
+    await asyncio.gather(*(upload(photo) for photo in there))
+    await objects.put(bucket, name, content, content_type="application/octet-stream")
     return found.batch
 
 
-async def batch_of(target: Target, batch_id: str) -> Batch:
-    """The batch. Raises `NoBatch`."""
-    batch = await target.backend.store.batch(batch_id)
-    if batch is None:
-        known = ", ".join(known.id for known in (await target.backend.store.batches())[:20]) or "none"
-        raise NoBatch(f"there is no batch {batch_id} in {target.where} (there are: {known})")
-    return batch
-
-
 async def status(target: Target, batch_id: str) -> dict[str, Any]:
-    """The batch's status as status.json has it."""
+    """The batch's status as status.json has it, with what the command line knows beyond it."""
     batch = await batch_of(target, batch_id)
     counts, now = await target.backend.store.counts(batch_id), target.clock.now()
     known = await target.backend.objects.stat(target.settings.buckets.results, names.status_name(batch))
@@ -70,29 +94,73 @@ async def status(target: Target, batch_id: str) -> dict[str, Any]:
     return closing.status_of(batch, counts, now, closing.known_speed(known), capacity)
 
 
-async def batches(target: Target) -> list[dict[str, Any]]:
-    """Every batch's status, newest first."""
-    store = target.backend.store
-    return [
-        closing.status_of(batch, await store.counts(batch.id), target.clock.now()) for batch in await store.batches()
-    ]
+async def watch(
+    target: Target,
+    batch_id: str,
+    show: Callable[[Batch, Counts], None],
+    *,
+    awaited: Awaited | None = None,
+    look: Callable[[Batch, Counts], Awaitable[bool]] | None = None,
+    not_yet: Callable[[], Awaitable[None]] | None = None,
+) -> tuple[Batch, Counts]:
+    """Show progress until the batch is closed and announced, or rejected. A batch just submitted may appear late.
 
-
-async def watch(target: Target, batch_id: str, show: Callable[[Batch, Counts], None]) -> tuple[Batch, Counts]:
-    """Show progress until the batch is closed and announced, or rejected. A batch just submitted may appear late."""
-    appear_by = target.clock.monotonic() + APPEAR_SECONDS
+    `look` ends it earlier by answering True. `not_yet` is called once when there is no batch after a few seconds.
+    """
+    started, looked_at, told = target.clock.monotonic(), 0.0, False
+    after_round = awaited.round if awaited else 0
     while True:
-        batch = await target.backend.store.batch(batch_id)
-        if batch is None and target.clock.monotonic() > appear_by:
-            await batch_of(target, batch_id)
-        if batch is not None:
+        batch = await target.backend.store.batch(batch_id) if batch_lookup.may_be_an_id(batch_id) else None
+        if batch is None or batch.round <= after_round:
+            waited = target.clock.monotonic() - started
+            rejected = None
+            if awaited and awaited.uri and waited - looked_at >= REJECTED_EVERY_SECONDS:
+                looked_at = waited
+                rejected = await _rejected(target, awaited.uri)
+            if rejected is not None:
+                return rejected, Counts()
+            if waited > APPEAR_SECONDS or (target.data is not None and batch is None):
+                found = await batch_of(target, batch_id)
+                return found, await target.backend.store.counts(batch_id)
+            if not told and not_yet is not None and waited >= NO_BATCH_SECONDS:
+                told = True
+                await not_yet()
+        else:
             counts = await target.backend.store.counts(batch_id)
             show(batch, counts)
-            if batch.state is BatchState.REJECTED or (
-                batch.state is BatchState.CLOSED and batch.announced_round >= batch.round
-            ):
+            done = batch.state is BatchState.CLOSED and batch.announced_round >= batch.round
+            if batch.state is BatchState.REJECTED or done or (look is not None and await look(batch, counts)):
                 return batch, counts
         await target.clock.sleep(WATCH_SECONDS)
+
+
+async def _rejected(target: Target, uri: str) -> Batch | None:
+    """The rejection of the manifest with this address."""
+    known = await target.backend.store.batches()
+    return next((b for b in known if b.state is BatchState.REJECTED and b.manifest.uri == uri), None)
+
+
+async def first_problems(target: Target, batch: Batch) -> tuple[list[str], str] | None:
+    """(problems in words, address of the file that lists them) of a rejected manifest; None when the file is gone."""
+    bucket, objects = target.settings.buckets.results, target.backend.objects
+    name = names.errors_name(manifest_object(batch))
+    got = await objects.get(bucket, name)
+    if got is None:
+        return None
+    from shared.manifest import Problem
+
+    listed = msgspec.json.decode(got[1], type=dict[str, Any]).get("problems", [])
+    return [str(msgspec.convert(problem, Problem)) for problem in listed], objects.uri(bucket, name)
+
+
+def manifest_object(batch: Batch) -> str:
+    """The object name of a batch's manifest, taken from its address."""
+    from urllib.parse import unquote
+
+    uri = batch.manifest.uri
+    start = uri.find("manifests/")
+    path = uri[start:] if start >= 0 else uri
+    return unquote(path) if uri.startswith("file:") else path
 
 
 async def fetch_results(target: Target, batch_id: str, out: Path, progress: Callable[[int], None]) -> Path:

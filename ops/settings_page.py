@@ -54,7 +54,11 @@ OTHERS: Final = {
         "unset",
         "a secret, so no setting; without it a worker refuses Gemini, and the command takes the preview",
     ),
-    "GOOGLE_API_KEY": ("key", "unset", "Google's other name for it: read by the command only, after GEMINI_API_KEY"),
+    "GOOGLE_API_KEY": (
+        "key",
+        "unset",
+        "Google's other name for it: the command uses it for --model gemini, and never chooses Gemini because of it",
+    ),
     "LOG_LEVEL": (
         "DEBUG to CRITICAL",
         "INFO; the command: ERROR",

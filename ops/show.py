@@ -1,151 +1,297 @@
-"""How the command line shows things: progress, problems, summaries. All but results goes to stderr."""
+"""How the command line shows things: lines on stdout and stderr, JSON, a progress bar. Results go to stdout only."""
 
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import sys
 import time
-from collections.abc import Sequence
-from typing import Any, Final, Self
+from collections import deque
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final, Self
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from ops import words
 
-from shared.forecast import Estimate
-from shared.manifest import Problem
-from shared.model import Batch, BatchState, Control, Counts
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
-MOST_PROBLEMS_SHOWN: Final = 50  # on a terminal; the file has all of them
-CONTROLS: Final = {Control.RUN: "runs again", Control.PAUSED: "is paused", Control.CANCELLING: "is being cancelled"}
+    from shared.manifest import Problem
+    from shared.model import Batch, Counts
+
+MOST_PROBLEMS_SHOWN: Final = 50  # of a manifest, on a terminal; the file has all of them
+MOST_MESSAGE: Final = 1500  # characters of a line: what somebody pasted may be pages
 PLAIN_SECONDS: Final = 5.0  # between two lines of progress where there is no terminal
+SPEED_SECONDS: Final = 60.0  # images a minute are measured over the last minute
+NARROWEST_BAR: Final = 10  # columns; with fewer left for it the numbers stand alone
 
-err = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
-out = Console(highlight=False, markup=False, soft_wrap=True)
+printed_json = False
+said_goodbye = False  # a command has said itself how it was interrupted
+_keep_going = False
+_gone: set[str] = set()
+_bar: _Bar | None = None
+
+
+class ReaderGone(Exception):
+    """Whoever read our output went away. No OSError: typer has its own idea of a broken pipe."""
+
+
+class Lines:
+    """Prints lines to stdout or stderr, whatever that is at the moment."""
+
+    def __init__(self, stream: str) -> None:
+        self._stream = stream
+
+    def print(self, text: str = "") -> None:
+        """Print a line. A reader that went away ends the command, unless it `keeps_going`."""
+        if _bar is not None:
+            _bar.clear()
+        try:
+            stream = getattr(sys, self._stream)
+            stream.write(text + "\n")
+            stream.flush()
+        except BrokenPipeError:
+            _gone.add(self._stream)
+            discard_output()
+            if not _keep_going:
+                raise ReaderGone from None
+        except ValueError:  # closed
+            _gone.add(self._stream)
+
+    @property
+    def is_terminal(self) -> bool:
+        with suppress(ValueError, AttributeError):
+            return bool(getattr(sys, self._stream).isatty())
+        return False
+
+
+out = Lines("stdout")
+err = Lines("stderr")
+
+
+def prepare_streams() -> None:
+    """Escape what the streams' encoding lacks, instead of failing; and forget what an earlier command left here."""
+    global printed_json, said_goodbye, _keep_going, _bar
+    printed_json, said_goodbye, _keep_going, _bar = False, False, False, None
+    _gone.clear()
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            with suppress(ValueError, OSError):
+                stream.reconfigure(errors="backslashreplace")
+
+
+def keep_going() -> None:
+    """From here on nothing printed can end the command: its work is worth more than its lines."""
+    global _keep_going  # noqa: PLW0603
+    _keep_going = True
+
+
+def stdout_gone() -> bool:
+    """Whether the reader of stdout went away."""
+    return "stdout" in _gone
+
+
+def discard_output() -> None:
+    """Send what is still to be printed nowhere, so that the interpreter's last flush does not fail."""
+    for stream, descriptor in ((sys.stdout, 1), (sys.stderr, 2)):
+        with suppress(OSError, ValueError):
+            stream.flush()
+            continue
+        with suppress(OSError, ValueError):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, descriptor)
+            os.close(nowhere)
+
+
+def say(message: str) -> None:
+    """One line on stderr in the command's name."""
+    with suppress(OSError, ValueError, ReaderGone):
+        err.print(f"ruum-batch: {message if len(message) <= MOST_MESSAGE else message[:MOST_MESSAGE] + '…'}")
+
+
+def goodbye(message: str) -> None:
+    """What to know after Ctrl-C, instead of `interrupted`."""
+    global said_goodbye  # noqa: PLW0603
+    said_goodbye = True
+    with suppress(OSError, ValueError, ReaderGone):
+        err.print(message)
+
+
+def as_json(document: Mapping[str, Any]) -> None:
+    """One JSON object on stdout."""
+    global printed_json  # noqa: PLW0603
+    printed_json = True
+    encoding = (getattr(sys.stdout, "encoding", None) or "ascii").lower().replace("-", "")
+    out.print(json.dumps(document, ensure_ascii=encoding != "utf8", indent=2))
+
+
+def table(rows: list[list[str]], right: frozenset[int] = frozenset()) -> None:
+    """Rows in columns as wide as their widest cell; `right` are the columns of numbers."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))] if rows else []
+    for row in rows:
+        cells = [
+            cell.rjust(width) if column in right else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        out.print("  ".join(cells).rstrip())
+
+
+class _Bar:
+    """One line at the bottom of the terminal, written over again and again."""
+
+    def __init__(self) -> None:
+        self._shown = False
+        self._colours = "NO_COLOR" not in os.environ and os.getenv("TERM") != "dumb"
+
+    def draw(self, share: float, numbers: str) -> None:
+        width = max(20, shutil.get_terminal_size().columns - 1)
+        encoding = (getattr(sys.stderr, "encoding", "") or "").lower()
+        full, empty = ("━", "━") if "utf" in encoding and self._colours else ("#", "-")
+        room = min(40, width - len(numbers) - 1)
+        bar = ""
+        if room >= NARROWEST_BAR:
+            done = round(max(0.0, min(1.0, share)) * room)
+            bar = full * done + empty * (room - done) + " "
+            if self._colours:
+                bar = f"\x1b[32m{full * done}\x1b[2;37m{empty * (room - done)}\x1b[0m "
+        with suppress(OSError, ValueError):
+            sys.stderr.write(f"\r\x1b[K{bar}{numbers[:width]}")
+            sys.stderr.flush()
+        self._shown = True
+
+    def clear(self) -> None:
+        if self._shown:
+            with suppress(OSError, ValueError):
+                sys.stderr.write("\r\x1b[K")
+            self._shown = False
+
+
+def clear_bar() -> None:
+    """Take the bar away for a moment."""
+    if _bar is not None:
+        _bar.clear()
+
+
+class Speed:
+    """Images a minute over the last minute, and when the last image will be through at that speed."""
+
+    def __init__(self) -> None:
+        self._seen: deque[tuple[float, int]] = deque()
+        self._ends_at: float | None = None
+
+    def note(self, settled: int, open_images: int, now: float) -> None:
+        """Remember how many images are through now."""
+        if self._seen and settled == self._seen[-1][1]:
+            return
+        self._seen.append((now, settled))
+        while len(self._seen) > 2 and self._seen[0][0] < now - SPEED_SECONDS:
+            self._seen.popleft()
+        speed = self.per_second
+        self._ends_at = now + open_images / speed if speed else None
+
+    @property
+    def per_second(self) -> float:
+        if len(self._seen) < 2:
+            return 0.0
+        (first, before), (last, after) = self._seen[0], self._seen[-1]
+        return (after - before) / (last - first) if last > first else 0.0
+
+    def left_seconds(self, now: float) -> float | None:
+        """Seconds to the end; None when that is not known, or was to be over already."""
+        return self._ends_at - now if self._ends_at is not None and self._ends_at > now else None
+
+
+class BatchProgress:
+    """A bar on a terminal, elsewhere a line every few seconds. Says also what a batch waits for. A context manager."""
+
+    def __init__(self) -> None:
+        self._speed = Speed()
+        self._printed_at = 0.0
+        self._printed: tuple[int, str] = (-1, "")
+        self._said: object = None
+        self._started = time.monotonic()
+        self._last: tuple[Batch, Counts] | None = None
+        self.cost_usd = 0.0
+        self.waits = ""  # in a few words, beside the numbers
+
+    def __enter__(self) -> Self:
+        global _bar  # noqa: PLW0603
+        _bar = _Bar() if err.is_terminal else None
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        global _bar  # noqa: PLW0603
+        if _bar is not None:
+            _bar.clear()
+        _bar = None
+
+    def say_once(self, sentence: str | None, *, about: object = None, over: str | None = None) -> None:
+        """Print a sentence when it is about something else than the one before; `over` when there is none any more."""
+        key = (about or sentence) if sentence else None
+        if key == self._said:
+            return
+        if sentence:
+            err.print(sentence)
+        elif over and self._said:
+            err.print(over)
+        self._said = key
+
+    def show(self, batch: Batch, counts: Counts) -> None:
+        """Called often; shows what changed."""
+        now = time.monotonic()
+        self._speed.note(counts.settled, counts.open, now)
+        numbers = self._numbers(batch, counts, now)
+        if _bar is not None:
+            _bar.draw(counts.settled / batch.total if batch.total else 0.0, numbers)
+            return
+        finished = counts.settled == batch.total
+        state = (counts.settled, self.waits)
+        if state != self._printed and (finished or now - self._printed_at >= PLAIN_SECONDS):
+            self._printed, self._printed_at = state, now
+            err.print(f"{batch.id}: {numbers}")
+
+    def _numbers(self, batch: Batch, counts: Counts, now: float) -> str:
+        word = {"closing": "writing reports, ", "reopening": "queueing again, ", "ingesting": "reading, "}
+        parts = [f"{word.get(batch.state.value, '')}{counts.settled} of {batch.total} finished"]
+        if counts.failed:
+            parts.append(f"{counts.failed} failed")
+        if counts.open and self._speed.per_second:
+            parts.append(f"{self._speed.per_second * 60:.0f}/min")
+        left = self._speed.left_seconds(now)
+        if counts.open and left:
+            parts.append(f"{words.duration(left)} left")
+        if self.cost_usd:
+            parts.append(words.money(self.cost_usd))
+        if self.waits:
+            parts.append(self.waits)
+        return ", ".join(parts)
 
 
 def problems(name: str, found: Sequence[Problem], written_to: str | None) -> None:
     """A rejected manifest's problems, one a line."""
-    err.print(f"{name}: rejected, {len(found)} problem{'s' if len(found) != 1 else ''}")
+    err.print(f"{name}: rejected, {words.count(len(found), 'problem')}")
     for problem in found[:MOST_PROBLEMS_SHOWN]:
         err.print(f"  {problem}")
-    if len(found) > MOST_PROBLEMS_SHOWN:
-        err.print(f"  … and {len(found) - MOST_PROBLEMS_SHOWN} more")
+    more = len(found) - MOST_PROBLEMS_SHOWN
+    if more > 0:
+        err.print(f"  … and {more} more; --json lists all of them" if not written_to else f"  … and {more} more")
+    if any("lies outside the folders" in problem.reason for problem in found):
+        err.print("  photos may come from further folders: --photos FOLDER")
     if written_to:
-        err.print(f"All of them as JSON: {written_to}")
+        err.print(f"{'All of them' if len(found) > 1 else 'The same'} as JSON: {written_to}")
 
 
-def as_json(document: dict[str, Any]) -> None:
-    """One JSON object on stdout."""
-    sys.stdout.write(json.dumps(document, ensure_ascii=False, indent=2) + "\n")
+def summary_lines(done: Mapping[str, Any], groups: list[Any]) -> None:
+    """What a batch came to: a line, and a line for each code of its failures."""
+    from ops import failures
 
-
-def status(found: dict[str, Any]) -> None:
-    """One batch's status, a few lines."""
-    control = f", {found['control']}" if found["state"] in ("ingesting", "processing", "reopening") else ""
-    out.print(f"{found['batchId']}: {found['state'].replace('_', ' ')}{control}, round {found['round']}")
-    if control and found["pausedReason"]:
-        out.print(f"  {found['pausedReason']}")
-    settled = found["completed"] + found["failed"] + found["cancelled"]
-    pace = f", {found['imagesPerMinute']:.1f} a minute" if found["imagesPerMinute"] else ""
-    left = f", {duration(found['etaSeconds'])} left" if found["etaSeconds"] else ""
-    out.print(f"  {settled} of {found['total']} settled ({found['progress']:.0%}){pace}{left}")
-    for state in ("queued", "processing", "completed", "failed", "cancelled"):
-        out.print(f"  {state:<10} {found[state]}")
-
-
-def duration(seconds: float) -> str:
-    """Seconds as people say them: to the minute above an hour, to the second below."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
-
-
-def estimate(found: Estimate) -> None:
-    """What a batch would take, in a few lines and a line per tier."""
-    kept = f", {found.repeated} repeated and {found.already_staged} already staged" if found.cached_share else ""
-    basis = "measured" if found.cost_measured else "typical"
-    out.print(f"{found.images} images{kept}: {found.to_buy} to buy, ${found.cost_usd:.2f} ({basis})")
-    pace = f"{found.images_per_minute:g} images a minute"
-    waiting = sum(found.backlog.values())
-    standing = f", standing still for {duration(found.blocked_seconds)}" if found.blocked_seconds else ""
-    out.print(f"  {pace}, bound by {found.limited_by}; {waiting} images waiting before it{standing}")
-    for name, tier in found.tiers.items():
-        chosen = "  <- the manifest's" if name == found.tier else ""
-        out.print(f"  {name:<8} ${tier.price_usd:>9.2f}   done in {duration(tier.seconds)}{chosen}")
-
-
-def batches(found: list[dict[str, Any]]) -> None:
-    """A line per batch."""
-    for batch in found:
-        state = batch["state"].replace("_", " ") + (" (paused)" if batch["pausedReason"] else "")
-        out.print(
-            f"{batch['batchId']:<40} {state:<24} {batch['completed']:>6} of {batch['total']}, {batch['failed']} failed"
-        )
-    if not found:
-        out.print("no batches")
-
-
-def summary(done: dict[str, Any]) -> None:
-    """What a batch came to, in a line."""
-    cost = f", ${done['costUsd']:.2f}" if done["costUsd"] else ""
+    cost = f", {words.money(done['costUsd'])}" if done["costUsd"] else ""
+    cancelled = f", {done['cancelled']} cancelled" if done["cancelled"] else ""
+    failed = f", {done['failed']} failed" if done["failed"] else ""
     out.print(
-        f"{done['batchId']}: {done['state'].replace('_', ' ')}: {done['completed']} of {done['total']} completed, "
-        f"{done['failed']} failed{cost}"
+        f"{done['batchId']}: {done['state'].replace('_', ' ')}: {done['completed']} of {done['total']} completed"
+        f"{failed}{cancelled}{cost}"
     )
-
-
-class BatchProgress:
-    """A bar with counts and time left on a terminal, a line every few seconds elsewhere. A context manager."""
-
-    def __init__(self) -> None:
-        self._bar: Progress | None = None
-        self._task = TaskID(0)
-        self._printed_at = 0.0
-        self._printed = -1
-        self._control = Control.RUN
-
-    def __enter__(self) -> Self:
-        if err.is_terminal:
-            self._bar = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[detail]}"),
-                TimeElapsedColumn(),
-                TextColumn("left"),
-                TimeRemainingColumn(),
-                console=err,
-            )
-            self._task = self._bar.add_task("staging", total=None, detail="")
-            self._bar.start()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        if self._bar:
-            self._bar.stop()
-
-    def show(self, batch: Batch, counts: Counts) -> None:
-        """Called often; shows what changed."""
-        if batch.control is not self._control and batch.state is not BatchState.CLOSED:
-            self._control = batch.control
-            reason = f": {batch.paused_reason}" if batch.control is Control.PAUSED and batch.paused_reason else ""
-            err.print(f"{batch.id}: {CONTROLS[batch.control]}{reason}")
-        detail = f"{counts.failed} failed" if counts.failed else ""
-        if self._bar:
-            self._bar.update(
-                self._task, description=batch.state.value, total=batch.total, completed=counts.settled, detail=detail
-            )
-            return
-        now = time.monotonic()
-        finished = counts.settled == batch.total
-        if counts.settled != self._printed and (finished or now - self._printed_at >= PLAIN_SECONDS):
-            self._printed, self._printed_at = counts.settled, now
-            err.print(f"{batch.id}: {counts.settled} of {batch.total} settled, {counts.failed} failed")
+    for line in failures.lines(groups):
+        out.print(line)

@@ -113,9 +113,9 @@ class Stack:
         doors = {door: self._url(door) for door in DOORS}
         self.router = Router(queue, PROJECT, Buckets().intake, doors, self._options.mischief)
         self._router = asyncio.create_task(self.router.run(self.ports["router"]))
-        framework = str(Path(sys.executable).with_name("functions-framework"))
         doors_commands = {
-            door: [framework, "--target", door, "--source", str(ROOT / "functions" / door / "main.py"),
+            door: [sys.executable, "-m", "functions_framework", "--target", door,
+                   "--source", str(ROOT / "functions" / door / "main.py"),
                    "--signature-type", "cloudevent", "--host", "127.0.0.1", "--port", str(self.ports[door])]
             for door in DOORS
         }  # fmt: skip

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Final
 
 import msgspec
 
-from ops import local, stack_file
+from ops import local, run_notes, stack_file
 from shared import wiring
 from shared.clock import SystemClock
 from shared.settings import Settings, from_environment
 
-DEFAULT_DATA = Path("staged/.ruum")
+DEFAULT_DATA: Final = Path("staged/.ruum")
 
 
 class NoTarget(Exception):
@@ -22,12 +23,38 @@ class NoTarget(Exception):
 
 
 class Target(msgspec.Struct, frozen=True):
-    """A backend with its clock and settings. `where` says which it is, for messages."""
+    """A backend with its clock and settings. `where` says which it is, for messages.
+
+    `data` and `embedded` are there for a data folder only; `environ` names the project, or the emulators, otherwise.
+    `local_stack`: nothing there costs money.
+    """
 
     backend: wiring.Backend
     clock: SystemClock
     settings: Settings
     where: str
+    data: Path | None = None
+    embedded: wiring.Embedded | None = None
+    environ: Mapping[str, str] = {}
+    local_stack: bool = False
+
+    @property
+    def options(self) -> str:
+        """What to add to a command so that it works in the same place: ` --data X`, ` --project Y`, or nothing."""
+        if self.data is not None:
+            return f" --data {run_notes.quoted(self.data)}"
+        return f" --project {self.environ['GOOGLE_CLOUD_PROJECT']}" if self.environ and not self.local_stack else ""
+
+    @property
+    def free(self) -> bool:
+        """Whether nothing staged here costs money, as far as that is known."""
+        if self.data is not None:
+            return run_notes.last_model(self.data) == "preview"
+        return self.local_stack or self.settings.staging.model == "preview"
+
+    def somebody_works(self) -> bool:
+        """Whether a `run` has the data folder. True where workers are no business of one folder."""
+        return self.data is None or local.is_locked(self.data)
 
 
 @asynccontextmanager
@@ -48,24 +75,36 @@ async def opened(
         # The one that was named, or the stack's: not what RUUM_GOOGLE_PROJECT says.
         settings = msgspec.structs.replace(settings, google=msgspec.structs.replace(settings.google, project=""))
         on_google = wiring.google(clock, settings, environ)
+        where = f"project {project}" if project else "the local stack"
         try:
-            yield Target(on_google.backend, clock, settings, f"project {project}" if project else "the local stack")
+            yield Target(on_google.backend, clock, settings, where, environ=environ, local_stack=project is None)
         finally:
             await on_google.aclose()
         return
+    settings = local.on_one_machine(settings)
     folder = data or DEFAULT_DATA
-    if or_nothing and data is None and not (folder / "batch.sqlite").is_file():
+    there = (folder / "batch.sqlite").is_file()
+    if or_nothing and data is None and not there:
         empty = wiring.embedded(clock)
         try:
             yield Target(empty.backend, clock, settings, "an idle system")
         finally:
             empty.database.close()
         return
-    if need_google or not (folder / "batch.sqlite").is_file():
-        missing = "no stack is up in this folder (ruum-batch up), and no --project was given"
-        raise NoTarget(missing if need_google or data is None else f"there are no batches in {folder}")
+    if need_google or not there:
+        raise NoTarget(_nothing(folder, named=data is not None, need_google=need_google))
     embedded = local.open_backend(clock, folder, local.results_of(folder))
     try:
-        yield Target(embedded.backend, clock, settings, str(folder))
+        yield Target(embedded.backend, clock, settings, f"the data folder {folder}", data=folder, embedded=embedded)
     finally:
         embedded.database.close()
+
+
+def _nothing(folder: Path, *, named: bool, need_google: bool) -> str:
+    if need_google or not named:
+        return "no stack is up in this folder (ruum-batch up), and no --project was given" + (
+            "" if need_google else f"; nor is there a data folder {folder} (--data names another)"
+        )
+    inside = folder / ".ruum"
+    hint = f". Did you mean --data {run_notes.quoted(inside)}?" if (inside / "batch.sqlite").is_file() else ""
+    return f"there are no batches in {folder}{hint}"

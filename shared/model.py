@@ -353,6 +353,9 @@ class Batch(Document, frozen=True, kw_only=True):
     threshold: FailureThreshold | None = None
     baseline: Counts = Counts()  # the counts when it was last resumed or replayed: the threshold counts from here
     paused_reason: str | None = None
+    cancel_reason: str | None = None
+    controlled_by: str | None = None  # the person who last paused, resumed or cancelled it; None: the pipeline itself
+    controlled_at: float | None = None
     control_announced: str = ""  # the last pause or cancel that an event told of
     republished_at: float = 0.0  # when reconcile last published its forgotten images
     epoch_published: int = 0  # the last control epoch whose queued images were published

@@ -27,6 +27,19 @@ FINAL_STATES = frozenset({BatchState.CLOSED, BatchState.REJECTED})
 # --- pure decisions
 
 
+class By(msgspec.Struct, frozen=True):
+    """Who asked for a change of control, and when. `person` is None when the pipeline itself did."""
+
+    person: str | None
+    at: float
+
+    def note(self, batch: Batch | Refusal) -> Batch | Refusal:
+        """The changed batch with its author."""
+        if isinstance(batch, Refusal):
+            return batch
+        return msgspec.structs.replace(batch, controlled_by=self.person, controlled_at=self.at)
+
+
 def pause(batch: Batch, *, reason: str, seen: Batch | None = None) -> Batch | Refusal:
     """From run to paused, with the reason that people will read.
 
@@ -67,13 +80,13 @@ def note_published(batch: Batch, *, epoch: int) -> Batch | Refusal:
     return msgspec.structs.replace(batch, epoch_published=epoch, revision=batch.revision + 1)
 
 
-def begin_cancel(batch: Batch) -> Batch | Refusal:
+def begin_cancel(batch: Batch, *, reason: str | None = None) -> Batch | Refusal:
     """Cancel for good: there is no way back to run."""
     if batch.state in FINAL_STATES or batch.state is BatchState.CLOSING:
         return Refusal.ILLEGAL
     if batch.control is Control.CANCELLING:
         return Refusal.UNCHANGED
-    return msgspec.structs.replace(batch, control=Control.CANCELLING, revision=batch.revision + 1)
+    return msgspec.structs.replace(batch, control=Control.CANCELLING, cancel_reason=reason, revision=batch.revision + 1)
 
 
 def threshold_passed(threshold: FailureThreshold, minimum_sample: int, baseline: Counts, counts: Counts) -> bool:
@@ -102,22 +115,35 @@ class Operator:
         self._clock = clock
 
     async def pause(
-        self, batch_id: str, reason: str = "paused by an operator", seen: Batch | None = None
+        self,
+        batch_id: str,
+        reason: str = "paused by an operator",
+        seen: Batch | None = None,
+        *,
+        by: str | None = None,
     ) -> Batch | Refusal:
-        """Workers notice within seconds; what is in hand between two paid calls is given back. `seen`: see `pause`."""
-        decide = partial(pause, reason=reason, seen=seen)
-        paused = await self._store.change_batch(batch_id, decide, self._clock.token())
+        """Pause the batch. Workers notice within seconds and release images that are between two paid calls.
+
+        `seen`: see the decision `pause`. `by`: the person who asked.
+        """
+        who = By(by, self._clock.now())
+        paused = await self._store.change_batch(
+            batch_id, lambda b: who.note(pause(b, reason=reason, seen=seen)), self._clock.token()
+        )
         if isinstance(paused, Batch):
             with bound(batch=paused.id, client=paused.client, round=paused.round):
-                tell(log, LogEvent.BATCH_PAUSED, level=logging.WARNING, reason=reason)
+                tell(log, LogEvent.BATCH_PAUSED, level=logging.WARNING, reason=reason, by=by)
             await announce_control(self._store, self._queue, self._clock, paused)
             await self._closer.show_progress(batch_id)
         return paused
 
-    async def resume(self, batch_id: str) -> Batch | Refusal:
+    async def resume(self, batch_id: str, *, by: str | None = None) -> Batch | Refusal:
         """Run again, and publish every queued image again. After a kill, run again it publishes what was not."""
         counts = await self._store.counts(batch_id)
-        resumed = await self._store.change_batch(batch_id, lambda b: resume(b, counts=counts), self._clock.token())
+        who = By(by, self._clock.now())
+        resumed = await self._store.change_batch(
+            batch_id, lambda b: who.note(resume(b, counts=counts)), self._clock.token()
+        )
         if resumed is Refusal.UNCHANGED:
             resumed = await self._store.batch(batch_id) or Refusal.MISSING
         if isinstance(resumed, Batch) and resumed.epoch_published < resumed.control_epoch:
@@ -140,9 +166,12 @@ class Operator:
         await self._store.change_batch(batch.id, lambda b: note_published(b, epoch=epoch), self._clock.token())
         return published + len(tasks)
 
-    async def cancel(self, batch_id: str) -> Batch | Refusal:
-        """Settle what is queued as cancelled; what is in hand settles itself; what is done is kept."""
-        begun = await self._store.change_batch(batch_id, begin_cancel, self._clock.token())
+    async def cancel(self, batch_id: str, *, reason: str | None = None, by: str | None = None) -> Batch | Refusal:
+        """Cancel every queued image. Workers finish or cancel the images they hold; finished ones are kept."""
+        who = By(by, self._clock.now())
+        begun = await self._store.change_batch(
+            batch_id, lambda b: who.note(begin_cancel(b, reason=reason)), self._clock.token()
+        )
         if begun is Refusal.UNCHANGED:
             begun = await self._store.batch(batch_id) or Refusal.MISSING
         if not isinstance(begun, Batch):

@@ -79,6 +79,7 @@ FIELDS: Final[Mapping[str, str]] = {
     "waiting": "calls that wait for quota, or images for their host",
     "instances": "workers started",
     "reason": "why, in words",
+    "by": "the operator who asked for it",
     "report": "what reconcile did",
 }
 
@@ -161,11 +162,18 @@ def _bounded(value: Any) -> Any:
 
 
 def configure(environ: Mapping[str, str], stream: TextIO | None = None) -> None:
-    """Send every log line of the process to `stream` (stderr) as JSON. LOG_LEVEL is the level, INFO by default."""
+    """Send every log line of the process to `stream` (stderr) as JSON. LOG_LEVEL is the level, INFO by default.
+
+    A level that does not exist must not keep a worker or a function from starting: INFO is used, and an error logged.
+    """
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(JsonLines(environ.get("GOOGLE_CLOUD_PROJECT", "")))
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    root.setLevel(environ.get("LOG_LEVEL", "INFO"))
+    level = environ.get("LOG_LEVEL", "INFO").upper()
+    known = level in logging.getLevelNamesMapping()
+    root.setLevel(level if known else "INFO")
     for noisy in ("httpx", "httpx2", "httpcore", "google_genai", "google.auth", "urllib3"):
         logging.getLogger(noisy).setLevel(logging.WARNING)  # a line per request, with its address
+    if not known:
+        logging.getLogger(__name__).error("LOG_LEVEL=%s is not a level; INFO is used", level)

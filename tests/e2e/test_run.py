@@ -29,7 +29,7 @@ def test_a_batch_comes_out_whole(folder: Path) -> None:
     summary = json.loads(done.stdout)
     assert summary == {
         "batchId": "acme.b1", "state": "completed", "total": 3, "completed": 3, "failed": 0, "cancelled": 0,
-        "successRate": 1.0, "costUsd": 0.0, "resultsDir": "out/results/acme/b1",
+        "successRate": 1.0, "costUsd": 0.0, "resultsDir": "out/results/acme/b1", "failures": [],
     }  # fmt: skip
     results = folder / "out/results/acme/b1"
     rows = lines(results / "round-1/results.jsonl")
@@ -95,6 +95,7 @@ def test_a_rejected_manifest(folder: Path) -> None:
     done = ruum("run", path, "--out", "out", cwd=folder)
     assert done.returncode == 2
     assert done.stdout == ""
+    assert len(json.loads(ruum("run", path, "--out", "again", "--json", cwd=folder).stdout)["problems"]) == 3
     written = list((folder / "out").rglob("batch.json.errors.json"))
     assert len(written) == 1
     problems = json.loads(written[0].read_text())["problems"]
@@ -144,9 +145,9 @@ def test_a_wrong_setting_is_named(folder: Path) -> None:
         assert name in done.stderr
 
 
-def test_gemini_without_a_key_is_our_fault(folder: Path) -> None:
+def test_gemini_without_a_key_is_wrong_usage(folder: Path) -> None:
     done = ruum("run", manifest(folder, ["photos/0.jpg"]), "--out", "out", "--model", "gemini", cwd=folder)
-    assert done.returncode == 1
+    assert done.returncode == 64
     assert "GEMINI_API_KEY" in done.stderr
 
 
@@ -156,11 +157,13 @@ def test_version_help_status_and_validate(folder: Path) -> None:
     for command in ("run", "validate", "status"):
         assert "Example:" in ruum(command, "--help", cwd=folder).stdout
     valid = ruum("validate", path, "--json", cwd=folder)
-    assert json.loads(valid.stdout) == {"valid": True, "batchId": "acme.b1", "images": 1, "problems": []}
+    assert json.loads(valid.stdout) == {
+        "valid": True, "batchId": "acme.b1", "images": 1, "problems": [], "missingPhotos": [],
+    }  # fmt: skip
     ruum("run", path, "--out", "out", "--data", "state", cwd=folder)
     status = ruum("status", "acme.b1", "--data", "state", "--json", cwd=folder)
     assert json.loads(status.stdout)["completed"] == 1
-    assert "1 of 1 settled" in ruum("status", "acme.b1", "--data", "state", cwd=folder).stdout
+    assert "1 of 1 finished" in ruum("status", "acme.b1", "--data", "state", cwd=folder).stdout
     unknown = ruum("status", "acme.none", "--data", "state", cwd=folder)
     assert unknown.returncode == 64
     assert "acme.b1" in unknown.stderr

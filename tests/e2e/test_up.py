@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -100,5 +101,42 @@ def test_it_ends_whole_and_starts_again(tmp_path: Path) -> None:
             await again.until_up()
             assert await again.end(signal.SIGHUP) == 0  # a closed terminal
         assert not (tmp_path / STATE / "stack.json").exists()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_a_worker_that_is_killed_is_started_again(tmp_path: Path) -> None:
+    """The resilience that is the product's can be tried by hand: everything else goes on."""
+
+    def workers(pid: int) -> set[int]:
+        found = set()
+        for part in below(pid):
+            with suppress(OSError):
+                if "functions/stage_image/main.py" in Path(f"/proc/{part}/cmdline").read_text() and alive(part):
+                    found.add(part)
+        return found
+
+    async def scenario() -> None:
+        async with started(tmp_path) as up:
+            lines: list[str] = []
+            assert up.process.stderr is not None
+
+            async def until(words: str) -> None:
+                while not any(words in line for line in lines):
+                    line = await up.process.stderr.readline()  # type: ignore[union-attr]
+                    assert line, lines
+                    lines.append(line.decode())
+
+            async with asyncio.timeout(READY_SECONDS):
+                await until(UP)
+                (worker,) = workers(up.process.pid)
+                os.kill(worker, signal.SIGKILL)
+                await until("subscriber-1 has ended; starting it again")
+                while not workers(up.process.pid) - {worker}:
+                    await asyncio.sleep(0.05)
+            up.process.send_signal(signal.SIGINT)
+            async with asyncio.timeout(60):
+                assert await up.process.wait() == 0
 
     asyncio.run(scenario())

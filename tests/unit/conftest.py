@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,6 +32,7 @@ def ruum(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
             capsys.readouterr()
             with pytest.raises(SystemExit) as ended:
                 cli.main()
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # at its end a command ignores it, for good
         said = capsys.readouterr()
         assert isinstance(ended.value.code, int)
         return Said(ended.value.code, said.out, said.err)

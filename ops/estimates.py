@@ -1,15 +1,10 @@
-"""Commands about money: estimate before a batch runs, costs after."""
+"""What a batch would cost and take, from the settings, the backlog and what earlier batches have cost."""
 
 from __future__ import annotations
 
 from collections import Counter
-from typing import Annotated, Any, Final
+from typing import Final
 
-import msgspec
-import typer
-
-from ops import manifest_file, show
-from ops.cli_common import OK, DataOption, JsonFlag, ManifestPath, ProjectOption, with_target
 from ops.target import Target
 from shared import closing, forecast, names
 from shared.manifest import Manifest
@@ -24,33 +19,8 @@ EARLIER_BATCHES: Final = 5
 FRESH_SECONDS: Final = 300.0  # a speed measured longer ago says nothing about now: workers may have gone to sleep
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands to the command line."""
-    app.command(epilog="Example: ruum-batch estimate samples/batch.json --project my-project")(estimate)
-    app.command(epilog="Example: ruum-batch costs --client acme")(costs)
-
-
-def estimate(
-    manifest: ManifestPath, data: DataOption = None, project: ProjectOption = None, as_json: JsonFlag = False
-) -> None:
-    """What a manifest would cost and when it would be done, in each tier. Nothing is stored or staged.
-
-    Without a stack, project or data folder: on an idle system, by the settings alone.
-    """
-    found = manifest_file.read_or_reject(manifest)
-
-    async def work(target: Target) -> int:
-        estimated = await _estimate(target, found)
-        if as_json:
-            show.as_json(msgspec.to_builtins(estimated))
-        else:
-            show.estimate(estimated)
-        return OK
-
-    with_target(work, data, project, or_nothing=True)
-
-
-async def _estimate(target: Target, found: Manifest) -> forecast.Estimate:
+async def of_manifest(target: Target, found: Manifest) -> forecast.Estimate:
+    """Cost and time of a manifest in each tier, by what the target knows."""
     store, now, settings = target.backend.store, target.clock.now(), target.settings
     wishes = Counter((image.source, image.room_type, image.design_style) for image in found.images)
     backlog: Counter[Tier] = Counter()
@@ -97,51 +67,3 @@ async def _capacity(target: Target, speed: float, waiting: int) -> forecast.Capa
     if not speed or waiting < known.images_per_second * settings.typical.image_seconds:
         return known
     return forecast.at_most(speed, await forecast.capacity_now(store, settings, now, with_slots=False))
-
-
-def costs(
-    client: Annotated[str | None, typer.Option(help="Only this client.")] = None,
-    data: DataOption = None,
-    project: ProjectOption = None,
-    as_json: JsonFlag = False,
-) -> None:
-    """What each client's batches have cost, from the recorded tokens, and what the client pays for them."""
-
-    async def work(target: Target) -> int:
-        rows = await _costs(target, client)
-        if as_json:
-            show.as_json({"clients": rows})
-            return OK
-        for row in rows:
-            show.out.print(
-                f"{row['client']:<24} {row['batches']:>5} batches {row['completed']:>8} images  "
-                f"cost ${row['costUsd']:>10.2f}  price ${row['priceUsd']:>10.2f}"
-            )
-        if not rows:
-            show.out.print("no batches")
-        return OK
-
-    with_target(work, data, project)
-
-
-async def _costs(target: Target, client: str | None) -> list[dict[str, Any]]:
-    """By client. Closed batches know their sums; of those under way every image is read."""
-    store, rows = target.backend.store, dict[str, dict[str, Any]]()
-    for batch in await store.batches():
-        if batch.state is BatchState.REJECTED or (client and batch.client != names.slug(client).lower()):
-            continue
-        row = rows.setdefault(
-            batch.client, {"client": batch.client, "batches": 0, "completed": 0, "costUsd": 0.0, "priceUsd": 0.0}
-        )
-        if batch.state is BatchState.CLOSED and batch.completion:  # the price is the one that was announced
-            done = batch.completion
-            cost, price, completed = done.cost_usd, done.price_usd, done.counts.completed
-        else:
-            completed = (await store.counts(batch.id)).completed
-            cost = sum([image.cost_micro_usd async for image in store.images(batch.id)]) / 1_000_000
-            price = forecast.price_usd(target.settings, batch.tier, cost)
-        row["batches"] += 1
-        row["completed"] += completed
-        row["costUsd"] = round(row["costUsd"] + cost, 6)
-        row["priceUsd"] = round(row["priceUsd"] + price, 6)
-    return sorted(rows.values(), key=lambda row: row["client"])

@@ -1,0 +1,57 @@
+"""Finding the batch that a command names."""
+
+from __future__ import annotations
+
+import difflib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ops.target import Target
+    from shared.model import Batch
+
+
+class NoBatch(Exception):
+    """There is no such batch; the text names those there are."""
+
+
+async def batch_of(target: Target, batch_id: str) -> Batch:
+    """Return the batch. Raises `NoBatch`."""
+    batch = await target.backend.store.batch(batch_id) if may_be_an_id(batch_id) else None
+    if batch is None:
+        raise NoBatch(no_batch(target, batch_id, [known.id for known in await target.backend.store.batches()]))
+    return batch
+
+
+def no_batch(target: Target, batch_id: str, known: list[str]) -> str:
+    """The sentence for a batch that does not exist."""
+    near = difflib.get_close_matches(batch_id, known, 1)
+    hint = f" Did you mean {near[0]}?" if near else ""
+    more = f" and {len(known) - 20} more" if len(known) > 20 else ""
+    there = ", ".join(known[:20]) or "none"
+    return f"there is no batch {batch_id} in {target.where}.{hint} (there are: {there}{more})"
+
+
+def may_be_an_id(batch_id: str) -> bool:
+    """Firestore refuses ids with slashes or dots alone; SQLite refuses text that is no Unicode."""
+    return bool(batch_id) and "/" not in batch_id and batch_id.isprintable() and len(batch_id.encode()) < 1000 \
+        and not (batch_id.startswith("__") and batch_id.endswith("__")) and batch_id.strip(".") != ""  # fmt: skip
+
+
+async def batches_of(target: Target, client: str | None, batch: str | None = None) -> list[Batch]:
+    """All batches, those of one client, or one. Raises `NoBatch` for a batch or client that does not exist."""
+    from shared import names
+
+    if batch is not None:  # an empty name, as of a shell variable that is not set, must not mean all of them
+        return [await batch_of(target, batch)]
+    found = await target.backend.store.batches()
+    if client is None:
+        return found
+    slug = names.slug(client).lower() if client.isprintable() else ""
+    ours = [known for known in found if known.client == slug]
+    if not ours:
+        clients = sorted({known.client for known in found})
+        near = difflib.get_close_matches(slug, clients, 1)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        there = ", ".join(clients[:20]) or "none"
+        raise NoBatch(f"there is no client {client} in {target.where}.{hint} (there are: {there})")
+    return ours

@@ -1,0 +1,207 @@
+"""`batches` and `status`: what there is, and how far it is."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ops import show, words
+from ops.cli_common import (
+    OK,
+    WRONG_USAGE,
+    BatchArgument,
+    ClientOption,
+    DataOption,
+    JsonFlag,
+    ProjectOption,
+    fail,
+    with_target,
+)
+
+if TYPE_CHECKING:
+    from ops.target import Target
+    from shared.model import Batch, Counts
+
+STATES = ("open", "running", "paused", "cancelling", "closed", "failed", "rejected")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the command line."""
+    app.command(epilog="Example: ruum-batch batches --data staged/.ruum --state paused")(batches)
+    app.command(epilog="Example: ruum-batch status acme.demo --data staged/.ruum")(status)
+
+
+def batches(
+    client: ClientOption = None,
+    state: Annotated[
+        str | None,
+        typer.Option(metavar="STATE", help=f"Only batches that are {', '.join(STATES[:-1])} or {STATES[-1]}."),
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="At most this many, the newest.")] = None,
+    data: DataOption = None,
+    project: ProjectOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """List all batches, newest first."""
+    if state is not None and state not in STATES:
+        fail(f"--state {state} is not one of {', '.join(STATES)}", WRONG_USAGE)
+
+    async def work(target: Target) -> int:
+        from ops import batch_lookup
+        from shared import closing
+
+        chosen = [b for b in await batch_lookup.batches_of(target, client) if state is None or state in states_of(b)]
+        found = []
+        for batch in chosen[:limit]:
+            counts = await target.backend.store.counts(batch.id)
+            row = closing.status_of(batch, counts, target.clock.now())
+            found.append(row | {"tier": batch.tier.value, "createdAt": iso(batch.created_at),
+                                "costUsd": batch.completion.cost_usd if batch.completion else None})  # fmt: skip
+        if as_json:
+            show.as_json({"batches": found})
+        else:
+            _show(found, target)
+        return OK
+
+    with_target(work, data, project)
+
+
+def iso(at: float) -> str:
+    """A moment as RFC 3339."""
+    from shared.messages import iso as written
+
+    return written(at)
+
+
+def states_of(batch: Batch) -> set[str]:
+    """Every word of `STATES` that is true of a batch."""
+    from shared.model import BatchState, Control
+
+    found = set()
+    if batch.state is BatchState.REJECTED:
+        return {"rejected"}
+    if batch.state is BatchState.CLOSED:
+        found.add("closed")
+        if batch.outcome == "completed_with_failures":
+            found.add("failed")
+    else:
+        found |= {"open", {Control.RUN: "running", Control.PAUSED: "paused"}.get(batch.control, "cancelling")}
+    return found
+
+
+def state_word(found: dict[str, Any]) -> str:
+    """A batch's state as people read it, with what operators want of it."""
+    state = str(found["state"]).replace("_", " ")
+    if found["state"] in ("ingesting", "processing", "closing", "reopening"):
+        return {"paused": "paused", "cancelling": "cancelling"}.get(str(found["control"]), state)
+    return state
+
+
+def _show(found: list[dict[str, Any]], target: Target) -> None:
+    """A line per batch, under a header."""
+    if not found:
+        show.out.print(f"no batches in {target.where}")
+        return
+    rows = [["BATCH", "STATE", "TIER", "CREATED", "COMPLETED", "FAILED", "COST"]]
+    for batch in found:
+        created = time.strftime("%Y-%m-%d %H:%M", time.localtime(_seconds(batch["createdAt"])))
+        cost = words.money(batch["costUsd"]) if batch["costUsd"] else ""
+        rejected = batch["state"] == "rejected"
+        done = "" if rejected else f"{batch['completed']} of {batch['total']}"
+        failed = "" if rejected else str(batch["failed"])
+        rows.append([batch["batchId"], state_word(batch), batch["tier"], created, done, failed, cost])
+    show.table(rows, right=frozenset({4, 5, 6}))
+
+
+def _seconds(written: str) -> float:
+    from datetime import datetime
+
+    return datetime.fromisoformat(written).timestamp()
+
+
+def status(
+    batch: BatchArgument, data: DataOption = None, project: ProjectOption = None, as_json: JsonFlag = False
+) -> None:
+    """Show how far a batch is, what it waits for, and what to do next."""
+
+    async def work(target: Target) -> int:
+        from ops import remote, waiting
+
+        known = await remote.batch_of(target, batch)
+        found = await remote.status(target, batch)
+        waits = await waiting.of_batch(target, known)
+        if as_json:
+            import msgspec
+
+            show.as_json(found | {
+                "controlledBy": known.controlled_by, "cancelReason": known.cancel_reason,
+                "waitsFor": [msgspec.to_builtins(wait) for wait in waits],
+            })  # fmt: skip
+            return OK
+        counts = await target.backend.store.counts(batch)
+        show.out.print(_head(known, found))
+        for line in _progress(found, waits):
+            show.out.print(line)
+        for name in ("queued", "processing", "completed", "failed", "cancelled"):
+            show.out.print(f"  {name:<10} {found[name]}")
+        for line in await _what_now(target, known, counts, waits):
+            show.out.print(line)
+        return OK
+
+    with_target(work, data, project)
+
+
+def _head(batch: Batch, found: dict[str, Any]) -> str:
+    state = str(found["state"]).replace("_", " ")
+    is_open = found["state"] in ("ingesting", "processing", "closing", "reopening")
+    control = f", {found['control']}" if is_open else ""
+    return f"{batch.id}: {state}{control}, round {found['round']}, tier {batch.tier.value}"
+
+
+def _progress(found: dict[str, Any], waits: list[Any]) -> list[str]:
+    done = found["completed"] + found["failed"] + found["cancelled"]
+    # The speed measured is the past's: beside a wait it would contradict the time left.
+    pace = f", {found['imagesPerMinute']:.1f} a minute" if found["imagesPerMinute"] and not waits else ""
+    moving = not any(wait.kind in ("paused", "nobody") for wait in waits)
+    left = f", {words.duration(found['etaSeconds'])} left" if found["etaSeconds"] and moving else ""
+    return [f"  {done} of {found['total']} finished ({found['progress']:.0%}){pace}{left}"] if found["total"] else []
+
+
+async def _what_now(target: Target, batch: Batch, counts: Counts, waits: list[Any]) -> list[str]:
+    """Below the numbers: why nothing moves, or what came of it, and the commands that help."""
+    from ops import failures, remote, run_notes, waiting
+    from ops.commands import submit
+    from shared import names
+    from shared.model import BatchState, Control
+
+    if batch.state is BatchState.REJECTED:
+        listed = await remote.first_problems(target, batch)
+        lines = [f"  {words.count(batch.problems, 'problem')} in {batch.manifest.uri}"]
+        if listed:
+            lines += [f"    {problem}" for problem in listed[0][:10]] + [f"  all of them as JSON: {listed[1]}"]
+        return lines
+    groups = await failures.of(target.backend.store, batch) if counts.failed else []
+    lines = failures.lines(groups)
+    if batch.state is BatchState.CLOSED and batch.completion:
+        done = batch.completion
+        report = submit.results_place(target, names.round_folder(batch) + "report.html")
+        lines.append(f"  took {words.duration(done.duration_seconds)}, cost {words.money(done.cost_usd)}, "
+                     f"price {words.money(done.price_usd)}")  # fmt: skip
+        lines.append(f"  report: {report}")
+        if batch.control is Control.CANCELLING:
+            lines.append(f"  cancelled{_by(batch)}" + (f": {batch.cancel_reason}" if batch.cancel_reason else ""))
+        return lines + submit.next_steps(target, batch, groups)
+    lines += [f"  {wait.sentence}" for wait in waits]
+    if batch.control is Control.PAUSED:
+        nobody = target.data is not None and not target.somebody_works()
+        then = run_notes.run_command(target.data, batch) if nobody and target.data is not None else None
+        lines += waiting.paused_lines(target.options, batch, goes_on=then)
+    if batch.control is Control.CANCELLING:
+        lines.append(f"  being cancelled{_by(batch)}" + (f": {batch.cancel_reason}" if batch.cancel_reason else ""))
+    return lines
+
+
+def _by(batch: Batch) -> str:
+    return f" by {batch.controlled_by}" if batch.controlled_by else ""

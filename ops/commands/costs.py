@@ -1,0 +1,136 @@
+"""`costs`: what clients' batches have cost."""
+
+from __future__ import annotations
+
+import re
+import time
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from ops import show, words
+from ops.cli_common import OK, WRONG_USAGE, ClientOption, DataOption, JsonFlag, ProjectOption, fail, with_target
+
+if TYPE_CHECKING:
+    from ops.target import Target
+    from shared.model import Batch
+
+_DAYS: Final = re.compile(r"(\d{1,5})\s*(d|days?|h|hours?)")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the command line."""
+    app.command(epilog="Example: ruum-batch costs --client acme --since 2026-11-01 --batches")(costs)
+
+
+def costs(
+    client: ClientOption = None,
+    since: Annotated[
+        str | None, typer.Option(metavar="WHEN", help="Only batches created since: 2026-11-01, 30d or 12h.")
+    ] = None,
+    until: Annotated[
+        str | None, typer.Option(metavar="WHEN", help="Only batches created before: 2026-12-01, 30d or 12h.")
+    ] = None,
+    by_batch: Annotated[bool, typer.Option("--batches", help="A line per batch too.")] = False,
+    data: DataOption = None,
+    project: ProjectOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Say what each client's batches have cost, by the recorded tokens, and what the client pays.
+
+    Cost is what the vendors charge, also for images not finished yet. Price is the cost times the tier's factor.
+    """
+    first, last = moment("--since", since), moment("--until", until)
+
+    async def work(target: Target) -> int:
+        from ops import batch_lookup
+        from shared.model import BatchState
+
+        rows: list[dict[str, Any]] = []
+        for batch in await batch_lookup.batches_of(target, client):
+            started = first is None or batch.created_at >= first
+            if batch.state is not BatchState.REJECTED and started and (last is None or batch.created_at < last):
+                rows.append(await _row(target, batch))
+        clients = _by_client(rows)
+        if as_json:
+            show.as_json({"clients": clients, **({"batches": rows} if by_batch else {})})
+        else:
+            _show(clients, rows if by_batch else [])
+        return OK
+
+    with_target(work, data, project)
+
+
+def moment(option: str, written: str | None) -> float | None:
+    """Seconds since the epoch of `2026-11-01`, `2026-11-01T12:00`, `30d` or `12h` (ago)."""
+    if written is None:
+        return None
+    text = written.strip().lower()
+    ago = _DAYS.fullmatch(text)
+    if ago:
+        return time.time() - int(ago[1]) * (86_400 if ago[2].startswith("d") else 3600)
+    try:
+        return datetime.fromisoformat(text.upper()).timestamp()
+    except (ValueError, OverflowError, OSError):
+        fail(f"{option} {written[:60]} is no moment (such as 2026-11-01, 30d or 12h)", WRONG_USAGE)
+
+
+async def _row(target: Target, batch: Batch) -> dict[str, Any]:
+    """Closed batches know their sums; of those under way every image is read."""
+    from shared import forecast
+    from shared.messages import iso
+    from shared.model import BatchState
+
+    store, unfinished = target.backend.store, 0.0
+    if batch.state is BatchState.CLOSED and batch.completion:  # the price is the one that was announced
+        done = batch.completion
+        cost, price, completed = done.cost_usd, done.price_usd, done.counts.completed
+    else:
+        completed, cost = (await store.counts(batch.id)).completed, 0.0
+        async for image in store.images(batch.id):
+            cost += image.cost_micro_usd / 1_000_000
+            if image.settled_at is None:
+                unfinished += image.cost_micro_usd / 1_000_000
+        price = forecast.price_usd(target.settings, batch.tier, cost)
+    return {"batchId": batch.id, "client": batch.client, "tier": batch.tier.value, "createdAt": iso(batch.created_at),
+            "completed": completed, "images": batch.total, "costUsd": round(cost, 6),
+            "unfinishedUsd": round(unfinished, 6), "priceUsd": round(price, 6)}  # fmt: skip
+
+
+def _by_client(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        empty = {
+            "client": row["client"],
+            "batches": 0,
+            "completed": 0,
+            "costUsd": 0.0,
+            "unfinishedUsd": 0.0,
+            "priceUsd": 0.0,
+        }
+        total = found.setdefault(row["client"], empty)
+        total["batches"] += 1
+        total["completed"] += row["completed"]
+        for name in ("costUsd", "unfinishedUsd", "priceUsd"):
+            total[name] = round(total[name] + row[name], 6)
+    return sorted(found.values(), key=lambda row: str(row["client"]))
+
+
+def _show(clients: list[dict[str, Any]], batches: list[dict[str, Any]]) -> None:
+    if not clients:
+        show.out.print("no batches")
+        return
+    table = [["CLIENT", "BATCHES", "IMAGES", "COST", "PRICE"]]
+    table += [[row["client"], str(row["batches"]), str(row["completed"]), words.money(row["costUsd"]),
+               words.money(row["priceUsd"])] for row in clients]  # fmt: skip
+    show.table(table, right=frozenset({1, 2, 3, 4}))
+    if batches:
+        show.out.print()
+        table = [["BATCH", "TIER", "CREATED", "IMAGES", "COST", "PRICE"]]
+        table += [[row["batchId"], row["tier"], row["createdAt"][:10], f"{row['completed']} of {row['images']}",
+                   words.money(row["costUsd"]), words.money(row["priceUsd"])] for row in batches]  # fmt: skip
+        show.table(table, right=frozenset({3, 4, 5}))
+    unfinished = sum(row["unfinishedUsd"] for row in clients)
+    if unfinished:
+        show.out.print(f"{words.money(unfinished)} of the cost is for images that are not finished yet")

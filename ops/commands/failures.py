@@ -1,0 +1,324 @@
+"""`dead-letters list`, `retry-failed`, `replay`: what failed for good, and another try."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ops import show, words
+from ops.cli_common import (
+    INTERRUPTED,
+    NOT_NOW,
+    OK,
+    BatchArgument,
+    ClientOption,
+    DataOption,
+    JsonFlag,
+    ProjectOption,
+    YesFlag,
+    with_target,
+)
+
+if TYPE_CHECKING:
+    from ops.target import Target
+    from shared.model import Batch, Image
+    from shared.replay import Busy, Plan
+
+
+def _known_codes(codes: list[str] | None) -> list[str] | None:
+    """A misspelt code would find nothing, and look like good news."""
+    if not codes:
+        return codes
+    from shared.errors import ErrorCode
+
+    unknown = [code for code in codes if code not in set(ErrorCode)]
+    if unknown:
+        raise typer.BadParameter(f"{', '.join(unknown)}: there is {', '.join(sorted(ErrorCode))}")
+    return codes
+
+
+CodeOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--code", metavar="CODE", callback=_known_codes, help="Only images that failed with this code (repeatable)."
+    ),
+]
+BatchOption = Annotated[str | None, typer.Option(metavar="BATCH", help="Only this batch.")]
+DryRunFlag = Annotated[bool, typer.Option("--dry-run", help="Show the plan and change nothing.")]
+RateOption = Annotated[float | None, typer.Option("--rate", min=0.1, metavar="N", help="Images a second at most.")]
+OlderOption = Annotated[float, typer.Option(min=0, metavar="MINUTES", help="Only images that failed before.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the command line."""
+    app.command("retry-failed", epilog="Example: ruum-batch retry-failed acme.demo --code vendor_timeout")(retry_failed)
+    app.command(epilog="Example: ruum-batch replay --client acme --dry-run")(replay)
+    letters = typer.Typer(no_args_is_help=True, help="List what failed for good, and why.")
+    letters.command(name="list", epilog="Example: ruum-batch dead-letters list --client acme --code vendor_timeout")(
+        list_dead_letters
+    )
+    app.add_typer(letters, name="dead-letters")
+
+
+def list_dead_letters(
+    batch: BatchOption = None,
+    client: ClientOption = None,
+    code: CodeOption = None,
+    older_than_minutes: OlderOption = 0.0,
+    since_minutes: Annotated[
+        float | None, typer.Option(min=0, metavar="MINUTES", help="Only images that failed since then.")
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="List at most this many; all are counted.")
+    ] = None,
+    data: DataOption = None,
+    project: ProjectOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """List failed images with their photos, and totals by code."""
+
+    async def work(target: Target) -> int:
+        from ops import batch_lookup
+
+        rows: list[dict[str, Any]] = []
+        now = target.clock.now()
+        since = now - since_minutes * 60 if since_minutes is not None else 0.0
+        for known in await batch_lookup.batches_of(target, client, batch):
+            if known.total:
+                rows += await _failed(target, known, set(code or ()), since, now - older_than_minutes * 60)
+        if as_json:
+            counted = Counter(row["code"] for row in rows)
+            show.as_json({"failed": rows[:limit], "total": len(rows), "byCode": dict(counted.most_common())})
+            return OK
+        _show(rows, limit)
+        return OK
+
+    with_target(work, data, project)
+
+
+async def _failed(target: Target, batch: Batch, codes: set[str], since: float, before: float) -> list[dict[str, Any]]:
+    from shared.model import ImageState
+
+    found = []
+    async for image in target.backend.store.images(batch.id, ImageState.FAILED):
+        error, at = image.error, image.settled_at or 0.0
+        if error and (not codes or error.code in codes) and since <= at <= before:
+            found.append(_row(batch, image))
+    return found
+
+
+def _row(batch: Batch, image: Image) -> dict[str, Any]:
+    from ops import photos
+    from shared.messages import iso
+
+    error = image.error
+    return {
+        "batch": batch.id, "index": image.index, "round": image.round, "code": error.code if error else "unknown",
+        "message": error.message if error else "", "source": image.source,
+        "photo": photos.source_shown(image.source, batch.manifest.base), "propertyCode": image.property_code,
+        "failedAt": iso(image.settled_at or 0.0),
+    }  # fmt: skip
+
+
+def _show(rows: list[dict[str, Any]], limit: int | None) -> None:
+    if rows:
+        table = [["BATCH", "INDEX", "CODE", "FAILED AT", "PHOTO", "MESSAGE"]]
+        for row in rows[:limit]:
+            property_code = f" ({row['propertyCode']})" if row["propertyCode"] else ""
+            table.append([row["batch"], str(row["index"]), row["code"], row["failedAt"][:16] + "Z",
+                          row["photo"] + property_code, row["message"].strip().rstrip(":")])  # fmt: skip
+        show.table(table, right=frozenset({1}))
+    if limit is not None and len(rows) > limit:
+        show.out.print(f"… and {len(rows) - limit} more")
+    codes = ", ".join(f"{number} {code}" for code, number in Counter(row["code"] for row in rows).most_common())
+    show.out.print(words.count(len(rows), "failed image") + (f": {codes}" if codes else ""))
+
+
+def retry_failed(
+    batch: BatchArgument,
+    code: CodeOption = None,
+    dry_run: DryRunFlag = False,
+    rate: RateOption = None,
+    yes: YesFlag = False,
+    data: DataOption = None,
+    project: ProjectOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Give a batch's failed images a new round. Paid work is kept: only the failing step runs again.
+
+    Asks above 100 images, and above $0.25; an image whose picture is paid for costs no new one.
+    """
+    _replay(_Wish(batch, None, tuple(code or ()), 0.0, dry_run, rate, yes, as_json), data, project)
+
+
+def replay(
+    batch: BatchOption = None,
+    client: ClientOption = None,
+    code: CodeOption = None,
+    older_than_minutes: OlderOption = 0.0,
+    dry_run: DryRunFlag = False,
+    rate: RateOption = None,
+    yes: YesFlag = False,
+    data: DataOption = None,
+    project: ProjectOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Give failed images of any batch a new round. Shows its plan first.
+
+    Asks above 100 images, and above $0.25; an image whose picture is paid for costs no new one.
+
+    Ctrl-C ends it in order: images queued again are staged, the others stay failed, and the same command goes on with
+    them. After a kill, reconcile or the same command goes on in two minutes.
+    """
+    wish = _Wish(batch, client, tuple(code or ()), older_than_minutes * 60, dry_run, rate, yes, as_json)
+    _replay(wish, data, project)
+
+
+class _Wish:
+    """What a replay was asked for."""
+
+    def __init__(
+        self,
+        batch: str | None,
+        client: str | None,
+        codes: tuple[str, ...],
+        older_than_seconds: float,
+        dry_run: bool,
+        rate: float | None,
+        yes: bool,
+        as_json: bool,
+    ) -> None:
+        self.batch = batch
+        self.client = client
+        self.codes = codes
+        self.older_than_seconds = older_than_seconds
+        self.dry_run = dry_run
+        self.rate = rate
+        self.yes = yes
+        self.as_json = as_json
+
+
+def _replay(wish: _Wish, data: Path | None, project: str | None) -> None:
+    async def work(target: Target) -> int:
+        from ops import spending
+        from ops.commands.control import rooms_of
+
+        rooms = rooms_of(target)
+        plans = await _plans(target, rooms.replay, wish)
+        cost = await spending.of_replay(target, plans, wish.codes) if plans else 0.0
+        total = sum(plan.images for plan in plans)
+        _show_plans(plans, total, cost, wish)
+        if wish.dry_run or not plans:
+            if wish.as_json:
+                show.as_json(_as_json(plans, cost, {}))
+            return OK
+        if total > spending.ASK_ABOVE_IMAGES or cost > spending.ASK_ABOVE_USD:
+            price = f" for {spending.about(cost)}" if cost else ""
+            spending.sure(f"Replay {words.count(total, 'image')}{price}?", yes=wish.yes)
+        return await _run(target, rooms.replay, plans, wish, cost)
+
+    with_target(work, data, project)
+
+
+async def _plans(target: Target, replay: Any, wish: _Wish) -> list[Plan]:
+    from ops import batch_lookup
+    from shared.model import Control
+
+    plans: list[Plan] = []
+    for known in await batch_lookup.batches_of(target, wish.client, wish.batch):
+        if not known.total:
+            continue
+        plan = await replay.plan(known, wish.codes, wish.older_than_seconds)
+        if plan.images and known.control is Control.CANCELLING and not plan.interrupted:
+            alone = "it was cancelled"
+            show.err.print(f"{known.id}: {words.count(plan.images, 'failed image')} left alone: {alone}")
+        elif plan.images or plan.interrupted:
+            plans.append(plan)
+    return plans
+
+
+def _show_plans(plans: list[Plan], total: int, cost: float, wish: _Wish) -> None:
+    if wish.as_json:
+        return
+    for plan in plans:
+        listed = ", ".join(f"{count} {code}" for code, count in sorted(plan.codes.items()))
+        goes_on = "an interrupted replay goes on: " if plan.interrupted else ""
+        show.out.print(f"{plan.batch}: {goes_on}{listed or 'what is queued already'}")
+    price = f", about {words.money(cost)}" if cost else ""
+    show.out.print(f"{words.count(total, 'image')} of {words.count(len(plans), 'batch')}{price}")
+
+
+def _as_json(plans: list[Plan], cost: float, done: dict[str, int | str]) -> dict[str, Any]:
+    return {
+        "batches": [
+            {"batchId": plan.batch, "codes": plan.codes, "images": plan.images, "interrupted": plan.interrupted,
+             "queuedAgain": done.get(plan.batch) if isinstance(done.get(plan.batch), int) else None,
+             "refused": done.get(plan.batch) if isinstance(done.get(plan.batch), str) else None}
+            for plan in plans
+        ],
+        "images": sum(plan.images for plan in plans),
+        "costUsd": round(cost, 6),
+    }  # fmt: skip
+
+
+async def _run(target: Target, replay: Any, plans: list[Plan], wish: _Wish, cost: float) -> int:
+    from ops.commands.control import go_on
+    from shared.replay import Busy
+
+    code, stop, done = OK, _stop_on_signals(), dict[str, int | str]()
+    show.keep_going()
+    for plan in plans:
+        if stop.is_set():
+            break
+        try:
+            images = await replay.run(
+                plan.batch, wish.codes, older_than_seconds=wish.older_than_seconds,
+                images_per_second=wish.rate, stop=stop,
+            )  # fmt: skip
+        except Busy as error:  # one that cannot be replayed holds up no other
+            done[plan.batch] = await _busy(target, plan.batch, error)
+            show.say(str(done[plan.batch]))
+            code = NOT_NOW
+            continue
+        done[plan.batch] = images
+        if not wish.as_json:
+            show.out.print(f"{plan.batch}: {words.count(images, 'image')} queued again")
+            batch = await target.backend.store.batch(plan.batch)
+            for line in go_on(target, batch) if batch is not None and not stop.is_set() else ():
+                show.out.print(line)
+    if stop.is_set():
+        code = INTERRUPTED
+        show.goodbye("stopped: images not queued again stay failed; the same command goes on with them")
+    else:
+        await replay.drain_letters(stop)  # what it leaves, the next replay takes away
+    if wish.as_json:
+        show.as_json(_as_json(plans, cost, done))
+    return code
+
+
+def _stop_on_signals() -> asyncio.Event:
+    """Set by Ctrl-C, or by a polite kill."""
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    return stop
+
+
+async def _busy(target: Target, batch_id: str, error: Busy) -> str:
+    """Why a batch cannot be replayed now, and when it can."""
+    batch = await target.backend.store.batch(batch_id)
+    lease = batch.replay.lease if batch is not None and batch.replay is not None else None
+    left = lease.until - target.clock.now() if lease else 0.0
+    if left <= 0:
+        return str(error)
+    at = time.strftime("%H:%M:%S", time.localtime(time.time() + left))
+    return (
+        f"{batch_id} is being replayed, or its replay was interrupted a moment ago: "
+        f"the same command goes on in {left:.0f} s, at {at}"
+    )

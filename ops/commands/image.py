@@ -1,0 +1,122 @@
+"""`image`: one image's whole story."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ops import show, words
+from ops.cli_common import OK, WRONG_USAGE, BatchArgument, DataOption, JsonFlag, ProjectOption, fail, with_target
+
+if TYPE_CHECKING:
+    from ops.target import Target
+    from shared.model import Batch, Image, Worker
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the command line."""
+    app.command(epilog="Example: ruum-batch image acme.demo 17")(image)
+
+
+def image(
+    batch: BatchArgument,
+    index: Annotated[int, typer.Argument(min=0, metavar="INDEX", help="Its place in the manifest, from 0.")],
+    data: DataOption = None,
+    project: ProjectOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Tell one image's story: source, attempts, error, calls and cost, who holds it now, where its picture is."""
+
+    async def work(target: Target) -> int:
+        import msgspec
+
+        from ops import remote
+        from shared.heartbeat import known_holder
+        from shared.telemetry import trace_id
+
+        known = await remote.batch_of(target, batch)
+        found = await target.backend.store.image(batch, index) if index < known.total else None
+        if found is None:
+            last = f"0 to {known.total - 1}" if known.total else "none: its manifest was rejected"
+            fail(f"{batch} has no image {index} (its images are {last})", WRONG_USAGE)
+        holder = await known_holder(target.backend.store, found)
+        if as_json:
+            document = msgspec.to_builtins(found)
+            document.pop("token", None)
+            show.as_json(document | {
+                "costUsd": found.cost_micro_usd / 1e6, "batchControl": known.control.value,
+                "trace": trace_id(batch, index), "holder": msgspec.to_builtins(holder),
+            })  # fmt: skip
+        else:
+            for line in _story(target, known, found, holder):
+                show.out.print(line)
+        return OK
+
+    with_target(work, data, project)
+
+
+def _moment(at: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))
+
+
+def _story(target: Target, batch: Batch, found: Image, holder: Worker | None) -> list[str]:
+    from ops import failures, photos
+    from ops.commands import submit
+    from shared.telemetry import trace_id
+
+    tries = f"{words.count(found.attempts, 'failed attempt')}, {words.count(found.crashes, 'crash')}"
+    code = f", {found.property_code}" if found.property_code else ""
+    lines = [
+        f"{found.batch} image {found.index}{code}: {found.state.value}",
+        f"  source    {photos.source_shown(found.source, batch.manifest.base)}  ({found.source})",
+        f"  wanted    {found.room_type}, {found.design_style}, tier {found.tier.value}",
+        f"  created   {_moment(found.created_at)}",
+        f"  tries     round {found.round}, {tries}",
+    ]
+    if found.error:
+        what = "failed" if found.state.value == "failed" else "last try"
+        lines.append(f"  {what:<9} {found.error.code}: {found.error.message}")
+        lines.append(f"            {failures.advice(found.error.code)}")
+    lines += _calls(found)
+    if found.settled_at:
+        lines.append(f"  ended     {_moment(found.settled_at)}")
+    if found.output:
+        lines.append(f"  picture   {submit.results_place(target, found.output.picture)}"
+                     + (" (from the cache)" if found.cached else ""))  # fmt: skip
+    lines.append(f"  now       {_now(target, batch, found, holder)}")
+    lines.append(f"  in logs   trace {trace_id(found.batch, found.index)}")
+    return lines
+
+
+def _calls(found: Image) -> list[str]:
+    if not found.calls:
+        return ["  calls     none paid for"]
+    lines = [f"  calls     {len(found.calls)}, {words.money(found.cost_micro_usd / 1e6)} in all rounds"]
+    for call in found.calls:
+        tokens = f"{call.input_tokens} + {call.output_tokens} tokens"
+        lines.append(f"            {call.step:<8} {call.model}  {tokens}  {call.duration_ms / 1000:.1f} s  "
+                     f"${call.cost_micro_usd / 1e6:.4f}")  # fmt: skip
+    return lines
+
+
+def _now(target: Target, batch: Batch, found: Image, holder: Worker | None) -> str:
+    from shared import claims
+    from shared.model import Control, image_key
+
+    state: Any = found.state.value
+    if found.settled_at and state in ("completed", "failed", "cancelled"):
+        return f"nothing is left to do; {'`retry-failed` gives it a new round' if state == 'failed' else 'it is kept'}"
+    if found.claim is not None:
+        alive = claims.claim_is_alive(found, holder, target.clock.now())
+        since = words.ago(target.clock.now() - found.claim.at)
+        waited = holder.waited_seconds.get(image_key(found.batch, found.index), 0.0) if holder else 0.0
+        quota = f", {words.duration(waited)} of them waiting for quota" if waited >= 1 else ""
+        life = "" if alive else "; that worker is dead, another takes the image over"
+        return f"held by {found.claim.worker} for {since}{quota}{life}"
+    if batch.control is Control.PAUSED:
+        return "queued; its batch is paused"
+    if not target.somebody_works():
+        return "queued; nobody works in this data folder"
+    return "queued"

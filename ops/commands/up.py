@@ -1,0 +1,91 @@
+"""`up`: the whole pipeline on Google's emulators, in this folder."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ops import show
+from ops.cli_common import FAILED_HERE, INTERRUPTED, OK
+from ops.commands.run import ModelName
+
+if TYPE_CHECKING:
+    from ops.stack import Stack
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the command line."""
+    app.command(epilog="Example: ruum-batch up --subscribers 2")(up)
+
+
+def up(
+    subscribers: Annotated[int, typer.Option(min=1, max=20, metavar="N", help="Workers that stage images.")] = 1,
+    model: Annotated[
+        ModelName, typer.Option(help="The staging model; gemini is a local server that speaks its protocol, and free.")
+    ] = ModelName.PREVIEW,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Show every line of every part.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Show the parts' JSON log lines as they are.")] = False,
+) -> None:
+    """Run the whole pipeline on Google's emulators here, until Ctrl-C.
+
+    Every start begins empty. A worker that ends, or is killed, is started again.
+    """
+    raise typer.Exit(asyncio.run(_up(subscribers, model.value, verbose=verbose, as_json=as_json)))
+
+
+async def _up(subscribers: int, model: str, *, verbose: bool, as_json: bool) -> int:
+    from ops import stack, stack_file, stack_lines  # Google's libraries take half a second to import
+    from ops.emulators import Missing
+
+    lines = stack_lines.Lines(verbose=verbose, as_json=as_json)
+    settings = {name: value for name, value in os.environ.items() if name.startswith("RUUM_")}
+    options = stack.Options(subscribers=subscribers, model=model, environment=settings)
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # Ctrl-C, a service manager, a closed terminal
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    show.keep_going()
+    here = stack.Stack(stack_file.STATE.resolve(), options, lines.show)
+    try:
+        async with stack_file.announced(Path(), here.environment):
+            show.err.print("starting emulators, doors and subscribers …")
+            starting = asyncio.create_task(here.start())
+            stopping = asyncio.create_task(stop.wait())
+            await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if not starting.done():
+                starting.cancel()
+                await asyncio.gather(starting, return_exceptions=True)
+                return INTERRUPTED
+            await starting
+            show.err.print(stack_lines.HINT)
+            ended = await _until_stopped(here, stopping)
+            if ended is not None:
+                lines.last_words(ended)
+                show.say(f"{ended} has ended; stopping all")
+            await here.stop()
+            return OK if ended is None else FAILED_HERE
+    except (stack_file.AlreadyUp, Missing) as error:
+        lines.last_words()
+        show.say(str(error))
+        return FAILED_HERE
+
+
+async def _until_stopped(here: Stack, stopping: asyncio.Task[Any]) -> str | None:
+    """Start workers again that end, until we are stopped (None) or another part ends (its name)."""
+    while True:
+        ended = asyncio.create_task(here.ended())
+        await asyncio.wait({ended, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if stopping.done():
+            ended.cancel()
+            await asyncio.gather(ended, return_exceptions=True)
+            return None
+        name = ended.result()
+        if not name.startswith("subscriber"):
+            return name
+        show.err.print(f"{name} has ended; starting it again. Its images are taken up by the next worker")
+        await asyncio.sleep(1.0)  # one that cannot start must not be started all the time
+        await here.start_subscriber(name)

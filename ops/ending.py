@@ -1,0 +1,162 @@
+"""How a command ends: its exit code, and one line for everything that went wrong. No input leads to a traceback."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import sqlite3
+import sys
+import traceback
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any, Final
+
+import typer
+
+from ops import app as apps
+from ops import show
+from ops.cli_common import (
+    BROKEN_PIPE,
+    FAILED_HERE,
+    INTERRUPTED,
+    NO_SPACE,
+    NOT_NOW,
+    OK,
+    WRONG_USAGE,
+    Ended,
+    database_fault,
+)
+from shared.errors import ConfigurationError, RuumError
+from shared.settings import BadSetting
+
+# typer keeps its click to itself: the class behind every wrong option or argument is reached through a public child.
+UsageError: type[Any] = typer.BadParameter.__bases__[0]
+LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run the command; return its exit code. Whatever it raises has been said in one line."""
+    show.prepare_streams()
+    as_json = "--json" in arguments
+    try:
+        _configure_log()
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # asyncio takes over only where Python's own stands
+        answer = apps.app(args=list(arguments), prog_name="ruum-batch", standalone_mode=False)
+        code = answer if isinstance(answer, int) else OK
+        sys.stdout.flush()
+    except BaseException as error:
+        code = _said(error, as_json=as_json)
+    if code == INTERRUPTED and not show.said_goodbye:
+        show.say("interrupted")
+    with suppress(OSError, ValueError):
+        sys.stderr.flush()
+    return BROKEN_PIPE if code == OK and show.stdout_gone() else code
+
+
+def _said(error: BaseException, *, as_json: bool) -> int:
+    """Say what went wrong; return the exit code."""
+    if isinstance(error, SystemExit):  # by typer's own hand only, when the reader of a --help goes away
+        show.discard_output()
+        return BROKEN_PIPE if error.code == 1 else error.code if isinstance(error.code, int) else OK
+    if isinstance(error, KeyboardInterrupt | typer.Abort):
+        return INTERRUPTED
+    if type(error).__name__ == "NoArgsIsHelpError" and isinstance(error, UsageError):
+        show.err.print(error.format_message())
+        return WRONG_USAGE
+    if isinstance(error, BrokenPipeError | show.ReaderGone):
+        show.discard_output()
+        return BROKEN_PIPE
+    code, message = explained(error)
+    if logging.getLogger().isEnabledFor(logging.DEBUG):
+        traceback.print_exception(error)
+    if as_json and not show.printed_json:
+        with suppress(OSError, ValueError):
+            sys.stdout.write(json.dumps({"error": {"exitCode": code, "message": message}}) + "\n")
+            sys.stdout.flush()
+    show.say(message)
+    return code
+
+
+def explained(error: BaseException) -> tuple[int, str]:
+    """The exit code and the sentence for an exception that ended a command."""
+    if isinstance(error, Ended):
+        return error.code, error.message
+    if isinstance(error, UsageError):
+        return WRONG_USAGE, _usage(error)
+    if isinstance(error, BadSetting):
+        return WRONG_USAGE, str(error)
+    if isinstance(error, sqlite3.Error):
+        return FAILED_HERE, database_fault(error)
+    if isinstance(error, UnicodeError):
+        return WRONG_USAGE, f"text that cannot be used ({_shortened(error)}): give it in UTF-8"
+    if isinstance(error, ValueError) and "null byte" in str(error):
+        return WRONG_USAGE, "a path or name holds a null byte"
+    if isinstance(error, OSError):
+        return _os_error(error)
+    if isinstance(error, MemoryError):
+        return FAILED_HERE, "there is not enough memory"
+    if isinstance(error, ConfigurationError):
+        return FAILED_HERE, str(error)
+    if isinstance(error, RuumError):
+        return (NOT_NOW if type(error).__name__ == "Busy" else FAILED_HERE), str(error)
+    where = traceback.extract_tb(error.__traceback__)[-1:]
+    place = f" at {os.path.basename(where[0].filename)}:{where[0].lineno}" if where else ""
+    what = _shortened(" ".join(str(error).split()))
+    return FAILED_HERE, (
+        f"internal error: {type(error).__name__}: {what}{place}. LOG_LEVEL=DEBUG shows the traceback; please report it"
+    )
+
+
+LIBRARY_WORDS: Final = {  # pydantic's, whose subject is the input and not the option
+    "Input should be a valid integer, unable to parse string as an integer": "not a whole number",
+    "Input should be a valid number, unable to parse string as a number": "not a number",
+    "Input should be greater than or equal to ": "the least is ",
+    "Input should be less than or equal to ": "the most is ",
+}
+
+
+def _usage(error: Any) -> str:
+    """One line: what is wrong, and whose help to read."""
+    message = " ".join(str(error.format_message()).split())
+    for theirs, ours in LIBRARY_WORDS.items():
+        message = message.replace(theirs, ours)
+    command = error.ctx.command_path if error.ctx else "ruum-batch"
+    return f"{message}{'' if message.endswith(('.', '?', '!')) else '.'} See: {command} --help"
+
+
+def _os_error(error: OSError) -> tuple[int, str]:
+    text = error.strerror or str(error) or type(error).__name__
+    where = f"{_shortened(os.fsdecode(error.filename))}: " if isinstance(error.filename, str | bytes) else ""
+    if error.errno in NO_SPACE:
+        return FAILED_HERE, f"{where}no space left on the disk. Free some, then run the same command again"
+    return (WRONG_USAGE if error.filename is not None else FAILED_HERE), f"{where}{text}"
+
+
+def _shortened(text: object, most: int = 200) -> str:
+    whole = text.decode("utf-8", "backslashreplace") if isinstance(text, bytes) else str(text)
+    return whole if len(whole) <= most else whole[: most - 1] + "…"
+
+
+def _configure_log() -> None:
+    level = os.environ.get("LOG_LEVEL", "ERROR").upper() or "ERROR"
+    if level not in LEVELS:
+        raise Ended(f"LOG_LEVEL={_shortened(level, 40)} is not a level. It can be {', '.join(LEVELS)}", WRONG_USAGE)
+    logging.basicConfig(level=level, format="%(levelname)s %(message)s", stream=sys.stderr, force=True)
+    logging.getLogger().handlers[0].setFormatter(_OneLine("%(levelname)s %(message)s", traces=level == "DEBUG"))
+
+
+class _OneLine(logging.Formatter):
+    """A log record as one line. Tracebacks are shown at LOG_LEVEL=DEBUG only."""
+
+    def __init__(self, pattern: str, *, traces: bool) -> None:
+        super().__init__(pattern)
+        self._traces = traces
+
+    def format(self, record: logging.LogRecord) -> str:
+        if self._traces or not record.exc_info:
+            return super().format(record)
+        error = record.exc_info[1]
+        what = f" ({type(error).__name__}: {_shortened(' '.join(str(error).split()))})" if error else ""
+        return f"{record.levelname} {record.getMessage()}{what}"

@@ -1,0 +1,164 @@
+"""Erasing a client: what there is of it, and taking it away. The database's ports delete nothing, so this does it."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from ops import local, remote, run_notes, words
+from shared import cache, names
+from shared.cache import CacheEntry
+from shared.model import Batch, BatchState
+
+if TYPE_CHECKING:
+    import sqlite3
+
+    from ops.target import Target
+
+
+PAGE: Final = 500  # documents deleted in one commit: Firestore's limit
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """What would be erased. `objects` are (bucket, name); `cache` the keys of cache entries."""
+
+    client: str
+    batches: int
+    images: int
+    cache: tuple[str, ...]
+    objects: tuple[tuple[str, str], ...]
+
+    def __str__(self) -> str:
+        return (f"{words.count(self.batches, 'batch')} with {words.count(self.images, 'image')}, "
+                f"{words.count(len(self.objects), 'file')}, {words.count(len(self.cache), 'cache entry')}")  # fmt: skip
+
+
+async def plan(target: Target, batches: list[Batch]) -> Plan:
+    """Everything of the client of these batches, which are all it has."""
+    client, buckets, objects = batches[0].client, target.settings.buckets, target.backend.objects
+    entries = [entry for entry in await target.backend.store.records(CacheEntry) if entry.client == client]
+    found: set[tuple[str, str]] = {(buckets.work, cache.object_name(entry.key)) for entry in entries}
+    prefixes = [(buckets.results, f"results/{client}/"), (buckets.intake, f"manifests/{client}/"),
+                (buckets.results, f"manifests/{client}/")]  # fmt: skip
+    prefixes += [(buckets.work, f"work/{batch.id}/") for batch in batches]
+    for bucket, prefix in prefixes:
+        async for stored in objects.list(bucket, prefix):
+            found.add((bucket, stored.name))
+    for batch in batches:  # on one machine manifests lie in one folder, whoever's they are
+        name = remote.manifest_object(batch)
+        for bucket, each in ((buckets.intake, name), (buckets.results, names.errors_name(name))):
+            if await objects.stat(bucket, each) is not None:
+                found.add((bucket, each))
+    images = sum(batch.total for batch in batches if batch.state is not BatchState.REJECTED)
+    return Plan(client, len(batches), images, tuple(entry.key for entry in entries), tuple(sorted(found)))
+
+
+async def erase(target: Target, batches: list[Batch], found: Plan) -> None:
+    """Take it away: objects first, documents last, so that an interrupted erasure can be run again."""
+    for bucket, name in found.objects:
+        await target.backend.objects.delete(bucket, name)
+    if target.embedded is not None and target.data is not None:
+        await _embedded(target, batches, found)
+        _local_files(target.data, batches, found)
+    elif target.environ:
+        await _firestore(target, batches, found)
+
+
+async def _embedded(target: Target, batches: list[Batch], found: Plan) -> None:
+    if target.embedded is None:
+        return
+
+    def work(connection: sqlite3.Connection) -> None:
+        for batch in batches:
+            connection.execute("DELETE FROM images WHERE batch = ?", (batch.id,))
+            connection.execute("DELETE FROM tallies WHERE batch = ?", (batch.id,))
+        for key in found.cache:
+            connection.execute("DELETE FROM records WHERE kind = ? AND key = ?", (CacheEntry.__name__, key))
+        ids = {batch.id for batch in batches}
+        for number, data in connection.execute("SELECT id, data FROM messages").fetchall():
+            if _batch_of(data) in ids:
+                connection.execute("DELETE FROM messages WHERE id = ?", (number,))
+        for batch in batches:
+            connection.execute("DELETE FROM batches WHERE id = ?", (batch.id,))
+
+    await target.embedded.database.write("erase", work)
+
+
+def _batch_of(data: bytes) -> str | None:
+    """The batch a message is about: a task, a change, an event, or a letter."""
+    try:
+        body: Any = json.loads(data)
+    except ValueError:
+        return None
+    if not isinstance(body, dict):
+        return None
+    task = body.get("task")
+    found = body.get("batch") or body.get("batchId") or (task.get("batch") if isinstance(task, dict) else None)
+    return found if isinstance(found, str) else None
+
+
+def _local_files(data: Path, batches: list[Batch], found: Plan) -> None:
+    """The client's lines of events.jsonl, the notes of its runs, and the folders that are empty now."""
+    for batch in batches:
+        (data / run_notes.RUN_NOTES / f"{batch.id}.json").unlink(missing_ok=True)
+    out = local.results_of(data)
+    events = out / "events.jsonl"
+    if events.is_file():
+        kept = [line for line in events.read_bytes().splitlines(keepends=True) if _client_of(line) != found.client]
+        part = events.with_name(".events.jsonl.part")
+        part.write_bytes(b"".join(kept))
+        part.replace(events)
+    roots = local.bucket_folders(data, out)
+    for bucket, name in found.objects:
+        for folder in (roots[bucket] / name).parents:
+            if folder == roots[bucket] or not folder.is_dir() or os.listdir(folder):
+                break
+            folder.rmdir()
+
+
+def _client_of(line: bytes) -> str | None:
+    try:
+        found = json.loads(line)
+    except ValueError:
+        return None
+    return found.get("client") if isinstance(found, dict) else None
+
+
+async def _empty(client: Any, collection: Any, target: Target) -> None:
+    """Delete every document of a collection. The library's `recursive_delete` left all of them, on the emulator."""
+    from shared.adapters.google.errors import retried
+
+    async def page() -> int:
+        deletes, found = client.batch(), 0
+        async for snapshot in collection.limit(PAGE).stream():
+            deletes.delete(snapshot.reference)
+            found += 1
+        if found:
+            await deletes.commit()
+        return found
+
+    while await retried(collection.id, page, target.clock):
+        pass
+
+
+async def _firestore(target: Target, batches: list[Batch], found: Plan) -> None:
+    from shared.adapters.google import clients
+    from shared.adapters.google.errors import retried
+
+    project = target.settings.google.project or target.environ.get("GOOGLE_CLOUD_PROJECT", "")
+    client = clients.firestore_client(project, target.settings.google.database, target.environ)
+    try:
+        for key in found.cache:
+            ref = client.collection("cache").document(key)
+            await retried(ref.path, ref.delete, target.clock)
+        for batch in batches:
+            ref = client.collection("batches").document(batch.id)
+            for name in ("images", "tallies"):
+                await _empty(client, ref.collection(name), target)
+            await retried(ref.path, ref.delete, target.clock)
+    finally:
+        client.close()  # type: ignore[no-untyped-call]

@@ -1,0 +1,73 @@
+"""A data folder in which no `run` works: what a command there does itself, and what it tells people to run."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING, Final
+
+from ops import local
+from ops.events_file import EventsFile
+from shared import wiring
+from shared.closing import StillClosing
+from shared.errors import RuumError
+from shared.messages import ImageChanged, decode
+from shared.topology import CHANGES_TOPIC, DEAD_LETTER_DOOR, EVENTS_SUBSCRIPTION
+
+if TYPE_CHECKING:
+    from ops.target import Target
+
+AT_ONCE: Final = 200
+
+
+@asynccontextmanager
+async def held(target: Target) -> AsyncIterator[bool]:
+    """Hold the data folder while nobody else does. Answers whether it is held: False on Google, or beside a `run`."""
+    if target.data is None:
+        yield False
+        return
+    try:
+        async with local.locked(target.data):
+            yield True
+    except local.FolderInUse:
+        yield False
+
+
+async def wind_up(target: Target, rooms: wiring.Rooms, batch_id: str) -> None:
+    """Do what `run` would do without staging anything: count, close, report, write events.jsonl.
+
+    For a holder of the data folder, after a command that settles images: nobody else would close the batch.
+    """
+    if target.embedded is None or target.data is None:
+        return
+    queue = target.embedded.queue
+    await target.embedded.store.take_over()
+    events = EventsFile(local.results_of(target.data) / "events.jsonl")
+    for _ in range(2):  # closing a batch publishes events, which are written in the second turn
+        while deliveries := await queue.pull(CHANGES_TOPIC, AT_ONCE, 0.0):
+            for delivery in deliveries:
+                with suppress(RuumError):
+                    await rooms.aggregate.handle(decode(ImageChanged, delivery.data))
+            await queue.ack(CHANGES_TOPIC, [delivery.ack_id for delivery in deliveries])
+        while letters := await queue.pull(DEAD_LETTER_DOOR, AT_ONCE, 0.0):
+            for letter in letters:
+                await rooms.dead_letter.handle(letter.data, letter.attributes)
+            await queue.ack(DEAD_LETTER_DOOR, [letter.ack_id for letter in letters])
+        with suppress(StillClosing):
+            await rooms.closer.check(batch_id)
+        await rooms.reconcile.run()  # what the queue no longer tells
+    await deliver(target, events)
+
+
+async def deliver(target: Target, events: EventsFile | None = None) -> int:
+    """Write the events that wait into events.jsonl; how many."""
+    if target.embedded is None or target.data is None:
+        return 0
+    events = events or EventsFile(local.results_of(target.data) / "events.jsonl")
+    queue, written = target.embedded.queue, 0
+    while deliveries := await queue.pull(EVENTS_SUBSCRIPTION, AT_ONCE, 0.0):
+        for delivery in deliveries:
+            await events.handle(delivery)
+        await queue.ack(EVENTS_SUBSCRIPTION, [delivery.ack_id for delivery in deliveries])
+        written += len(deliveries)
+    return written

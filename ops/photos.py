@@ -1,0 +1,99 @@
+"""The photos beside a manifest: looked for before anything is uploaded, staged or paid for."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
+
+import msgspec
+
+from ops import words
+from ops.cli_common import WRONG_USAGE, fail, readable
+
+if TYPE_CHECKING:
+    from shared.manifest import Manifest
+
+
+class Missing(msgspec.Struct, frozen=True):
+    """Local photos that a manifest names and that are not there. `near` is a file whose name differs in case only."""
+
+    paths: tuple[Path, ...]
+    local: int  # how many different local photos there are in all
+    images: int  # how many images of the manifest name a missing one
+    near: Path | None = None
+
+
+def local_path(source: str) -> Path | None:
+    """The path of a local photo; None for an address elsewhere."""
+    return Path(unquote(urlsplit(source).path)) if source.startswith("file:") else None
+
+
+def missing(found: Manifest) -> Missing | None:
+    """The local photos that are not there; None when all are."""
+    local = [path for image in found.images if (path := local_path(image.source)) is not None]
+    absent = {path for path in set(local) if not _is_file(path)}
+    if not absent:
+        return None
+    ordered = tuple(path for path in dict.fromkeys(local) if path in absent)
+    near = next((near for path in ordered[:100] if (near := _nearly(path)) is not None), None)
+    return Missing(ordered, len(set(local)), sum(path in absent for path in local), near)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name too long, a folder that may not be entered
+        return False
+
+
+def _nearly(path: Path) -> Path | None:
+    try:
+        names = os.listdir(path.parent)
+    except (OSError, ValueError):
+        return None
+    wanted = path.name.casefold()
+    return next((path.parent / name for name in names if name.casefold() == wanted), None)
+
+
+def sentence(found: Missing, base: Path) -> str:
+    """Return `17 of 27 photos are not there: photos/1.jpg, photos/2.jpg, photos/3.jpg and 14 more.`, say."""
+    named = words.some(shown(path, base) for path in found.paths)
+    there = f" There is {shown(found.near, base)}: capitals matter." if found.near else ""
+    many = words.count(found.local, "photo")
+    return f"{len(found.paths)} of {many} {words.are(len(found.paths))} not there: {named}.{there}"
+
+
+def shown(path: Path, base: Path) -> str:
+    """A photo's path as the manifest has it, where it lies beside it."""
+    near = path.relative_to(base) if path.is_relative_to(base) else path
+    return readable(near)
+
+
+def sources(of: Iterable[str], base: str) -> list[str]:
+    """Addresses as people wrote them: without the manifest's folder, percent signs and query strings undone."""
+    return [source_shown(source, base) for source in of]
+
+
+def source_shown(source: str, base: str) -> str:
+    """One address, relative to the manifest's folder where it lies below it."""
+    if source.startswith(base):
+        return unquote(source.removeprefix(base)) if base.startswith("file:") else source.removeprefix(base)
+    return source.partition("?")[0]  # a signed link's signature is long, and none of the reader's business
+
+
+def ask_to_go_on(text: str, question: str, *, yes: bool, refuse: bool) -> None:
+    """Say what is missing and ask whether to go on. Nobody there to answer: `refuse`, or go on."""
+    from ops import asking, show
+
+    show.err.print(text)
+    if yes:
+        return
+    if asking.can_answer():
+        if not asking.confirm(question):
+            fail("nothing was done", WRONG_USAGE)
+        return
+    if refuse:
+        fail("nothing was done; correct the manifest, or say --yes to go on without them", WRONG_USAGE)

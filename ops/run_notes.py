@@ -1,0 +1,91 @@
+"""What a `run` leaves in its data folder for people: how each batch was started, so what to type to go on with it."""
+
+from __future__ import annotations
+
+import shlex
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+from urllib.parse import unquote, urlsplit
+
+import msgspec
+
+from ops import local
+from shared.model import Batch
+
+RUN_NOTES: Final = "runs"  # in the data folder: a note per batch
+
+
+class RunNote(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+    """The `run` that staged a batch: what to type to go on with it."""
+
+    manifest: str
+    out: str
+    model: str
+    photos: tuple[str, ...] = ()
+
+
+def note_run(data: Path, batch_id: str, note: RunNote) -> None:
+    """Remember how a batch was started, for commands that say how to go on."""
+    path = data / RUN_NOTES / f"{batch_id}.json"
+    with suppress(UnicodeError):  # a folder whose name is no text: the commands then name it by the batch's manifest
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(msgspec.json.encode(note))
+
+
+def run_note(data: Path, batch_id: str) -> RunNote | None:
+    """How a batch was started; None when that was not noted."""
+    with suppress(OSError, msgspec.DecodeError, UnicodeError):
+        return msgspec.json.decode((data / RUN_NOTES / f"{batch_id}.json").read_bytes(), type=RunNote)
+    return None
+
+
+def last_model(data: Path) -> str | None:
+    """The model that the last `run` of this data folder used; None when that was not noted."""
+    with suppress(OSError, msgspec.DecodeError, UnicodeError):
+        newest = max((data / RUN_NOTES).glob("*.json"), key=lambda path: path.stat().st_mtime, default=None)
+        if newest is not None:
+            return msgspec.json.decode(newest.read_bytes(), type=RunNote).model
+    return None
+
+
+def run_command(data: Path, batch: Batch) -> str:
+    """The command that goes on with a batch of this data folder."""
+    note, out = run_note(data, batch.id), local.results_of(data)
+    if note is not None:
+        manifest, out = Path(note.manifest), Path(note.out)
+    else:
+        base = Path(unquote(urlsplit(batch.manifest.base).path))
+        manifest = base / Path(unquote(urlsplit(batch.manifest.uri).path)).name
+    parts = ["ruum-batch run", quoted(manifest), "--out", quoted(out)]
+    if (out / ".ruum").resolve() != data.resolve():
+        parts += ["--data", quoted(data)]
+    for folder in note.photos if note else ():
+        parts += ["--photos", quoted(Path(folder))]
+    if note is not None and note.model == "preview":
+        parts += ["--model preview"]
+    return " ".join(parts)
+
+
+def quoted(path: Path) -> str:
+    """A path as a shell takes it, as short as it can be from here."""
+    short = path
+    with suppress(ValueError, OSError):
+        if path.is_absolute():
+            short = path.relative_to(Path.cwd())
+    return shlex.quote(str(short))
+
+
+def photo_folders(manifest: Path) -> list[Path]:
+    """Where photos of the runs that reported beside this manifest may come from.
+
+    A round's failed.csv lies in OUT/results/… and names photos by their whole address. `run` knows the folders of its
+    earlier batches; commands that look at such a file alone find them in the notes of OUT/.ruum.
+    """
+    found: list[Path] = []
+    for folder in manifest.resolve().parents:
+        for path in sorted((folder / ".ruum" / RUN_NOTES).glob("*.json")):
+            note = run_note(folder / ".ruum", path.stem)
+            if note is not None:
+                found += [Path(note.manifest).parent, *(Path(photos) for photos in note.photos)]
+    return list(dict.fromkeys(found))

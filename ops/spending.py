@@ -1,0 +1,99 @@
+"""Money asks first: what a command would spend, and the question about it."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
+
+from ops import asking, words
+from ops.cli_common import WRONG_USAGE, fail
+from shared import forecast
+from shared.model import ImageState
+from shared.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ops.target import Target
+    from shared.manifest import Manifest
+    from shared.model import Image
+    from shared.ports import BatchStore
+    from shared.replay import Plan
+
+# Up to this much a command spends without a question: four pictures, a first try. Above it somebody has to say yes.
+ASK_ABOVE_USD: Final = 0.25
+ASK_ABOVE_IMAGES: Final = 100  # a replay of more images asks even where it is free: it is a lot of work
+
+
+def is_free(settings: Settings) -> bool:
+    """Whether staging costs nothing: the preview model, or a server on this machine in the vendor's place."""
+    if settings.staging.model == "preview":
+        return True
+    host = urlsplit(settings.gemini.base_url or "").hostname
+    if host is None:
+        return False
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+async def of_run(store: BatchStore, settings: Settings, found: Manifest) -> tuple[int, float]:
+    """(images to buy, US dollars) of a manifest: what is finished, repeated or staged already is not bought again."""
+    if is_free(settings):
+        return 0, 0.0
+    done: set[int] = set()
+    half: set[int] = set()
+    if await store.batch(found.batch) is not None:
+        async for image in store.images(found.batch):
+            if image.state not in (ImageState.QUEUED, ImageState.PROCESSING):
+                done.add(image.index)
+            elif image.checkpoint is not None and image.checkpoint.picture is not None:
+                half.add(image.index)
+    wishes = {
+        (image.source, image.room_type, image.design_style) if found.cache else (index,)
+        for index, image in enumerate(found.images)
+        if index not in done and index not in half
+    }
+    return len(wishes) + len(half), len(wishes) * forecast.cost_per_image_usd(settings)
+
+
+async def of_replay(target: Target, plans: Sequence[Plan], codes: tuple[str, ...]) -> float:
+    """US dollars that replaying the failed images would cost. An image whose picture is paid for costs no new one."""
+    if target.free or is_free(target.settings) or not target.somebody_works():
+        return 0.0  # in a data folder without a run, the next run says what it costs, and asks
+    price, cost = forecast.cost_per_image_usd(target.settings), 0.0
+    for plan in plans:
+        async for image in target.backend.store.images(plan.batch, ImageState.FAILED):
+            if (not codes or (image.error is not None and image.error.code in codes)) and not _picture_is_paid(image):
+                cost += price
+    return cost
+
+
+def _picture_is_paid(image: Image) -> bool:
+    return image.checkpoint is not None and image.checkpoint.picture is not None
+
+
+def key_named(environ: Mapping[str, str]) -> str:
+    """Which key is used, for the estimate's line."""
+    from ops.local import KEY_VARIABLES
+
+    return next((name for name in KEY_VARIABLES if environ.get(name)), "no key")
+
+
+def sure(question: str, *, yes: bool, otherwise: str = "not done") -> None:
+    """Ask, unless told not to. Nobody there to answer means no."""
+    if yes:
+        return
+    if asking.can_answer():
+        if asking.confirm(question):
+            return
+        fail(otherwise, WRONG_USAGE)
+    fail(f"{question} {otherwise[:1].upper()}{otherwise[1:]}; say --yes to do it", WRONG_USAGE)
+
+
+def about(usd: float) -> str:
+    """`about $8.50`."""
+    return f"about {words.money(usd)}"

@@ -1,0 +1,140 @@
+"""Why nothing moves: quota, an open circuit, a spent day, a pause, nobody who works. In sentences, with what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from ops import words
+from shared import ledger as ledgers
+from shared.forecast import calls_by_model
+from shared.ledger import Circuit, Ledger
+from shared.model import Batch, BatchState, Control
+from shared.settings import Limit, Settings
+
+if TYPE_CHECKING:
+    from ops.target import Target
+    from shared.ports import BatchStore
+
+VENDORS: Final = {"gemini": "Gemini"}  # the first word of a model's id, as people call its vendor
+SLOW: Final = 0.999
+
+
+class Wait(msgspec.Struct, frozen=True, rename="camel"):
+    """One thing that work waits for. `serious`: nothing moves until it is over. `short` fits beside a number."""
+
+    kind: str  # circuit, day, pause, quota, paused, nobody
+    sentence: str
+    short: str
+    serious: bool = True
+    model: str | None = None
+    until: float | None = None
+
+    @property
+    def about(self) -> tuple[object, ...]:
+        """What makes it the same wait as before: not how many calls wait."""
+        return (self.kind, self.model, self.until and round(self.until))
+
+
+async def of_models(
+    store: BatchStore, settings: Settings, now: float, *, fault: str | None = None, models: Iterable[str] | None = None
+) -> list[Wait]:
+    """What the calls of the staging models wait for. `fault` is what the vendor said last."""
+    found: list[Wait] = []
+    for model in models if models is not None else calls_by_model(settings):
+        ledger = await store.record(Ledger, model)
+        if ledger is not None:
+            found.extend(of_ledger(ledger, settings.limits.get(model) or Limit(), now, fault))
+    return sorted(found, key=lambda wait: not wait.serious)
+
+
+def of_ledger(ledger: Ledger, own: Limit, now: float, fault: str | None = None) -> list[Wait]:
+    """What the calls of one model wait for."""
+    ledger = ledgers.recovered(ledger, now)
+    limit, model = ledger.limit or own, ledger.id
+    vendor = VENDORS.get(model.partition("-")[0], "the vendor")
+    waiting = sum(waiter.count for waiter in ledger.waiters.values() if waiter.until > now)
+    calls = f" {words.count(waiting, 'call')} {'waits' if waiting == 1 else 'wait'}." if waiting else ""
+    said = f" ({fault})" if fault and model in fault else f" ({model}: {fault})" if fault else f" ({model})"
+    if ledger.day_spent_until > now:
+        at = words.clock_time(ledger.day_spent_until, now)
+        sentence = (
+            f"The daily quota of {model} is used up until {at}. The work goes on by itself then; nothing is lost."
+        )
+        return [Wait("day", sentence, f"daily quota used up until {at}", model=model, until=ledger.day_spent_until)]
+    if ledger.circuit is not Circuit.CLOSED:
+        again, until = _next_test_call(ledger, now)
+        sentence = f"{vendor} does not answer{said}.{calls} {again}; nothing is lost."
+        return [Wait("circuit", sentence, f"{vendor} does not answer", model=model, until=until)]
+    found: list[Wait] = []
+    slow = f", slowed to {ledger.rate:.0%} after refusals" if ledger.rate < SLOW else ""
+    if ledger.not_before > now + 1:
+        at = words.clock_time(ledger.not_before, now)
+        sentence = f"{vendor} asked for a pause of {model} until {at}{slow}.{calls}"
+        found.append(Wait("pause", sentence, f"pause until {at}", model=model, until=ledger.not_before))
+    elif waiting:
+        allowed = f"{limit.per_minute} a minute" if limit.per_minute else f"{limit.concurrent} at once"
+        verb = "waits" if waiting == 1 else "wait"
+        sentence = f"{words.count(waiting, 'call')} {verb} for the quota of {model} ({allowed}{slow})."
+        found.append(Wait("quota", sentence, f"{waiting} {verb} for quota", serious=False, model=model))
+    return found
+
+
+def _next_test_call(ledger: Ledger, now: float) -> tuple[str, float | None]:
+    if ledger.circuit is Circuit.OPEN and ledger.open_until > now:
+        return f"The next test call is at {words.clock_time(ledger.open_until, now)}", ledger.open_until
+    if ledger.circuit is Circuit.OPEN:
+        return "The next test call starts with the next image", None
+    return "A test call is under way", None
+
+
+async def of_batch(target: Target, batch: Batch) -> list[Wait]:
+    """What an open batch waits for; nothing for a finished one."""
+    if not batch.is_open:
+        return []
+    if batch.control is Control.PAUSED:
+        return [Wait("paused", f"{batch.id} is paused: {reason_of(batch)}.", "paused")]
+    if not target.somebody_works():
+        return [Wait("nobody", nobody(target, batch), "nobody works on it")]
+    found = await of_models(target.backend.store, target.settings, target.clock.now())
+    return found + await _workers(target, batch)
+
+
+async def _workers(target: Target, batch: Batch) -> list[Wait]:
+    """Whether nobody is there to stage, in the cloud or on a stack."""
+    from ops import workers
+
+    if target.data is not None or batch.state is not BatchState.PROCESSING:
+        return []
+    known = await workers.living(target)
+    if known:
+        return []
+    start = "Start it again: ruum-batch up" if target.local_stack else "Look: ruum-batch health" + target.options
+    return [Wait("nobody", f"No worker is alive. {start}, or wait for one to start.", "no worker is alive")]
+
+
+def nobody(target: Target, batch: Batch) -> str:
+    """The sentence for a data folder in which no process works, with the command that goes on."""
+    from ops import run_notes
+
+    if target.data is None:
+        return "No worker is alive."
+    return f"Nothing runs in {target.data}. Go on with: {run_notes.run_command(target.data, batch)}"
+
+
+def reason_of(batch: Batch) -> str:
+    """Why a batch is paused, and by whom, where that is known."""
+    by = f" ({batch.controlled_by})" if batch.controlled_by and batch.control is not Control.RUN else ""
+    return (batch.paused_reason or "no reason was given") + by
+
+
+def paused_lines(target_options: str, batch: Batch, *, goes_on: str | None = None) -> list[str]:
+    """What to do about a paused batch: the commands, one a line. `goes_on`: what to run after `resume`."""
+    then = f", and then: {goes_on}" if goes_on else ""
+    return [
+        f"  see why:  ruum-batch dead-letters list --batch {batch.id}{target_options}",
+        f"  go on:    ruum-batch resume {batch.id}{target_options}{then}",
+        f"  or stop:  ruum-batch cancel {batch.id}{target_options}",
+    ]

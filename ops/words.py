@@ -1,0 +1,65 @@
+"""Words that every command shares: numbers with their nouns, durations, money, moments, codes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from typing import Final
+
+_MORE: Final = {"batch": "batches", "crash": "crashes", "entry": "entries"}
+
+
+def count(number: float, noun: str) -> str:
+    """`1 image`, `2 images`, `0 batches`. The first word of `noun` after which nothing changes is its last."""
+    shown = f"{number:,}"
+    if number == 1:
+        return f"{shown} {noun}"
+    head, _, last = noun.rpartition(" ")
+    plural = _MORE.get(last, last + "s")
+    return f"{shown} {head + ' ' if head else ''}{plural}"
+
+
+def are(number: int) -> str:
+    """`is` or `are`."""
+    return "is" if number == 1 else "are"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them: minutes above an hour, seconds below."""
+    minutes, rest = divmod(max(0, round(seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
+
+
+def ago(seconds: float) -> str:
+    """How long ago, in one number: `40 s`, `12 min`, `3 h`, `2 days`."""
+    seconds = max(0.0, seconds)
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    if seconds < 2 * 86_400:
+        return f"{seconds / 3600:.0f} h"
+    return count(round(seconds / 86_400), "day")
+
+
+def money(usd: float) -> str:
+    """US dollars, to the cent. Less than a cent is said so: nobody should read it as free."""
+    if 0 < usd < 0.01:
+        return "less than $0.01"
+    return f"${usd:,.2f}"
+
+
+def clock_time(at: float, now: float | None = None) -> str:
+    """A moment by this machine's clock: `23:12:39` today, `2026-11-29 23:12` on another day."""
+    moment, today = time.localtime(at), time.localtime(now)
+    if moment[:3] == today[:3]:
+        return time.strftime("%H:%M:%S", moment)
+    return time.strftime("%Y-%m-%d %H:%M", moment)
+
+
+def some(things: Iterable[str], most: int = 3) -> str:
+    """The first few, and how many more there are."""
+    every = list(things)
+    more = f" and {len(every) - most} more" if len(every) > most else ""
+    return ", ".join(every[:most]) + more

@@ -1,0 +1,361 @@
+"""health, image, resend, erase, who paused and why, whole clients at once, and a data folder in which nobody works."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from ops import local, run_notes, waiting
+from shared.cache import CacheEntry
+from shared.clock import SystemClock
+from shared.ledger import Circuit, Ledger, Waiter
+from shared.model import BatchState, Control, Worker
+from shared.settings import Limit
+from tests.unit.commands import Ruum
+from tests.unit.test_operator_commands import BUG, PICTURE, TIMEOUT, Data, at_work, failed, ok, queued
+
+RUN = "ruum-batch run "
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Data:
+    return Data(tmp_path / "data")
+
+
+def note(data: Data, batch: str, model: str = "preview") -> None:
+    """As the `run` that staged the batch left it."""
+    out = data.folder.parent / "staged"
+    run_notes.note_run(data.folder, batch, run_notes.RunNote(manifest="/m/acme.json", out=str(out), model=model))
+    (data.folder / "results-folder").write_bytes(str(out).encode())
+
+
+# --- nothing stands still in silence
+
+
+@pytest.mark.parametrize("command", [("retry-failed",), ("replay", "--batch"), ("resume",)])
+def test_what_starts_nothing_says_what_to_run(ruum: Ruum, data: Data, command: tuple[str, ...]) -> None:
+    if command == ("resume",):
+        batch = data.batch("a", [queued()], closed=False, control=Control.PAUSED, paused_reason="tea")
+    else:
+        batch = data.batch("a", [failed()])
+    note(data, batch)
+    said = ruum(*command, batch, "--data", data.folder)
+    said.done()
+    assert f"nothing runs in {data.folder}; now run: {RUN}/m/acme.json --out" in said.out
+    assert "--model preview" in said.out
+    assert f"--data {data.folder}" in said.out, "the folder is not OUT/.ruum"
+
+
+@pytest.mark.parametrize("command", [("retry-failed",), ("resume",)])
+def test_beside_a_run_there_is_nothing_to_start(ruum: Ruum, data: Data, command: tuple[str, ...]) -> None:
+    batch = data.batch("a", [failed(), queued()], closed=False, control=Control.RUN)
+    with at_work(data.folder):
+        said = ruum(*command, batch, "--data", data.folder)
+    assert said.code == 0
+    assert "now run" not in said.out
+
+
+def test_watch_ends_where_nobody_works(ruum: Ruum, data: Data) -> None:
+    batch = data.batch("a", [queued(), ok()], closed=False)
+    started = time.monotonic()
+    said = ruum("watch", batch, "--data", data.folder)
+    assert time.monotonic() - started < 5
+    assert said.code == 3
+    assert f"{batch} stands still with 1 of 2 finished. Nothing runs in {data.folder}. Go on with: {RUN}" in said.err
+
+
+def test_watch_ends_with_a_pause_and_the_commands_that_help(ruum: Ruum, data: Data) -> None:
+    batch = data.batch(
+        "a", [queued(), failed()], closed=False, control=Control.PAUSED, paused_reason="17 of 31 images failed"
+    )
+    note(data, batch)
+    said = ruum("watch", batch, "--data", data.folder)
+    assert said.code == 3
+    assert f"{batch} is paused with 1 of 2 finished: 17 of 31 images failed" in said.err
+    for verb in ("dead-letters list --batch", "resume", "cancel"):
+        assert f"ruum-batch {verb} {batch} --data {data.folder}" in said.err
+    assert f"and then: {RUN}/m/acme.json" in said.err
+    assert f"1 {TIMEOUT} (" in said.err
+
+
+@pytest.mark.parametrize("working", [False, True])
+def test_watch_of_a_batch_that_is_not_there_says_so_at_once(ruum: Ruum, data: Data, working: bool) -> None:
+    data.batch("a", [ok()])
+    started = time.monotonic()
+    ruum("watch", "acme.b", "--data", data.folder).refused(64, "no batch acme.b", "Did you mean acme.a?")
+    assert time.monotonic() - started < 5
+
+
+def test_status_says_what_is_waited_for(ruum: Ruum, data: Data) -> None:
+    batch = data.batch("a", [queued(), ok()], closed=False)
+    data.ledger(PICTURE, circuit=Circuit.OPEN, open_until=data.now + 300)
+    with at_work(data.folder):
+        said = ruum("status", batch, "--data", data.folder)
+        found = ruum("status", batch, "--data", data.folder, "--json").json
+    assert f"Gemini does not answer ({PICTURE}). The next test call is at" in said.out
+    assert [wait["kind"] for wait in found["waitsFor"]] == ["circuit"]
+    assert "Nothing runs in" in ruum("status", batch, "--data", data.folder).out
+
+
+def ledger(**changes: Any) -> Ledger:
+    return msgspec.structs.replace(Ledger(id=PICTURE), **changes)
+
+
+NOW = 1_800_000_000.0
+WAITERS = {"w normal": Waiter(count=40, until=NOW + 9)}
+
+
+@pytest.mark.parametrize(
+    ("known", "words", "serious"),
+    [
+        (ledger(waiters=WAITERS), [f"40 calls wait for the quota of {PICTURE} (60 a minute)."], False),
+        (ledger(waiters={"w normal": Waiter(count=1, until=NOW + 9)}), ["1 call waits for the quota"], False),
+        (ledger(waiters=WAITERS, rate=0.5, rate_changed_at=NOW), ["60 a minute, slowed to 50% after refusals"], False),
+        (ledger(circuit=Circuit.OPEN, open_until=NOW + 60, waiters=WAITERS),
+         ["Gemini does not answer", "40 calls wait.", "The next test call is at", "nothing is lost"], True),
+        (ledger(circuit=Circuit.HALF_OPEN, probe_until=NOW + 60), ["A test call is under way"], True),
+        (ledger(day_spent_until=NOW + 3600), ["The daily quota of", "used up until", "nothing is lost"], True),
+        (ledger(not_before=NOW + 30, waiters=WAITERS), ["asked for a pause", "40 calls wait."], True),
+    ],
+)  # fmt: skip
+def test_a_wait_in_words(known: Ledger, words: list[str], serious: bool) -> None:
+    (wait,) = waiting.of_ledger(known, Limit(per_minute=60), NOW)
+    assert wait.serious is serious
+    for word in words:
+        assert word in wait.sentence
+
+
+def test_no_wait_is_not_said() -> None:
+    assert waiting.of_ledger(ledger(grants=((NOW, 3),)), Limit(per_minute=60), NOW) == []
+
+
+def test_what_the_vendor_said_last_is_told() -> None:
+    known = ledger(circuit=Circuit.OPEN, open_until=NOW + 60)
+    (wait,) = waiting.of_ledger(known, Limit(per_minute=60), NOW, "connection refused")
+    assert f"({PICTURE}: connection refused)" in wait.sentence
+
+
+# --- who, when, why
+
+
+def test_who_paused_it_and_why_is_kept_and_shown(ruum: Ruum, data: Data) -> None:
+    batch = data.batch("a", [queued()], closed=False)
+    ruum("pause", batch, "--reason", "client asked, ticket 123", "--by", "ana", "--data", data.folder).done()
+    found = data.found(batch)
+    assert (found.paused_reason, found.controlled_by) == ("client asked, ticket 123", "ana")
+    assert abs((found.controlled_at or 0) - time.time()) < 60
+    said = ruum("status", batch, "--data", data.folder)
+    assert "is paused: client asked, ticket 123 (ana)" in said.out or "client asked, ticket 123" in said.out
+    assert ruum("status", batch, "--data", data.folder, "--json").json["controlledBy"] == "ana"
+    ruum("resume", batch, "--by", "bia", "--data", data.folder).done()
+    assert (data.found(batch).paused_reason, data.found(batch).controlled_by) == (None, "bia")
+    ruum("cancel", batch, "--reason", "wrong batch", "--by", "ana", "--yes", "--data", data.folder).done()
+    found = data.found(batch)
+    assert (found.cancel_reason, found.controlled_by) == ("wrong batch", "ana")
+    assert "cancelled by ana: wrong batch" in ruum("status", batch, "--data", data.folder).out
+
+
+def test_a_batch_of_before_still_reads(data: Data) -> None:
+    batch = data.batch("a", [queued()], closed=False)
+    assert (data.found(batch).controlled_by, data.found(batch).cancel_reason) == (None, None)
+
+
+def test_a_client_s_batches_or_all_are_paused_and_resumed_together(ruum: Ruum, data: Data) -> None:
+    one = data.batch("a", [queued()], closed=False)
+    two = data.batch("b", [queued()], closed=False)
+    done = data.batch("c", [ok()])
+    other = data.batch("d", [queued()], closed=False, client="globex")
+    said = ruum("pause", "--client", "Acme", "--data", data.folder)
+    said.done()
+    assert [data.found(each).control.value for each in (one, two, done, other)] == ["paused", "paused", "run", "run"]
+    found = ruum("pause", "--all", "--data", data.folder, "--json").json
+    assert [row["batchId"] for row in found["batches"]] == [other]
+    ruum("resume", "--all", "--data", data.folder).done()
+    assert {data.found(each).control for each in (one, two, other)} == {Control.RUN}
+    for words in ((), (one, "--all"), ("--client", "acme", "--all")):
+        ruum("pause", *words, "--data", data.folder).refused(64, "a BATCH, --client NAME, --all")
+    ruum("pause", "--client", "nobody", "--data", data.folder).refused(64, "no client nobody", "acme, globex")
+
+
+@pytest.mark.parametrize("command", ["retry-failed", "pause", "status", "dead-letters"])
+def test_an_empty_batch_is_not_all_batches(ruum: Ruum, data: Data, command: str) -> None:
+    """`ruum-batch retry-failed "$BATCH"` with a variable that is not set."""
+    data.batch("a", [failed()])
+    before = data.everything()
+    words = ("list", "--batch", "") if command == "dead-letters" else ("",)
+    ruum(command, *words, "--data", data.folder).refused(64, "there is no batch")
+    assert data.everything() == before
+
+
+# --- health
+
+
+def test_health_of_a_healthy_system(ruum: Ruum, data: Data) -> None:
+    data.batch("a", [ok()], days_ago=1)
+    said = ruum("health", "--data", data.folder)
+    said.done()
+    assert "all is well" in said.out
+
+
+def test_health_names_what_needs_a_person(ruum: Ruum, data: Data) -> None:
+    data.batch("a", [queued(), failed(minutes_ago=5), failed(BUG, 200)], closed=False)
+    paused = data.batch("b", [queued()], closed=False, control=Control.PAUSED, paused_reason="tea", client="globex")
+    data.ledger(PICTURE, circuit=Circuit.OPEN, open_until=time.time() + 300)
+    data.run(lambda e: e.store.beat(Worker(id="worker-x", at=time.time() + 30)))
+    data.run(lambda e: e.store.beat(Worker(id="worker-dead", at=time.time() - 300)))
+    found = json.loads((said := ruum("health", "--data", data.folder, "--json")).out)
+    assert said.code == 3
+    assert [worker["id"] for worker in found["workers"]] == ["worker-x"]
+    assert (found["batches"], found["openImages"]) == ({"running": 1, "paused": 1}, 2)
+    assert found["oldest"]["batch"] == "acme.a"
+    assert found["failures"] == [{"client": "acme", "code": TIMEOUT, "images": 1}]
+    trouble = "\n".join(found["trouble"])
+    for words in ("Gemini does not answer", f"{paused} is paused", "tea", "Nothing runs in"):
+        assert words in trouble
+    said = ruum("health", "--data", data.folder)
+    for words in ("worker-x", "1 running, 1 paused", f"1 {TIMEOUT} of acme in the last hour", "LOOK"):
+        assert words in said.out
+
+
+# --- image
+
+
+def test_an_image_s_whole_story(ruum: Ruum, data: Data) -> None:
+    batch = data.batch("a", [ok(), failed(BUG), queued()], closed=False)
+    said = ruum("image", batch, 1, "--data", data.folder)
+    said.done()
+    for words in ("acme.a image 1: failed", "https://example.com/bad.jpg", f"{BUG}: {BUG} it was", "round 1", "trace "):
+        assert words in said.out
+    assert "queued; nobody works in this data folder" in ruum("image", batch, 2, "--data", data.folder).out
+    found = ruum("image", batch, 1, "--data", data.folder, "--json").json
+    assert (found["index"], found["state"], found["error"]["code"]) == (1, "failed", BUG)
+    for index in (3, 10**30):
+        ruum("image", batch, index, "--data", data.folder).refused(64, "0 to 2")
+
+
+# --- resend
+
+
+def test_an_event_is_sent_again(ruum: Ruum, data: Data) -> None:
+    done = data.batch("a", [ok()])
+    ruum("resend", done, "--data", data.folder).done()
+    (line,) = (data.folder / "events.jsonl").read_text().splitlines()
+    assert (json.loads(line)["id"], json.loads(line)["type"]) == ("acme.a/1", "ruum.batch.completed")
+    running = data.batch("b", [queued()], closed=False)
+    paused = data.batch("c", [queued()], closed=False, control=Control.PAUSED, paused_reason="tea")
+    for batch, kind in ((running, "accepted"), (paused, "paused")):
+        assert ruum("resend", batch, "--data", data.folder, "--json").json["type"] == f"ruum.batch.{kind}"
+    ruum("resend", data.rejected(), "--data", data.folder).refused(1, "no longer stored")
+
+
+# --- erase
+
+
+def test_a_client_is_erased_and_no_other(ruum: Ruum, data: Data) -> None:
+    mine, other = data.batch("a", [ok(), failed()]), data.batch("b", [ok()], client="globex")
+    data.record(CacheEntry(key="k1", client="acme", picture="cache/k1/k1", expires_at=9e9), "k1")
+    data.record(CacheEntry(key="k2", client="globex", picture="cache/k2/k2", expires_at=9e9), "k2")
+
+    async def objects(embedded: Any) -> None:
+        for bucket, name in (("results", "results/acme/a/images/0.jpg"), ("results", "results/globex/b/images/0.jpg"),
+                             ("work", "cache/k1/k1"), ("work", "cache/k2/k2"), ("work", f"work/{mine}/0/1-1"),
+                             ("intake", "manifests/acme/x.json"), ("results", "manifests/acme/x.json.errors.json")):  # fmt: skip
+            await embedded.objects.put(bucket, name, b"x", content_type="a/b")
+
+    data.run(objects)
+    (data.folder / "events.jsonl").write_text('{"id":"1","client":"acme"}\n{"id":"2","client":"globex"}\n')
+    before = data.everything()
+    dry = ruum("erase", "--client", "acme", "--dry-run", "--data", data.folder)
+    dry.done()
+    assert "1 batch with 2 images, 5 files, 1 cache entry would be erased" in dry.out
+    ruum("erase", "--client", "acme", "--data", data.folder).refused(64, "Erase 1 batch", "--yes")
+    assert data.everything() == before
+
+    ruum("erase", "--client", "acme", "--yes", "--data", data.folder).done()
+    left = data.everything() + (data.folder / "events.jsonl").read_text()
+    left += " ".join(str(path) for path in data.folder.rglob("*"))
+    assert "acme" not in left
+    assert data.found(other).state is BatchState.CLOSED
+    assert "cache/k2/k2" in left
+    ruum("erase", "--client", "acme", "--yes", "--data", data.folder).refused(64, "no client acme")
+
+
+def test_what_is_not_finished_is_not_erased(ruum: Ruum, data: Data) -> None:
+    batch = data.batch("a", [queued()], closed=False)
+    before = data.everything()
+    ruum("erase", "--client", "acme", "--yes", "--data", data.folder).refused(4, batch, "cancel first")
+    assert data.everything() == before
+
+
+def test_nothing_is_erased_beside_a_run(ruum: Ruum, data: Data) -> None:
+    data.batch("a", [ok()])
+    before = data.everything()
+    with at_work(data.folder):
+        ruum("erase", "--client", "acme", "--yes", "--data", data.folder).refused(4, "a run works in")
+    assert data.everything() == before
+
+
+# --- every command that changes something speaks JSON
+
+
+def test_json_of_what_changes_something(ruum: Ruum, data: Data) -> None:
+    batch = data.batch("a", [queued()], closed=False)
+    assert ruum("pause", batch, "--json", "--data", data.folder).json["control"] == "paused"
+    assert ruum("resume", batch, "--json", "--data", data.folder).json["control"] == "run"
+    assert ruum("cancel", batch, "--yes", "--json", "--data", data.folder).json["state"] == "cancelled"
+    found = ruum("set-quota", PICTURE, "--per-minute", 9, "--json", "--data", data.folder).json
+    assert (found["before"]["perMinute"], found["after"]["perMinute"]) == (60, 9)
+    other = data.batch("b", [failed()])
+    found = ruum("retry-failed", other, "--json", "--data", data.folder).json
+    assert found["batches"][0]["queuedAgain"] == 1
+    said = ruum("pause", "nope", "--json", "--data", data.folder)
+    assert json.loads(said.out)["error"]["exitCode"] == 64
+
+
+def test_batches_by_client_and_state(ruum: Ruum, data: Data) -> None:
+    data.batch("a", [ok()])
+    data.batch("b", [queued()], closed=False, control=Control.CANCELLING, client="globex")
+    rows = ruum("batches", "--state", "cancelling", "--data", data.folder, "--json").json["batches"]
+    assert [row["batchId"] for row in rows] == ["globex.b"]
+    assert "cancelling" in ruum("batches", "--data", data.folder).out
+    assert len(ruum("batches", "--client", "acme", "--limit", 1, "--data", data.folder, "--json").json["batches"]) == 1
+    ruum("batches", "--state", "odd", "--data", data.folder).refused(64, "odd", "paused")
+
+
+def test_two_places_are_one_too_many(ruum: Ruum, data: Data) -> None:
+    ruum("batches", "--data", data.folder, "--project", "p").refused(64, "--data and --project")
+
+
+def test_a_look_at_the_lock_keeps_no_run_from_starting(data: Data) -> None:
+    """Commands look whether somebody works: for an instant that holds the lock."""
+
+    async def body() -> None:
+        async with local.locked(data.folder):
+            assert local.is_locked(data.folder)
+        assert not local.is_locked(data.folder)
+        assert not local.is_locked(data.folder / "none")
+
+    asyncio.run(body())
+    assert SystemClock().now() > 0
+
+
+def test_commands_that_open_and_close_a_data_folder_do_not_shut_one_another_out(data: Data) -> None:
+    """The last to close the database keeps everybody out for a moment."""
+    data.batch("a", [ok()])
+    script = (
+        "import sys, pathlib; from ops import local; from shared.clock import SystemClock\n"
+        "for _ in range(150): local.open_backend(SystemClock(), *map(pathlib.Path, sys.argv[1:])).database.close()"
+    )
+    started = [
+        subprocess.Popen([sys.executable, "-c", script, data.folder, data.folder], stderr=subprocess.PIPE, text=True)
+        for _ in range(3)
+    ]
+    assert [each.communicate(timeout=120)[1] for each in started] == ["", "", ""]
