@@ -88,6 +88,13 @@ def take_closer(batch: Batch, *, lease: Lease, now: float) -> Batch | Refusal:
     return msgspec.structs.replace(batch, closer=lease, revision=batch.revision + 1)
 
 
+def renew_closer(batch: Batch, *, lease: Lease) -> Batch | Refusal:
+    """Keep the lease while the reports are written; refused when another closer has taken over."""
+    if batch.state is not BatchState.CLOSING or batch.closer is None or batch.closer.holder != lease.holder:
+        return Refusal.STALE_FENCE
+    return msgspec.structs.replace(batch, closer=lease, revision=batch.revision + 1)
+
+
 def close(batch: Batch, *, holder: str, completion: Completion, now: float) -> Batch | Refusal:
     """From closing to closed, with the payload of the round's completion event; by the lease's holder only.
 
@@ -117,6 +124,9 @@ def note_progress(batch: Batch, *, round_now: int, tenth: int) -> Batch | Refusa
 
 # Looks at a batch that keeps moving on: pauses and resumes come by hand, so a second look mostly does.
 CHECK_TRIES: Final = 5
+# After so many images what was gathered is kept: a closing that is killed, or whose caller hangs up, goes on there.
+PART_IMAGES: Final = 5000
+PAGE_IMAGES: Final = 500  # between two looks at the lease: a page of the store
 
 
 class StillClosing(RuumError):
@@ -174,9 +184,19 @@ class Closer:
 
         return await self._store.change_batch(batch.id, decide, self._clock.token())
 
-    def _lease(self) -> Lease:
+    def _lease(self, holder: str | None = None) -> Lease:
         until = self._clock.now() + self._settings.worker.closer_lease_seconds
-        return Lease(holder=self._clock.token(), until=until)
+        return Lease(holder=holder or self._clock.token(), until=until)
+
+    async def _renewed(self, batch: Batch, lease: Lease) -> Lease:
+        """The lease, renewed when a third of it has passed. Raises `LostClaim` when another closer has taken over."""
+        longer = self._lease(lease.holder)
+        if longer.until - lease.until < self._settings.worker.closer_lease_seconds / 3:
+            return lease
+        kept = await self._store.change_batch(batch.id, lambda b: renew_closer(b, lease=longer), self._clock.token())
+        if isinstance(kept, Refusal):
+            raise LostClaim(f"another closer has taken over {batch.id}")
+        return longer
 
     async def _finish(self, batch: Batch) -> None:
         """Write the reports, close, announce. A closer that lost its lease changes nothing and stops."""
@@ -185,7 +205,7 @@ class Closer:
         holder = batch.closer.holder
         await self._tell_progress(batch, await self._store.counts(batch.id), None)
         try:
-            completion = await self._write_reports(batch)
+            completion = await self._write_reports(batch, batch.closer)
         except LostClaim as error:
             log.warning("lost the closing of %s: %s", batch.id, error)
             return
@@ -199,21 +219,51 @@ class Closer:
                      failed=completion.counts.failed, costUsd=completion.cost_usd,
                      durationMs=round(completion.duration_seconds * 1000))  # fmt: skip
             await self.announce(closed)
+            await self._forget_parts(batch)
 
-    async def _write_reports(self, batch: Batch) -> Completion:
-        """The round's files, each fenced by the revision the lease was taken at. Raises `LostClaim`."""
-        gathered = report.RoundReport(batch)
-        async for image in self._store.images(batch.id):
+    async def _gathered(self, batch: Batch, lease: Lease) -> tuple[report.RoundReport, Lease]:
+        """All images of the round, those first that an earlier closer has gathered; and the lease as it is now."""
+        gathered, bucket, folder = (
+            report.RoundReport(batch),
+            self._settings.buckets.results,
+            names.closing_folder(batch),
+        )
+        if batch.total > PART_IMAGES:
+            async for stored in self._objects.list(bucket, folder):
+                found = await self._objects.get(bucket, stored.name)
+                if found is None or not gathered.absorb(msgspec.msgpack.decode(found[1], type=report.Part)):
+                    break
+                lease = await self._renewed(batch, lease)
+        async for image in self._store.images(batch.id, start=gathered.end):
             gathered.add(image)
+            if gathered.pending >= PART_IMAGES:
+                name = f"{folder}{gathered.end:08}"
+                part = msgspec.msgpack.encode(gathered.part())
+                await self._objects.put(bucket, name, part, content_type="application/octet-stream")
+            if gathered.end % PAGE_IMAGES == 0:
+                lease = await self._renewed(batch, lease)
+        return gathered, lease
+
+    async def _forget_parts(self, batch: Batch) -> None:
+        """What is left over after a kill here is deleted by the bucket's rule."""
+        if batch.total > PART_IMAGES:
+            bucket = self._settings.buckets.results
+            async for stored in self._objects.list(bucket, names.closing_folder(batch)):
+                await self._objects.delete(bucket, stored.name)
+
+    async def _write_reports(self, batch: Batch, lease: Lease) -> Completion:
+        """The round's files, each fenced by the revision the lease was taken at. Raises `LostClaim`."""
+        gathered, lease = await self._gathered(batch, lease)
         counted = await self._store.counts(batch.id)
         if gathered.counts != counted or counted.open:
             now_there = await self._store.batch(batch.id)
-            if now_there is None or now_there.closer != batch.closer:
+            if now_there is None or now_there.closer is None or now_there.closer.holder != lease.holder:
                 raise LostClaim("images changed: a later round is under way")
             # Cannot be: every settled image was folded before the sum was zero. Better loud than a wrong bill.
             raise RuntimeError(f"{batch.id}: images count {gathered.counts}, tallies {counted}")
         files: dict[str, ReportFile] = {}
         for name, data in gathered.files():
+            lease = await self._renewed(batch, lease)
             full = names.round_folder(batch) + name
             bucket, kind = self._settings.buckets.results, report.content_type(name)
             await put_fenced(self._objects, bucket, full, data, content_type=kind, fence=batch.revision)

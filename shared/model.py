@@ -268,6 +268,9 @@ class Counts(Document, frozen=True, kw_only=True):
     def __add__(self, other: Counts) -> Counts:
         return Counts(**{state.value: self.of(state) + other.of(state) for state in ImageState})
 
+    def __sub__(self, other: Counts) -> Counts:
+        return Counts(**{state.value: self.of(state) - other.of(state) for state in ImageState})
+
 
 class ReportFile(Document, frozen=True, kw_only=True):
     """One file of a round's report: its object name in the results bucket, sha256, and size in bytes."""

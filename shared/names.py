@@ -26,6 +26,11 @@ def round_folder(batch: Batch) -> str:
     return f"{results_folder(batch)}round-{batch.round}/"
 
 
+def closing_folder(batch: Batch) -> str:
+    """Where a closing keeps what it has gathered, until it is over; nobody's to read."""
+    return f"closing/{batch.id}/{batch.round}-{round((batch.closing_at or 0.0) * 1000)}/"
+
+
 def status_name(batch: Batch) -> str:
     return results_folder(batch) + "status.json"
 

@@ -75,8 +75,8 @@ class BatchStore(Protocol):
 
     async def image(self, batch_id: str, index: int) -> Image | None: ...
 
-    def images(self, batch_id: str, state: ImageState | None = None) -> AsyncIterator[Image]:
-        """The images in order of index, all or those in one state; read in pages, so memory stays flat."""
+    def images(self, batch_id: str, state: ImageState | None = None, start: int = 0) -> AsyncIterator[Image]:
+        """The images from index `start` on in order, all or those in one state; read in pages, so memory stays flat."""
 
     async def change_image(
         self, batch_id: str, index: int, decide: Decision[Image], token: str, seen: Image | None = None

@@ -156,8 +156,8 @@ class EmbeddedStore:
 
         return await self._database.read("image read", work)
 
-    async def images(self, batch_id: str, state: ImageState | None = None) -> AsyncIterator[Image]:
-        last = -1
+    async def images(self, batch_id: str, state: ImageState | None = None, start: int = 0) -> AsyncIterator[Image]:
+        last = start - 1
         while True:
             page = await self._page(batch_id, state, last)
             for image in page:

@@ -258,11 +258,11 @@ class FirestoreStore:
     async def image(self, batch_id: str, index: int) -> Image | None:
         return await self._get(Image, self._image_ref(batch_id, index))
 
-    async def images(self, batch_id: str, state: ImageState | None = None) -> AsyncIterator[Image]:
+    async def images(self, batch_id: str, state: ImageState | None = None, start: int = 0) -> AsyncIterator[Image]:
         query = self._batch_ref(batch_id).collection("images").order_by("__name__").limit(PAGE)
         if state is not None:
             query = query.where(filter=FieldFilter("state", "==", state.value))
-        last: Any = None
+        last: Any = self._image_ref(batch_id, start - 1) if start else None  # which need not exist
         while True:
             page = query.start_after({"__name__": last}) if last is not None else query
             read = partial(page.get, retry=None, timeout=DEADLINE_SECONDS)
