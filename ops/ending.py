@@ -101,6 +101,8 @@ def explained(error: BaseException) -> tuple[int, str]:
         return FAILED_HERE, str(error)
     if isinstance(error, RuumError):
         return (NOT_NOW if type(error).__name__ == "Busy" else FAILED_HERE), str(error)
+    if type(error).__module__.startswith(("google.", "grpc", "requests.", "urllib3.")):
+        return FAILED_HERE, f"Google Cloud refused it: {_shortened(' '.join(str(error).split()), 400)}"
     where = traceback.extract_tb(error.__traceback__)[-1:]
     place = f" at {os.path.basename(where[0].filename)}:{where[0].lineno}" if where else ""
     what = _shortened(" ".join(str(error).split()))

@@ -134,7 +134,9 @@ def open_backend(clock: SystemClock, data: Path, out: Path) -> wiring.Embedded:
             return wiring.embedded(clock, data / "batch.sqlite", bucket_folders(data, out))
         except sqlite3.OperationalError as error:
             # Another command closes the file in this moment: it folds the log in, and keeps everybody out meanwhile.
-            if error.sqlite_errorcode not in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED) or time.monotonic() > give_up:
+            # The low byte: whoever finds a log to recover answers SQLITE_BUSY_RECOVERY.
+            busy = error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+            if not busy or time.monotonic() > give_up:
                 raise
             time.sleep(OPEN_PAUSE_SECONDS)
 

@@ -5,14 +5,18 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
 from ops import show
 from ops.cli_common import FAILED_HERE, INTERRUPTED, OK
 from ops.commands.run import ModelName
+
+EARLY_SECONDS: Final = 10.0  # a worker that lives shorter had not got to work: it needs 2 s to start
+MOST_EARLY_ENDS: Final = 3
 
 if TYPE_CHECKING:
     from ops.stack import Stack
@@ -35,6 +39,9 @@ def up(
 
     Every start begins empty. A worker that ends, or is killed, is started again.
     """
+    from ops import manifest_file
+
+    manifest_file.settings_here()  # a wrong setting would end every part of the stack, one after another
     raise typer.Exit(asyncio.run(_up(subscribers, model.value, verbose=verbose, as_json=as_json)))
 
 
@@ -62,7 +69,7 @@ async def _up(subscribers: int, model: str, *, verbose: bool, as_json: bool) -> 
                 return INTERRUPTED
             await starting
             show.err.print(stack_lines.HINT)
-            ended = await _until_stopped(here, stopping)
+            ended = await _until_stopped(here, stopping, subscribers)
             if ended is not None:
                 lines.last_words(ended)
                 show.say(f"{ended} has ended; stopping all")
@@ -74,8 +81,14 @@ async def _up(subscribers: int, model: str, *, verbose: bool, as_json: bool) -> 
         return FAILED_HERE
 
 
-async def _until_stopped(here: Stack, stopping: asyncio.Task[Any]) -> str | None:
-    """Start workers again that end, until we are stopped (None) or another part ends (its name)."""
+async def _until_stopped(here: Stack, stopping: asyncio.Task[Any], subscribers: int) -> str | None:
+    """Start workers again that end, until we are stopped (None) or another part ends (its name).
+
+    A worker that ends soon after its start, several times over, is a part that cannot work.
+    """
+    loop = asyncio.get_running_loop()
+    started_at = dict.fromkeys((f"subscriber-{number + 1}" for number in range(subscribers)), loop.time())
+    early: Counter[str] = Counter()
     while True:
         ended = asyncio.create_task(here.ended())
         await asyncio.wait({ended, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -84,8 +97,10 @@ async def _until_stopped(here: Stack, stopping: asyncio.Task[Any]) -> str | None
             await asyncio.gather(ended, return_exceptions=True)
             return None
         name = ended.result()
-        if not name.startswith("subscriber"):
+        early[name] = early[name] + 1 if loop.time() - started_at.get(name, 0.0) < EARLY_SECONDS else 0
+        if not name.startswith("subscriber") or early[name] >= MOST_EARLY_ENDS:
             return name
         show.err.print(f"{name} has ended; starting it again. Its images are taken up by the next worker")
         await asyncio.sleep(1.0)  # one that cannot start must not be started all the time
         await here.start_subscriber(name)
+        started_at[name] = loop.time()
