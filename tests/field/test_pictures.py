@@ -178,6 +178,16 @@ def test_a_reported_picture_is_staged_upright_in_its_colours(name: str) -> None:
     assert off(quadrants(before), list(COLOURS)) <= WITHIN, "the thumbnail that the report shows"
 
 
+@pytest.mark.parametrize("share", [0.02, 0.2, 0.5, 0.8, 0.95])
+def test_a_photo_cut_in_its_middle_stays_refused(share: float) -> None:
+    """5 shares of 3 files."""
+    for name in ("jpeg-no-end-marker.jpg", "exif-packet-as-text.jpg", "phone-50-mp-8192x6144.jpg"):
+        data = reported()[name]
+        message = refusal(data[: int(len(data) * share)], name)
+        assert "JPEG" in message
+        assert "damaged" in message
+
+
 # --- EXIF: no tag of it refuses or turns a picture, and only the orientation turns it
 
 TYPES = (*range(14), 14, 16, 17, 18, 99, 129, 255, 65535)  # 1 to 12 are EXIF's, 13 TIFF's, 16 to 18 BigTIFF's
@@ -346,6 +356,29 @@ def test_segments_of_every_kind_change_nothing() -> None:
     assert tried == 2_958
 
 
+def test_segments_with_a_wrong_length_never_show_another_picture() -> None:
+    """Lengths 0, 1, 2, all up to 700 that swallow what follows, and such as point behind the file, for 3 markers, before
+    4 segments: 8,448 photos. Where a segment swallows one that is needed, the file is refused as a damaged JPEG."""
+    plain = jpeg(scene(*SMALL))
+    whole, places = staged(plain), header_places(plain)
+    tried = taken = 0
+    for marker in (0xE1, 0xE5, 0xFE):
+        for place in (places[0], places[1], places[2], places[-1]):
+            for length in (*range(700), 5_000, 30_000, 65_534, 65_535):
+                data = plain[:place] + struct.pack(">BBH", 0xFF, marker, length) + plain[place:]
+                answer = staged_or_refused(data)
+                tried += 1
+                if isinstance(answer, str):
+                    assert length > 2, (marker, place, length, answer)
+                    assert "JPEG" in answer, (marker, place, length, answer)
+                    assert "damaged" in answer
+                else:
+                    taken += 1
+                    assert answer == whole, (marker, place, length)
+    assert tried == 8_448
+    assert taken > 36
+
+
 def test_what_stands_between_and_behind_segments_changes_nothing() -> None:
     """Fill bytes, rubbish, hundreds of segments, huge XMP and trailers: 10 kinds, at every place where they can be."""
     chance = random.Random("between")
@@ -453,6 +486,24 @@ def test_lengths_that_lie_never_show_another_picture() -> None:
     assert tried == 60
 
 
+def test_a_png_header_of_any_content_is_a_png() -> None:
+    """2,000 headers with a right checksum: sizes, depths, types and methods that cannot be, and such as can."""
+    chance = random.Random("headers")
+    _, data, end, _ = png_bases()["RGB"]
+    tried = 0
+    for _ in range(2_000):
+        width, height = (chance.choice((0, 1, 64, 72, 95, 96, 97, 1_000)) for _ in range(2))
+        odd = struct.pack(">II", width, height) + bytes(chance.choice((0, 1, 2, 3, 4, 6, 8, 16, 255)) for _ in range(5))
+        try:
+            pictures.normalise(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", odd) + data + end, LIMITS)
+        except ImageRejected as error:
+            if error.code is not ErrorCode.PICTURE_TOO_SMALL:
+                assert "PNG" in error.message, (odd, error.message)
+                assert "damaged" in error.message
+        tried += 1
+    assert tried == 2_000
+
+
 # --- WebP
 
 
@@ -502,6 +553,24 @@ def test_webp_chunks_beside_the_pixels_change_nothing(kind: str) -> None:
         assert_upright(riff(*parts, size=size), (flags, before, after, size))
         tried += 1
     assert tried == 700
+
+
+@pytest.mark.parametrize("kind", ["lossy", "lossless", "alpha"])
+def test_a_webp_that_ends_too_early_is_staged_only_with_all_its_pixels(kind: str) -> None:
+    """Cut at each of the last 64 bytes and at 60 other places, in 3 kinds."""
+    picture = noise().convert("RGBA" if kind == "alpha" else "RGB")
+    if kind == "alpha":
+        picture.putalpha(noise().convert("L"))
+    data = webp(picture, lossless=kind == "lossless")
+    whole = staged(data)
+    chance = random.Random(kind)
+    for cut in {*range(len(data) - 64, len(data)), *(chance.randrange(12, len(data)) for _ in range(60))}:
+        answer = staged_or_refused(data[:cut])
+        if isinstance(answer, bytes):
+            assert answer == whole, f"{cut} of {len(data)} bytes are another picture"
+        else:
+            assert "WebP" in answer, answer
+            assert "damaged" in answer, answer
 
 
 # --- HEIC
