@@ -23,13 +23,16 @@ _ORIENTATION_TAG: Final = 0x0112
 _SHORT: Final = 3  # EXIF's type of 16-bit numbers: the only one browsers take an orientation in
 
 # JPEG markers: https://www.w3.org/Graphics/JPEG/itu-t81.pdf, table B.1
-_SOI, _EOI, _SOS, _DQT, _DHT, _DAC, _DNL, _DRI, _DHP, _EXP, _COM = (
-    0xD8, 0xD9, 0xDA, 0xDB, 0xC4, 0xCC, 0xDC, 0xDD, 0xDE, 0xDF, 0xFE,
+_RST, _SOI, _EOI, _SOS, _DQT, _DHT, _DAC, _DNL, _DRI, _DHP, _EXP, _COM = (
+    0xD0, 0xD8, 0xD9, 0xDA, 0xDB, 0xC4, 0xCC, 0xDC, 0xDD, 0xDE, 0xDF, 0xFE,
 )  # fmt: skip
 _FRAMES: Final = frozenset(range(0xC0, 0xD0)) - {_DHT, 0xC8, _DAC}
 _PROGRESSIVE: Final = frozenset({0xC2, 0xC6, 0xCA, 0xCE})
 _TABLES: Final = frozenset({_DQT, _DHT, _DAC, _DNL, _DRI, _DHP, _EXP})
 _SKIPPED: Final = frozenset({*range(0xE0, 0xFF)}) | {0xC8}  # APPn, JPGn, COM: a length, and nothing the decoder needs
+# Steps of 1 lose a difference of one coefficient in rounding, and steps above 4 lose it in black and white.
+_COARSE: Final = 2
+_ENDINGS: Final = (b"", b"\x5a\x36", b"\xa5\xc9", b"\x33\xd2\x6b", b"\xcc\x2d\x94")
 _JFIF: Final = b"\xff\xe0\x00\x10JFIF\x00\x01\x01\x00\x00\x01\x00\x01\x00\x00"
 
 
@@ -141,45 +144,85 @@ def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
         position = end
 
 
-def jpeg_tails(data: bytes) -> tuple[bytes, bytes] | None:
-    """Two ways to end a JPEG that lacks its end marker; None when scans are missing.
+def jpeg_endings(data: bytes) -> tuple[bytes, tuple[bytes, ...]] | None:
+    """Return a JPEG that lacks its end marker with one, and files that tell whether all its pixels are there.
 
-    Where all pixels are there, what follows them changes none, so both decode to the same picture; where some are
-    missing, the decoder makes them up from what follows, differently. Progressive pictures must hold, besides, every
-    scan: each coefficient at its full precision.
+    None when scans or restart intervals are missing. Otherwise the files decode to the same picture when all pixels
+    are there, because nothing that follows the pixels changes any. Where some are missing, the decoder makes them up
+    from what follows: from nothing, or from bits, which are different in each file and begin with either bit. The
+    files show whole blocks, in steps that are not the finest, so that cropping and rounding hide few differences.
     """
     if not _scans_complete(data):
         return None
     pixels = data[:-1] if data.endswith(b"\xff") and not data.endswith(b"\xff\xff") else data
-    return pixels + b"\xff\xd9", pixels + b"\x5a\x36" * 512 + b"\xff\xd9"
+    begun = _revealing(pixels)
+    probes = tuple(begun + bits * 400 + b"\xff\xd9" for bits in _ENDINGS)
+    return pixels + b"\xff\xd9", probes
+
+
+def _revealing(data: bytes) -> bytes:
+    """Return the JPEG with whole blocks, and no finer step of its quantisation than `_COARSE`, but for the means'."""
+    changed = bytearray(data)
+    for marker, start, end in _segments(data):
+        place = start + 4
+        if marker in _FRAMES and place + 5 <= end:
+            size = struct.unpack_from(">HH", data, place + 1)
+            struct.pack_into(">HH", changed, place + 1, *(min(-(-side // 8) * 8, 0xFFFF) for side in size))
+        while marker == _DQT and place + 65 <= end:
+            width = 2 if data[place] >> 4 else 1
+            for step in range(place + 2 * width, min(place + 1 + 64 * width, end), width):
+                changed[step] = max(data[step], _COARSE)
+            place += 1 + 64 * width
+    return bytes(changed)
 
 
 def _scans_complete(data: bytes) -> bool:
-    components: list[int] = []
-    progressive = False
+    """Return whether the scans hold every bit of every coefficient, and the last one all its restart intervals."""
+    frame, progressive, restart = b"", False, 0
     missing: dict[tuple[int, int], int] = {}  # (component, coefficient): bits still to come
+    scan, behind = b"", 0  # the components of the last scan, and where its data begin
     position = 2
     while (position := data.find(b"\xff", position)) >= 0 and position + 4 <= len(data):
         marker = data[position + 1]
         length = struct.unpack_from(">H", data, position + 2)[0]
         body = data[position + 4 : position + 2 + length]
         if marker in _FRAMES and len(body) >= 6:
-            progressive = marker in _PROGRESSIVE
-            components = [body[6 + 3 * number] for number in range(body[5]) if 6 + 3 * number < len(body)]
-            missing = {(component, number): 99 for component in components for number in range(64)}
+            frame, progressive = body, marker in _PROGRESSIVE
+            missing = {(component, number): 99 for component in body[6::3] for number in range(64)}
+        elif marker == _DRI and len(body) >= 2:
+            restart = struct.unpack_from(">H", body)[0]
         elif marker == _SOS and body:
             count = body[0]
             if len(body) < 1 + 2 * count + 3:
                 return False
+            scan, behind = body[1 : 1 + 2 * count : 2], position + 2 + length
             first, last, bits = body[1 + 2 * count], body[2 + 2 * count], body[3 + 2 * count] & 15
-            for component in body[1 : 1 + 2 * count : 2]:
+            if not progressive:
+                first, last, bits = 0, 63, 0
+            for component in scan:
                 for number in range(first, min(last, 63) + 1):
                     missing[component, number] = bits
         elif marker not in _TABLES and marker not in _SKIPPED:
             position += 1
             continue
         position += 2 + length
-    return not progressive or not any(missing.values())
+    if any(missing.values()):
+        return False
+    markers = sum(data.count(bytes((0xFF, marker)), behind) for marker in range(_RST, _RST + 8)) if restart else 0
+    return not restart or markers + 1 >= -(-_units(frame, scan) // restart)
+
+
+def _units(frame: bytes, scan: bytes) -> int:
+    """Return how many units (MCU) a scan of these components has, by ITU-T T.81, A.1.1 and A.2."""
+    sizes: tuple[int, int, int] = struct.unpack_from(">HHB", frame, 1)
+    height, width, count = sizes
+    factors = {frame[6 + 3 * number]: divmod(frame[7 + 3 * number], 16) for number in range(count)}
+    widest, highest = (max(pair[side] for pair in factors.values()) for side in (0, 1))
+    if len(scan) > 1:
+        return -(-width // (8 * widest)) * -(-height // (8 * highest))
+    across, down = factors[scan[0]]
+    columns, rows = -(-width * across // widest), -(-height * down // highest)
+    return -(-columns // 8) * -(-rows // 8)
 
 
 # --- PNG

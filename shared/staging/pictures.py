@@ -158,14 +158,16 @@ def _loaded(data: bytes, limits: PhotoLimits) -> Image.Image:
     try:
         return _decoded(data, limits)
     except OSError as error:
-        tails = containers.jpeg_tails(data) if data.startswith(_JPEG) and "truncated" in str(error) else None
-        if tails is None:
+        cut = data.startswith(_JPEG) and "truncated" in str(error)
+        endings = containers.jpeg_endings(data) if cut else None
+        if endings is None:
             raise
-        # Uploads lose the end marker. All pixels are there when what stands behind them makes no difference.
-        first, second = (_decoded(tail, limits) for tail in tails)
-        if first.tobytes() != second.tobytes():
+        # Uploads lose the end marker. All pixels are there when what follows them makes no difference.
+        ended, probes = endings
+        first, *others = (_decoded(probe, limits).tobytes() for probe in probes)
+        if any(other != first for other in others):
             raise
-        return first
+        return _decoded(ended, limits)
 
 
 def _decoded(data: bytes, limits: PhotoLimits) -> Image.Image:

@@ -412,6 +412,86 @@ def test_what_stands_between_and_behind_segments_changes_nothing() -> None:
 # --- JPEG: files that end too early
 
 
+def in_three_scans(picture: Image.Image) -> bytes:
+    """Return a baseline JPEG whose scans hold one component each: three grey files in one."""
+    grey = [jpeg(part) for part in picture.convert("YCbCr").split()]
+    head, scan = grey[0], header_places(grey[0])[-1]
+    frame = head.index(b"\xff\xc0")
+    components = b"".join(bytes((number, 0x11, 0)) for number in (1, 2, 3))
+    made = head[: frame + 2] + struct.pack(">H", 17) + head[frame + 4 : frame + 9] + b"\3" + components
+    made += head[frame + 13 : scan]
+    for number, one in enumerate(grey, 1):
+        made += b"\xff\xda\0\x08\1" + bytes((number, 0)) + b"\0\x3f\0" + one[scan + 10 : -2]
+    return made + b"\xff\xd9"
+
+
+def jpeg_kinds() -> dict[str, bytes]:
+    detail = noise()
+    grey = detail.convert("L")
+    return {
+        "baseline": jpeg(detail),
+        "4:4:4": jpeg(detail, subsampling="4:4:4"),
+        "optimised": jpeg(detail, optimize=True),
+        "restart markers": jpeg(detail, restart_marker_blocks=3),
+        "a restart marker a row": jpeg(detail, restart_marker_rows=1),
+        "progressive": jpeg(detail, progressive=True),
+        "progressive, restart markers": jpeg(detail, progressive=True, restart_marker_blocks=4),
+        "grey": jpeg(grey),
+        "grey, progressive": jpeg(grey, progressive=True),
+        "grey, restart markers": jpeg(grey, restart_marker_blocks=5),
+        "CMYK": jpeg(detail.convert("CMYK")),
+        "CMYK, progressive": jpeg(detail.convert("CMYK"), progressive=True),
+        "in three scans": in_three_scans(detail),
+        "best quality": jpeg(detail, quality=100),
+        "best quality, restart markers": jpeg(detail, quality=100, restart_marker_blocks=2, subsampling="4:2:2"),
+        "flat": jpeg(scene(*SMALL)),
+        "flat, progressive": jpeg(scene(*SMALL), progressive=True),
+        "flat, restart markers": jpeg(scene(*SMALL), restart_marker_blocks=1),
+        "one colour": jpeg(Image.new("RGB", SMALL, (90, 120, 150))),
+        "one colour, restart markers": jpeg(Image.new("RGB", SMALL, (90, 120, 150)), restart_marker_blocks=1),
+        "one colour, progressive": jpeg(Image.new("RGB", SMALL, (90, 120, 150)), progressive=True),
+    }
+
+
+@pytest.mark.parametrize("kind", jpeg_kinds())
+def test_a_jpeg_that_ends_too_early_is_staged_only_with_all_its_pixels(kind: str) -> None:
+    """Cut at every byte of its header, of its last 64 bytes, around every marker, and at 100 other places. 21 kinds.
+
+    What is staged must be the whole file's picture to the last bit. Without the two bytes of the end marker it is staged.
+    """
+    data = jpeg_kinds()[kind]
+    whole = staged(data)
+    scan = header_places(data)[-1]
+    markers = [at + by for at in range(scan, len(data) - 1) if data[at] == 0xFF and data[at + 1] for by in range(-2, 5)]
+    chance = random.Random(kind)
+    cuts = {
+        *range(scan + 12),
+        *range(len(data) - 64, len(data)),
+        *markers,
+        *(chance.randrange(len(data)) for _ in range(100)),
+    }
+    for cut in sorted(cut for cut in cuts if cut < len(data)):
+        answer = staged_or_refused(data[:cut])
+        if isinstance(answer, bytes):
+            assert answer == whole, f"{cut} of {len(data)} bytes are another picture"
+            assert cut > scan
+        elif cut >= 3:
+            assert "JPEG" in answer, (cut, answer)
+            assert "damaged" in answer, (cut, answer)
+        assert isinstance(answer, bytes) or cut < len(data) - 2, "only the end marker is missing"
+
+
+@pytest.mark.parametrize("kind", [kind for kind in jpeg_kinds() if "progressive" in kind or "scans" in kind])
+def test_a_jpeg_without_its_last_scans_is_refused(kind: str) -> None:
+    """Cut exactly where a scan ends, with and without an end marker there: the picture is coarse or lacks a colour."""
+    data = jpeg_kinds()[kind]
+    ends = [at for at in range(len(data) - 1) if data[at] == 0xFF and data[at + 1] in (0xC4, 0xDA)]
+    ends = [at for at in ends if at > header_places(data)[-1]]
+    assert len(ends) >= 2
+    for cut in ends:
+        assert "damaged" in refusal(data[:cut], (cut, len(data)))
+
+
 # --- PNG: chunks beside the pixels
 
 REGISTERED = (
