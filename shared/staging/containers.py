@@ -96,7 +96,7 @@ def _jpeg(data: bytes) -> Contents:
             break
         if marker in _FRAMES or marker in _TABLES:
             kept.append(b"\xff" + data[start + 1 : end])
-        elif marker == 0xE0 and payload[:5] == b"JFIF\0":
+        elif marker == 0xE0 and payload[:5] == b"JFIF\0" and len(payload) >= 14:
             kept.append(_JFIF)
         elif marker == 0xEE and payload[:5] == b"Adobe" and len(payload) >= 12:
             kept.append(b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00" + payload[11:12])  # the colour transform

@@ -409,6 +409,22 @@ def test_what_stands_between_and_behind_segments_changes_nothing() -> None:
         assert staged(plain + trailer, kind) == whole, kind
 
 
+def test_the_note_on_how_colours_are_stored_counts_only_when_it_is_whole() -> None:
+    """JFIF means YCbCr, Adobe's note names it. Decoders pass over shorter ones, of 14 and 12 bytes: 30 photos."""
+    jfif, adobe = b"JFIF\0\1\1\0\0\1\0\1\0\0", b"Adobe\0\x64\0\0\0\0\0"
+    rgb = jpeg(scene(*SMALL), keep_rgb=True)
+    ycbcr = jpeg(scene(*SMALL))
+    ycbcr = ycbcr[:2] + ycbcr[20:]  # without its JFIF
+    tried = 0
+    for length in range(14):
+        assert_upright(segment(rgb, jfif[:length], 0xE0), length)
+        assert_upright(segment(ycbcr, jfif[:length], 0xE0), length)
+        tried += 2
+    assert_upright(segment(rgb, adobe, 0xEE))
+    assert_upright(segment(ycbcr, adobe[:11] + b"\1", 0xEE))
+    assert tried + 2 == 30
+
+
 # --- JPEG: files that end too early
 
 
