@@ -88,7 +88,7 @@ def _jpeg(data: bytes) -> Contents:
     kept = [b"\xff\xd8"]
     orientation: int | None = None
     profile: dict[int, bytes] = {}
-    parts = 0
+    counts: set[int] = set()
     for marker, start, end in _segments(data):
         payload = data[start + 4 : end]
         if marker == _SOS:
@@ -104,10 +104,12 @@ def _jpeg(data: bytes) -> Contents:
             orientation = orientation_of(payload[6:])
         elif marker == 0xE2 and payload[:12] == b"ICC_PROFILE\0" and len(payload) > 14:
             profile.setdefault(payload[12], payload[14:])
-            parts = payload[13]
-    whole = bool(profile) and sorted(profile) == list(range(1, parts + 1))
-    icc = b"".join(profile[number] for number in sorted(profile)) if whole else None
-    return Contents(b"".join(kept), orientation or 1, Colours(icc=icc))
+            counts.add(payload[13])
+    # Browsers ignore a profile that lacks a part, or whose parts do not agree on their number.
+    numbers = range(1, max(counts, default=0) + 1)
+    whole = len(counts) == 1 and all(number in profile for number in numbers)
+    icc = b"".join(profile[number] for number in numbers) if whole else b""
+    return Contents(b"".join(kept), orientation or 1, Colours(icc=icc or None))
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:

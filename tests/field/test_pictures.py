@@ -742,3 +742,17 @@ def test_a_profile_in_many_segments_is_put_together_or_ignored() -> None:
                 chance.randrange(len(parts) + 1), (0xE2, chance.choice((b"MPF\0junk", b"ICC_PROFILE", b"FPXR\0")))
             )
         assert_upright(segments(plain, *parts), (number, count), dull if missing else None)
+
+
+def test_parts_of_a_profile_that_contradict_one_another() -> None:
+    """7 photos: what browsers ignore is ignored."""
+    plain = jpeg(wide(scene(*SMALL)))
+    dull = quadrants(decoded(staged(plain)))
+    first, second = P3[:200], P3[200:]
+    assert_upright(segments(plain, *profile_parts((1, 3, first), (2, 2, second))), "the last count differs", dull)
+    assert_upright(segments(plain, *profile_parts((1, 2, first), (2, 3, second))), "the first count differs", dull)
+    assert_upright(segments(plain, *profile_parts((1, 3, first), (2, 3, b""), (3, 3, second))), "an empty part", dull)
+    assert_upright(segments(plain, *profile_parts((1, 1, P3), (2, 1, second))), "more than there are")
+    assert_upright(segments(plain, *profile_parts((0, 2, first), (1, 2, second))), "counted from 0", dull)
+    assert_upright(segments(plain, *profile_parts((1, 0, P3))), "one of none", dull)
+    assert_upright(segments(plain, *profile_parts((1, 1, P3), (1, 1, P3))), "the same twice")
