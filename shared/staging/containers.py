@@ -229,6 +229,9 @@ def _units(frame: bytes, scan: bytes) -> int:
 
 # --- PNG
 
+_PIECE_BYTES: Final = 1 << 20
+_MAX_INFLATED_BYTES: Final = 512 * 1024 * 1024  # 52 megapixels of four channels in 16 bits have 416 MB
+
 
 def _png(data: bytes) -> Contents:
     head: bytes | None = None
@@ -295,14 +298,19 @@ def _chunk(kind: bytes, body: bytes) -> bytes:
 def _check_pixels(pixels: list[bytes]) -> None:
     """Inflate the pixels, keeping none: their own checksum decides where the file's is wrong. Raises `Damaged`."""
     inflating = zlib.decompressobj()
+    size = 0
     try:
         for body in pixels:
-            rest = body
-            while rest and not inflating.eof:
-                inflating.decompress(rest, 1 << 20)
-                rest = inflating.unconsumed_tail
+            for start in range(0, len(body), _PIECE_BYTES):
+                rest = body[start : start + _PIECE_BYTES]
+                while rest and not inflating.eof and size <= _MAX_INFLATED_BYTES:
+                    size += len(inflating.decompress(rest, _PIECE_BYTES))
+                    rest = inflating.unconsumed_tail
+        sound = inflating.eof
     except zlib.error:
-        raise Damaged("its pixels are") from None
+        sound = False
+    if not sound:
+        raise Damaged("its pixels are")
 
 
 def _transparent(colour_type: int, body: bytes, palette: bytes) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import random
 import struct
+import zlib
 from collections.abc import Iterator
 from functools import cache
 
@@ -580,6 +581,45 @@ def test_lengths_that_lie_never_show_another_picture() -> None:
             assert "damaged" in message
             tried += 2
     assert tried == 60
+
+
+@pytest.mark.parametrize("base", png_bases())
+def test_a_damaged_critical_chunk_is_said_to_be_a_damaged_png(base: str) -> None:
+    """Every byte of a small file changed in two ways, removed, doubled, and the file cut there, in 6 colour types.
+
+    Either the file is refused as a damaged PNG, or every pixel is the whole file's.
+    """
+    small = {name: made for name, made in png_bases().items() if name == base}[base]
+    data = b"".join(small[:3])
+    whole = staged(data)
+    taken = 0
+    for place in range(4, len(data)):
+        for changed in (
+            data[:place] + bytes([data[place] ^ 0x20]) + data[place + 1 :],
+            data[:place] + bytes([data[place] ^ 0x81]) + data[place + 1 :],
+            data[:place] + data[place + 1 :],
+            data[:place] + data[place : place + 1] + data[place:],
+            data[:place],
+        ):
+            answer = staged_or_refused(changed, place)
+            if isinstance(answer, bytes):
+                taken += 1
+                assert answer == whole, f"byte {place} of {len(data)}: another picture"
+            else:
+                assert "PNG" in answer, (place, answer)
+                assert "damaged" in answer, (place, answer)
+                assert "none of" not in answer
+    assert taken < len(data), "most of it must matter"
+
+
+def test_pixels_with_a_wrong_checksum_are_checked_within_a_limit() -> None:
+    """1 bomb: 700 MB in 700 KB. No picture within the limits is so large, so nobody has to inflate it to its end."""
+    packing = zlib.compressobj(9, wbits=-15)
+    megabyte = packing.compress(bytes(1 << 20)) + packing.flush(zlib.Z_FULL_FLUSH)
+    checksum = struct.pack(">I", ((700 << 20) % 65_521) << 16 | 1)
+    bomb = b"\x78\x9c" + megabyte * 700 + b"\3\0" + checksum
+    head, _, end, _ = png_bases()["RGB"]
+    assert "damaged" in refusal(head + chunk(b"IDAT", bomb, 0) + end)
 
 
 def test_a_png_header_of_any_content_is_a_png() -> None:
