@@ -231,6 +231,7 @@ def _units(frame: bytes, scan: bytes) -> int:
 
 _PIECE_BYTES: Final = 1 << 20
 _MAX_INFLATED_BYTES: Final = 512 * 1024 * 1024  # 52 megapixels of four channels in 16 bits have 416 MB
+_COLOUR_CHUNKS: Final = {b"cICP": 4, b"iCCP": None, b"sRGB": 1, b"gAMA": 4, b"cHRM": 32}  # with their length
 
 
 def _png(data: bytes) -> Contents:
@@ -258,9 +259,9 @@ def _png(data: bytes) -> Contents:
             continue  # as decoders do with an ancillary chunk whose checksum is wrong
         elif kind == b"eXIf" and not pixels:
             orientation = orientation or orientation_of(body)
-        elif kind == b"tRNS":
+        elif kind == b"tRNS" and not pixels and (palette or (head and head[9] != 3)):
             transparency = transparency or body
-        elif kind in (b"cICP", b"iCCP", b"sRGB", b"gAMA", b"cHRM") and not pixels:
+        elif kind in _COLOUR_CHUNKS and not pixels and len(body) == (_COLOUR_CHUNKS[kind] or len(body)):
             told.setdefault(kind, body)
     if head is None or not pixels:
         raise Damaged("it ends before its pixels" if head else "its header is missing")
@@ -282,11 +283,11 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes, bool, bool]]:
     position = len(_PNG)
     while position + 8 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, position)
-        if not kind.isalpha():
-            return
         body = data[position + 8 : position + 8 + length]
         end = position + 8 + length
         sound = data[end : end + 4] == struct.pack(">I", zlib.crc32(kind + body))
+        if not sound and not kind.isalpha():
+            return  # an earlier length was wrong
         yield kind, body, sound, end + 4 <= len(data)
         position = end + 4
 

@@ -564,6 +564,36 @@ def chunk_bodies(chance: random.Random, kind: bytes) -> Iterator[tuple[bytes, in
         yield body, chance.randrange(2**32)
 
 
+@pytest.mark.parametrize("base", png_bases())
+def test_ancillary_chunks_never_refuse_or_turn_a_picture(base: str) -> None:
+    """45 kinds and 10 random names, 14 bodies, 4 places, in each of 6 colour types: 18,480 pictures.
+
+    The colours are right too, but where a chunk validly says that they are meant otherwise.
+    """
+    head, data, end, colours = png_bases()[base]
+    chance = random.Random(base)
+    names = [bytes([chance.choice(b"abcxyz"), *(chance.choice(b"abcXYZ") for _ in range(3))]) for _ in range(10)]
+    half = 8 + len(data) // 2
+    split = chunk(b"IDAT", data[8:half]), chunk(b"IDAT", data[half:-4])
+    tried = 0
+    for kind in (*REGISTERED, *PRIVATE, *names):
+        for body, checksum in chunk_bodies(chance, kind):
+            odd = chunk(kind, body, checksum)
+            means_something = checksum is None and len(body) == LENGTHS.get(kind)
+            for place, made in {
+                "before": head + odd + data + end,
+                "between": head + split[0] + odd + split[1] + end,
+                "after": head + data + odd + end,
+                "behind the end": head + data + end + odd,
+            }.items():
+                tried += 1
+                if place == "before" and (means_something or (kind == b"tRNS" and base == "palette")):
+                    assert decoded(staged(made, (kind, body, place))).size == SMALL
+                else:
+                    assert_upright(made, (kind, body.hex(), checksum, place), colours)
+    assert tried == 3_080
+
+
 def test_lengths_that_lie_never_show_another_picture() -> None:
     """A chunk's length off by some bytes or by gigabytes, before and after the pixels: 60 pictures.
 
@@ -581,6 +611,20 @@ def test_lengths_that_lie_never_show_another_picture() -> None:
             assert "damaged" in message
             tried += 2
     assert tried == 60
+
+
+def test_a_chunk_whose_name_is_no_name_is_passed_over() -> None:
+    """Browsers show such files when the chunk's checksum is right: 300 pictures."""
+    head, data, end, _ = png_bases()["RGB"]
+    chance = random.Random("names")
+    tried = 0
+    while tried < 300:
+        kind = chance.randbytes(4)
+        if not kind.isalpha():
+            odd = chunk(kind, chance.randbytes(chance.randrange(50)))
+            assert_upright(head + odd + data + end, kind)
+            assert_upright(head + data + odd + end, kind)
+            tried += 2
 
 
 @pytest.mark.parametrize("base", png_bases())
@@ -638,6 +682,28 @@ def test_a_png_header_of_any_content_is_a_png() -> None:
                 assert "damaged" in error.message
         tried += 1
     assert tried == 2_000
+
+
+def test_transparency_counts_only_before_the_pixels() -> None:
+    """5 pictures: browsers pass over a tRNS chunk behind the pixels, and before the palette that it belongs to."""
+    half = len(COLOURS) // 2
+    red = struct.pack(">3H", *COLOURS[0])
+    white = [(255, 255, 255)]
+    assert_upright(any_png(pixels_of(), 2, chunk(b"tRNS", red)), "before", white + list(COLOURS[1:]))
+    assert_upright(any_png(pixels_of(), 2, after=chunk(b"tRNS", red)), "after")
+    assert_upright(palette_png(scene(*SMALL), chunk(b"tRNS", bytes(4))), "before", white * 2 * half)
+    assert_upright(palette_png(scene(*SMALL), after=chunk(b"tRNS", bytes(4))), "after")
+    assert_upright(palette_png(scene(*SMALL), before=chunk(b"tRNS", bytes(4))), "before the palette")
+
+
+def test_of_two_notes_on_colours_the_first_that_can_be_counts() -> None:
+    """3 pairs."""
+    linear, screen = chunk(b"gAMA", struct.pack(">I", 100_000)), chunk(b"gAMA", struct.pack(">I", 45_455))
+    light = quadrants(decoded(staged(raw_png(pixels_of(), linear))))
+    assert off(light, list(COLOURS)) > 60
+    assert_upright(raw_png(pixels_of(), screen, linear), "both can be")
+    assert_upright(raw_png(pixels_of(), chunk(b"gAMA", b"\0"), linear), "the first is too short", light)
+    assert_upright(raw_png(pixels_of(), chunk(b"gAMA", struct.pack(">I", 45_455), 0), linear), "the first's sum", light)
 
 
 # --- WebP
