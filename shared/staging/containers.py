@@ -275,7 +275,7 @@ def _png(data: bytes) -> Contents:
     if _transparent(head[9], transparency, palette):
         kept.append(_chunk(b"tRNS", transparency))
     kept += [_chunk(b"IDAT", b"".join(pixels)), _chunk(b"IEND", b"")]
-    return Contents(b"".join(kept), orientation or 1, _png_colours(told))
+    return Contents(b"".join(kept), orientation or 1, _png_colours(told, grey=head[9] in (0, 4)))
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes, bool, bool]]:
@@ -321,7 +321,7 @@ def _transparent(colour_type: int, body: bytes, palette: bytes) -> bool:
     return len(body) == {0: 2, 2: 6}.get(colour_type, -1)
 
 
-def _png_colours(told: dict[bytes, bytes]) -> Colours:
+def _png_colours(told: dict[bytes, bytes], *, grey: bool) -> Colours:
     """What the chunks say, each ignored when it cannot be right."""
     cicp, gamma, primaries = told.get(b"cICP", b""), told.get(b"gAMA", b""), told.get(b"cHRM", b"")
     return Colours(
@@ -330,6 +330,7 @@ def _png_colours(told: dict[bytes, bytes]) -> Colours:
         srgb=len(told.get(b"sRGB", b"")) == 1 and told[b"sRGB"][0] <= 3,
         gamma=struct.unpack(">I", gamma)[0] / 100_000 if len(gamma) == 4 else None,
         primaries=tuple(value / 100_000 for value in struct.unpack(">8I", primaries)) if len(primaries) == 32 else None,
+        grey=grey,
     )
 
 

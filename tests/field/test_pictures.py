@@ -822,10 +822,74 @@ def wide(picture: Image.Image) -> Image.Image:
     return ImageCms.profileToProfile(picture, ImageCms.createProfile("sRGB"), profile, outputMode="RGB")
 
 
+def in_modes() -> dict[str, tuple[bytes, bytes | None, list[Colour]]]:
+    """A file without a profile in each mode, the profile that fits it, and the colours that the profile makes of it."""
+    rgb = np.asarray(wide(scene(*SMALL)))
+    light = np.zeros((SMALL[1], SMALL[0]), np.uint8)
+    for number, level in enumerate(LEVELS):
+        value = level / 255
+        value = value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4
+        x, y = number % 2 * SMALL[0] // 2, number // 2 * SMALL[1] // 2
+        light[y : y + SMALL[1] // 2, x : x + SMALL[0] // 2] = round(255 * value)
+    opaque = np.full((*light.shape, 1), 255, np.uint8)
+    deep = lambda values: (values.astype(">u2") * 257).astype(">u2")
+    greys, colours = [(level,) * 3 for level in LEVELS], list(COLOURS)
+    inks = Image.new("CMYK", SMALL)
+    for number, ink in enumerate(((255, 0, 0, 0), (0, 255, 0, 0), (0, 0, 255, 0), (0, 0, 0, 0))):
+        inks.paste(ink, (number % 2 * SMALL[0] // 2, number // 2 * SMALL[1] // 2, *SMALL))
+    return {
+        "L": (any_png(light, 0), LINEAR, greys),
+        "L, 16 bits": (any_png(deep(light), 0), LINEAR, greys),
+        "L with a transparent level": (any_png(light, 0, chunk(b"tRNS", b"\0\1")), LINEAR, greys),
+        "LA": (any_png(np.dstack([light, opaque]), 4), LINEAR, greys),
+        "LA, 16 bits": (any_png(deep(np.dstack([light, opaque])), 4), LINEAR, greys),
+        "P": (palette_png(Image.fromarray(rgb)), P3, colours),
+        "P with transparency": (palette_png(Image.fromarray(rgb), chunk(b"tRNS", b"\xff" * 4)), P3, colours),
+        "RGB": (any_png(rgb, 2), P3, colours),
+        "RGB, 16 bits": (any_png(deep(rgb), 2), P3, colours),
+        "RGB with a transparent colour": (any_png(rgb, 2, chunk(b"tRNS", bytes(6))), P3, colours),
+        "RGBA": (any_png(np.dstack([rgb, opaque]), 6), P3, colours),
+        "RGBA, 16 bits": (any_png(deep(np.dstack([rgb, opaque])), 6), P3, colours),
+        "RGB JPEG": (jpeg(Image.fromarray(rgb)), P3, colours),
+        "L JPEG": (jpeg(Image.fromarray(light)), LINEAR, greys),
+        "CMYK JPEG": (jpeg(inks), INKS, [(251, 0, 0), (87, 0, 255), (236, 222, 0), (255, 255, 255)]),
+    }
+
+
 def with_profile(data: bytes, icc: bytes) -> bytes:
     if data.startswith(b"\xff\xd8"):
         return segments(data, *profile_parts((1, 1, icc)))
     return data[:33] + profile_chunk(icc) + data[33:]  # behind IHDR
+
+
+@pytest.mark.parametrize("mode", in_modes())
+def test_a_profile_that_fits_is_used_and_any_other_is_ignored(mode: str) -> None:
+    """The right one, two or three of other kinds, and 40 that are damaged, in each of 15 modes: 654 pictures."""
+    data, right, colours = in_modes()[mode]
+    assert_upright(with_profile(data, right), "the right one", colours, 20)
+    plain = quadrants(decoded(staged(data)))
+    assert off(plain, colours) > 20, "the profile must make a difference"
+    chance = random.Random(mode)
+    for other in (LINEAR, P3, INKS, bytes(200)):
+        grey_in_wide = other == P3 and mode.startswith("L")  # grey fits a profile for RGB, and has no colour to change
+        if other is not right and not grey_in_wide:
+            assert_upright(with_profile(data, other), ("another kind", other[16:20]), plain, 6)
+    for number in range(40):
+        broken = bytearray(right)
+        match number % 4:
+            case 0:
+                del broken[chance.randrange(len(broken)) :]
+            case 1:
+                for _ in range(5):
+                    broken[chance.randrange(len(broken))] = chance.randrange(256)
+            case 2:
+                broken[128:] = chance.randbytes(len(broken) - 128)
+            case 3:
+                broken[:] = chance.randbytes(chance.randrange(500))
+        picture = decoded(staged(with_profile(data, bytes(broken)), (number, bytes(broken))))
+        assert picture.size == SMALL
+        if number % 4 in (2, 3):
+            assert off(quadrants(picture), plain) <= 6
 
 
 def test_a_profile_in_many_segments_is_put_together_or_ignored() -> None:
