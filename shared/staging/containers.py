@@ -350,27 +350,31 @@ def _inflated_profile(body: bytes) -> bytes | None:
 
 _WEBP_PIXELS: Final = frozenset({b"VP8 ", b"VP8L", b"ALPH", b"ANIM", b"ANMF"})
 _WEBP_ANIMATION_AND_ALPHA: Final = 0x12
+_WEBP_PROFILE: Final = 0x20  # where this flag is missing, browsers do not look for a profile
 
 
 def _webp(data: bytes) -> Contents:
     kept: list[bytes] = []
-    orientation, icc = 1, None
+    orientation: int | None = None
+    icc: bytes | None = None
+    profiled = False
     position = 12
     while position + 8 <= len(data):
         kind, length = struct.unpack_from("<4sI", data, position)
         body = data[position + 8 : position + 8 + length]
         if kind == b"VP8X" and len(body) >= 10:
+            profiled = bool(body[0] & _WEBP_PROFILE)
             kept.append(_riff(kind, bytes([body[0] & _WEBP_ANIMATION_AND_ALPHA, 0, 0, 0]) + body[4:10]))
         elif kind in _WEBP_PIXELS:
             # One that ends behind the file stays so long: the decoder finds out whether all pixels are there.
             kept.append(_riff(kind, body, length))
-        elif kind == b"EXIF":
+        elif kind == b"EXIF" and orientation is None:
             orientation = orientation_of(body.removeprefix(b"Exif\0\0"))
-        elif kind == b"ICCP" and len(body) == length:
+        elif kind == b"ICCP" and profiled and icc is None and len(body) == length:
             icc = body
         position += 8 + length + length % 2
     chunks = b"".join(kept)
-    return Contents(b"RIFF" + struct.pack("<I", len(chunks) + 4) + b"WEBP" + chunks, orientation, Colours(icc=icc))
+    return Contents(b"RIFF" + struct.pack("<I", len(chunks) + 4) + b"WEBP" + chunks, orientation or 1, Colours(icc=icc))
 
 
 def _riff(kind: bytes, body: bytes, length: int | None = None) -> bytes:

@@ -23,6 +23,7 @@ from shared.settings import PhotoLimits
 from shared.staging import pictures
 from tests.field.make_pictures import cases
 from tests.field.picture_parts import (
+    ADOBE,
     COLOURS,
     P3,
     Entry,
@@ -773,6 +774,18 @@ def test_a_webp_that_ends_too_early_is_staged_only_with_all_its_pixels(kind: str
         else:
             assert "WebP" in answer, answer
             assert "damaged" in answer, answer
+
+
+def test_a_webp_profile_counts_where_browsers_read_it() -> None:
+    """4 files: the flag must announce the profile, and the first of two counts."""
+    raw = Image.open(io.BytesIO(webp(scene(*SMALL)))).convert("RGB")
+    body = webp(raw)[12:]
+    wide = quadrants(decoded(staged(riff(canvas(*SMALL, 0x20), riff_chunk(b"ICCP", P3), body))))
+    assert off(wide, list(COLOURS)) > WITHIN
+    two = riff(canvas(*SMALL, 0x20), riff_chunk(b"ICCP", P3), riff_chunk(b"ICCP", ADOBE), body)
+    assert_upright(two, "two profiles", wide, 6)
+    assert_upright(riff(canvas(*SMALL, 0), riff_chunk(b"ICCP", P3), body), "not announced")
+    assert_upright(riff(canvas(*SMALL, 0x20), body), "announced, but not there")
 
 
 # --- HEIC
