@@ -819,6 +819,16 @@ def test_a_heic_photo_is_turned_by_its_container_alone() -> None:
         assert_upright(data.replace(mark, b'Orientation="%d"' % value), ("XMP", value), within=20)
 
 
+def test_what_heic_files_call_themselves() -> None:
+    """8 brands that the decoder opens: a damaged file is called a HEIC picture, never a film."""
+    data = heic(scene(*SMALL))
+    for brand in (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"):
+        named = data[:8] + brand + data[12:]
+        message = refusal(named[:200])
+        assert "HEIC" in message
+        assert "damaged" in message
+
+
 # --- ICC profiles
 
 LEVELS = [Image.new("RGB", (1, 1), colour).convert("L").getpixel((0, 0)) for colour in COLOURS]
