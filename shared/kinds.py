@@ -13,7 +13,9 @@ _MAGIC: Final = {
     b"7z\xbc\xaf": "a 7-Zip archive", b"\x1aE\xdf\xa3": "a film", b"{\\rtf": "an RTF document",
     b"\xff\x0a": "a JPEG XL picture", b"\x00\x00\x00\x0cJXL": "a JPEG XL picture", b"(\xb5/\xfd": "a Zstandard file",
 }  # fmt: skip
-_HEIC_BRANDS: Final = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"})
+_HEIC_BRANDS: Final = frozenset(
+    {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"}
+)
 
 
 _READABLE: Final = frozenset({"a JPEG picture", "a PNG picture", "a WebP picture", "a HEIC picture"})

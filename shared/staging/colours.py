@@ -17,6 +17,7 @@ from typing import Final
 import msgspec
 from PIL import Image, ImageCms
 
+_GREY: Final = frozenset({"1", "L", "LA", "La"})
 _WHITE: Final = (255, 255, 255)
 Matrix = Sequence[Sequence[float]]
 
@@ -26,6 +27,7 @@ class Colours(msgspec.Struct, frozen=True):
 
     `cicp` are the code points of ITU-T H.273 for primaries and transfer; `gamma` is the exponent by which light was
     encoded (0.45455 for most screens); `primaries` are x and y of white, red, green, blue.
+    `grey` is a PNG with one channel of colour: of some, the decoder makes three equal ones.
     """
 
     icc: bytes | None = None
@@ -33,6 +35,7 @@ class Colours(msgspec.Struct, frozen=True):
     srgb: bool = False
     gamma: float | None = None
     primaries: tuple[float, ...] | None = None
+    grey: bool = False
 
 
 # H.273, table 2: x and y of red, green, blue; the white is D65 unless named.
@@ -100,7 +103,8 @@ def to_srgb(picture: Image.Image, colours: Colours) -> Image.Image:
     if "A" in picture.getbands() or "a" in picture.getbands() or "transparency" in picture.info:
         layer = picture.convert("RGBA")
         alpha = layer.getchannel("A")
-        picture = layer.convert("RGB")
+        # Grey stays grey, because a profile for grey fits nothing else.
+        picture = layer.getchannel("R") if colours.grey or picture.mode in _GREY else layer.convert("RGB")
     elif picture.mode in ("P", "1"):
         picture = picture.convert("RGB" if picture.mode == "P" else "L")
     rgb = _converted(picture, colours)

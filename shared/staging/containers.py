@@ -23,13 +23,16 @@ _ORIENTATION_TAG: Final = 0x0112
 _SHORT: Final = 3  # EXIF's type of 16-bit numbers: the only one browsers take an orientation in
 
 # JPEG markers: https://www.w3.org/Graphics/JPEG/itu-t81.pdf, table B.1
-_SOI, _EOI, _SOS, _DQT, _DHT, _DAC, _DNL, _DRI, _DHP, _EXP, _COM = (
-    0xD8, 0xD9, 0xDA, 0xDB, 0xC4, 0xCC, 0xDC, 0xDD, 0xDE, 0xDF, 0xFE,
+_RST, _SOI, _EOI, _SOS, _DQT, _DHT, _DAC, _DNL, _DRI, _DHP, _EXP, _COM = (
+    0xD0, 0xD8, 0xD9, 0xDA, 0xDB, 0xC4, 0xCC, 0xDC, 0xDD, 0xDE, 0xDF, 0xFE,
 )  # fmt: skip
 _FRAMES: Final = frozenset(range(0xC0, 0xD0)) - {_DHT, 0xC8, _DAC}
 _PROGRESSIVE: Final = frozenset({0xC2, 0xC6, 0xCA, 0xCE})
 _TABLES: Final = frozenset({_DQT, _DHT, _DAC, _DNL, _DRI, _DHP, _EXP})
 _SKIPPED: Final = frozenset({*range(0xE0, 0xFF)}) | {0xC8}  # APPn, JPGn, COM: a length, and nothing the decoder needs
+# Steps of 1 lose a difference of one coefficient in rounding, and steps above 4 lose it in black and white.
+_COARSE: Final = 2
+_ENDINGS: Final = (b"", b"\x5a\x36", b"\xa5\xc9", b"\x33\xd2\x6b", b"\xcc\x2d\x94")
 _JFIF: Final = b"\xff\xe0\x00\x10JFIF\x00\x01\x01\x00\x00\x01\x00\x01\x00\x00"
 
 
@@ -85,7 +88,7 @@ def _jpeg(data: bytes) -> Contents:
     kept = [b"\xff\xd8"]
     orientation: int | None = None
     profile: dict[int, bytes] = {}
-    parts = 0
+    counts: set[int] = set()
     for marker, start, end in _segments(data):
         payload = data[start + 4 : end]
         if marker == _SOS:
@@ -93,7 +96,7 @@ def _jpeg(data: bytes) -> Contents:
             break
         if marker in _FRAMES or marker in _TABLES:
             kept.append(b"\xff" + data[start + 1 : end])
-        elif marker == 0xE0 and payload[:5] == b"JFIF\0":
+        elif marker == 0xE0 and payload[:5] == b"JFIF\0" and len(payload) >= 14:
             kept.append(_JFIF)
         elif marker == 0xEE and payload[:5] == b"Adobe" and len(payload) >= 12:
             kept.append(b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00" + payload[11:12])  # the colour transform
@@ -101,10 +104,12 @@ def _jpeg(data: bytes) -> Contents:
             orientation = orientation_of(payload[6:])
         elif marker == 0xE2 and payload[:12] == b"ICC_PROFILE\0" and len(payload) > 14:
             profile.setdefault(payload[12], payload[14:])
-            parts = payload[13]
-    whole = bool(profile) and sorted(profile) == list(range(1, parts + 1))
-    icc = b"".join(profile[number] for number in sorted(profile)) if whole else None
-    return Contents(b"".join(kept), orientation or 1, Colours(icc=icc))
+            counts.add(payload[13])
+    # Browsers ignore a profile that lacks a part, or whose parts do not agree on their number.
+    numbers = range(1, max(counts, default=0) + 1)
+    whole = len(counts) == 1 and all(number in profile for number in numbers)
+    icc = b"".join(profile[number] for number in numbers) if whole else b""
+    return Contents(b"".join(kept), orientation or 1, Colours(icc=icc or None))
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
@@ -141,48 +146,92 @@ def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
         position = end
 
 
-def jpeg_tails(data: bytes) -> tuple[bytes, bytes] | None:
-    """Two ways to end a JPEG that lacks its end marker; None when scans are missing.
+def jpeg_endings(data: bytes) -> tuple[bytes, tuple[bytes, ...]] | None:
+    """Return a JPEG that lacks its end marker with one, and files that tell whether all its pixels are there.
 
-    Where all pixels are there, what follows them changes none, so both decode to the same picture; where some are
-    missing, the decoder makes them up from what follows, differently. Progressive pictures must hold, besides, every
-    scan: each coefficient at its full precision.
+    None when scans or restart intervals are missing. Otherwise the files decode to the same picture when all pixels
+    are there, because nothing that follows the pixels changes any. Where some are missing, the decoder makes them up
+    from what follows: from nothing, or from bits, which are different in each file and begin with either bit. The
+    files show whole blocks, in steps that are not the finest, so that cropping and rounding hide few differences.
     """
     if not _scans_complete(data):
         return None
     pixels = data[:-1] if data.endswith(b"\xff") and not data.endswith(b"\xff\xff") else data
-    return pixels + b"\xff\xd9", pixels + b"\x5a\x36" * 512 + b"\xff\xd9"
+    begun = _revealing(pixels)
+    probes = tuple(begun + bits * 400 + b"\xff\xd9" for bits in _ENDINGS)
+    return pixels + b"\xff\xd9", probes
+
+
+def _revealing(data: bytes) -> bytes:
+    """Return the JPEG with whole blocks, and no finer step of its quantisation than `_COARSE`, but for the means'."""
+    changed = bytearray(data)
+    for marker, start, end in _segments(data):
+        place = start + 4
+        if marker in _FRAMES and place + 5 <= end:
+            size = struct.unpack_from(">HH", data, place + 1)
+            struct.pack_into(">HH", changed, place + 1, *(min(-(-side // 8) * 8, 0xFFFF) for side in size))
+        while marker == _DQT and place + 65 <= end:
+            width = 2 if data[place] >> 4 else 1
+            for step in range(place + 2 * width, min(place + 1 + 64 * width, end), width):
+                changed[step] = max(data[step], _COARSE)
+            place += 1 + 64 * width
+    return bytes(changed)
 
 
 def _scans_complete(data: bytes) -> bool:
-    components: list[int] = []
-    progressive = False
+    """Return whether the scans hold every bit of every coefficient, and the last one all its restart intervals."""
+    frame, progressive, restart = b"", False, 0
     missing: dict[tuple[int, int], int] = {}  # (component, coefficient): bits still to come
+    scan, behind = b"", 0  # the components of the last scan, and where its data begin
     position = 2
     while (position := data.find(b"\xff", position)) >= 0 and position + 4 <= len(data):
         marker = data[position + 1]
         length = struct.unpack_from(">H", data, position + 2)[0]
         body = data[position + 4 : position + 2 + length]
         if marker in _FRAMES and len(body) >= 6:
-            progressive = marker in _PROGRESSIVE
-            components = [body[6 + 3 * number] for number in range(body[5]) if 6 + 3 * number < len(body)]
-            missing = {(component, number): 99 for component in components for number in range(64)}
+            frame, progressive = body, marker in _PROGRESSIVE
+            missing = {(component, number): 99 for component in body[6::3] for number in range(64)}
+        elif marker == _DRI and len(body) >= 2:
+            restart = struct.unpack_from(">H", body)[0]
         elif marker == _SOS and body:
             count = body[0]
             if len(body) < 1 + 2 * count + 3:
                 return False
+            scan, behind = body[1 : 1 + 2 * count : 2], position + 2 + length
             first, last, bits = body[1 + 2 * count], body[2 + 2 * count], body[3 + 2 * count] & 15
-            for component in body[1 : 1 + 2 * count : 2]:
+            if not progressive:
+                first, last, bits = 0, 63, 0
+            for component in scan:
                 for number in range(first, min(last, 63) + 1):
                     missing[component, number] = bits
         elif marker not in _TABLES and marker not in _SKIPPED:
             position += 1
             continue
         position += 2 + length
-    return not progressive or not any(missing.values())
+    if any(missing.values()):
+        return False
+    markers = sum(data.count(bytes((0xFF, marker)), behind) for marker in range(_RST, _RST + 8)) if restart else 0
+    return not restart or markers + 1 >= -(-_units(frame, scan) // restart)
+
+
+def _units(frame: bytes, scan: bytes) -> int:
+    """Return how many units (MCU) a scan of these components has, by ITU-T T.81, A.1.1 and A.2."""
+    sizes: tuple[int, int, int] = struct.unpack_from(">HHB", frame, 1)
+    height, width, count = sizes
+    factors = {frame[6 + 3 * number]: divmod(frame[7 + 3 * number], 16) for number in range(count)}
+    widest, highest = (max(pair[side] for pair in factors.values()) for side in (0, 1))
+    if len(scan) > 1:
+        return -(-width // (8 * widest)) * -(-height // (8 * highest))
+    across, down = factors[scan[0]]
+    columns, rows = -(-width * across // widest), -(-height * down // highest)
+    return -(-columns // 8) * -(-rows // 8)
 
 
 # --- PNG
+
+_PIECE_BYTES: Final = 1 << 20
+_MAX_INFLATED_BYTES: Final = 512 * 1024 * 1024  # 52 megapixels of four channels in 16 bits have 416 MB
+_COLOUR_CHUNKS: Final = {b"cICP": 4, b"iCCP": None, b"sRGB": 1, b"gAMA": 4, b"cHRM": 32}  # with their length
 
 
 def _png(data: bytes) -> Contents:
@@ -210,9 +259,9 @@ def _png(data: bytes) -> Contents:
             continue  # as decoders do with an ancillary chunk whose checksum is wrong
         elif kind == b"eXIf" and not pixels:
             orientation = orientation or orientation_of(body)
-        elif kind == b"tRNS":
+        elif kind == b"tRNS" and not pixels and (palette or (head and head[9] != 3)):
             transparency = transparency or body
-        elif kind in (b"cICP", b"iCCP", b"sRGB", b"gAMA", b"cHRM") and not pixels:
+        elif kind in _COLOUR_CHUNKS and not pixels and len(body) == (_COLOUR_CHUNKS[kind] or len(body)):
             told.setdefault(kind, body)
     if head is None or not pixels:
         raise Damaged("it ends before its pixels" if head else "its header is missing")
@@ -226,7 +275,7 @@ def _png(data: bytes) -> Contents:
     if _transparent(head[9], transparency, palette):
         kept.append(_chunk(b"tRNS", transparency))
     kept += [_chunk(b"IDAT", b"".join(pixels)), _chunk(b"IEND", b"")]
-    return Contents(b"".join(kept), orientation or 1, _png_colours(told))
+    return Contents(b"".join(kept), orientation or 1, _png_colours(told, grey=head[9] in (0, 4)))
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes, bool, bool]]:
@@ -234,11 +283,11 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes, bool, bool]]:
     position = len(_PNG)
     while position + 8 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, position)
-        if not kind.isalpha():
-            return
         body = data[position + 8 : position + 8 + length]
         end = position + 8 + length
         sound = data[end : end + 4] == struct.pack(">I", zlib.crc32(kind + body))
+        if not sound and not kind.isalpha():
+            return  # an earlier length was wrong
         yield kind, body, sound, end + 4 <= len(data)
         position = end + 4
 
@@ -250,14 +299,19 @@ def _chunk(kind: bytes, body: bytes) -> bytes:
 def _check_pixels(pixels: list[bytes]) -> None:
     """Inflate the pixels, keeping none: their own checksum decides where the file's is wrong. Raises `Damaged`."""
     inflating = zlib.decompressobj()
+    size = 0
     try:
         for body in pixels:
-            rest = body
-            while rest and not inflating.eof:
-                inflating.decompress(rest, 1 << 20)
-                rest = inflating.unconsumed_tail
+            for start in range(0, len(body), _PIECE_BYTES):
+                rest = body[start : start + _PIECE_BYTES]
+                while rest and not inflating.eof and size <= _MAX_INFLATED_BYTES:
+                    size += len(inflating.decompress(rest, _PIECE_BYTES))
+                    rest = inflating.unconsumed_tail
+        sound = inflating.eof
     except zlib.error:
-        raise Damaged("its pixels are") from None
+        sound = False
+    if not sound:
+        raise Damaged("its pixels are")
 
 
 def _transparent(colour_type: int, body: bytes, palette: bytes) -> bool:
@@ -267,7 +321,7 @@ def _transparent(colour_type: int, body: bytes, palette: bytes) -> bool:
     return len(body) == {0: 2, 2: 6}.get(colour_type, -1)
 
 
-def _png_colours(told: dict[bytes, bytes]) -> Colours:
+def _png_colours(told: dict[bytes, bytes], *, grey: bool) -> Colours:
     """What the chunks say, each ignored when it cannot be right."""
     cicp, gamma, primaries = told.get(b"cICP", b""), told.get(b"gAMA", b""), told.get(b"cHRM", b"")
     return Colours(
@@ -276,6 +330,7 @@ def _png_colours(told: dict[bytes, bytes]) -> Colours:
         srgb=len(told.get(b"sRGB", b"")) == 1 and told[b"sRGB"][0] <= 3,
         gamma=struct.unpack(">I", gamma)[0] / 100_000 if len(gamma) == 4 else None,
         primaries=tuple(value / 100_000 for value in struct.unpack(">8I", primaries)) if len(primaries) == 32 else None,
+        grey=grey,
     )
 
 
@@ -295,27 +350,31 @@ def _inflated_profile(body: bytes) -> bytes | None:
 
 _WEBP_PIXELS: Final = frozenset({b"VP8 ", b"VP8L", b"ALPH", b"ANIM", b"ANMF"})
 _WEBP_ANIMATION_AND_ALPHA: Final = 0x12
+_WEBP_PROFILE: Final = 0x20  # where this flag is missing, browsers do not look for a profile
 
 
 def _webp(data: bytes) -> Contents:
     kept: list[bytes] = []
-    orientation, icc = 1, None
+    orientation: int | None = None
+    icc: bytes | None = None
+    profiled = False
     position = 12
     while position + 8 <= len(data):
         kind, length = struct.unpack_from("<4sI", data, position)
         body = data[position + 8 : position + 8 + length]
         if kind == b"VP8X" and len(body) >= 10:
+            profiled = bool(body[0] & _WEBP_PROFILE)
             kept.append(_riff(kind, bytes([body[0] & _WEBP_ANIMATION_AND_ALPHA, 0, 0, 0]) + body[4:10]))
         elif kind in _WEBP_PIXELS:
             # One that ends behind the file stays so long: the decoder finds out whether all pixels are there.
             kept.append(_riff(kind, body, length))
-        elif kind == b"EXIF":
+        elif kind == b"EXIF" and orientation is None:
             orientation = orientation_of(body.removeprefix(b"Exif\0\0"))
-        elif kind == b"ICCP" and len(body) == length:
+        elif kind == b"ICCP" and profiled and icc is None and len(body) == length:
             icc = body
         position += 8 + length + length % 2
     chunks = b"".join(kept)
-    return Contents(b"RIFF" + struct.pack("<I", len(chunks) + 4) + b"WEBP" + chunks, orientation, Colours(icc=icc))
+    return Contents(b"RIFF" + struct.pack("<I", len(chunks) + 4) + b"WEBP" + chunks, orientation or 1, Colours(icc=icc))
 
 
 def _riff(kind: bytes, body: bytes, length: int | None = None) -> bytes:

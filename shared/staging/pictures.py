@@ -147,25 +147,27 @@ def _opened(data: bytes, limits: PhotoLimits, reject: Reject) -> tuple[Image.Ima
     except MemoryError:
         raise reject(ErrorCode.PICTURE_TOO_LARGE, "decoding it needs more memory than a photo may") from None
     except containers.Damaged as error:
-        raise reject(ErrorCode.NOT_A_PICTURE, f"the file is {kind_of(data)}, but damaged: {error}") from None
+        raise reject(ErrorCode.NOT_A_PICTURE, _damaged(data, error)) from None
     except UnidentifiedImageError:
         raise reject(ErrorCode.NOT_A_PICTURE, _unidentified(data)) from None
     except Exception as error:  # a decoder may raise anything on hostile bytes; all of it means the same
-        raise reject(ErrorCode.NOT_A_PICTURE, f"the picture is damaged: {str(error)[:200]}") from None
+        raise reject(ErrorCode.NOT_A_PICTURE, _damaged(data, error)) from None
 
 
 def _loaded(data: bytes, limits: PhotoLimits) -> Image.Image:
     try:
         return _decoded(data, limits)
     except OSError as error:
-        tails = containers.jpeg_tails(data) if data.startswith(_JPEG) and "truncated" in str(error) else None
-        if tails is None:
+        cut = data.startswith(_JPEG) and "truncated" in str(error)
+        endings = containers.jpeg_endings(data) if cut else None
+        if endings is None:
             raise
-        # Uploads lose the end marker. All pixels are there when what stands behind them makes no difference.
-        first, second = (_decoded(tail, limits) for tail in tails)
-        if first.tobytes() != second.tobytes():
+        # Uploads lose the end marker. All pixels are there when what follows them makes no difference.
+        ended, probes = endings
+        first, *others = (_decoded(probe, limits).tobytes() for probe in probes)
+        if any(other != first for other in others):
             raise
-        return first
+        return _decoded(ended, limits)
 
 
 def _decoded(data: bytes, limits: PhotoLimits) -> Image.Image:
@@ -185,6 +187,10 @@ def _heif_colours(picture: Image.Image) -> Colours:
     # Phones encode stills with a film's encoder, which names a film's curve for what is sRGB.
     curve = box["transfer_characteristics"]
     return Colours(cicp=(box["color_primaries"], _SRGB_CURVE if curve in _FILM_CURVES else curve))
+
+
+def _damaged(data: bytes, error: Exception) -> str:
+    return f"the file is {kind_of(data) or 'a picture'}, but damaged: {str(error)[:200]}"
 
 
 def _unidentified(data: bytes) -> str:
