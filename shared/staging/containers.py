@@ -244,7 +244,7 @@ def _png(data: bytes) -> Contents:
     for kind, body, sound, whole in _chunks(data):
         if kind == b"IHDR" and head is None:
             if not sound or len(body) != 13:
-                raise Damaged("its header is")
+                raise Damaged("its header is broken")
             head = body
         elif kind == b"IDAT":
             pixels.append(body)
@@ -253,7 +253,7 @@ def _png(data: bytes) -> Contents:
             break
         elif kind == b"PLTE" and not palette:
             if not sound and head is not None and head[9] == 3:
-                raise Damaged("its palette is")
+                raise Damaged("its palette is broken")
             palette = body
         elif not sound:
             continue  # as decoders do with an ancillary chunk whose checksum is wrong
@@ -270,7 +270,7 @@ def _png(data: bytes) -> Contents:
     kept = [_PNG, _chunk(b"IHDR", head)]
     if head[9] == 3:
         if not palette or len(palette) % 3 or len(palette) > 768:
-            raise Damaged("its palette is")
+            raise Damaged("its palette is broken")
         kept.append(_chunk(b"PLTE", palette))
     if _transparent(head[9], transparency, palette):
         kept.append(_chunk(b"tRNS", transparency))
@@ -311,7 +311,7 @@ def _check_pixels(pixels: list[bytes]) -> None:
     except zlib.error:
         sound = False
     if not sound:
-        raise Damaged("its pixels are")
+        raise Damaged("its pixels are broken")
 
 
 def _transparent(colour_type: int, body: bytes, palette: bytes) -> bool:

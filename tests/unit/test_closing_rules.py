@@ -649,10 +649,10 @@ class PausingStore:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
 
-    async def images(self, batch_id: str) -> Any:
+    async def images(self, batch_id: str, state: Any = None, start: int = 0) -> Any:
         self._reached.set()
         await self._goes_on.wait()
-        async for image in self._inner.images(batch_id):
+        async for image in self._inner.images(batch_id, state, start):
             yield image
 
 
