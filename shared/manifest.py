@@ -43,6 +43,7 @@ _WIDE_MARKS: Final = {  # UTF-32 first: its mark begins as that of UTF-16
     b"\xfe\xff": "utf-16-be",
 }  # fmt: skip
 _WIDE_NULS: Final = {"0x0x0x0x": "utf-16-be", "x0x0x0x0": "utf-16-le", "000x000x": "utf-32-be", "x000x000": "utf-32-le"}
+NEAREST: Final = "nearest: "  # begins what is allowed, where something known is like what was written
 _UTF8_MARK: Final = "\ufeff".encode()
 _ALLOWED_FILES: Final = "JSON, JSON Lines or CSV as text, or a spreadsheet (.xlsx, .ods)"
 _PIECE_BYTES: Final = 64 * 1024
@@ -66,6 +67,8 @@ class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
         place = f"line {self.line}: " if self.line else f"{self.pointer}: " if self.pointer else ""
         name = f"{self.field} " if self.field else ""
         value = f"{self.value} " if self.value is not None else ""
+        if self.allowed and self.allowed.startswith(NEAREST):
+            return f"{place}{name}{value}{self.reason}. Did you mean {self.allowed.removeprefix(NEAREST)}?"
         allowed = f" (allowed: {self.allowed})" if self.allowed else ""
         return f"{place}{name}{value}{self.reason}{allowed}"
 
@@ -382,7 +385,9 @@ class _Reader:
         except json.JSONDecodeError as error:
             line = place.line or error.lineno
             excerpt = text[max(0, error.pos - 20) : error.pos + 20]
-            reason = f"is not JSON: {error.msg} at column {error.colno}"
+            reason = f"is not JSON: {_why_not_json(text, error)} at column {error.colno}"
+            if place.line is None and error.msg == "Extra data" and text.lstrip().startswith("{"):
+                allowed = "one JSON object; if each line is an object of its own, name the file .jsonl"
             self._problem(reason, _Place(line=line), value=excerpt, allowed=allowed)
         except RecursionError:
             self._problem("is nested too deeply", place, allowed="an object with a list of flat objects")
@@ -516,7 +521,7 @@ class _Reader:
             self._problem(f"is not a column: do you mean {meant}?", place, field=_short(written),
                           allowed=", ".join(tables.COLUMNS))  # fmt: skip
         for name in header.twice:
-            self._problem("stands twice", place, field=name, allowed="each column once")
+            self._problem("appears twice", place, field=name, allowed="each column once")
         if self._problems:
             self._leave_rest_unread()
         self._ignored = tuple(_short(name) for name in header.unknown)
@@ -631,12 +636,12 @@ class _Reader:
 
     def _unknown(self, fields: Mapping[str, Any], known: tuple[str, ...], place: _Place) -> None:
         for name in fields.twice if isinstance(fields, _Object) else ():
-            self._problem("stands twice", place.at(_short(name)), field=_short(name), allowed="each field once")
+            self._problem("appears twice", place.at(_short(name)), field=_short(name), allowed="each field once")
         for name in fields:
             if name not in known:
-                self._problem(
-                    "is not a field here", place.at(_short(name)), field=_short(name), allowed=", ".join(known)
-                )
+                meant = next((one for one in known if one.lower() == re.sub(r"[\s_-]", "", name).lower()), None)
+                allowed = NEAREST + meant if meant else ", ".join(known)
+                self._problem("is not a field here", place.at(_short(name)), field=_short(name), allowed=allowed)
 
     def _source(self, item: Mapping[str, Any], place: _Place) -> tuple[str | None, str | None]:
         """(the absolute address, why it is allowed only to who has it already): the latter for a retry alone."""
@@ -678,7 +683,7 @@ class _Reader:
         value = known.match(text)
         if value is None:
             nearest = known.nearest(text)
-            allowed = "nearest: " + ", ".join(nearest) if nearest else "one of " + ", ".join(known.values)
+            allowed = NEAREST + ", ".join(nearest) if nearest else "one of " + ", ".join(known.values)
             self._problem("is not known", place.at(field), field=field, value=text, allowed=allowed)
         return value
 
@@ -705,6 +710,18 @@ class _Reader:
             )
             return None
         return value
+
+
+def _why_not_json(text: str, error: json.JSONDecodeError) -> str:
+    """The parser's words, or better ones for what people mostly do."""
+    before = text[: error.pos].rstrip()
+    if before.endswith(",") and text[error.pos : error.pos + 1] in ("}", "]"):
+        return "there is a comma too many"
+    if text[error.pos : error.pos + 1] == "'":
+        return "texts stand in double quotes, not in single ones,"
+    if text[error.pos : error.pos + 2] in ("//", "/*") or text[error.pos : error.pos + 1] == "#":
+        return "JSON knows no comments,"
+    return error.msg.removesuffix(" at")
 
 
 def _short(text: str) -> str:

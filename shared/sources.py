@@ -118,6 +118,10 @@ def _local(path: str, rules: SourceRules) -> str:
         if not rules.folders:
             raise BadSource("is an absolute path", ALLOWED)
         return _in_folders(Path(path), rules.folders)
+    if "\\" in path or re.match(r"[A-Za-z]:", path):
+        raise BadSource(
+            "is a path as Windows writes it", "a path relative to the manifest's folder, with / between folders"
+        )
     if _escapes(path) or ":" in path.split("/", 1)[0]:
         raise BadSource("leaves the manifest's folder", "a path beside the manifest, with forward slashes")
     if not rules.base:

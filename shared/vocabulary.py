@@ -56,7 +56,7 @@ ROOM_ALIASES: Final[Mapping[str, tuple[str, ...]]] = {
     "walk_in_closet": ("closet", "dressing room", "wardrobe", "guarda roupa"),
     "garage": ("garagem", "vaga"),
     "balcony": ("varanda", "sacada", "varanda gourmet"),
-    "patio": ("quintal", "courtyard"),
+    "patio": ("quintal", "courtyard", "area gourmet", "churrasqueira", "espaco gourmet", "edicula"),
     "terrace": ("terraco", "rooftop", "cobertura", "laje"),
     "pool": ("swimming pool", "piscina", "area da piscina"),
     "exterior_front": ("facade", "front exterior", "fachada", "frente"),
@@ -64,17 +64,17 @@ ROOM_ALIASES: Final[Mapping[str, tuple[str, ...]]] = {
     "lobby": ("reception", "recepcao", "portaria", "saguao"),
     "meeting_room": ("conference room", "sala de reuniao", "sala de reunioes"),
     "open_workspace": ("open office", "coworking", "espaco de trabalho", "escritorio aberto"),
-    "other": ("outro", "outros", "outra"),
+    "other": ("outro", "outros", "outra", "despensa", "deposito"),
 }
 STYLE_ALIASES: Final[Mapping[str, tuple[str, ...]]] = {
     "standard": ("default", "neutral", "padrao", "neutro", "basico"),
-    "modern": ("moderno", "moderna"),
+    "modern": ("moderno", "moderna", "high tech", "hi tech"),
     "contemporary": ("contemporaneo", "contemporanea"),
-    "minimalist": ("minimal", "minimalism", "minimalista"),
+    "minimalist": ("minimal", "minimalism", "minimalista", "clean"),
     "scandinavian": ("scandi", "nordic", "escandinavo", "escandinava", "nordico"),
     "japandi": ("japanese", "japones", "zen"),
     "industrial": ("industrial loft", "fabril"),
-    "midcentury": ("mid century", "mid century modern", "midcentury modern", "retro", "anos 50"),
+    "midcentury": ("mid century", "mid century modern", "midcentury modern", "retro", "anos 50", "vintage"),
     "luxury": ("luxurious", "luxo", "luxuoso", "alto padrao"),
     "farmhouse": ("modern farmhouse", "fazenda", "casa de campo"),
     "coastal": ("beach", "hamptons", "praia", "litoraneo", "costeiro", "praiano"),
@@ -83,7 +83,7 @@ STYLE_ALIASES: Final[Mapping[str, tuple[str, ...]]] = {
     "transitional": ("transicional", "de transicao"),
     "rustic": ("rustico", "rustica"),
     "art_deco": ("deco", "art deco"),
-    "french": ("french country", "provencal", "provence", "frances", "francesa"),
+    "french": ("french country", "provencal", "provence", "frances", "francesa", "romantico", "romantica"),
     "mediterranean": ("mediterraneo", "mediterranea", "spanish", "tuscan"),
     "tropical": ("tropicana", "bali"),
 }
@@ -95,6 +95,8 @@ TIER_ALIASES: Final[Mapping[str, tuple[str, ...]]] = {
 
 _SEPARATORS = re.compile(r"[\s_\-/.]+")
 _NEAREST = 3
+_SHORT_WORD = 2  # letters: "de" and "da" say nothing of a room
+_SURE = 0.8  # how alike the whole has to be for its single words not to matter
 
 
 def plain(text: str) -> str:
@@ -117,9 +119,19 @@ class Vocabulary:
         return self._known.get(plain(text))
 
     def nearest(self, text: str) -> list[str]:
-        """The few valid values that look most like `text`; may be empty."""
-        close = difflib.get_close_matches(plain(text)[:80], self._known, n=8, cutoff=0.6)
-        return list(dict.fromkeys(self._known[spelling] for spelling in close))[:_NEAREST]
+        """The few valid values that look most like `text`, by all their spellings; may be empty.
+
+        A value one of whose words is nearly the whole of another spelling goes before one that only looks alike:
+        "salla grande" is nearer to "sala" than to "media room".
+        """
+        wanted = plain(text)[:80]
+        close = difflib.get_close_matches(wanted, self._known, n=8, cutoff=0.6)
+        words = [word for word in wanted.split() if len(word) > _SHORT_WORD]
+        of_words = [name for word in words for name in difflib.get_close_matches(word, self._known, n=2, cutoff=0.85)]
+        near = (
+            close if close and difflib.SequenceMatcher(None, wanted, close[0]).ratio() > _SURE else [*of_words, *close]
+        )
+        return list(dict.fromkeys(self._known[spelling] for spelling in near))[:_NEAREST]
 
 
 ROOM_NAMES: Final = Vocabulary(ROOMS, ROOM_ALIASES)

@@ -849,9 +849,14 @@ def test_batches_tallies_and_workers_survive_exactly(backend: Backend) -> None:
             republished_at=1.5,
             epoch_published=2,
             replay=ReplayPlan(
-                lease=Lease(holder=text, until=1.0), number=3, codes=("internal", text), failed_before=1.5
+                lease=Lease(holder=text, until=1.0), number=3, codes=("internal", text), failed_before=1.5, drop=text
             ),
             replays=3,
+            retried=("a", text),
+            separator=";",
+            controlled_by=text,
+            controlled_at=4.5,
+            cancel_reason=text,
             control_announced=text,
             progress_announced=9,
         )
