@@ -588,7 +588,7 @@ def test_duplicate_keys() -> None:
     ]
     lines = '{"clientName":"a","clientName":"b","roomType":"den","designStyle":"boho"}\n\n{"url":"a","url":"b"}\n'
     assert [(p.line, p.field, p.reason) for p in refuse(lines, "a.jsonl")] == [
-        (1, "clientName", "appears twice"), (3, "url", "stands twice"),
+        (1, "clientName", "appears twice"), (3, "url", "appears twice"),
     ]  # fmt: skip
 
 
