@@ -29,7 +29,7 @@ from shared.telemetry import LogEvent, tell
 
 log = logging.getLogger(__name__)
 
-# Without a complaint for so long the host is asked freely again.
+# A host that has not complained for ten minutes, its wait not counted, is asked freely again.
 CALM_SECONDS: Final = 600.0
 # A host that names no wait is given ten seconds, then twice as long each time it refuses again, up to a quarter of an
 # hour.
@@ -38,6 +38,8 @@ MAX_PAUSE_SECONDS: Final = 900.0
 # What is known of a host is looked up again after this: how late a worker learns that a neighbour was refused.
 KNOWN_SECONDS: Final = 15.0
 KEPT_SECONDS: Final = 86_400.0  # a ledger that was not written for a day may be deleted
+
+FREE: Final = Grant(id="", tier=Tier.NORMAL, start=0.0, epoch=0)  # the right to ask a host that is asked freely
 
 
 class HostLedger(Ledger, frozen=True, kw_only=True):
@@ -50,8 +52,11 @@ class HostLedger(Ledger, frozen=True, kw_only=True):
 
 
 def refused(ledger: HostLedger, grant: Grant, retry_after_seconds: float | None, now: float) -> HostLedger:
-    """The host asked to wait: for as long as it said, or longer each time. Refusals of one moment count once."""
-    in_a_row = ledger.refusals if ledger.answered_at <= ledger.refused_at else 0
+    """The host asked to wait: for as long as it said, or longer each time. Refusals of one moment count once.
+
+    After an answer, or a calm, refusals are counted anew: answers to those who ask freely are not noted.
+    """
+    in_a_row = ledger.refusals if is_limited(ledger, now) and ledger.answered_at <= ledger.refused_at else 0
     since = ledger.refused_since if in_a_row else now
     count = in_a_row + (grant.epoch == ledger.epoch or not in_a_row)
     pause = retry_after_seconds
@@ -70,7 +75,7 @@ def is_limited(ledger: HostLedger | None, now: float) -> bool:
     """Whether the host's photos are to be asked for by turns."""
     if ledger is None or not ledger.refusals:
         return False
-    return now < max(ledger.not_before, ledger.refused_at + CALM_SECONDS)
+    return now < max(ledger.not_before, ledger.refused_at) + CALM_SECONDS
 
 
 def host_of(uri: str) -> str | None:
@@ -114,7 +119,7 @@ class Hosts:
             raise HostBusy(host)
         at_once = self._at_once.get(host) or asyncio.Semaphore(self._limits.most_per_host)
         self._at_once[host] = at_once
-        grant = turn or Grant(id="", tier=Tier.NORMAL, start=0.0, epoch=known.epoch if known else 0)
+        grant = turn or msgspec.structs.replace(FREE, epoch=known.epoch if known else 0)
         try:
             async with at_once:
                 yield
