@@ -37,6 +37,9 @@ FIRST_PAUSE_SECONDS: Final = 10.0
 MAX_PAUSE_SECONDS: Final = 900.0
 # What is known of a host is looked up again after this: how late a worker learns that a neighbour was refused.
 KNOWN_SECONDS: Final = 15.0
+# A turn that is not used within a minute is given back: its image may find no slot of its worker for much longer, while
+# the vendor is away. A slot's lease, 180 s, outlasts the turn and the download.
+TURN_SECONDS: Final = 60.0
 KEPT_SECONDS: Final = 86_400.0  # a ledger that was not written for a day may be deleted
 
 FREE: Final = Grant(id="", tier=Tier.NORMAL, start=0.0, epoch=0)  # the right to ask a host that is asked freely
@@ -138,13 +141,18 @@ class Hosts:
             await self._clock.sleep(left)
         grant = await self._quota.reserve(key_of(host), tier)
         self.forget(image)
-        self._turns[image] = _Turn(host, grant)
+        turn = self._turns[image] = _Turn(host, grant)
+        asyncio.get_running_loop().call_later(TURN_SECONDS, self._expired, image, turn)
 
     def forget(self, image: str) -> None:
         """Give back the turn of an image that did not use it."""
         turn = self._turns.pop(image, None)
         if turn is not None:
             self._quota.unused(key_of(turn.host), turn.grant)
+
+    def _expired(self, image: str, turn: _Turn) -> None:
+        if self._turns.get(image) is turn:
+            self.forget(image)
 
     def _right(self, host: str, image: str, known: HostLedger | None) -> Grant:
         """The right to ask the host now, which is this image's turn if it has one. Raises `HostBusy`."""
@@ -217,7 +225,7 @@ def key_of(host: str) -> str:
     return f"host:{host}"
 
 
-class _Turn(msgspec.Struct, frozen=True):
+class _Turn(msgspec.Struct, frozen=True, eq=False):
     """An image's right to one request of a host."""
 
     host: str

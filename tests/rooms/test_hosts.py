@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from shared.errors import ErrorCode, HostBusy, ImageRejected, RuumError, WorldError
-from shared.hosts import CALM_SECONDS, KNOWN_SECONDS, HostLedger, Hosts, key_of
+from shared.hosts import CALM_SECONDS, KNOWN_SECONDS, TURN_SECONDS, HostLedger, Hosts, key_of
 from shared.ledger import SLOT_SECONDS
 from shared.model import ImageState, Tier
 from shared.settings import DownloadLimits
@@ -187,7 +187,7 @@ async def test_a_refusal_that_cannot_be_noted_costs_nothing(world: World, second
     assert await world.store.record(HostLedger, key_of(HOST)) is not None
 
 
-@pytest.mark.parametrize("outcome", ["let in", "refused", "source_unavailable", "rejected", "too long", "unnoted", "cancelled", "forgotten"])  # fmt: skip
+@pytest.mark.parametrize("outcome", ["let in", "refused", "source_unavailable", "rejected", "too long", "unnoted", "cancelled", "forgotten", "unused"])  # fmt: skip
 @virtual
 async def test_every_outcome_gives_the_turn_back(world: World, outcome: str) -> None:
     store = Unsteady(world)
@@ -222,6 +222,8 @@ async def test_every_outcome_gives_the_turn_back(world: World, outcome: str) -> 
             asking.cancel()
         case "forgotten":
             host.hosts.forget("0")
+        case "unused":
+            await world.clock.sleep(TURN_SECONDS)
     await world.clock.sleep(5.0)
     assert await host.slots() == 0
     assert world.clock.monotonic() < SLOT_SECONDS, "not because its lease ran out"

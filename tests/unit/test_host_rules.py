@@ -7,6 +7,7 @@ from itertools import product
 import msgspec
 import pytest
 
+from shared import hosts
 from shared import ledger as ledgers
 from shared.hosts import (
     CALM_SECONDS,
@@ -159,3 +160,10 @@ def test_whatever_comes_in_whatever_order(first: str) -> None:
 )
 def test_the_host_of_an_address(uri: str, host: str | None) -> None:
     assert host_of(uri) == host
+
+
+def test_a_turn_is_given_back_before_its_lease_ends() -> None:
+    """The download of the last moment still lies within it."""
+    from shared.settings import DownloadLimits
+
+    assert hosts.TURN_SECONDS + DownloadLimits().total_seconds < ledgers.SLOT_SECONDS
