@@ -352,8 +352,20 @@ class SharedQuota(Generic[L]):
             await self._change(model, lambda known, now: ledgers.day_spent(known, grant, now))
 
     async def changed(self, model: str, decide: Callable[[L, float], L]) -> L | None:
-        """Change the ledger by `decide`, which is given the server's time; what was granted ahead of a pause waits."""
-        after = await self._change(model, decide)
+        """Change the ledger by `decide`, which is given the server's time; what was granted ahead of a pause waits.
+
+        `decide` sees this worker's last answer, though it is told with the next reservation only.
+        """
+        state = self._models.get(model)
+        answered = state.answered if state is not None else None
+
+        def after_the_answer(known: L, now: float) -> L:
+            if answered is not None:
+                at = max(known.answered_at, now - (self._clock.monotonic() - answered))
+                known = msgspec.structs.replace(known, answered_at=at)
+            return decide(known, now)
+
+        after = await self._change(model, after_the_answer)
         if after is not None:
             self._call_back(model, self._models.setdefault(model, _Model()), after)
         return after

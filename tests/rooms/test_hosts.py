@@ -291,6 +291,24 @@ async def test_a_wait_beyond_all_patience_is_the_hosts_failure(world: World) -> 
     assert [await host.ask(image) for image in range(3)] == ["source_unavailable"] * 3
 
 
+@virtual
+async def test_an_answer_is_known_before_the_refusal_that_follows_it(world: World) -> None:
+    """Though both are told of later: else a host that lets in three and refuses the fourth is left for ever longer."""
+    host = door(world)
+    host.seconds = None
+    host.refusing = True
+    await host.ask()
+    for _ in range(6):
+        await asyncio.gather(host.turn(0), host.turn(1))
+        host.refusing = False
+        asking = asyncio.create_task(host.ask(0))
+        await ticks()
+        host.refusing = True
+        assert await asyncio.gather(asking, host.ask(1)) == ["let in", "refused"]
+        ledger = await world.store.record(HostLedger, key_of(HOST))
+        assert ledger is not None and ledger.refusals == 1
+
+
 # --- in the room
 
 
