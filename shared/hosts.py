@@ -20,7 +20,7 @@ import msgspec
 
 from shared import ledger as ledgers
 from shared.errors import ErrorCode, HostBusy, RuumError, WorldError
-from shared.ledger import Grant, Ledger
+from shared.ledger import RETRY_AFTER_MARGIN_SECONDS, Grant, Ledger
 from shared.model import Tier
 from shared.ports import BatchStore, Clock
 from shared.quota import SharedQuota
@@ -29,7 +29,7 @@ from shared.telemetry import LogEvent, tell
 
 log = logging.getLogger(__name__)
 
-# Without a complaint for so long the host is asked freely again.
+# A host that has not complained for ten minutes, its wait not counted, is asked freely again.
 CALM_SECONDS: Final = 600.0
 # A host that names no wait is given ten seconds, then twice as long each time it refuses again, up to a quarter of an
 # hour.
@@ -37,7 +37,12 @@ FIRST_PAUSE_SECONDS: Final = 10.0
 MAX_PAUSE_SECONDS: Final = 900.0
 # What is known of a host is looked up again after this: how late a worker learns that a neighbour was refused.
 KNOWN_SECONDS: Final = 15.0
+# A turn that is not used within a minute is given back: its image may find no slot of its worker for much longer, while
+# the vendor is away. A slot's lease, 180 s, outlasts the turn and the download.
+TURN_SECONDS: Final = 60.0
 KEPT_SECONDS: Final = 86_400.0  # a ledger that was not written for a day may be deleted
+
+FREE: Final = Grant(id="", tier=Tier.NORMAL, start=0.0, epoch=0)  # the right to ask a host that is asked freely
 
 
 class HostLedger(Ledger, frozen=True, kw_only=True):
@@ -50,8 +55,11 @@ class HostLedger(Ledger, frozen=True, kw_only=True):
 
 
 def refused(ledger: HostLedger, grant: Grant, retry_after_seconds: float | None, now: float) -> HostLedger:
-    """The host asked to wait: for as long as it said, or longer each time. Refusals of one moment count once."""
-    in_a_row = ledger.refusals if ledger.answered_at <= ledger.refused_at else 0
+    """The host asked to wait: for as long as it said, or longer each time. Refusals of one moment count once.
+
+    After an answer, or a calm, refusals are counted anew: answers to those who ask freely are not noted.
+    """
+    in_a_row = ledger.refusals if is_limited(ledger, now) and ledger.answered_at <= ledger.refused_at else 0
     since = ledger.refused_since if in_a_row else now
     count = in_a_row + (grant.epoch == ledger.epoch or not in_a_row)
     pause = retry_after_seconds
@@ -70,7 +78,7 @@ def is_limited(ledger: HostLedger | None, now: float) -> bool:
     """Whether the host's photos are to be asked for by turns."""
     if ledger is None or not ledger.refusals:
         return False
-    return now < max(ledger.not_before, ledger.refused_at + CALM_SECONDS)
+    return now < max(ledger.not_before, ledger.refused_at) + CALM_SECONDS
 
 
 def host_of(uri: str) -> str | None:
@@ -95,7 +103,8 @@ class Hosts:
         self._quota = SharedQuota(store, clock, everyone, worker, kind=HostLedger)
         self._known: dict[str, tuple[float, HostLedger | None]] = {}
         self._at_once: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
-        self._turns: dict[str, tuple[str, Grant]] = {}  # by image: the host, and the right to one request
+        self._busy_until: dict[str, float] = {}  # by host, on the monotonic clock: what it has told this worker
+        self._turns: dict[str, _Turn] = {}  # by image
 
     @asynccontextmanager
     async def visit(self, uri: str, image: str) -> AsyncIterator[None]:
@@ -108,19 +117,19 @@ class Hosts:
         if host is None:
             yield
             return
-        turn = self._take_turn(host, image)
-        known = await self._look(host)
-        if turn is None and is_limited(known, self._clock.now()):
-            raise HostBusy(host)
         at_once = self._at_once.get(host) or asyncio.Semaphore(self._limits.most_per_host)
         self._at_once[host] = at_once
-        grant = turn or Grant(id="", tier=Tier.NORMAL, start=0.0, epoch=known.epoch if known else 0)
+        grant = FREE
         try:
             async with at_once:
-                yield
-        except HostBusy as busy:
-            await self._refused(host, grant, busy)
-            raise HostBusy(host, busy.retry_after_seconds) from None
+                known = await self._look(host)
+                grant = self._right(host, image, known)
+                try:
+                    yield
+                except HostBusy as busy:
+                    if await self._refused(host, grant, busy):
+                        grant = FREE  # its slot went with the refusal
+                    raise HostBusy(host, busy.retry_after_seconds) from None
         except BaseException:
             self._quota.unused(key_of(host), grant)
             raise
@@ -128,22 +137,43 @@ class Hosts:
 
     async def turn(self, host: str, image: str, tier: Tier) -> None:
         """Wait until the host may be asked for this image's photo; `visit` then uses the turn."""
+        while (left := self._busy_until.get(host, 0.0) - self._clock.monotonic()) > 0:
+            await self._clock.sleep(left)
         grant = await self._quota.reserve(key_of(host), tier)
         self.forget(image)
-        self._turns[image] = (host, grant)
+        turn = self._turns[image] = _Turn(host, grant)
+        asyncio.get_running_loop().call_later(TURN_SECONDS, self._expired, image, turn)
 
     def forget(self, image: str) -> None:
         """Give back the turn of an image that did not use it."""
-        host, grant = self._turns.pop(image, ("", None))
-        if grant is not None:
-            self._quota.unused(key_of(host), grant)
+        turn = self._turns.pop(image, None)
+        if turn is not None:
+            self._quota.unused(key_of(turn.host), turn.grant)
 
-    def _take_turn(self, host: str, image: str) -> Grant | None:
-        waited_for, grant = self._turns.get(image, ("", None))
-        if grant is None or waited_for != host:
-            return None
+    def _expired(self, image: str, turn: _Turn) -> None:
+        if self._turns.get(image) is turn:
+            self.forget(image)
+
+    def _right(self, host: str, image: str, known: HostLedger | None) -> Grant:
+        """The right to ask the host now, which is this image's turn if it has one. Raises `HostBusy`."""
+        if self._clock.monotonic() < self._busy_until.get(host, 0.0):
+            raise HostBusy(host)
+        turn = self._turns.get(image)
+        if turn is None or turn.host != host:
+            if is_limited(known, self._clock.now()):
+                raise HostBusy(host)
+            return msgspec.structs.replace(FREE, epoch=known.epoch) if known else FREE
+        if known is not None and turn.grant.epoch < known.epoch:
+            raise HostBusy(host)  # it has refused somebody else since the turn was given
         del self._turns[image]
-        return grant
+        return turn.grant
+
+    def _leave_alone(self, host: str, seconds: float | None) -> None:
+        """From this very moment on, whether or not the refusal can be told to the fleet."""
+        now = self._clock.monotonic()
+        pause = FIRST_PAUSE_SECONDS if seconds is None else seconds + RETRY_AFTER_MARGIN_SECONDS
+        busy = {name: until for name, until in self._busy_until.items() if until > now}
+        self._busy_until = busy | {host: max(now + pause, busy.get(host, 0.0))}
 
     async def _look(self, host: str) -> HostLedger | None:
         """What is known of the host, a few seconds old at most. A store that is away says nothing of a host."""
@@ -156,24 +186,34 @@ class Hosts:
         except RuumError as error:
             log.warning("what is known of %s could not be read: %s", host, error)
             return found[1] if found else None
+        newer = self._known.get(host)
+        if newer is not None and newer[0] > now:
+            return newer[1]  # a refusal of this worker's own, noted meanwhile
         self._known = {name: entry for name, entry in self._known.items() if now - entry[0] < KNOWN_SECONDS}
         self._known[host] = (now, ledger)
         return ledger
 
-    async def _refused(self, host: str, grant: Grant, busy: HostBusy) -> None:
+    async def _refused(self, host: str, grant: Grant, busy: HostBusy) -> bool:
+        """Tell the fleet; whether the host's ledger has it. Raises `WorldError` when it has refused for too long."""
         most = self._limits.most_refused_seconds
         if (busy.retry_after_seconds or 0.0) > most:
             raise WorldError(ErrorCode.SOURCE_UNAVAILABLE, f"{host} asks to wait {busy.retry_after_seconds:.0f} s")
-        changed = await self._quota.changed(
-            key_of(host), lambda known, now: refused(known, grant, busy.retry_after_seconds, now)
-        )
+        self._leave_alone(host, busy.retry_after_seconds)
+        try:
+            changed = await self._quota.changed(
+                key_of(host), lambda known, now: refused(known, grant, busy.retry_after_seconds, now)
+            )
+        except RuumError as error:  # it is met again after its wait; it must not cost an attempt
+            log.warning("a refusal of %s was not noted: %s", host, error)
+            return False
         if changed is None:
-            return
+            return False
         self._known[host] = (self._clock.monotonic(), changed)
         tell(log, LogEvent.HOST_LIMITED, level=logging.WARNING, host=host, rate=changed.rate,
              reason=f"it asks to wait {changed.not_before - changed.refused_at:.0f} s")  # fmt: skip
         if changed.refused_at - changed.refused_since > most:
             raise WorldError(ErrorCode.SOURCE_UNAVAILABLE, f"{host} has refused every photo for {most:.0f} s")
+        return True
 
     def close(self) -> None:
         """Stop asking."""
@@ -183,6 +223,13 @@ class Hosts:
 def key_of(host: str) -> str:
     """The key of a host's ledger: what a customer wrote never is a document's whole name."""
     return f"host:{host}"
+
+
+class _Turn(msgspec.Struct, frozen=True, eq=False):
+    """An image's right to one request of a host."""
+
+    host: str
+    grant: Grant
 
 
 class _Everyone(Mapping[str, Limit]):

@@ -93,7 +93,7 @@ class Ledger(Record, frozen=True, kw_only=True):
     day_spent_until: float = 0.0
     circuit: Circuit = Circuit.CLOSED
     failures: int = 0
-    answered_at: float = 0.0  # when a worker last told of an answer
+    answered_at: float = 0.0  # when the vendor last answered, as far as workers have told
     open_until: float = 0.0
     closed_at: float = 0.0
     opened_times: int = 0
@@ -117,12 +117,16 @@ class Grant(msgspec.Struct, frozen=True):
 
 
 class Ask(msgspec.Struct, frozen=True):
-    """What a worker wants: calls by tier, each with an id; and what it gives back, and heard, since it last asked."""
+    """What a worker wants: calls by tier, each with an id; and what it gives back, and heard, since it last asked.
+
+    `answered_seconds_ago` is the age of the last answer, if `succeeded`: a worker may tell of it long afterwards.
+    """
 
     worker: str
     wanted: Mapping[Tier, tuple[str, ...]]
     done_slots: frozenset[str] = frozenset()
     succeeded: bool = False
+    answered_seconds_ago: float = 0.0
     probe_succeeded: str | None = None
     probe_unused: str | None = None
 
@@ -345,7 +349,7 @@ def heard(ledger: L, ask: Ask, now: float) -> L:
     elif ask.probe_unused is not None and ask.probe_unused == ledger.probe:
         changes |= {"circuit": Circuit.OPEN, "open_until": now, "probe": None}
     elif ask.succeeded and ledger.circuit is Circuit.CLOSED:
-        changes |= {"failures": 0, "answered_at": now}
+        changes |= {"failures": 0, "answered_at": max(ledger.answered_at, now - ask.answered_seconds_ago)}
     return msgspec.structs.replace(ledger, **changes)
 
 
@@ -371,18 +375,20 @@ def throttled(ledger: L, grant: Grant, retry_after_seconds: float | None, now: f
     return msgspec.structs.replace(_without_slot(ledger, grant), **changes)
 
 
-def failed(ledger: L, grant: Grant, now: float, *, after_success: bool = False) -> L:
+def failed(ledger: L, grant: Grant, now: float, *, answered_seconds_ago: float | None = None) -> L:
     """A 5xx or a time-out: enough in a row open the circuit; a failing probe opens it again, for longer.
 
-    `after_success`: this worker has had an answer since its last failure. What `is_of_outage` tells nothing new.
+    `answered_seconds_ago`: the age of the last answer that this worker has had since its last failure and not told;
+    None: there was none. What `is_of_outage` tells nothing new.
     """
     ledger = _without_slot(ledger, grant)
     if grant.probe:
         return _opened(ledger, now) if grant.id == ledger.probe else ledger
     if is_of_outage(ledger, grant):
         return ledger
-    failures = 1 if after_success else ledger.failures + 1
-    answered_at = now if after_success else ledger.answered_at
+    failures, answered_at = ledger.failures + 1, ledger.answered_at
+    if answered_seconds_ago is not None:
+        failures, answered_at = 1, max(answered_at, now - answered_seconds_ago)
     ledger = msgspec.structs.replace(ledger, failures=failures, answered_at=answered_at)
     return _opened(ledger, now) if failures >= FAILURES_TO_OPEN else ledger
 

@@ -112,7 +112,7 @@ class _Model:
     def __init__(self) -> None:
         self.waiting: list[_Waiting] = []
         self.done_slots: set[str] = set()
-        self.succeeded = False
+        self.answered: float | None = None  # the last answer that is not told, on the monotonic clock
         self.probe_succeeded: str | None = None
         self.probe_unused: str | None = None
         self.loop: asyncio.Task[None] | None = None
@@ -220,16 +220,20 @@ class SharedQuota(Generic[L]):
             worker=self._worker,
             wanted=wanted,
             done_slots=frozenset(state.done_slots),
-            succeeded=state.succeeded,
+            succeeded=state.answered is not None,
             probe_succeeded=state.probe_succeeded,
             probe_unused=state.probe_unused,
         )
+        answered = state.answered
         outcome: list[tuple[Reserved, float, float, L]] = []  # of the decision's last run, which is what counts
 
         def decide(known: L | None, now: float) -> L | Refusal:
             before = known or self._kind(id=model)
-            after, reserved = ledgers.reserve(before, ask, self._limits[model], now)
-            outcome[:] = [(reserved, now, self._clock.monotonic(), before)]
+            decided_at = self._clock.monotonic()
+            ago = 0.0 if answered is None else decided_at - answered
+            aged = msgspec.structs.replace(ask, answered_seconds_ago=ago)
+            after, reserved = ledgers.reserve(before, aged, self._limits[model], now)
+            outcome[:] = [(reserved, now, decided_at, before)]
             return Refusal.UNCHANGED if after == before else after
 
         written = await self._store.change_record(self._kind, model, decide, self._clock.token())
@@ -237,7 +241,7 @@ class SharedQuota(Generic[L]):
         if not isinstance(written, Refusal):
             self._tell(before, written)
         state.done_slots -= ask.done_slots
-        state.succeeded = state.succeeded and not ask.succeeded
+        state.answered = None if state.answered == answered else state.answered
         state.probe_succeeded = None if state.probe_succeeded == ask.probe_succeeded else state.probe_succeeded
         state.probe_unused = None if state.probe_unused == ask.probe_unused else state.probe_unused
         return reserved, now, decided_at
@@ -285,7 +289,7 @@ class SharedQuota(Generic[L]):
         state = self._models.get(model)
         if state is None or not grant.id:
             return
-        state.succeeded = True
+        state.answered = self._clock.monotonic()
         if grant.probe:
             state.probe_succeeded = grant.id
             try:
@@ -319,18 +323,19 @@ class SharedQuota(Generic[L]):
         if not grant.id:
             return False
         state = self._models.setdefault(model, _Model())
-        succeeded, state.succeeded = state.succeeded, False  # told now: it was before this failure
+        answered, state.answered = state.answered, None  # told now: it was before this failure
         failed_at = 0.0
 
         def decide(known: L, now: float) -> L:
             nonlocal failed_at
             failed_at = now
-            return ledgers.failed(known, grant, now, after_success=succeeded)
+            ago = None if answered is None else self._clock.monotonic() - answered
+            return ledgers.failed(known, grant, now, answered_seconds_ago=ago)
 
         try:
             after = await self._change(model, decide)
         except RuumError:
-            state.succeeded = state.succeeded or succeeded
+            state.answered = answered if state.answered is None else state.answered
             raise
         if after is None or ledgers.is_of_outage(after, grant):
             return after is not None
@@ -339,7 +344,7 @@ class SharedQuota(Generic[L]):
         with suppress(RuumError):
             after = await self._store.record(self._kind, model) or after
         # This worker's own answers ride on its next reservation, so the ledger may not know of them yet.
-        silent = not state.succeeded and ledgers.may_be_outage(after, failed_at)
+        silent = state.answered is None and ledgers.may_be_outage(after, failed_at)
         return silent or ledgers.is_of_outage(after, grant)
 
     async def day_spent(self, model: str, grant: Grant) -> None:
@@ -347,8 +352,20 @@ class SharedQuota(Generic[L]):
             await self._change(model, lambda known, now: ledgers.day_spent(known, grant, now))
 
     async def changed(self, model: str, decide: Callable[[L, float], L]) -> L | None:
-        """Change the ledger by `decide`, which is given the server's time; what was granted ahead of a pause waits."""
-        after = await self._change(model, decide)
+        """Change the ledger by `decide`, which is given the server's time; what was granted ahead of a pause waits.
+
+        `decide` sees this worker's last answer, though it is told with the next reservation only.
+        """
+        state = self._models.get(model)
+        answered = state.answered if state is not None else None
+
+        def after_the_answer(known: L, now: float) -> L:
+            if answered is not None:
+                at = max(known.answered_at, now - (self._clock.monotonic() - answered))
+                known = msgspec.structs.replace(known, answered_at=at)
+            return decide(known, now)
+
+        after = await self._change(model, after_the_answer)
         if after is not None:
             self._call_back(model, self._models.setdefault(model, _Model()), after)
         return after

@@ -120,6 +120,7 @@ class Subscriber:
         self._halting = set[asyncio.Task[None]]()  # jobs that wait for a halt to end
         self._trial = asyncio.Lock()
         self._wake = asyncio.Event()
+        self._stopping = False
 
     @property
     def in_hand(self) -> int:
@@ -210,16 +211,18 @@ class Subscriber:
 
     async def _job(self, subscription: str, delivery: Delivery) -> None:
         disposition = await self._handle(delivery)
-        while disposition.action in (Action.HALT, Action.WAIT):
+        while disposition.action in (Action.HALT, Action.WAIT) and not self._stopping:
             if disposition.action is Action.HALT:
                 disposition = await self._after_halt(disposition, delivery)
             else:
                 disposition = await self._after_wait(disposition, subscription, delivery)
+        if disposition.action is Action.HALT:
+            self._halt(disposition)  # said even now, for the next worker will meet it as well
         self._kept[subscription].discard(delivery.ack_id)
         ids = [delivery.ack_id]
         if disposition.action is Action.ACK:
             await self._queue.ack(subscription, ids)
-        elif disposition.action is Action.NACK:
+        elif disposition.action is not Action.LET_GO:  # or it would have to wait, and this worker stops
             await self._queue.nack(subscription, ids)
         elif disposition.seconds:
             await self._queue.extend(subscription, ids, disposition.seconds)
@@ -257,7 +260,7 @@ class Subscriber:
                     await disposition.wait()
         finally:
             del self._parked[job]
-        return await self._handle(delivery)
+        return disposition if self._stopping else await self._handle(delivery)
 
     def _halt(self, disposition: Disposition) -> None:
         """Our own fault, or a spent day: stop pulling for a while. Said once per pause, not once per image."""
@@ -284,6 +287,7 @@ class Subscriber:
 
     async def _wind_up(self, grace_seconds: float) -> None:
         """Everything within the grace: pulls under way are given back, jobs finish or are cancelled and given back."""
+        self._stopping = True
         deadline = self._clock.monotonic() + grace_seconds
         if self._pulls:
             done, hanging = await asyncio.wait(self._pulls, timeout=min(PULL_SECONDS + 1, grace_seconds))

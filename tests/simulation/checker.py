@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 from collections import Counter, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from shared.adapters.embedded.objects import EmbeddedObjects
@@ -34,7 +34,8 @@ from shared.model import (
 from shared.ports import Decision, Delivery, Message, StoredObject
 from shared.topology import EVENTS_TOPIC
 from tests.clocks import EPOCH
-from tests.simulation.faults import HAND, LATE_SECONDS, PROCESS, Faults, Hand, Key
+from tests.simulation.faults import HAND, LATE_SECONDS, PROCESS, Clock, Faults, Hand, Key, Process
+from tests.simulation.hosts import Hosts
 from tests.simulation.purchases import Purchases
 from tests.simulation.tasks import Tasks
 from tests.simulation.vendor import Vendor, Witness
@@ -84,6 +85,9 @@ class Checker:
         self.purchases = Purchases(faults, self.blame, self.images, self._seemed_dead, self._stopped_since, epoch)
         self.waiting = Waiting(faults, self.blame, self._stopped_since)
         self.tasks = Tasks(faults, self.blame, self.images, self.batches, self._stopped_since, epoch)
+        self.hosts = Hosts(faults, (), self.blame)
+        self.server: Clock | None = None  # the backend's clock, which leases are by
+        self.living: Callable[[str], Process | None] = lambda name: None
         vendor.witness = Witnesses(self.purchases, self.waiting)
 
     def blame(self, text: str) -> None:
@@ -135,12 +139,20 @@ class Checker:
         if now.attempts > before.attempts:
             hand.spent = True
             self.waiting.spent(hand, now)
+            self.hosts.spent(hand, now)
 
-    def put_down(self, hand: Hand, action: str) -> None:
+    def ledger(self, before: Ledger | None, now: Ledger) -> None:
+        """A quota's document was written, a vendor model's or a photo host's."""
+        self.waiting.ledger(before, now)
+        if self.server is not None:
+            self.hosts.ledger(before, now, self.server.now(), self.living)
+
+    def put_down(self, hand: Hand, action: str, delivery: Delivery) -> None:
         """A worker has answered a delivery."""
         if not hand.process.dead:
             self.purchases.put_down(hand)
             self.tasks.put_down(hand, action)
+            self.hosts.put_down(hand, action, delivery, self.images.get(hand.key))
 
     def _stopped_since(self, batch: str, since: float) -> bool:
         """Whether whoever began then may have found that the batch is not to run."""
@@ -471,7 +483,7 @@ class TappedStore(Tap):
         if isinstance(made, CacheEntry) and seen:
             self._checker.purchases.entry(seen[0], made)
         elif isinstance(made, Ledger) and seen:
-            self._checker.waiting.ledger(seen[0], made)
+            self._checker.ledger(seen[0], made)
         elif isinstance(made, TierEmpty):
             self._checker.tasks.emptied(made)
         return made
@@ -487,6 +499,7 @@ class TappedQueue(Tap):
     async def pull(self, subscription: str, most: int, wait_seconds: float) -> list[Delivery]:
         self._checker.tasks.pulled(subscription)
         found: list[Delivery] = await self._port.pull(subscription, most, wait_seconds)
+        self._checker.hosts.pulled(found)
         return found
 
     async def nack(self, subscription: str, ack_ids: Sequence[str]) -> None:

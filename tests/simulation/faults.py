@@ -63,6 +63,7 @@ class Rates(msgspec.Struct, frozen=True, kw_only=True):
     refuse: float = 0.0  # by safety
     low: float = 0.0  # verification finds the picture bad
     source: float = 0.0
+    busy: float = 0.0  # a photo's host answers 429
     misconfigured: float = 0.0
     silent: float = 0.0  # of a heartbeat: none comes through for a while, though the worker lives and works on
     jump: float = 0.0  # the process's clock is set, forwards or back
@@ -227,6 +228,8 @@ class Hand:
         self.faults = 0
         self.our_fault = False  # a fault of our own configuration: it may cost the image nothing
         self.refused = False  # by the vendor, as the image's own fault
+        self.host_refused = False  # its photo's host asked to wait
+        self.photo_failed = False  # its photo's host failed otherwise
         self.analysed = False
         self.spent = False  # an attempt
         self.unanswered: tuple[str, float, float, int] | None = (
@@ -309,6 +312,7 @@ class Port:
                 result = await work(*args, **options)
             except Exception as error:
                 faults.write(what, f"raised {type(error).__name__}", args)
+                self._crash_if_planned(number, after=True, what=what)
                 raise
             faults.write(what, result, args)
             if faults.gate is not None:

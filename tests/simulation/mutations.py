@@ -11,8 +11,8 @@ import multiprocessing
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from itertools import count
 from typing import Any, Final
 
@@ -23,6 +23,7 @@ from shared import (
     claimed,
     claims,
     closing,
+    hosts,
     ledger,
     manifest,
     names,
@@ -31,13 +32,15 @@ from shared import (
     reconcile,
     replay,
     report,
+    slots,
     stage_image,
     subscriber,
 )
-from shared.errors import ErrorCode, Throttled, WorkStopped, WorldError
+from shared.errors import ErrorCode, HostBusy, Throttled, WorkStopped, WorldError
 from shared.ledger import Circuit
 from shared.model import Batch, BatchMove, BatchState, Checkpoint, Control, ImageState, Refusal
 from tests.simulation import checker
+from tests.simulation.faults import PROCESS
 from tests.simulation.run import run_seed
 from tests.simulation.scenarios import SCENARIOS, play
 
@@ -127,6 +130,7 @@ def _release_and_spend(image: Any, *, error: Any = None, spend_attempt: bool = F
 # --- promise 4: waiting is never failing
 
 _probe, _heard = ledger._probe, ledger.heard
+_disposition = stage_image.Disposition
 
 
 async def _buy_or_nack(self: Any, step: str, model: str, call: Any) -> Any:
@@ -157,6 +161,54 @@ def _probe_for_everybody(known: Any, queues: Any, limit: Any, now: float) -> Any
 
 def _heard_of_what_was_not_made(known: Any, ask: Any, now: float) -> Any:
     return _heard(known, msgspec.structs.replace(ask, probe_succeeded=ask.probe_succeeded or ask.probe_unused), now)
+
+
+_failed, _refused, _photo, _key_of = ledger.failed, hosts.refused, claimed.ClaimedImage._photo, hosts.key_of
+_told, _after_wait = hosts.Hosts._refused, subscriber.Subscriber._after_wait
+
+
+def _heard_without_answers(known: Any, ask: Any, now: float) -> Any:
+    return msgspec.structs.replace(_heard(known, ask, now), answered_at=known.answered_at)
+
+
+def _failed_without_answers(known: Any, grant: Any, now: float, **more: Any) -> Any:
+    return msgspec.structs.replace(_failed(known, grant, now, **more), answered_at=known.answered_at)
+
+
+def _heard_only_now(known: Any, ask: Any, now: float) -> Any:
+    return _heard(known, msgspec.structs.replace(ask, answered_seconds_ago=0.0), now)
+
+
+async def _photo_or_fail(self: Any) -> Any:
+    try:
+        return await _photo(self)
+    except HostBusy as error:
+        raise WorldError(ErrorCode.SOURCE_UNAVAILABLE, "429") from error
+
+
+@asynccontextmanager
+async def _wait_inside(self: Any) -> AsyncIterator[None]:
+    yield
+
+
+async def _wait_without_a_lease(self: Any, disposition: Any, subscription: str, delivery: Any) -> Any:
+    self._kept[subscription].discard(delivery.ack_id)
+    return await _after_wait(self, disposition, subscription, delivery)
+
+
+def _refused_without_a_wait(known: Any, *more: Any) -> Any:
+    return msgspec.structs.replace(_refused(known, *more), not_before=known.not_before)
+
+
+def _key_of_ones_own(host: str) -> str:
+    process = PROCESS.get()
+    return f"{_key_of(host)} {process.name if process else ''}"
+
+
+async def _tell_or_fail(self: Any, host: str, grant: Any, busy: Any) -> bool:
+    if not await _told(self, host, grant, busy):
+        raise WorldError(ErrorCode.STORAGE_UNAVAILABLE, "not noted")
+    return True
 
 
 # --- promise 6: paid work is kept
@@ -296,6 +348,31 @@ MUTATIONS: Final[dict[str, list[Patch]]] = {
     "the rolling minute is not kept": [(ledger, "WINDOW_SECONDS", 30.0)],
     "an open circuit spends an attempt": [(ledger, "is_of_outage", lambda known, grant: False)],
     "a failure waits for no verdict": [(quota, "VERDICT_SECONDS", 0.0)],
+    "a lone failure spends an attempt": [(ledger, "may_be_outage", lambda known, failed_at: False)],
+    "answers are not noted": [
+        (ledger, "heard", _heard_without_answers),
+        (ledger, "failed", _failed_without_answers),
+    ],
+    "an answer counts from when it is told": [(ledger, "heard", _heard_only_now)],
+    "waiting for a host spends an attempt": [(claimed.ClaimedImage, "_photo", _photo_or_fail)],
+    "a refusal of a host that is not noted spends an attempt": [(hosts.Hosts, "_refused", _tell_or_fail)],
+    "a parked image keeps its slot": [(slots.Slots, "outside", _wait_inside)],
+    "a parked image is nacked": [
+        (
+            stage_image,
+            "Disposition",
+            lambda *given, wait=None, **more: stage_image.NACK if wait else _disposition(*given, **more),
+        )
+    ],
+    "a parked image's lease is not kept": [(subscriber.Subscriber, "_after_wait", _wait_without_a_lease)],
+    "a host's wait is not kept": [
+        (hosts, "refused", _refused_without_a_wait),
+        (hosts.Hosts, "_leave_alone", lambda self, host, seconds: None),
+    ],
+    "a host's wait is kept by new turns only": [(hosts.Hosts, "_leave_alone", lambda self, host, seconds: None)],
+    "a host's ledger is not shared": [(hosts, "key_of", _key_of_ones_own)],
+    "a host's turn is not given back": [(hosts.Hosts, "forget", lambda self, image: None)],
+    "a host's turn is kept for ever": [(hosts, "TURN_SECONDS", 1e6)],
     "everybody probes": [(ledger, "_probe", _probe_for_everybody)],
     "a probe that was not made closes the circuit": [(ledger, "heard", _heard_of_what_was_not_made)],
     "release without the fence": [

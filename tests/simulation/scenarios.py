@@ -7,7 +7,10 @@ the checker judges it as any other. `mutations.py` shows which rule each of them
 from __future__ import annotations
 
 import asyncio
+import json
+import math
 import sys
+from collections import Counter
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
@@ -15,11 +18,14 @@ import msgspec
 
 from shared.cache import CacheEntry
 from shared.errors import ErrorCode, ImageRejected, WorldError
+from shared.hosts import HostLedger
 from shared.messages import Task, encode
 from shared.model import Batch, BatchState, Image, ImageState, Tier
 from shared.ports import Message
+from shared.settings import WorkerLimits
 from shared.topology import DEAD_LETTER_TOPIC, topic_of
 from tests.simulation.faults import Process
+from tests.simulation.hosts import PhotoHost
 from tests.simulation.loop import SimulationLoop
 from tests.simulation.vendor import Source
 from tests.simulation.world import Plan, Wanted, World, simulate
@@ -67,7 +73,7 @@ class Photos(Source):
     """Photos that cannot be had in certain rounds: `troubles` are the errors of an index's fetches, one after another."""
 
     def __init__(self, world: World, troubles: dict[int, list[ErrorCode | None]]) -> None:
-        super().__init__(world.faults)
+        super().__init__(world.faults, world.hosts)
         self._troubles = {f"/{index}.jpg": list(codes) for index, codes in troubles.items()}
 
     async def fetch(self, uri: str, client: str) -> bytes:
@@ -75,6 +81,7 @@ class Photos(Source):
         for name, codes in self._troubles.items():
             if uri.endswith(name) and codes and (code := codes.pop(0)) is not None:
                 if code is ErrorCode.SOURCE_UNAVAILABLE:
+                    self._hosts.failed()
                     raise WorldError(code, "as the schedule has it")
                 raise ImageRejected(code, "as the schedule has it")
         return data
@@ -117,9 +124,9 @@ class Schedule(World):
         self._held.append(Held(kind, call, after=after, fits=fits, every=every))
         return self._held[-1]
 
-    async def until(self, what: Callable[[], Any]) -> None:
+    async def until(self, what: Callable[[], Any], patience_seconds: float = PATIENCE_SECONDS) -> None:
         """Wait until it is so. Raises `NotFollowed`."""
-        for _ in range(int(PATIENCE_SECONDS * 2)):
+        for _ in range(int(patience_seconds * 2)):
             if what():
                 return
             await asyncio.sleep(0.5)
@@ -436,6 +443,28 @@ class VendorThatHangs(Schedule):
         self.only_waited()
 
 
+class TimeOutsAfterTheEnd(Schedule):
+    """Calls that hang in an outage time out when it is over, and others have been answered: they only wait as well."""
+
+    MOST_SECONDS: Final = 300.0  # the outage, a probe, and the usual way
+    plan_of_all = msgspec.structs.replace(
+        Schedule.plan_of_all,
+        batches=(Wanted(name="b0", at=0.0, images=12), Wanted(name="b1", at=50.0, images=6)),
+        in_flight=24,
+        outages=((0.0, 65.0, "hang"),),
+    )
+
+    def _seconds(self, step: str) -> float:
+        return World._seconds(self, step)
+
+    async def play(self) -> None:
+        await self.until(lambda: len(self.checker.batches) == 2)
+        await self.until(lambda: all(batch.announced_round for batch in self.checker.batches.values()))
+        self.only_waited()
+        if self.loop.time() > self.MOST_SECONDS:
+            self.blame(f"finished after {self.loop.time():.0f} s: the outage was prolonged by those that it had met")
+
+
 class QueueThatGivesUp(Schedule):
     """The queue has delivered a task too often while its image has attempts left: DEAD LETTER sends a fresh one."""
 
@@ -483,7 +512,7 @@ class SuspectBesideAPaidLead(Schedule):
     plan_of_all = msgspec.structs.replace(
         Schedule.plan_of_all,
         batches=(Wanted(name="b0", at=0.0, images=2, cache=True, photos=1),),
-        outages=((40.0, 5.0, "5xx"),),  # when the picture is to be verified
+        outages=((40.0, 5.0, "bad"),),  # when the picture is to be verified
     )
 
     async def play(self) -> None:
@@ -496,6 +525,341 @@ class SuspectBesideAPaidLead(Schedule):
         publishing.release()
         await self.until(lambda: (image := self.image(0)) is not None and image.attempts)
         await self.announced(1)
+
+
+class OneImageThroughAnOutage(Schedule):
+    """The vendor fails for a minute and a half, and one image is all there is: too few calls to open the circuit."""
+
+    plan_of_all = msgspec.structs.replace(
+        Schedule.plan_of_all, batches=(Wanted(name="b0", at=0.0, images=1),), outages=((0.0, 90.0, "5xx"),)
+    )
+
+    async def play(self) -> None:
+        await self.announced(1)
+        self.only_waited()
+
+
+class AnswerToldLate(Schedule):
+    """A worker tells of an answer from before an outage in the midst of it: that answers no failure since."""
+
+    plan_of_all = msgspec.structs.replace(
+        Schedule.plan_of_all,
+        batches=(Wanted(name="b0", at=0.0, images=1), Wanted(name="b1", at=35.0, images=1)),
+        workers=2,
+        in_flight=1,
+        outages=((30.0, 60.0, "5xx"),),
+    )
+
+    async def play(self) -> None:
+        await self.until(lambda: len(self.checker.batches) == 2)
+        await self.until(lambda: all(batch.announced_round for batch in self.checker.batches.values()))
+        self.only_waited()
+
+
+class OnePhotoTheVendorCannotDraw(Schedule):
+    """One photo's call fails whenever it is made, and those of another worker are answered: that is no outage."""
+
+    IMAGES: Final = 300
+    SECONDS: Final = 120.0
+    plan_of_all = msgspec.structs.replace(
+        Schedule.plan_of_all, batches=(Wanted(name="b0", at=0.0, images=IMAGES),), workers=2, in_flight=50
+    )
+
+    def _seconds(self, step: str) -> float:
+        return World._seconds(self, step)  # else they would all be answered at one moment of every minute
+
+    def worker_limits(self, process: Process) -> WorkerLimits:
+        """The photo's worker has nothing else, and gets no answer of its own."""
+        limits = super().worker_limits(process)
+        return msgspec.structs.replace(limits, in_flight=1) if process.kind == "worker0" else limits
+
+    def lonely(self) -> Image | None:
+        """The image that `worker0` has claimed."""
+        images = self.checker.images.values()
+        return next((i for i in images if i.claim is not None and i.claim.worker.startswith("worker-worker0.")), None)
+
+    async def play(self) -> None:
+        await self.until(self.lonely)
+        image = self.lonely()
+        assert image is not None
+        self.vendor.spoilt = {b"b0-%d" % image.index}
+        await self.until(lambda: self.vendor.answered_steps("generate"))
+        await asyncio.sleep(self.SECONDS)
+        found = self.image(image.index)
+        assert found is not None
+        if not found.attempts:
+            self.blame(f"image {found.index} is {found.state}, no attempt spent, and its call has only ever failed")
+        self.vendor.spoilt = set()  # alone at the end, it would be retried for hours, as in an outage
+        await self.announced(1)
+
+
+class CreditsSpentForADay(Schedule):
+    """The vendor's credits are spent for a day: pulling halts, operators are told all the time, and it goes on by itself."""
+
+    DAY: Final = 86_400.0
+    plan_of_all = msgspec.structs.replace(
+        Schedule.plan_of_all,
+        batches=(Wanted(name="b0", at=0.0, images=20),),
+        outages=((0.0, DAY, "credits"),),
+        stormy_seconds=DAY + 4000.0,
+    )
+
+    async def play(self) -> None:
+        await self.until(lambda: self.loop.time() >= self.DAY, self.DAY + 10.0)
+        told, pauses = self.bugs.told["configuration_fault"], self.DAY / self.settings.worker.halt_seconds
+        if not 0.9 * pauses <= told <= 1.1 * pauses:
+            self.blame(f"{told} lines tell of the fault, where there were {pauses:.0f} pauses")
+        if self.vendor.answers:
+            self.blame(f"{self.vendor.answers} calls were answered without credits")
+        await self.announced(1)
+        self.only_waited()
+        if self.loop.time() > self.DAY + 240.0:
+            self.blame(f"finished {self.loop.time() - self.DAY:.0f} s after there were credits again")
+
+
+# --- photo hosts that ask to slow down
+
+SLOW: Final = "slow.example"
+FREE: Final = "free.example"
+
+
+class OneHost(Schedule):
+    """Forty photos of a host without a limit: what they take beside others in `TwoHosts` is measured by this."""
+
+    IMAGES: Final = 40
+    SECONDS: Final = 51.0  # three calls of 50 s in all, and the pull
+    plan_of_all = msgspec.structs.replace(
+        Schedule.plan_of_all, batches=(Wanted(name="b0", at=0.0, images=IMAGES, hosts=(FREE,)),), in_flight=50
+    )
+
+    async def play(self) -> None:
+        await self.announced(1)
+        self.judge()
+
+    def judge(self) -> None:
+        """Every image waited at most, and those of the host without a limit took no longer than without the others."""
+        self.only_waited()
+        self.free_seconds = self.last_settled(FREE)
+        if self.free_seconds > self.most_seconds():
+            self.blame(
+                f"the last of {FREE} was finished after {self.free_seconds:.1f} s, not {self.most_seconds():.1f}"
+            )
+
+    def most_seconds(self) -> float:
+        return self.SECONDS
+
+    def last_settled(self, host: str) -> float:
+        """When the last image of that host was settled, seconds from the beginning."""
+        mine = [image for image in self.checker.images.values() if f"//{host}/" in image.source]
+        return max(image.settled_at or math.inf for image in mine) - self.epoch
+
+
+class TwoHosts(OneHost):
+    """Forty photos of a host that lets in three in twelve seconds, and forty of another, in turn."""
+
+    plan_of_all = msgspec.structs.replace(
+        OneHost.plan_of_all,
+        batches=(Wanted(name="b0", at=0.0, images=2 * OneHost.IMAGES, hosts=(SLOW, FREE)),),
+        hosts=(PhotoHost(name=SLOW, photos=3, seconds=12.0),),
+    )
+    MOST_SECONDS = 360.0  # 13 times 12 s, a photo's way, and the margins that waits are given
+
+    def most_seconds(self) -> float:
+        return 1.1 * self.SECONDS
+
+    async def play(self) -> None:
+        await self.announced(1)
+        self.judge()
+        await self.attempts_as_told()
+        self.slow_seconds = self.last_settled(SLOW)
+        if self.slow_seconds > self.MOST_SECONDS:
+            self.blame(f"the last of {SLOW} was finished after {self.slow_seconds:.1f} s")
+
+    async def attempts_as_told(self) -> None:
+        """What customers read: one attempt each."""
+        (completion,) = self.checker.completions.values()
+        bucket, _, name = (
+            json.loads(completion[0])["reports"]["results.jsonl"]["uri"].removeprefix("memory://").partition("/")
+        )
+        got = await self.parts.objects.get(bucket, name)
+        assert got is not None
+        told = [json.loads(line)["attempts"] for line in got[1].splitlines()]
+        if told != [1] * (2 * self.IMAGES):
+            self.blame(f"results.jsonl tells of attempts {told}")
+
+
+class TwoHostsUnnamed(TwoHosts):
+    """The same, of a host that names no wait: ten seconds are tried first, and then twenty."""
+
+    MOST_SECONDS = 500.0
+
+    plan_of_all = msgspec.structs.replace(
+        TwoHosts.plan_of_all, hosts=(PhotoHost(name=SLOW, photos=3, seconds=12.0, says="nothing"),)
+    )
+
+
+class TwoHostsFourWorkers(TwoHosts):
+    """The same, with four workers."""
+
+    plan_of_all = msgspec.structs.replace(TwoHosts.plan_of_all, workers=4, in_flight=13)
+
+
+class HostsWaitIsEverybodys(OneHost):
+    """One worker is refused and told to wait for two minutes; another that comes later keeps to it as well."""
+
+    plan_of_all = msgspec.structs.replace(
+        OneHost.plan_of_all,
+        batches=(
+            Wanted(name="b0", at=0.0, images=6, hosts=(SLOW,)),
+            Wanted(name="b1", at=45.0, images=12, hosts=(SLOW, FREE)),
+        ),
+        hosts=(PhotoHost(name=SLOW, photos=4, seconds=120.0),),
+        workers=2,
+        in_flight=6,
+    )
+
+    def most_seconds(self) -> float:
+        return 45.0 + 1.1 * self.SECONDS
+
+    async def play(self) -> None:
+        late = self.hold("worker1", "queue.pull", every=True)
+        await self.until(lambda: self.loop.time() >= 40.0)
+        late.release()
+        await self.until(lambda: len(self.checker.batches) == 2)
+        await self.until(lambda: all(batch.announced_round for batch in self.checker.batches.values()))
+        self.judge()
+
+
+class StoreAwayWhenAHostRefuses(OneHost):
+    """The fleet cannot be told of a host's refusals for a minute: they are kept to all the same, at no attempt."""
+
+    AWAY_SECONDS: Final = 60.0
+    plan_of_all = msgspec.structs.replace(
+        OneHost.plan_of_all,
+        batches=(Wanted(name="b0", at=0.0, images=40, hosts=(SLOW,)),),
+        hosts=(PhotoHost(name=SLOW, photos=3, seconds=12.0),),
+    )
+
+    def most_seconds(self) -> float:
+        return math.inf
+
+    def last_settled(self, host: str) -> float:
+        return super().last_settled(SLOW)
+
+    async def _gate(self, process: Process, call: str, arguments: tuple[Any, ...], result: Any, after: bool) -> None:
+        await super()._gate(process, call, arguments, result, after)
+        if call == "store.change_record" and arguments[0] is HostLedger and self.loop.time() < self.AWAY_SECONDS:
+            raise WorldError(ErrorCode.STORAGE_UNAVAILABLE, "as the schedule has it")
+
+
+class TurnThatCannotBeUsed(OneHost):
+    """All slots are taken by images that wait for the vendor, and a host's turn comes: it is given back in time."""
+
+    plan_of_all = msgspec.structs.replace(
+        OneHost.plan_of_all,
+        batches=(Wanted(name="b0", at=0.0, images=40, hosts=(SLOW, FREE)),),
+        hosts=(PhotoHost(name=SLOW, photos=2, seconds=20.0),),
+        in_flight=6,
+        outages=((0.0, 400.0, "5xx"),),
+    )
+
+    def most_seconds(self) -> float:
+        return math.inf
+
+
+class Parked(OneHost):
+    """Thirty images wait for their host, which lets in five in twenty seconds."""
+
+    PARKED: Final = 30
+    plan_of_all = msgspec.structs.replace(
+        OneHost.plan_of_all,
+        batches=(Wanted(name="b0", at=0.0, images=PARKED + 5, hosts=(SLOW,)),),
+        hosts=(PhotoHost(name=SLOW, photos=5, seconds=20.0),),
+        in_flight=50,
+    )
+
+    def most_seconds(self) -> float:
+        return math.inf
+
+    async def all_wait(self) -> Process:
+        """Wait until thirty images are parked; the worker that keeps them."""
+        await self.until(lambda: self.hosts.parked >= self.PARKED)
+        return next(process for process in self.alive if process.kind == "worker0" and not process.dead)
+
+    async def all_staged(self, seconds: float) -> None:
+        """Every image is staged, and in time."""
+        await self.announced(1)
+        self.only_waited()
+        if any(image.crashes for image in self.checker.images.values() if image.index >= 5):
+            self.blame("what only waited was counted as a crash")
+        if self.loop.time() > seconds:
+            self.blame(f"finished after {self.loop.time():.0f} s")
+
+
+class KilledWhileImagesWait(Parked):
+    """Their worker is killed."""
+
+    async def play(self) -> None:
+        (await self.all_wait()).kill()
+        await self.all_staged(500.0)
+
+
+class StoppedWhileImagesWait(Parked):
+    """Their worker is stopped in good order."""
+
+    async def play(self) -> None:
+        worker = await self.all_wait()
+        assert worker.stop is not None
+        worker.stop.set()
+        await self.all_staged(500.0)
+
+
+class PausedWhileImagesWait(Parked):
+    """Their batch is paused, for shorter than they wait, or for longer."""
+
+    async def play(self) -> None:
+        await self.all_wait()
+        for seconds in (3.0, 90.0):
+            await self.operator(lambda rooms: rooms.operator.pause(ID))
+            await asyncio.sleep(seconds)
+            await self.operator(lambda rooms: rooms.operator.resume(ID))
+            await asyncio.sleep(3.0)
+        await self.all_staged(600.0)
+
+
+class CancelledWhileImagesWait(Parked):
+    """Their batch is cancelled: it closes at once, and their messages are gone when their turns come."""
+
+    async def play(self) -> None:
+        await self.all_wait()
+        cancelled_at = self.loop.time()
+        await self.operator(lambda rooms: rooms.operator.cancel(ID))
+        await self.announced(1)
+        if self.loop.time() > cancelled_at + SOON_SECONDS:
+            self.blame(f"closed {self.loop.time() - cancelled_at:.0f} s after it was cancelled")
+        states = Counter(image.state for image in self.checker.images.values())
+        if states[ImageState.CANCELLED] < self.PARKED:
+            self.blame(f"cancelled while {self.PARKED} images waited, and became {dict(states)}")
+
+
+class ReplayedWhileImagesWait(Parked):
+    """A batch is replayed while the images of another wait for the host of both."""
+
+    plan_of_all = msgspec.structs.replace(
+        Parked.plan_of_all,
+        batches=(
+            Wanted(name="b0", at=0.0, images=2, hosts=(SLOW,)),
+            Wanted(name="b1", at=0.5, images=Parked.PARKED + 5, hosts=(SLOW,)),
+        ),
+    )
+    troubles = {0: [ErrorCode.SOURCE_NOT_FOUND], 1: [ErrorCode.SOURCE_NOT_FOUND]}
+
+    async def play(self) -> None:
+        await self.all_wait()
+        await self.announced(1)
+        await self.replay()
+        await self.announced(2)
+        await self.until(lambda: all(batch.announced_round for batch in self.checker.batches.values()))
 
 
 def is_closed(found: Any) -> bool:
@@ -518,9 +882,26 @@ SCENARIOS: Final[tuple[type[Schedule], ...]] = (
     DaysQuotaSpent,
     PauseAmidAnOutage,
     VendorThatHangs,
+    TimeOutsAfterTheEnd,
     QueueThatGivesUp,
     StaleHandAsksForALead,
     SuspectBesideAPaidLead,
+    OneImageThroughAnOutage,
+    AnswerToldLate,
+    OnePhotoTheVendorCannotDraw,
+    CreditsSpentForADay,
+    OneHost,
+    TwoHosts,
+    TwoHostsUnnamed,
+    TwoHostsFourWorkers,
+    HostsWaitIsEverybodys,
+    StoreAwayWhenAHostRefuses,
+    TurnThatCannotBeUsed,
+    KilledWhileImagesWait,
+    StoppedWhileImagesWait,
+    PausedWhileImagesWait,
+    CancelledWhileImagesWait,
+    ReplayedWhileImagesWait,
 )
 
 

@@ -9,6 +9,7 @@ import msgspec
 
 from shared.model import Tier
 from tests.simulation.faults import Rates
+from tests.simulation.hosts import PhotoHost
 from tests.simulation.world import MALFORMED, Plan, Wanted
 
 # Per fault: the rates to choose from. Most worlds have most faults, few have all.
@@ -81,6 +82,21 @@ def plan_of(seed: int) -> Plan:
         (trouble.uniform(1, 0.7 * stormy), trouble.choice([20.0, 60.0, 120.0, 300.0]), trouble.choice(["5xx", "hang"]))
         for _ in range(trouble.choice([0, 0, 0, 1, 2]))
     ]
+    crowd = random.Random(f"{seed}/hosts")
+    hosts = [
+        PhotoHost(
+            name=f"slow{number}.example",
+            photos=crowd.choice([1, 2, 3, 5]),
+            seconds=crowd.choice([6.0, 12.0, 60.0]),
+            says=crowd.choice(["left", "left", "nothing", 20.0, 60.0]),
+        )
+        for number in range(crowd.choice([0, 0, 0, 1, 1, 2]))
+    ]
+    if seed % 8:
+        rates = msgspec.structs.replace(rates, busy=crowd.choice([0.0, 0.0, 0.0, 0.03, 0.2]))
+    if hosts:
+        asked = crowd.sample([*(host.name for host in hosts), "x.example"], crowd.randint(1, len(hosts) + 1))
+        batches = [msgspec.structs.replace(batch, hosts=tuple(asked)) for batch in batches]
     at_once = (trouble.choice([1, 3, 10]), trouble.choice([1, 2, 5])) if trouble.random() < 0.2 else None
     return Plan(
         rates=rates,
@@ -102,6 +118,7 @@ def plan_of(seed: int) -> Plan:
         at_once=at_once,
         rated=at_once is None or trouble.random() < 0.5,
         outages=tuple(outages) if seed % 8 else (),
+        hosts=tuple(hosts),
         slowness=chance.choice([0.1, 0.5, 1.0]),
     )
 

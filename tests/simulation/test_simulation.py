@@ -39,6 +39,12 @@ def test_the_worst_schedules_keep_every_promise(scenario) -> None:
     assert world.followed, world.faults.told(200)
 
 
+def test_photo_hosts_refuse_in_a_good_share_of_the_seeds() -> None:
+    worlds = [run_seed(seed) for seed in range(60)]
+    assert sum(world.hosts.refusals.total() > 0 for world in worlds) >= 12
+    assert sum(world.hosts.most_parked > 0 for world in worlds) >= 12
+
+
 def test_one_seed_gives_one_and_the_same_run() -> None:
     told = {run_seed(11).faults.told(5000) for _ in range(2)}
     assert len(told) == 1

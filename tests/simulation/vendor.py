@@ -9,10 +9,19 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NoReturn
 
 from ops.noop import ANALYSIS, GOOD
-from shared.errors import ConfigurationError, DailyQuotaSpent, ErrorCode, ImageRejected, Throttled, WorldError
+from shared.errors import (
+    ConfigurationError,
+    DailyQuotaSpent,
+    ErrorCode,
+    HostBusy,
+    ImageRejected,
+    Throttled,
+    WorldError,
+)
 from shared.ports import Answer, Finished, Photo, Request, Usage
 from shared.staging.answers import Analysis, Verdict
 from tests.simulation.faults import HAND, Faults
+from tests.simulation.hosts import Hosts
 
 TEXT: Final = "text-model"
 IMAGE: Final = "image-model"
@@ -21,6 +30,11 @@ FOUND_AFTER_SECONDS: Final = 15.0
 # After the backend's clock was set forward, calls let in before it seem older than they are, for a minute and what was
 # granted ahead.
 LEAP_SECONDS: Final = 70.0
+OUTAGES: Final = {
+    "5xx": ErrorCode.VENDOR_UNAVAILABLE,
+    "hang": ErrorCode.VENDOR_TIMEOUT,
+    "bad": ErrorCode.VENDOR_BAD_ANSWER,
+}
 BAD: Final = Verdict(structure_kept=0.1, realism=0.9, style_fit=0.9, defects=["a door is gone"])
 
 
@@ -52,7 +66,8 @@ def _our_fault() -> None:
 class Vendor:
     """The models behind all workers. `seconds` tells a step's latency; `limits` are calls per rolling minute.
 
-    `at_once` are calls at a time, `outages` (from when, for how long, "5xx" or "hang") times at which it answers nobody.
+    `at_once` are calls at a time, `outages` (from when, for how long, what) times at which it answers nobody: "5xx",
+    "hang", "bad" (answers of no use) or "credits" (they are spent). It cannot draw the photos in `spoilt`.
     `daily` are the calls of the image model until `day_ends`; 0: as many as you like.
     `answered` counts paid answers by (photo, step).
     """
@@ -70,6 +85,7 @@ class Vendor:
         self.answered: dict[tuple[bytes, str], int] = {}
         self.answers = 0
         self.witness = Witness()
+        self.spoilt: set[bytes] = set()
         self.throttled = 0  # of its own accord: a rolling minute was full, and no clock explains it
         self._arrived: dict[str, deque[float]] = {model: deque() for model in limits}
         self.busiest: dict[str, int] = dict.fromkeys(limits, 0)  # most calls that came in any rolling minute
@@ -133,9 +149,12 @@ class Vendor:
             raise Throttled("injected", faults.chance.choice([None, 1.0, 20.0]))
         for since, seconds, kind in self._outages:
             if since <= now < since + seconds:
-                hangs = kind == "hang"
-                code = ErrorCode.VENDOR_TIMEOUT if hangs else ErrorCode.VENDOR_UNAVAILABLE
-                await self._fail(photo, step, model, code, "in an outage")
+                if kind == "credits":
+                    _our_fault()
+                    raise ConfigurationError("the credits are spent")
+                await self._fail(photo, step, model, OUTAGES[kind], "in an outage")
+        if step == "generate" and photo.jpeg in self.spoilt:
+            await self._fail(photo, step, model, ErrorCode.VENDOR_UNAVAILABLE, "this photo only")
         if faults.happens("misconfigured"):
             faults.write(f"vendor.{step} {photo.jpeg!r}", "misconfigured")
             _our_fault()
@@ -205,13 +224,19 @@ class Pictures:
 class Source:
     """See `shared.ports.ImageSource`: the photo is the last folder of its address, so addresses may share one."""
 
-    def __init__(self, faults: Faults, rejected: int = 0) -> None:
-        self._faults = faults
+    def __init__(self, faults: Faults, hosts: Hosts, rejected: int = 0) -> None:
+        self._faults, self._hosts = faults, hosts
         self._rejected = {f"/{index}.jpg" for index in range(rejected)}
 
     async def fetch(self, uri: str, client: str) -> bytes:
+        host = uri.split("/")[2]
+        answer = self._hosts.visit(host)
         await asyncio.sleep(0.2)
+        if answer is not True:
+            self._hosts.refused(host, answer or None)
+            raise HostBusy(host, answer or None)
         if self._faults.happens("source"):
+            self._hosts.failed()
             if self._faults.chance.random() < 0.3:
                 raise ImageRejected(ErrorCode.SOURCE_NOT_FOUND, "injected")
             raise WorldError(ErrorCode.SOURCE_UNAVAILABLE, "injected")

@@ -94,6 +94,8 @@ class Waiting:
         if hand.faults > faults:
             return  # it could not ask for its verdict
         known = [*self._outages[model], (self.open_since.get(model, math.inf), math.inf)]
+        if self._heard_at.get(model, -math.inf) <= failed_at:
+            self._blame(f"{hand.key}: an attempt is spent, and {model} has answered nothing since {failed_at:.1f}")
         if any(since < failed_at + VERDICT_SECONDS and until > began for since, until in known):
             self._blame(
                 f"{hand.key}: an attempt is spent on an outage of {model}, begun {began:.1f}, failed {failed_at:.1f}"

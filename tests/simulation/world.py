@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import random
+from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from functools import partial
@@ -16,6 +17,8 @@ import msgspec
 from shared import messages, wiring
 from shared.errors import RuumError
 from shared.heartbeat import Heartbeat
+from shared.hosts import HostLedger
+from shared.ledger import Ledger
 from shared.model import OPEN_STATES, Batch, BatchState, Control, Tier
 from shared.ports import Delivery
 from shared.settings import CacheRules, Limit, Price, Settings, ThresholdRules, WorkerLimits
@@ -37,6 +40,7 @@ from tests.simulation.faults import (
     Rates,
     follow_tasks,
 )
+from tests.simulation.hosts import END_SECONDS, Hosts, PhotoHost
 from tests.simulation.loop import SimulationLoop
 from tests.simulation.vendor import IMAGE, TEXT, Model, Pictures, Source, Vendor
 
@@ -66,7 +70,7 @@ OWED: Final = (*(topic_of(tier) for tier in Tier), CHANGES_TOPIC, DEAD_LETTER_DO
 
 
 class Wanted(msgspec.Struct, frozen=True, kw_only=True):
-    """One batch to be dropped: when, how many images, and whether some show the same photo."""
+    """One batch to be dropped: when, how many images, from which hosts, and whether some show the same photo."""
 
     name: str
     at: float
@@ -74,6 +78,7 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     tier: Tier = Tier.NORMAL
     cache: bool = False
     photos: int = 0  # different photos; 0: each image its own
+    hosts: tuple[str, ...] = ("x.example",)  # where its photos come from, in turn
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -99,7 +104,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     midnight: float = 0.0
     at_once: tuple[int, int] | None = None  # calls at a time, beside `limits`, or instead of them if not `rated`
     rated: bool = True
-    outages: tuple[tuple[float, float, str], ...] = ()  # (from when, for how long, "5xx" or "hang"): for everybody
+    outages: tuple[tuple[float, float, str], ...] = ()  # (from when, for how long, what: see `Vendor`): for everybody
+    hosts: tuple[PhotoHost, ...] = ()  # that let in a few photos at a time; all others let in any number
 
     def limits_of(self) -> dict[str, Limit]:
         """What the vendor allows, by model."""
@@ -112,13 +118,15 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Bugs(logging.Handler):
-    """Tells the checker of exceptions that the product logged and that nobody meant."""
+    """Tells the checker of exceptions that the product logged and that nobody meant; counts the loud lines by event."""
 
     def __init__(self, blame: Callable[[str], None]) -> None:
         super().__init__(logging.ERROR)
         self._blame = blame
+        self.told: Counter[str] = Counter()
 
     def emit(self, record: logging.LogRecord) -> None:
+        self.told[str(record.__dict__.get("fields", {}).get("event", ""))] += 1
         error = record.exc_info[1] if record.exc_info else None
         if error is not None and not isinstance(error, (RuumError, Killed)):
             self._blame(f"bug logged: {record.getMessage()}: {error!r}")
@@ -137,8 +145,11 @@ class World:
         self.vendor = Vendor(
             self.faults, a_minute, self._seconds, plan.daily, plan.midnight, at_once, outages=plan.outages
         )
+        self.bugs = Bugs(self.blame)
         self.epoch = MIDNIGHT - plan.midnight if plan.daily else EPOCH
         self.checker = Checker(self.faults, self.vendor, self.epoch)
+        self.hosts = self.checker.hosts = Hosts(self.faults, plan.hosts, self.checker.blame)
+        self.checker.living = self.living
         self.settings = Settings(
             limits=limits,
             prices=dict.fromkeys((TEXT, IMAGE), Price(input_usd=1.0, output_usd=1.0)),
@@ -148,6 +159,7 @@ class World:
         )
         # Leases, backoff and quotas are by the backend's clock; claims and the leases in documents by the processes'.
         self.server = Clock(loop, "server", seed, 0.0, self.epoch)
+        self.checker.server = self.server
         self.parts = wiring.embedded(self.server)
         self.store = TappedStore(self.parts.store, self.checker)
         self.queue = TappedQueue(self.parts.queue, self.checker)
@@ -160,7 +172,11 @@ class World:
         self.closed_after = 0.0
         self.calm_calls: dict[str, int] = {}  # port calls by kind of process until the calm
         self.alive: list[Process] = []
-        self.source = Source(self.faults, plan.rejected)
+        self.source = Source(self.faults, self.hosts, plan.rejected)
+
+    def blame(self, text: str) -> None:
+        """Something is wrong."""
+        self.checker.blame(text)
 
     def _seconds(self, step: str) -> float:
         usual = 30.0 if step == "generate" else 10.0
@@ -223,14 +239,15 @@ class World:
             task = messages.decode(messages.Task, delivery.data)
             hand = Hand(process, (task.batch, task.index), task.round, self.loop.time())
             HAND.set(hand)
+            self.hosts.handled(delivery)
             answer = await room.handle(delivery)
-            self.checker.put_down(hand, answer.action.value)
+            self.checker.put_down(hand, answer.action.value, delivery)
             self.faults.write(f"handled {delivery.ack_id} {task.batch}/{task.index}", str(answer.action.value))
             return answer
 
         empties = EmptyTiers(backend.store, process.clock)
         subscriber = Subscriber(
-            backend.queue, handle, process.clock, self.settings.worker, lambda reason: None, empties.note
+            backend.queue, handle, process.clock, self.worker_limits(process), lambda reason: None, empties.note
         )
         await heartbeat.beat()
         background = [asyncio.create_task(heartbeat.run()), asyncio.create_task(empties.run())]
@@ -241,6 +258,10 @@ class World:
                 task.cancel()
             await asyncio.gather(*background, return_exceptions=True)
             await heartbeat.stop()
+
+    def worker_limits(self, process: Process) -> WorkerLimits:
+        """How a worker shares its time: all the same, but where a schedule has it otherwise."""
+        return self.settings.worker
 
     async def worker(self, slot: int) -> None:
         """A worker's place: killed or stopped workers are followed by new ones."""
@@ -292,7 +313,10 @@ class World:
             "roomType": "bedroom",
             "priority": wanted.tier.value,
             "cache": wanted.cache,
-            "images": [{"url": f"https://x.example/{wanted.name}-{p}/{i}.jpg"} for i, p in enumerate(photos)],
+            "images": [
+                {"url": f"https://{wanted.hosts[i % len(wanted.hosts)]}/{wanted.name}-{p}/{i}.jpg"}
+                for i, p in enumerate(photos)
+            ],
         }
         await self._drop(f"manifests/acme/{wanted.name}.json", json.dumps(manifest).encode())
 
@@ -357,8 +381,8 @@ class World:
         """The storm, then calm until everything is done, then judgement."""
         follow_tasks(self.loop)
         plan, log = self.plan, logging.getLogger("shared")
-        bugs, level, propagate = Bugs(self.checker.blame), log.level, log.propagate
-        log.addHandler(bugs)
+        level, propagate = log.level, log.propagate
+        log.addHandler(self.bugs)
         log.setLevel(logging.ERROR)
         log.propagate = False
         lives = [self.worker(slot) for slot in range(plan.workers)]
@@ -380,6 +404,7 @@ class World:
             self.faults.write("CALM", "no more faults")
             self.faults.traced_until = self.loop.time() + TRACED_CALM_SECONDS
             await self._until_done()
+            await self._slots_free()
             await self.checker.finally_right(self.parts.store, self.parts.objects, await self._letters())
         finally:
             self.over.set()
@@ -387,7 +412,7 @@ class World:
                 process.kill()
             for job in jobs:
                 job.cancel()
-            log.removeHandler(bugs)
+            log.removeHandler(self.bugs)
             log.setLevel(level)
             log.propagate = propagate
         for job in jobs:
@@ -432,6 +457,17 @@ class World:
         self.checker.blame(
             f"not done {MOST_LIVENESS_SECONDS:.0f} s after the last fault; waiting: {waiting}; {batches}; open: {still}"
         )
+
+    async def _slots_free(self) -> None:
+        """A while after the end nobody who lives holds a right to a call."""
+        if self.hosts.limited or self.plan.at_once is not None:
+            await asyncio.sleep(END_SECONDS)
+            ledgers = [*await self.parts.store.records(Ledger), *await self.parts.store.records(HostLedger)]
+            self.hosts.finally_free(ledgers, self.server.now(), self.living)
+
+    def living(self, name: str) -> Process | None:
+        """The process of that name, if it lives."""
+        return next((process for process in self.alive if process.name == name and not process.dead), None)
 
     async def _is_done(self) -> bool:
         batches = await self.parts.store.batches()

@@ -554,3 +554,51 @@ def test_a_spent_day_waits_for_midnight_in_california() -> None:
 def test_the_reset_keeps_to_californias_clocks(now: str, reset: str) -> None:
     found = ledgers.next_reset(datetime.fromisoformat(now).timestamp())
     assert datetime.fromtimestamp(found, UTC).isoformat() == reset
+
+
+# --- a failure that no answer has followed
+
+
+@pytest.mark.parametrize(
+    ("answered", "told", "outage"),
+    [
+        (None, None, True),
+        (-50.0, -50.0, True),
+        (-5.0, 4.0, True),
+        (0.0, 4.0, True),
+        (0.5, 4.0, False),
+        (4.0, 4.0, False),
+    ],
+    ids=["never", "long before", "before, told after", "in the same moment", "after", "just told"],
+)
+def test_only_an_answer_after_a_failure_shows_that_the_vendor_works(
+    answered: float | None, told: float | None, outage: bool
+) -> None:
+    """Workers tell of answers with later reservations: what counts is when the vendor gave them."""
+    fleet = Fleet()
+    failing = fleet.one(NOW - 100)
+    if answered is not None and told is not None and told < 0:
+        fleet.ask("b", 0, NOW + told, succeeded=True, answered_seconds_ago=told - answered)
+    fleet.failed(failing, NOW)
+    if answered is not None and told is not None and told > 0:
+        fleet.ask("b", 0, NOW + told, succeeded=True, answered_seconds_ago=told - answered)
+    assert ledgers.may_be_outage(fleet.ledger, NOW) is outage
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.tuples(st.floats(0, 60), st.floats(0, 120), st.booleans()), max_size=20))
+def test_the_last_answer_is_the_latest_that_was_told(told: list[tuple[float, float, bool]]) -> None:
+    """Whoever tells of it, in whatever order, beside a reservation or a failure of its own."""
+    ledger, now, latest = Ledger(id="m"), NOW, 0.0
+    grant = Grant(id="g", tier=Tier.NORMAL, start=NOW, epoch=0)
+    for after, age, fails in told:
+        now += after
+        latest = max(latest, now - age)
+        if fails:
+            ledger = ledgers.failed(ledger, grant, now, answered_seconds_ago=age)
+            assert ledger.failures == 1, "those before the answer are forgotten"
+        else:
+            ledger = ledgers.heard(ledger, Ask(worker="w", wanted={}, succeeded=True, answered_seconds_ago=age), now)
+    assert ledger.answered_at == latest
+    assert ledgers.may_be_outage(ledger, latest) and not ledgers.may_be_outage(ledger, latest - 1.0)
+    assert ledgers.failed(ledger, grant, now).answered_at == latest, "a failure alone tells of no answer"
