@@ -31,6 +31,12 @@ HORIZON_SECONDS: Final = 5.0  # a worker that dies loses at most five seconds of
 WAITER_SECONDS: Final = 10.0  # a worker that asks no more waits no more; waiters ask every few seconds
 # Above this many a minute single times are counted in whole seconds: 61 entries instead of thousands.
 MOST_SINGLE_GRANTS: Final = 600
+# A document takes a few commits a second. Above this many workers each asks less often, and is given more each time, so
+# that all of them together write twice a second. Few workers ask as soon as they have something to ask for.
+FREE_WORKERS: Final = 4
+WRITE_SECONDS: Final = 0.5
+ASKED_SECONDS: Final = 30.0  # who has not asked for so long asks no more
+ASKED_AGAIN_SECONDS: Final = 5.0  # and no sooner is it noted anew
 SLOT_SECONDS: Final = 180.0  # a slot's lease: above the longest call's deadline, so that only a dead worker's runs out
 LEFT_SECONDS: Final = 1.0  # after leaving turns to other workers, or finding no slot, ask again
 LATE_RESET_SECONDS: Final = 900.0  # nobody spends a day's quota in its first quarter of an hour
@@ -76,14 +82,15 @@ class Waiter(Document, frozen=True, kw_only=True):
 class Ledger(Record, frozen=True, kw_only=True):
     """The state of one vendor model's quota.
 
-    `grants` are (start, calls) pairs in order of start. `served` are the fair queue's finishing times by tier. `limit`
-    is set by operators and goes before the settings' own.
+    `grants` are (start, calls) pairs in order of start. `asked` is when each worker last asked. `served` are the fair
+    queue's finishing times by tier. `limit` is set by operators and goes before the settings' own.
     """
 
     id: str
     grants: tuple[tuple[float, int], ...] = ()
     slots: tuple[Slot, ...] = ()
     waiters: dict[str, Waiter] = {}  # noqa: RUF012 - msgspec copies an empty default
+    asked: dict[str, float] = {}  # noqa: RUF012
     served: dict[str, float] = {}  # noqa: RUF012
     virtual: float = 0.0
     epoch: int = 0
@@ -134,12 +141,14 @@ class Ask(msgspec.Struct, frozen=True):
 class Reserved(msgspec.Struct, frozen=True):
     """The grants given, and when to ask again for the rest (infinity when nothing is left to ask for).
 
-    `day_spent`: nothing will start until the vendor's day is over.
+    `day_spent`: nothing will start until the vendor's day is over. `spacing_seconds`: how long this worker is to leave
+    the ledger alone now, for the sake of the others; 0 where there are few.
     """
 
     grants: tuple[Grant, ...]
     ask_again_at: float
     day_spent: bool = False
+    spacing_seconds: float = 0.0
 
 
 # --- reserving
@@ -151,7 +160,26 @@ def reserve(ledger: L, ask: Ask, limit: Limit, now: float) -> tuple[L, Reserved]
     The turns are dealt out to all waiting tiers of the fleet; this worker takes those that fall to tiers it waits in,
     the others stay for the workers they fall to.
     """
-    limit = ledger.limit or limit
+    ledger = _asked(ledger, ask.worker, now)
+    after, reserved = _reserve(ledger, ask, ledger.limit or limit, now)
+    return after, msgspec.structs.replace(reserved, spacing_seconds=spacing_seconds(after))
+
+
+def spacing_seconds(ledger: Ledger) -> float:
+    """How long a worker is to wait between two asks, for two writes a second of all together."""
+    workers = len(ledger.asked)
+    return workers * WRITE_SECONDS if workers > FREE_WORKERS else 0.0
+
+
+def _asked(ledger: L, worker: str, now: float) -> L:
+    """Note that the worker asks, and forget those who have stopped."""
+    if now - ledger.asked.get(worker, -math.inf) < ASKED_AGAIN_SECONDS:
+        return ledger
+    asked = {name: at for name, at in ledger.asked.items() if now - at < ASKED_SECONDS}
+    return msgspec.structs.replace(ledger, asked=asked | {worker: now})
+
+
+def _reserve(ledger: L, ask: Ask, limit: Limit, now: float) -> tuple[L, Reserved]:
     ledger = recovered(heard(ledger, ask, now), now)
     queues = {tier: list(ids) for tier, ids in ask.wanted.items() if ids}
     blocked_until = _blocked_until(ledger, now)
@@ -301,7 +329,8 @@ def _noted(ledger: L, worker: str, queues: Mapping[Tier, list[str]], now: float)
     waiters = {key: w for key, w in ledger.waiters.items() if w.until > now and key.rpartition(" ")[0] != worker}
     for tier, ids in queues.items():
         if ids:
-            waiters[f"{worker} {tier.value}"] = Waiter(count=len(ids), until=now + WAITER_SECONDS)
+            until = now + max(WAITER_SECONDS, 2 * spacing_seconds(ledger))
+            waiters[f"{worker} {tier.value}"] = Waiter(count=len(ids), until=until)
     return msgspec.structs.replace(ledger, waiters=waiters)
 
 

@@ -35,6 +35,9 @@ RETRY_SECONDS = 2.0
 # A failure waits so long for its verdict. Five in a row at 60 calls a minute take 4 s, in slow mode 8 s.
 VERDICT_SECONDS = 10.0
 
+# Of the time between two asks, so that workers that began together do not go on asking together.
+SPREAD = (0.75, 1.25)
+
 OnChange = Callable[[Ledger, Ledger], Coroutine[Any, Any, None]]
 
 
@@ -117,6 +120,7 @@ class _Model:
         self.probe_unused: str | None = None
         self.loop: asyncio.Task[None] | None = None
         self.wake = asyncio.Event()
+        self.next_ask_at = 0.0  # by the monotonic clock
         self.ahead: dict[str, tuple[Grant, _Waiting, asyncio.TimerHandle]] = {}  # granted, and not begun yet
 
     @property
@@ -179,6 +183,7 @@ class SharedQuota(Generic[L]):
     async def _serve(self, model: str, state: _Model) -> None:
         """Ask the ledger until nobody waits and nothing is left to give back."""
         while state.waiting or state.gives_back:
+            await self._spaced(state)
             state.wake.clear()
             try:
                 reserved, server_now, decided_at = await self._ask(model, state)
@@ -186,6 +191,9 @@ class SharedQuota(Generic[L]):
                 log.warning("quota of %s could not be asked: %s", model, error)
                 await self._clock.sleep(RETRY_SECONDS)
                 continue
+            if reserved.spacing_seconds:
+                spacing = reserved.spacing_seconds * self._clock.random.uniform(*SPREAD)
+                state.next_ask_at = self._clock.monotonic() + spacing
             if reserved.day_spent:
                 self._refuse_all(model, state, reserved.ask_again_at - server_now)
                 continue
@@ -199,6 +207,16 @@ class SharedQuota(Generic[L]):
             # Infinity: all that was asked for was granted. Who came meanwhile is asked for at once.
             if state.waiting and 0 < pause < math.inf:
                 await self._wait(state, pause)
+
+    async def _spaced(self, state: _Model) -> None:
+        """Wait for this worker's next turn at the ledger, where many share it; what others wait for is told at once."""
+        left = state.next_ask_at - self._clock.monotonic()
+        if left > 0:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(left):
+                    while not state.gives_back:
+                        await state.wake.wait()
+                        state.wake.clear()
 
     async def _wait(self, state: _Model, seconds: float) -> None:
         """Until it is time to ask again, or this worker has something new to ask or to give back."""
