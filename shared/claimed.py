@@ -168,8 +168,11 @@ class ClaimedImage:
         batch = await self._batch()
         folder, stem = names.results_folder(batch), names.picture_stem(self._image)
         picture, thumbnail = f"{folder}images/{stem}.jpg", f"{folder}thumbnails/{stem}.jpg"
-        before = f"{folder}thumbnails/{stem}-before.jpg"
-        for name, data in ((before, finished.before), (thumbnail, finished.thumbnail), (picture, finished.jpeg)):
+        before, original = f"{folder}thumbnails/{stem}-before.jpg", f"{folder}originals/{stem}.jpg"
+        files = [(before, finished.before), (thumbnail, finished.thumbnail), (picture, finished.jpeg)]
+        if finished.original:
+            files.insert(0, (original, finished.original))
+        for name, data in files:
             await put_fenced(
                 self._tools.objects,
                 self._tools.settings.buckets.results,
@@ -185,6 +188,7 @@ class ClaimedImage:
             sha256=finished.sha256,
             width=finished.width,
             height=finished.height,
+            original=original if finished.original else None,
         )
 
     async def _batch(self) -> Batch:

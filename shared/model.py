@@ -167,7 +167,8 @@ class Failure(Document, frozen=True, kw_only=True):
 class Output(Document, frozen=True, kw_only=True):
     """What was made: object names in the results bucket, the picture's sha256 and its size in pixels.
 
-    `thumbnail` is a small copy of the staged picture, `before` one of the customer's photo, for the report.
+    For the report: `thumbnail` is a small copy of the staged picture, `before` one of the photo, and `original` a
+    large copy of the photo in the staged picture's shape.
     """
 
     picture: str
@@ -176,6 +177,7 @@ class Output(Document, frozen=True, kw_only=True):
     sha256: str
     width: int
     height: int
+    original: str | None = None
 
 
 class Image(Document, frozen=True, kw_only=True):

@@ -211,7 +211,10 @@ class Photo(msgspec.Struct, frozen=True):
 
 
 class Finished(msgspec.Struct, frozen=True):
-    """A staged picture ready to publish, with thumbnails of it and of the photo it was made from."""
+    """A staged picture ready to publish, with thumbnails of it and of the photo it was made from.
+
+    `original` is that photo, large enough to be compared with the picture.
+    """
 
     jpeg: bytes
     thumbnail: bytes
@@ -219,6 +222,7 @@ class Finished(msgspec.Struct, frozen=True):
     width: int
     height: int
     sha256: str
+    original: bytes = b""
 
 
 class Pictures(Protocol):

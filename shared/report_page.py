@@ -36,7 +36,8 @@ def row(batch: Batch, image: Image) -> list[Any]:
         return [*about, "", "", "", error, image.source]
     folder = names.results_folder(batch)
     pictures = ["../" + name.removeprefix(folder) for name in (output.picture, output.before, output.thumbnail)]
-    return [*about, *pictures, error, "", output.width, output.height, int(image.model == _PREVIEW)]
+    found = [*about, *pictures, error, "", output.width, output.height, int(image.model == _PREVIEW)]
+    return [*found, "../" + output.original.removeprefix(folder)] if output.original else found
 
 
 def page(

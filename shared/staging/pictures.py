@@ -35,6 +35,8 @@ _FILM_CURVES: Final = frozenset({1, 6, 14, 15})  # ITU-T H.273, table 3
 _SRGB_CURVE: Final = 13
 _JPEG: Final = b"\xff\xd8\xff"
 _THUMBNAIL_QUALITY: Final = 80  # looked at, never worked on
+_ORIGINAL_SIDE: Final = 1600  # pixels: a laptop's width, for the report's comparison
+_ORIGINAL_QUALITY: Final = 85  # some 250 KB
 _TURNS: Final = {
     2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
     5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
@@ -97,8 +99,8 @@ def finish(picture_data: bytes, photo: Photo, limits: PhotoLimits) -> Finished:
         rgb = ImageOps.fit(rgb, size, Image.Resampling.LANCZOS)  # the bars of `framed` are cut away here
     jpeg = _jpeg(rgb, limits.jpeg_quality)
     with Image.open(io.BytesIO(photo.jpeg), formats=("JPEG",)) as before:
-        before.draft("RGB", (limits.thumbnail_side_pixels * 2, limits.thumbnail_side_pixels * 2))
-        before_thumbnail = _thumbnail(before.convert("RGB"), limits)
+        shown = _fitted(before.convert("RGB"), _ORIGINAL_SIDE)
+        before_thumbnail = _thumbnail(shown, limits)
     return Finished(
         jpeg=jpeg,
         thumbnail=_thumbnail(rgb, limits),
@@ -106,6 +108,7 @@ def finish(picture_data: bytes, photo: Photo, limits: PhotoLimits) -> Finished:
         width=rgb.width,
         height=rgb.height,
         sha256=hashlib.sha256(jpeg).hexdigest(),
+        original=_jpeg(shown, _ORIGINAL_QUALITY),
     )
 
 

@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 import pytest
 
-from ops import cli, schemas, stack_file
+from ops import app, schemas, stack_file
 from ops.stack import PROJECT
 from shared import manifest, names, report
 from shared.adapters.google import clients
@@ -213,7 +213,7 @@ def test_the_way_to_try_it_is_there(page: str) -> None:
         assert name in (clients.PUBSUB_EMULATOR, clients.STORAGE_EMULATOR)
     commands = re.findall(r"ruum-batch (\w+)(?: (samples/\S+))?", text)
     known = {
-        command.name or (command.callback and command.callback.__name__) for command in cli.app.registered_commands
+        command.name or (command.callback and command.callback.__name__) for command in app.app.registered_commands
     }
     assert {name for name, _ in commands} >= {"validate", "run", "up", "submit"}
     for name, sample in commands:
