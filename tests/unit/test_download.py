@@ -1025,7 +1025,7 @@ def test_an_encoding_that_names_no_compression_is_none(coding: str) -> None:
     assert fetched(answer("200 OK", BODY, f"Content-Encoding: {coding}")) == BODY
 
 
-@pytest.mark.parametrize(("coding", "body"), CODED)
+@pytest.mark.parametrize(("coding", "body"), CODED, ids=range(len(CODED)))  # gzip notes the time
 def test_a_compressed_answer_is_unpacked_although_nobody_asked_for_it(coding: str, body: bytes) -> None:
     assert fetched(answer("200 OK", body, f"Content-Encoding: {coding}")) == BODY
 
