@@ -10,6 +10,7 @@ import msgspec
 from ops import words
 from shared import ledger as ledgers
 from shared.forecast import calls_by_model
+from shared.hosts import HostLedger
 from shared.ledger import Circuit, Ledger
 from shared.model import Batch, BatchState, Control
 from shared.settings import Limit, Settings
@@ -25,7 +26,7 @@ SLOW: Final = 0.999
 class Wait(msgspec.Struct, frozen=True, rename="camel"):
     """One thing that work waits for. `serious`: nothing moves until it is over. `short` fits beside a number."""
 
-    kind: str  # circuit, day, pause, quota, paused, nobody
+    kind: str  # circuit, day, pause, quota, host, paused, nobody
     sentence: str
     short: str
     serious: bool = True
@@ -47,6 +48,8 @@ async def of_models(
         ledger = await store.record(Ledger, model)
         if ledger is not None:
             found.extend(of_ledger(ledger, settings.limits.get(model) or Limit(), now, fault))
+    if models is None:
+        found.extend(of_host(ledger, now) for ledger in await store.records(HostLedger) if ledger.not_before > now + 1)
     return sorted(found, key=lambda wait: not wait.serious)
 
 
@@ -80,6 +83,13 @@ def of_ledger(ledger: Ledger, own: Limit, now: float, fault: str | None = None) 
         sentence = f"{words.count(waiting, 'call')} {verb} for the quota of {model} ({allowed}{slow})."
         found.append(Wait("quota", sentence, f"{waiting} {verb} for quota", serious=False, model=model))
     return found
+
+
+def of_host(ledger: HostLedger, now: float) -> Wait:
+    """What images wait for whose photos lie with a host that asked us to slow down."""
+    host, at = ledger.id.removeprefix("host:"), words.clock_time(ledger.not_before, now)
+    sentence = f"{host} asked us to wait until {at}. Its photos wait and spend no attempt; others go on."
+    return Wait("host", sentence, f"{host} waits until {at}", serious=False, model=host, until=ledger.not_before)
 
 
 def _next_test_call(ledger: Ledger, now: float) -> tuple[str, float | None]:
