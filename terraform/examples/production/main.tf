@@ -59,6 +59,8 @@ module "ruum_batch" {
     "gemini-3.5-flash-lite"  = { per_minute = 600 }
   }
   settings = {
+    # Whom the operator of a photo host may write to: it stands in the User-Agent.
+    RUUM_DOWNLOAD_CONTACT   = "mailto:operations@example.com"
     RUUM_PHOTO_JPEG_QUALITY = "92"
   }
 
