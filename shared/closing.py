@@ -305,14 +305,18 @@ class Closer:
         decide = partial(note_progress, round_now=batch.round, tenth=tenth)
         await self._store.change_batch(batch.id, decide, self._clock.token())
 
-    async def announce(self, batch: Batch) -> None:
-        """Publish the round's completion event and note it. A kill in between repeats the event under the same id."""
+    async def announce(self, batch: Batch, *, again: bool = False) -> None:
+        """Publish the round's completion event and note it. A kill in between repeats the event under the same id.
+
+        `again`: for a client that asks for what was told before; status.json says it already.
+        """
         completion = batch.completion
         if completion is None or batch.closed_at is None:
             raise RuntimeError(f"{batch.id} is {batch.state} and has no completion to announce")
         await announce_control(self._store, self._queue, self._clock, batch)  # what came before is told before
         bucket, counts = self._settings.buckets.results, completion.counts
-        await write_status(self._objects, bucket, batch, counts, batch.closed_at)  # for who polls instead of listening
+        if not again:
+            await write_status(self._objects, bucket, batch, counts, batch.closed_at)  # for those who poll
         seconds, objects = self._settings.buckets.signed_link_seconds, self._objects
         links = {
             name: await objects.link(bucket, file.name, seconds) if seconds else objects.uri(bucket, file.name)

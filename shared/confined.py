@@ -36,13 +36,19 @@ def limit(address_space_bytes: int, parent: int) -> None:
     gc.freeze()
 
 
+def _quiet_limit(address_space_bytes: int, parent: int) -> None:
+    """As `limit`; what a library prints when it breaks down is nobody's to read."""
+    limit(address_space_bytes, parent)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+
+
 def run_confined(
     address_space_bytes: int, seconds: float, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs
 ) -> R:
     """Return what `work` returns (or raise what it raises) in a subprocess for this one call. Raises `Exceeded`."""
     context = multiprocessing.get_context("spawn")
     initargs = (address_space_bytes, os.getpid())
-    with ProcessPool(max_workers=1, initializer=limit, initargs=initargs, context=context) as pool:
+    with ProcessPool(max_workers=1, initializer=_quiet_limit, initargs=initargs, context=context) as pool:
         future = pool.schedule(work, args=args, kwargs=kwargs, timeout=seconds)
         try:
             result: R = future.result()
@@ -51,7 +57,7 @@ def run_confined(
         except MemoryError:
             raise Exceeded("it needs more memory than it may") from None
         except ProcessExpired as error:
-            raise Exceeded(f"it ended its reader (exit code {error.exitcode})") from None
+            raise Exceeded("it unpacks to more than can be read") from error
         else:
             return result
         finally:

@@ -63,7 +63,7 @@ def refused(ledger: HostLedger, grant: Grant, retry_after_seconds: float | None,
     since = ledger.refused_since if in_a_row else now
     count = in_a_row + (grant.epoch == ledger.epoch or not in_a_row)
     pause = retry_after_seconds
-    if pause is None:
+    if pause is None or (pause < 1 and count > 1):  # "at once" is no answer to who was refused at once
         pause = min(MAX_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2.0 ** min(count - 1, 20))
     return msgspec.structs.replace(
         ledgers.throttled(ledger, grant, pause, now),

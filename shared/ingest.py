@@ -153,7 +153,7 @@ class Ingest:
             return  # they come in due course
         await self._announce_acceptance(batch)
         if batch.state is BatchState.CLOSED and batch.completion is not None:
-            await self._closer.announce(batch)
+            await self._closer.announce(batch, again=True)
 
     async def _read(self, stored: StoredObject, folder: str) -> tuple[StoredObject, Manifest] | None:
         most = self._settings.manifest.most_bytes

@@ -11,6 +11,7 @@ from __future__ import annotations
 import codecs
 import csv
 import hashlib
+import itertools
 import json
 import re
 from collections import Counter
@@ -47,6 +48,12 @@ NEAREST: Final = "nearest: "  # begins what is allowed, where something known is
 _UTF8_MARK: Final = "\ufeff".encode()
 _ALLOWED_FILES: Final = "JSON, JSON Lines or CSV as text, or a spreadsheet (.xlsx, .ods)"
 _PIECE_BYTES: Final = 64 * 1024
+HEADER_LINES: Final = 20  # a header is looked for so far down, as in a spreadsheet
+_INDEX: Final = re.compile(r"(\d{1,7})(?:[.,]0+)?")
+_DECIMAL: Final = re.compile(r"\d{1,6}[.,]?\d{0,6}")
+_FILE: Final = re.compile(r"\.[A-Za-z0-9]{3,5}$")
+_CODE_PAGES: Final = ("cp1252", "mac_roman", "cp850")  # of Windows, of old Macs, of MS-DOS
+_LETTERS: Final = frozenset("áàâãäåéèêëíìîïóòôõöúùûüçñýÿÁÀÂÃÄÅÉÈÊËÍÌÎÏÓÒÔÕÖÚÙÛÜÇÑºª°§²³€–—‘’“”•…«»´¡¿·\xa0")
 
 
 class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -174,6 +181,9 @@ class _Reader:
         self._first_row: dict[str, str | None] | None = None  # tables: what all rows must repeat, or leave empty
         self._encoding = "utf-8"  # or a wide one
         self._ascii_so_far = True  # CSV: whether another encoding than UTF-8 is possible still
+        self._code_page = "cp1252"
+        self._in_sheet = False
+        self._indexes: set[int] = set()  # of a failed.csv, met so far
         self._separator: str | None = None
         self._ignored: tuple[str, ...] = ()
         self._is_retry = False
@@ -406,8 +416,11 @@ class _Reader:
         header = self._header_line(lines)
         if header is None:
             return  # nothing but empty lines
-        started, first = header
-        self._separator = self._separator or tables.separator_of(first)
+        started, first, lines = header
+        if (whole := tables.unwrapped(first)) is not None:  # rows that stand in one cell each, opened so and saved
+            first, lines = whole, ((number, line and (tables.unwrapped(line) or line)) for number, line in lines)
+        if self._separator is None or tables.known_columns(first.split(self._separator)) < tables.MIN_COLUMNS:
+            self._separator = tables.separator_of(first)  # a line `sep=` may stem from before the cells were saved anew
         number = started
 
         def text() -> Iterator[str]:
@@ -422,7 +435,7 @@ class _Reader:
             """Whether the row is this one line, with no quote left open that the next lines would belong to."""
             return number == started and self._raw.count(b'"') % 2 == 0
 
-        rows = csv.reader(text(), delimiter=self._separator, strict=True)
+        rows = csv.reader(text(), delimiter=self._separator, strict=True, skipinitialspace=True)
         columns: list[str] | None = None
         while True:
             try:
@@ -442,17 +455,31 @@ class _Reader:
                 self._take_row(row, columns, _Place(line=started))
             started = number + 1
 
-    def _header_line(self, lines: Iterator[tuple[int, str | None]]) -> tuple[int, str] | None:
-        """The first line with anything in it, and its number. A line `sep=` before it says what separates the cells."""
+    def _header_line(
+        self, lines: Iterator[tuple[int, str | None]]
+    ) -> tuple[int, str, Iterator[tuple[int, str | None]]] | None:
+        """The header's number and text, and the lines after it: the first of 20 that names columns, else the first.
+
+        A line `sep=` before it says what separates the cells; a title may stand there too.
+        """
+        seen: list[tuple[int, str]] = []
         for number, line in lines:
             if line is None:
                 self._leave_rest_unread()
-            named = tables.separator_line(line) if self._separator is None else None
+            named = tables.separator_line(line) if self._separator is None and not seen else None
             if named is not None:
                 self._separator = named
-            elif line.strip(' \t\r\n,;|"'):
-                return number, line
-        return None
+                continue
+            if line.strip(' \t\r\n,;|"'):
+                seen.append((number, line))
+            if seen and tables.names_columns(line):
+                return number, line, lines
+            if len(seen) >= HEADER_LINES:
+                break
+        if not seen:
+            return None
+        rest: list[tuple[int, str | None]] = list(seen[1:])
+        return (*seen[0], itertools.chain(rest, lines))
 
     def _texts(self) -> Iterator[tuple[int, str | None]]:
         """A CSV's lines as texts, each ending in LF alone; None for one that is no text, which is noted.
@@ -471,6 +498,7 @@ class _Reader:
                 if not windows and self._ascii_so_far and not part.isascii():
                     windows = not self._is_utf8(part, number)
                     self._ascii_so_far = windows
+                    self._code_page = _code_page(part)
                 text = self._decode_windows(part, number) if windows else self._decode(part, number)
                 yield number, None if text is None else text.rstrip("\r\n") + "\n"
             shift += max(0, len(parts) - 1)
@@ -484,7 +512,7 @@ class _Reader:
 
     def _decode_windows(self, raw: bytes, line: int) -> str | None:
         try:
-            text = raw.decode("cp1252")
+            text = raw.decode(self._code_page)
         except UnicodeDecodeError as error:
             value = error.object[max(0, error.start - 10) : error.end + 10].decode("latin-1")
             self._problem("is neither UTF-8 nor Windows-1252", _Place(line=line), value=value, allowed="UTF-8")
@@ -502,10 +530,13 @@ class _Reader:
             sheet = spreadsheet.sheet_of(data, tables.is_header, self._limits.most_images + self._limits.most_problems)
         except spreadsheet.Unreadable as error:
             self._stop(str(error), allowed=_ALLOWED_FILES)
-        columns = self._columns(sheet.rows[0], _Place(line=sheet.first_row))
-        for number, row in enumerate(sheet.rows[1:], start=sheet.first_row + 1):
-            if any(cell.strip() for cell in row):
-                self._take_row(row, columns, _Place(line=number))
+        self._in_sheet = True
+        (first, header), *rows = sheet.rows
+        columns = self._columns(header, _Place(line=first))
+        if tables.is_portuguese(header):
+            self._separator = ";"  # reports for a Brazilian spreadsheet, which opens no other in columns
+        for number, row in rows:
+            self._take_row(row, columns, _Place(line=number))
 
     def _columns(self, row: list[str], place: _Place) -> list[str]:
         """What each column of the header is; one problem for each cause."""
@@ -525,18 +556,22 @@ class _Reader:
         if self._problems:
             self._leave_rest_unread()
         self._ignored = tuple(_short(name) for name in header.unknown)
-        self._is_retry = {"index", "errorCode", "batchId"} <= set(header.columns)
+        self._is_retry = {"index", "batchId"} <= set(header.columns)
+        if not self._is_retry and "errorCode" in header.columns:
+            self._problem("is missing: a failed.csv is known by it", place, field="index", allowed="the columns it had")
         return header.columns
 
     def _separator_name(self) -> str:
         return self._separator or " "
 
     def _take_row(self, row: list[str], columns: list[str], place: _Place) -> None:
+        if tables.is_decoration(row):
+            return
         fitted = tables.fitted(row, len(columns))
         if fitted is None or (len(row) < len(columns) and not fitted[columns.index("url")].strip()):
             self._problem(f"has {len(row)} fields", place, allowed=f"{len(columns)}, as the header line")
             return
-        cells = {name: tables.unquoted(cell.strip()) for name, cell in zip(columns, fitted, strict=True)
+        cells = {name: tables.unquoted(tables.value_of(cell)) for name, cell in zip(columns, fitted, strict=True)
                  if name and cell.strip()}  # fmt: skip
         if not self._is_retry:  # which is our own file: a property may be called NULL
             cells = {name: cell for name, cell in cells.items() if name == "url" or not tables.is_null(cell)}
@@ -559,8 +594,13 @@ class _Reader:
     def _index(self, cells: Mapping[str, str], place: _Place) -> int | None:
         """The place in its batch of an image that is to be tried again."""
         text = cells.get("index", "")
-        if text.isascii() and text.isdigit() and len(text) < 8:
-            return int(text)
+        match = _INDEX.fullmatch(text)
+        if match and int(match[1]) not in self._indexes:
+            self._indexes.add(int(match[1]))
+            return int(match[1])
+        if match:
+            self._problem("appears twice", place, field="index", value=text, allowed="one row for each image")
+            return None
         self._problem("is no image's number", place, field="index", value=text, allowed="the number failed.csv had")
         return None
 
@@ -591,7 +631,9 @@ class _Reader:
 
     def _take_cache(self, value: Any, place: _Place) -> None:
         if isinstance(value, str):
-            value = tables.YES_NO.get(plain(value), value)
+            value = None if not value or tables.is_null(value) else tables.YES_NO.get(plain(value), value)
+        if type(value) is int and value in (0, 1):  # as databases have it
+            value = bool(value)
         if value is None or isinstance(value, bool):
             self._use_cache = value is not False
         else:
@@ -599,7 +641,10 @@ class _Reader:
 
     def _take_threshold(self, value: Any, place: _Place) -> None:
         """A count of images, or a percentage such as "20%", also of a sample: "20% of 50"."""
-        if value is None or value == "":
+        if value is None or value == "" or (isinstance(value, str) and tables.is_null(value)):
+            return
+        value = self._share(value, place)
+        if value is None:
             return
         if isinstance(value, float) and value.is_integer():  # JSON knows no difference between 50 and 50.0
             value = int(value)
@@ -615,6 +660,23 @@ class _Reader:
         else:
             allowed = 'a number of images such as 50, or a percentage such as "20%" or, of at least 50, "20% of 50"'
             self._problem("is no threshold", place, field="failureThreshold", value=value, allowed=allowed)
+
+    def _share(self, value: Any, place: _Place) -> Any:
+        """A threshold as text, where a table has made 0.2 of "20%"; None when that cannot be told, which is noted."""
+        match = _DECIMAL.fullmatch(value) if isinstance(value, str) else None
+        number = float(value.replace(",", ".")) if match else None
+        if number is None:
+            return value
+        if self._in_sheet and number == 1:
+            reason, allowed = (
+                "is one image or 100 %: a sheet writes both so",
+                'a text such as "100%", or another number',
+            )
+            self._problem(reason, place, field="failureThreshold", value=value, allowed=allowed)
+            return None
+        if 0 < number < 1:
+            return f"{number * 100:g}%"
+        return str(int(number)) if number.is_integer() else value
 
     def _take_image(self, item: Any, place: _Place, index: int | None = None) -> None:
         self._seen += 1
@@ -651,6 +713,10 @@ class _Reader:
         if tables.is_null(url) or tables.is_error(url):
             self._problem("is a word for nothing, not an address", place.at("url"), field="url", value=url,
                           allowed=ALLOWED)  # fmt: skip
+            return None, None
+        if self._in_sheet and "://" not in url and not _FILE.search(url):
+            self._problem("is no address: a link shows another text than it leads to", place.at("url"), field="url",
+                          value=url, allowed="the address itself as the cell's text")  # fmt: skip
             return None, None
         try:
             return resolve(url, self._rules), None
@@ -696,6 +762,8 @@ class _Reader:
                     "is missing" if value is None else "is empty", place.at(field), field=field, allowed="a text"
                 )
             return None
+        if not required and not self._is_retry and isinstance(value, str) and tables.is_null(value):
+            return None
         if not isinstance(value, str):
             self._problem("is not a text", place.at(field), field=field, value=value, allowed="a text in quotes")
             return None
@@ -710,6 +778,18 @@ class _Reader:
             )
             return None
         return value
+
+
+def _code_page(raw: bytes) -> str:
+    """Which old encoding a line is in: that whose other characters are those of our languages; else Windows's."""
+    for encoding in _CODE_PAGES:
+        try:
+            other = {character for character in raw.decode(encoding) if not character.isascii()}
+        except UnicodeDecodeError:
+            continue
+        if other <= _LETTERS:
+            return encoding
+    return _CODE_PAGES[0]
 
 
 def _why_not_json(text: str, error: json.JSONDecodeError) -> str:

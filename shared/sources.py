@@ -17,9 +17,11 @@ _NOT_IN_HOSTS = frozenset(' \\<>"{}|^`')
 # was lost, not a folder. Of folders that are called so there is none but in theory.
 _WEB_LIKE = re.compile(
     r"(?:https?:/?)?(?:www\.[^/\s]+\.[^/\s]+|(?:[a-z0-9-]+\.)+(?:com|net|org|info|biz|app|dev|io|cloud|site|online|imb|"
-    r"[a-z]{2,3}\.[a-z]{2}))(?::\d+)?/|https?:",
+    r"co|me|tv|[a-z]{2,3}\.[a-z]{2}))(?::\d+)?(?:/|$)|https?:",
     re.IGNORECASE,
 )
+_NO_HOSTS = frozenset({"null", "undefined", "none", "nan"})
+_SEVERAL = re.compile(r"[,;|\s]\s*https?://", re.IGNORECASE)
 _BRACKETS = re.compile(r"\[[0-9A-Fa-f:.]+\](:\d*)?")
 
 
@@ -94,6 +96,10 @@ def _web(url: str) -> str:
         raise BadSource("is not an address", ALLOWED) from None
     if not parts.hostname:
         raise BadSource("has no host", ALLOWED)
+    if parts.hostname in _NO_HOSTS:
+        raise BadSource("has a word for nothing as its host", ALLOWED)
+    if _SEVERAL.search(url):
+        raise BadSource("holds more than one address", "one photo for each image")
     brackets_bad = "[" in parts.netloc and not _BRACKETS.fullmatch(parts.netloc.rpartition("@")[2])
     if brackets_bad or not parts.netloc.isprintable() or not _NOT_IN_HOSTS.isdisjoint(parts.netloc):
         raise BadSource("has no valid host", ALLOWED)

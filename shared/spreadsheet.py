@@ -28,11 +28,10 @@ class Unreadable(Exception):
 
 
 class Sheet(msgspec.Struct, frozen=True):
-    """A sheet's rows as texts; `first_row` is the number of the first one, from 1, as the spreadsheet shows it."""
+    """A sheet's rows that are not empty, as texts, each with its number as the spreadsheet shows it."""
 
     name: str
-    first_row: int
-    rows: list[list[str]]
+    rows: list[tuple[int, list[str]]]
 
 
 def sheet_of(data: bytes, is_header: Callable[[Sequence[str]], bool], max_rows: int) -> Sheet:
@@ -57,22 +56,24 @@ def _read(data: bytes, is_header: Callable[[Sequence[str]], bool], max_rows: int
     try:
         book = python_calamine.CalamineWorkbook.from_filelike(io.BytesIO(data))
         first: Sheet | None = None
+        visible = {one.name for one in book.sheets_metadata if one.visible == python_calamine.SheetVisibleEnum.Visible}
         for name in book.sheet_names:
-            sheet = book.get_sheet_by_name(name)
-            start = sheet.start[0] + 1 if sheet.start else 1
-            rows: list[list[str]] = []
-            header_at: int | None = None
-            for number, row in enumerate(sheet.iter_rows()):
+            if name not in visible:
+                continue  # what a person does not see is not meant
+            rows: list[tuple[int, list[str]]] = []
+            headed = False
+            for number, row in enumerate(book.get_sheet_by_name(name).iter_rows(), start=1):
                 texts = [_text(cell) for cell in row[:_MAX_COLUMNS]]
-                if header_at is None and number < _HEADER_ROWS and is_header(texts):
-                    header_at, rows, start = number, [], start + number
-                rows.append(texts)
-                if len(rows) > max_rows or (header_at is None and number > _HEADER_ROWS):
+                if not headed and number <= _HEADER_ROWS and is_header(texts):
+                    headed, rows = True, []
+                if any(texts):
+                    rows.append((number, texts))
+                if len(rows) > max_rows or (not headed and number > _HEADER_ROWS):
                     break
-            if header_at is not None:
-                return Sheet(name, start, rows)
-            if first is None and any(any(texts) for texts in rows):
-                first = Sheet(name, start, rows)
+            if headed:
+                return Sheet(name, rows)
+            if first is None and rows:
+                first = Sheet(name, rows)
     except python_calamine.PasswordError:
         return "is protected by a password"
     except (python_calamine.CalamineError, OSError, ValueError) as error:
@@ -86,7 +87,7 @@ def _text(cell: Any) -> str:
         text = cell.strip()
     elif isinstance(cell, bool):
         text = "true" if cell else "false"
-    elif isinstance(cell, float) and cell.is_integer() and abs(cell) < 1e15:
+    elif isinstance(cell, float) and cell.is_integer() and abs(cell) < 2**53:
         text = str(int(cell))
     elif isinstance(cell, datetime):
         midnight = cell.time() == time()

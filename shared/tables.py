@@ -56,27 +56,55 @@ _KNOWN: Final = {_key(name): name for name in (*COLUMNS, *RETRY_COLUMNS)} | {
 }
 _SEPARATORS: Final = (",", ";", "\t", "|")
 _SEPARATOR_LINE: Final = re.compile(r'\s*"?sep=(\\t|.)"?[;,\t\s]*$', re.IGNORECASE)
+MIN_COLUMNS: Final = 2  # known columns that make a line a header: rows of values name no two
+_WRAPPED: Final = re.compile(r'\s*"((?:[^"]|"")*)"[;,|\t ]*')
 _NULLS: Final = frozenset(
-    {"null", "(null)", "<null>", "[null]", "\\n", "nil", "none", "nan", "undefined", "n/a", "#n/a", "#n/d"}
-)
-_ERRORS: Final = frozenset(
     {
-        "#ref!",
-        "#value!",
-        "#valor!",
-        "#name?",
-        "#nome?",
-        "#div/0!",
-        "#num!",
-        "#núm!",
-        "#null!",
-        "#nulo!",
-        "#getting_data",
+        "null",
+        "(null)",
+        "<null>",
+        "[null]",
+        "\\n",
+        "nil",
+        "none",
+        "nan",
+        "undefined",
+        "n/a",
+        "#n/a",
+        "#n/d",
+        "n/d",
+        "nd",
+        "-",
+        "--",
+        "vazio",
+        "(vazio)",
+        "(blank)",
+        "nulo",
+        "[object object]",
     }
 )
+# "#REF!", "#NOME?", "#ESPALHAMENTO!", "Err:508", "Loading...", a cell too narrow for its number.
+_ERROR: Final = re.compile(
+    r"#[^\W\d_][\w/]{1,20}[!?]|#\w+/\d!|#getting_data|err:\d{3}|loading\.\.\.|#{3,}", re.IGNORECASE
+)
+_DASHES: Final = re.compile(r"[-=+]{3,}")
+_ROWS: Final = re.compile(r"\(?\d+ (rows?|linhas?)\b.*", re.IGNORECASE)
+_LITERAL: Final = re.compile(r'="([^"]*)"')  # ="00123": how a text that looks like a number is kept one
+_NAMED_LINK: Final = re.compile(r".{1,200} \((https?://\S+)\)")  # room.jpg (https://…): attachments of Airtable
+_PORTUGUESE: Final = frozenset(
+    {"cliente", "foto", "imagem", "comodo", "ambiente", "estilo", "imovel", "codigo", "prioridade"}
+)
+_YES: Final = (
+    "true", "t", "yes", "y", "on", "1", "1 0", "1,0", "x", "ok", "checked", "enabled", "sim", "s", "verdadeiro", "v",
+    "ligado", "ativado",
+)  # fmt: skip
+_NO: Final = (
+    "false", "f", "no", "n", "off", "0", "0 0", "0,0", "unchecked", "disabled", "nao", "falso", "desligado",
+    "desativado",
+)  # fmt: skip
 YES_NO: Final[Mapping[str, bool]] = {
-    **dict.fromkeys(("true", "t", "yes", "y", "on", "1", "x", "ok", "sim", "s", "verdadeiro", "v", "ligado"), True),
-    **dict.fromkeys(("false", "f", "no", "n", "off", "0", "nao", "falso", "desligado"), False),
+    **dict.fromkeys(_YES, True),
+    **dict.fromkeys(_NO, False),
 }
 _NEAR: Final = 0.8  # of difflib: one letter more, less or other in an ordinary column name
 
@@ -99,17 +127,28 @@ def separator_line(text: str) -> str | None:
     return "\t" if match[1] == "\\t" else match[1]
 
 
+def unwrapped(line: str) -> str | None:
+    """The row in a line whose cells stand, all together, in one quoted cell; None for any other line."""
+    match = _WRAPPED.fullmatch(line.rstrip("\r\n"))
+    inner = match[1].replace('""', '"') if match else ""
+    return inner + "\n" if any(separator in inner for separator in _SEPARATORS) else None
+
+
 def separator_of(header: str) -> str:
     """What separates the cells of a header line: that which makes most known columns of it."""
+    return max(_SEPARATORS, key=lambda separator: (known_columns(_cells(header, separator)), header.count(separator)))
 
-    def worth(separator: str) -> tuple[int, int]:
-        try:
-            row = next(csv.reader([header], delimiter=separator), [])
-        except csv.Error:
-            row = header.split(separator)
-        return known_columns(row), header.count(separator)
 
-    return max(_SEPARATORS, key=worth)
+def names_columns(line: str) -> bool:
+    """Whether a line names enough columns to be a header."""
+    return known_columns(_cells(line, separator_of(line))) >= MIN_COLUMNS
+
+
+def _cells(line: str, separator: str) -> list[str]:
+    try:
+        return next(csv.reader([line], delimiter=separator, skipinitialspace=True), [])
+    except csv.Error:
+        return line.split(separator)
 
 
 def known_columns(row: Sequence[str]) -> int:
@@ -123,14 +162,42 @@ def is_header(row: Sequence[str]) -> bool:
     return "url" in names and len(names - {None}) >= 2
 
 
+def is_portuguese(row: Sequence[str]) -> bool:
+    """Whether a header's columns have Portuguese names."""
+    return any(not _PORTUGUESE.isdisjoint(plain(cell).split()) for cell in row)
+
+
+def value_of(cell: str) -> str:
+    """A cell's text without what programs write around it."""
+    cell = cell.strip()
+    literal, link = _LITERAL.fullmatch(cell), _NAMED_LINK.fullmatch(cell)
+    return literal[1] if literal else link[1] if link else cell
+
+
+def _best(row: Sequence[str], name: str) -> int:
+    """Which of several columns of one name is meant: the name itself, else the first of its other names."""
+    ranks = {_key(alias): rank for rank, alias in enumerate(_ALIASES.get(name, ()))} | {_key(name): -1}
+    return min(
+        (number for number, cell in enumerate(row) if _KNOWN.get(_key(cell)) == name),
+        key=lambda number: ranks[_key(row[number])],
+    )
+
+
 def header_of(row: Sequence[str]) -> Header:
-    """Read a header row."""
+    """Read a header row. Of two columns that may hold the photo, or the property, the plainer name is taken."""
     columns = [_KNOWN.get(_key(cell), "") for cell in row]
+    for name in ("url", "propertyCode"):
+        if len({_key(cell) for cell, column in zip(row, columns, strict=True) if column == name}) > 1:
+            best = _best(row, name)
+            columns = [column if column != name or number == best else "" for number, column in enumerate(columns)]
     present = set(columns)
     unknown: list[str] = []
     misspelt: list[tuple[str, str]] = []
     for cell, column in zip(row, columns, strict=True):
         if column or not cell.strip():
+            continue
+        if _key(cell) in _KNOWN:
+            unknown.append(cell)
             continue
         near = difflib.get_close_matches(_key(cell), _KNOWN, n=1, cutoff=_NEAR)
         if near and _KNOWN[near[0]] not in present and _KNOWN[near[0]] not in RETRY_COLUMNS:
@@ -141,10 +208,18 @@ def header_of(row: Sequence[str]) -> Header:
     return Header(
         columns,
         missing=tuple(name for name in REQUIRED if name not in present and name not in meant),
-        twice=tuple(dict.fromkeys(name for name in columns if name and columns.count(name) > 1)),
+        twice=tuple(
+            dict.fromkeys(_written(row, columns, name) for name in columns if name and columns.count(name) > 1)
+        ),
         misspelt=tuple(misspelt),
         unknown=tuple(unknown),
     )
+
+
+def _written(row: Sequence[str], columns: Sequence[str], name: str) -> str:
+    """A column's name, and how it was written where that differs."""
+    cells = dict.fromkeys(cell.strip() for cell, column in zip(row, columns, strict=True) if column == name)
+    return name if set(cells) == {name} or len({_key(cell) for cell in cells}) == 1 else f"{name} ({', '.join(cells)})"
 
 
 def fitted(row: Sequence[str], width: int) -> list[str] | None:
@@ -157,6 +232,12 @@ def fitted(row: Sequence[str], width: int) -> list[str] | None:
     return [*row[:width], *[""] * (width - len(row))]
 
 
+def is_decoration(row: Sequence[str]) -> bool:
+    """Whether a row is what query tools draw around a result: a line of dashes, the number of rows."""
+    filled = [cell.strip() for cell in row if cell.strip()]
+    return all(_DASHES.fullmatch(cell) for cell in filled) or (len(filled) == 1 and bool(_ROWS.fullmatch(filled[0])))
+
+
 def is_null(cell: str) -> bool:
     """Whether a cell is one of the words by which databases and programs write that there is nothing."""
     return cell.strip().lower() in _NULLS
@@ -164,7 +245,7 @@ def is_null(cell: str) -> bool:
 
 def is_error(cell: str) -> bool:
     """Whether a cell holds a spreadsheet's own error instead of a value."""
-    return cell.strip().lower() in _ERRORS
+    return _ERROR.fullmatch(cell.strip()) is not None
 
 
 # --- formulas: what spreadsheets evaluate, when a cell, or what another separator makes a cell of, begins with it

@@ -5,15 +5,32 @@ Pydantic, because google-genai turns these classes into the schema the vendor mu
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field
+from annotated_types import MaxLen
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Fraction = float  # 0 to 1; the bounds stand on each field
 
 
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _within_bounds(cls, found: Any) -> Any:
+        """Cut what is longer than its field, and read null as an empty list: neither makes a paid answer useless."""
+        if not isinstance(found, dict):
+            return found
+        fitted = dict(found)
+        for name, field in cls.model_fields.items():
+            value = fitted.get(name)
+            most = next((m.max_length for m in field.metadata if isinstance(m, MaxLen)), None)
+            if value is None and name in fitted and get_origin(field.annotation) is list:
+                fitted[name] = []
+            elif most is not None and isinstance(value, str | list):
+                fitted[name] = value[:most]
+        return fitted
 
 
 class Opening(_Frozen):

@@ -33,7 +33,14 @@ _MISSING: Final = {204, 205, 404, 410}
 _FORBIDDEN: Final = {401, 402, 403, 407, 419, 440, 451, 498, 499, 511}
 # "Not now": 420 is an old 429, 202 says that the photo is still being made, 206 and 304 are answers nobody asked for.
 _NOT_NOW: Final = {202, 206, 304, 408, 409, 420, 421, 423, 424, 425, 429}
-_SLOW_DOWN: Final = {420, 429}
+_SLOW_DOWN: Final = {420, 429, 509, 529}
+# What object stores and drives say in the body of a 403 or 503 that means "not so fast".
+_SLOW_WORDS: Final = re.compile(
+    rb"SlowDown|ServerBusy|rate[ _-]?limit|TooManyRequests|too many requests|throttl|quota ?exceeded|bandwidth limit",
+    re.IGNORECASE,
+)
+_NO_ADDRESS: Final = re.compile(rb"InvalidUri|OutOfRangeInput|NoSuchKey|NoSuchBucket|BlobNotFound", re.IGNORECASE)
+_FINAL: Final = {401, 404, 407, 410}  # whatever wait such an answer names
 # JPEG first: hosts that choose by this header then send the photo as it is. At last anything, for those that know no
 # picture types.
 _ACCEPT: Final = "image/jpeg, image/png, image/heic;q=0.9, image/heif;q=0.9, image/webp;q=0.8, image/*;q=0.5, */*;q=0.1"
@@ -178,7 +185,8 @@ class Downloader:
             message = f"{error} is not on the public internet"
             raise ImageRejected(ErrorCode.SOURCE_NOT_ALLOWED, message) from None
         except (httpcore2.NetworkError, httpcore2.ProtocolError, httpcore2.TimeoutException) as error:
-            message = f"connection failed: {error or type(error).__name__}"
+            said = str(error) if "bytearray" not in str(error) else "its answer is not HTTP"
+            message = f"connection failed: {said or type(error).__name__}"
             raise WorldError(ErrorCode.SOURCE_UNAVAILABLE, message) from error
 
     async def _follow(self, url: str) -> bytes:
@@ -318,8 +326,8 @@ def _fields(headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
 
 def _is_whole(status: int, fields: Mapping[str, str]) -> bool:
     """Whether a 206, which nobody asked for, holds the whole photo."""
-    match = re.fullmatch(r"bytes 0-(\d+)/(\d+)", fields.get("content-range", ""))
-    return status == 206 and match is not None and int(match[1]) + 1 == int(match[2])
+    match = re.fullmatch(r"bytes 0-(\d+)/(\d+|\*)", fields.get("content-range", ""), re.IGNORECASE)
+    return status == 206 and match is not None and match[2] in ("*", str(int(match[1]) + 1))
 
 
 async def _beginning(response: httpcore2.Response) -> bytes:
@@ -340,11 +348,12 @@ def _refusal(target: httpx2.URL, status: int, fields: Mapping[str, str], explana
     """A status that is no photo, as the error it means."""
     wait = retry_after_seconds(fields)
     message = f"the host answered {status}"
-    if status in _SLOW_DOWN or (wait is not None and (status >= 500 or status in _NOT_NOW)):
+    slow = status in _SLOW_DOWN or (status in (403, 500, 503) and _SLOW_WORDS.search(explanation) is not None)
+    if slow or (wait is not None and status not in _FINAL):
         return HostBusy(target.netloc.decode("ascii"), wait)
     if (status >= 500 and status not in _FORBIDDEN) or status in _NOT_NOW:
         return WorldError(ErrorCode.SOURCE_UNAVAILABLE, message)
-    if status in _MISSING:
+    if status in _MISSING or status == 414 or (status == 400 and _NO_ADDRESS.search(explanation)):
         return ImageRejected(ErrorCode.SOURCE_NOT_FOUND, message)
     if status in _REDIRECTS:
         return ImageRejected(ErrorCode.SOURCE_NOT_FOUND, f"{message}, a redirect that does not say where")

@@ -35,6 +35,7 @@ _FILM_CURVES: Final = frozenset({1, 6, 14, 15})  # ITU-T H.273, table 3
 _SRGB_CURVE: Final = 13
 _JPEG: Final = b"\xff\xd8\xff"
 _THUMBNAIL_QUALITY: Final = 80  # looked at, never worked on
+_SMALLEST_SHARE: Final = 6  # of the photo's longest side: less is a thumbnail, not a picture
 _ORIGINAL_SIDE: Final = 1600  # pixels: a laptop's width, for the report's comparison
 _ORIGINAL_QUALITY: Final = 85  # some 250 KB
 _TURNS: Final = {
@@ -91,6 +92,8 @@ def finish(picture_data: bytes, photo: Photo, limits: PhotoLimits) -> Finished:
         rgb = to_srgb(picture, colours)
     if not fits(rgb.width, rgb.height, photo.width, photo.height):
         raise WrongShape(f"it is {rgb.width} x {rgb.height}, the photo {photo.width} x {photo.height}")
+    if max(rgb.size) < max(photo.width, photo.height) / _SMALLEST_SHARE:
+        raise _bad_answer(ErrorCode.VENDOR_BAD_ANSWER, f"it has only {rgb.width} x {rgb.height} pixels")
     scale = min(
         limits.longest_side_pixels / max(photo.width, photo.height), max(rgb.size) / max(photo.width, photo.height)
     )

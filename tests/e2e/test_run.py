@@ -82,12 +82,14 @@ def test_failures_are_reported_and_failed_csv_can_be_dropped_again(folder: Path)
     assert codes == ["source_not_found", "not_a_picture"]
     failed = list(csv.DictReader(io.StringIO((results / "failed.csv").read_text("utf-8-sig"))))
     assert [row["url"] for row in failed] == [(folder / "photos" / name).as_uri() for name in ("late.jpg", "page.jpg")]
-    assert "batchId" not in failed[0]
+    assert [(row["batchId"], row["index"]) for row in failed] == [("b1", "1"), ("b1", "2")]
     photo(folder / "photos/late.jpg", 7)
     photo(folder / "photos/page.jpg", 8)
     again = ruum("run", results / "failed.csv", "--out", "out", "--json", cwd=folder)
     assert again.returncode == 0, again.stderr
-    assert json.loads(again.stdout)["completed"] == 2
+    answered = json.loads(again.stdout)
+    assert (answered["completed"], answered["state"]) == (3, "completed"), "its own batch, all of it"
+    assert (folder / "out/results/acme/b1/round-2/results.jsonl").is_file()
 
 
 def test_a_rejected_manifest(folder: Path) -> None:

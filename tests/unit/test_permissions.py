@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from shared import claims, wiring
+from shared import claims, closing, names, report, wiring
 from shared.errors import ErrorCode, ImageRejected, Throttled, WorldError
 from shared.heartbeat import Heartbeat
 from shared.messages import ImageChanged, decode
@@ -240,6 +240,36 @@ async def rejected(cloud: Cloud) -> None:
     await cloud.manifest("0.jpg", "1.jpg", name="b2")  # the same id for other content
     await cloud.world.objects.put("intake", "manifests/acme/plan.xls", b"x", content_type="x")
     await cloud.rooms["ingest"].ingest.handle("intake", "manifests/acme/plan.xls")
+
+
+async def a_long_closing_carried_on(cloud: Cloud) -> None:
+    """A batch so large that what was gathered of it is kept; here three images are."""
+    await cloud.manifest("0.jpg", "1.jpg", "2.jpg", cache=False)
+    await cloud.work(60)
+    before, closing.PART_IMAGES = closing.PART_IMAGES, 2
+    try:
+        part = report.RoundReport(await cloud.world.the_batch())
+        part.add(await cloud.world.image(0))
+        dead = Lease(holder="dead", until=0.0)
+        now = cloud.world.clock.now()
+        await cloud.settle_quietly()
+        await cloud.world.change_batch(state=BatchState.CLOSING, closing_at=now, closer=dead)
+        name = names.closing_folder(await cloud.world.the_batch()) + "00000001"
+        kept = msgspec.msgpack.encode(part.part())
+        await cloud.world.objects.put("results", name, kept, content_type="application/octet-stream")
+        objects = cloud.world.objects
+        at_once = objects.get
+
+        async def slow(*args: Any) -> Any:  # a third of the lease passes
+            await cloud.world.clock.sleep(15)
+            return await at_once(*args)
+
+        objects.get = slow  # type: ignore[method-assign]
+        await cloud.reconcile()
+        del objects.get
+        assert (await cloud.world.the_batch()).state is BatchState.CLOSED
+    finally:
+        closing.PART_IMAGES = before
 
 
 async def failures_dropped_again(cloud: Cloud) -> None:
@@ -553,7 +583,7 @@ async def a_batch_opens_as_all_are_sent_home(cloud: Cloud) -> None:
 
 
 SCENARIOS: list[Callable[[Cloud], Awaitable[None]]] = [
-    accepted_staged_and_closed, rejected, failures_dropped_again, every_tier, closed_by_ingest, closed_by_reconcile,
+    accepted_staged_and_closed, rejected, failures_dropped_again, a_long_closing_carried_on, every_tier, closed_by_ingest, closed_by_reconcile,
     closed_with_another_closers_files_there, closed_but_not_announced, a_replay_carried_on, too_many_fail,
     a_quota_changes, attempts_fail_and_letters_come, a_photo_of_the_web_while_the_vendor_is_away, the_queue_gives_tasks_up, others_hold_what_is_delivered,
     paused_and_cancelled, reconcile_cancels_resumes_and_publishes_again, orphans, the_cache_forgets_and_is_let_go,

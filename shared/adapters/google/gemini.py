@@ -48,7 +48,8 @@ _ANSWER_REFUSED: Final = frozenset({"SAFETY", "IMAGE_SAFETY", "RECITATION", "IMA
 # every refusal for too many calls says.
 _MONEY: Final = re.compile(
     r"credit[\w ]*(deplet|exhaust|run out|used up|insufficient)|(deplet|exhaust|insufficient|no)[\w ]*credit"
-    r"|prepa(y|id)|spend(ing)?[- ](cap|limit)|budget|insufficient (funds|balance)|limit: 0\b",
+    r"|prepa(y|id)|spend(ing)?[- ](cap|limit)|budget|insufficient (funds|balance)|balance[\w ]*low|limit: 0\b"
+    r"|payment[\w ]*(fail|declin|requir|overdue)|past due",
     re.IGNORECASE,
 )
 _JSON: Final = json.JSONDecoder()
@@ -165,8 +166,10 @@ def understood(text: str, kind: type[M]) -> M | None:
         except (ValueError, RecursionError):
             end = start + 1
         else:
-            with suppress(ValidationError):
-                return kind.model_validate(found)
+            inner = next(iter(found.values())) if isinstance(found, dict) and len(found) == 1 else None
+            for one in (found, inner):
+                with suppress(ValidationError):
+                    return kind.model_validate(one)
         start = text.find("{", end)
     return None
 
@@ -212,6 +215,10 @@ def _usage(model: str, response: types.GenerateContentResponse) -> Usage:
     """Thinking counts as output: it is billed so. Without a count of input tokens the vendor has told nothing."""
     used = response.usage_metadata
     if used is None or not used.prompt_token_count:
+        return Usage(model, told=False)
+    if used.candidates_token_count is None and used.total_token_count:
+        return Usage(model, used.prompt_token_count, max(0, used.total_token_count - used.prompt_token_count))
+    if used.candidates_token_count is None:
         return Usage(model, told=False)
     return Usage(
         model, used.prompt_token_count or 0, (used.candidates_token_count or 0) + (used.thoughts_token_count or 0)
