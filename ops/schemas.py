@@ -94,7 +94,7 @@ def manifest() -> dict[str, Any]:
         "designStyle": choice(STYLE_NAMES.values),
         "roomType": choice(ROOM_NAMES.values),
         "priority": {**choice(TIER_NAMES.values), "default": "normal"},
-        "cache": {"anyOf": [{"type": "boolean"}, {"type": optional}], "default": True},
+        "cache": {"anyOf": [{"type": "boolean"}, {"enum": [0, 1]}, {"type": optional}], "default": True},
         "failureThreshold": {
             "anyOf": [
                 {"type": "integer", "minimum": 1, "maximum": 999_999},

@@ -887,7 +887,8 @@ def test_a_hosts_limit_is_no_failure(header: str, seconds: float | None) -> None
     busy = fetched(answer("429 Too Many Requests", b"", header))
     assert isinstance(busy, HostBusy)
     assert busy.retry_after_seconds == seconds
-    for status in (408, 425, 500, 503, 520, 529):
+    assert isinstance(fetched(answer("529 Overloaded", b"", header)), HostBusy)
+    for status in (408, 425, 500, 503, 520):
         result = fetched(answer(f"{status} Not Now", b"", header))
         if seconds is None:
             assert_unavailable(result)

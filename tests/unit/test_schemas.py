@@ -550,7 +550,7 @@ def test_canonical_names_are_listed_first(field: str, known: Vocabulary) -> None
     "wrong",
     [
         {"clientName": ""}, {"clientName": None}, {"clientName": 7}, {"clientName": "a\nb"}, {"clientName": "a" * 201},
-        {"batchId": "über"}, {"batchId": "a" * 65}, {"batchId": 7}, {"cache": 1}, {"cache": []},
+        {"batchId": "über"}, {"batchId": "a" * 65}, {"batchId": 7}, {"cache": 7}, {"cache": []},
         {"failureThreshold": 0}, {"failureThreshold": "many"}, {"failureThreshold": True}, {"designStyle": 7},
         {"roomType": []}, {"priority": 1}, {"images": [{}]}, {"images": [{"url": ""}]}, {"images": ["a.jpg"]},
         {"images": [{"url": "a.jpg", "propertyCode": "a\u202eb"}]}, {"images": [{"url": "a" * 4097}]}, {"images": {}},
