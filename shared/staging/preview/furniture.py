@@ -147,8 +147,8 @@ def build(name: str, stuff: Stuff, variant: int) -> Mesh:
     made = Piece(SIZES[name], stuff, variant)
     _MAKERS[name](made)
     mesh = made.b.mesh()
-    if name not in HANGING:  # slanting legs end a few millimetres under the floor
-        mesh.vertices[:, 2] = np.maximum(mesh.vertices[:, 2], 0)
+    if name not in HANGING:  # slanting legs end a few millimetres under the floor, round feet a little above it
+        mesh.vertices[:, 2] = np.maximum(mesh.vertices[:, 2] - max(0.0, float(mesh.vertices[:, 2].min())), 0)
     return mesh
 
 
@@ -265,7 +265,6 @@ def _ottoman(p: Piece) -> None:
     p.box((p.width - 0.01, p.depth - 0.01, 0.13), (0, 0, 0.28), p.s.second, 0.05, 0.015)
 
 
-@piece("stool", 0.38, 0.38, 0.46)
 def _stool(p: Piece) -> None:
     p.legs(0.34, 0.34, 0.42, 0.05)
     p.add(cylinder(0.18, 0.035, 24), p.s.wood, (0, 0, 0.41))
@@ -1248,14 +1247,6 @@ def _trolley(p: Piece) -> None:
         )
     p.vase((-0.22, 0, 0.868), 0.14)
     p.box((0.3, 0.2, 0.02), (0.16, 0, 0.868), p.s.wood, 0.006)
-
-
-@piece("parasol", 2.20, 2.20, 2.30)
-def _parasol(p: Piece) -> None:
-    p.add(cylinder(0.24, 0.07, 24), p.s.dark)
-    p.add(bar((0, 0, 0.06), (0, 0, 2.25), 0.022), p.s.wood)
-    cloth = Material(p.s.pale.colour, "weave", 0.4, 0.06, thin=True)
-    p.add(lathe([(1.08, 1.86), (0.7, 2.02), (0.3, 2.18), (0.01, 2.28)], 8, smooth=False), cloth)
 
 
 @piece("reception desk", 1.80, 0.76, 1.10)

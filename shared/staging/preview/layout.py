@@ -28,6 +28,7 @@ _NEAREST: Final = 1.0  # metres from the camera; nearer things fill the picture
 _HIDDEN: Final = 0.12  # share of a door that furniture may cover in the picture
 _SHRUNK: Final = (1.0, 0.85, 0.7, 0.58)  # sizes at which a rug is tried
 _TALL: Final = 1.25  # metres: what rises above this against a wall needs plain wall behind it
+_SLENDER: Final = ("floor lamp", "towel ladder")  # hide nothing of the wall
 _STEP: Final = 0.16  # metres between the places tried along a wall
 
 Point = tuple[float, float]
@@ -86,7 +87,9 @@ def keep_free(space: Space) -> list[tuple[Point, ...]]:
     for hole in space.holes:
         if hole.kind == "window":
             continue
-        deep = _CLEAR if hole.kind == "door" else 0.55
+        start, end = space.sides.span(hole.wall)
+        whole = hole.end - hole.start > 0.8 * (end - start)  # a railing, or a wall of glass: nobody walks through
+        deep = _CLEAR if hole.kind == "door" else (0.06 if whole else 0.55)
         if hole.wall == "back":
             y = space.sides.back
             out.append(((hole.start, y - deep), (hole.end, y - deep), (hole.end, y), (hole.start, y)))
@@ -304,7 +307,7 @@ class Planner:
                 behind = hole.wall == wall and hole.kind != "door" and start < hole.end and end > hole.start
                 if behind and height > max(hole.bottom, 0.75) + allowed:
                     return True
-            if height > _TALL and "plant" not in name and name != "floor lamp":
+            if height > _TALL and "plant" not in name and name not in _SLENDER:
                 known = any(
                     p.wall == wall and p.start - 0.05 <= start and end <= p.end + 0.05 for p in self._space.plain
                 )
@@ -336,13 +339,6 @@ class Planner:
         ]
         sides = self._space.sides
         if any(not (sides.left + 0.05 < x < sides.right - 0.05 and y < sides.back - 0.05) for x, y in corners):
-            return False
-        doors = [
-            zone
-            for zone, hole in zip(self._free, [h for h in self._space.holes if h.kind != "window"], strict=True)
-            if hole.kind == "door"
-        ]
-        if any(rectangle_overlap(tuple(corners), zone) for zone in doors):
             return False
         if self.framed(np.array([[x, y, 0] for x, y in corners], np.float32)) is None:
             return False

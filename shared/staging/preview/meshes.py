@@ -169,7 +169,7 @@ def rounded_box(size: Place, radius: float, bulge: float = 0.0) -> tuple[Any, An
 
 def pillow(width: float, height: float, thick: float) -> tuple[Any, Any, Any]:
     """Return a scatter cushion standing in the x-z plane around the origin, its corners drawn out."""
-    t = np.sin(np.linspace(-1, 1, 11) * math.pi / 2)
+    t = np.sin(np.linspace(-1, 1, 9) * math.pi / 2)
     u, v = np.meshgrid(t, t, indexing="ij")
     swell = np.sqrt(np.maximum(0, (1 - np.abs(u) ** 2.6) * (1 - np.abs(v) ** 2.6)))
     x = width / 2 * u * (1 - 0.10 * (1 - v * v))
@@ -227,7 +227,7 @@ def tube(path: Any, radius: Any, sides: int = 7) -> tuple[Any, Any, Any]:
     radius = np.broadcast_to(np.asarray(radius, np.float64), (len(path),))
     way = np.gradient(path, axis=0)
     way /= np.maximum(np.linalg.norm(way, axis=1, keepdims=True), 1e-9)
-    helper = np.array([0.0, 0, 1]) if abs(way[:, 2]).mean() < 0.8 else np.array([1.0, 0, 0])
+    helper = np.eye(3)[np.abs(way).max(axis=0).argmin()]  # the axis that the path never runs along
     one = np.cross(way, helper)
     one /= np.maximum(np.linalg.norm(one, axis=1, keepdims=True), 1e-9)
     other = np.cross(way, one)

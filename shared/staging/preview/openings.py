@@ -112,8 +112,8 @@ def openings(view: View, grey: Floats, maps: Any, sides: Sides) -> tuple[list[Ho
 Rectangle = tuple[float, float, float, float]  # start, end, bottom, top
 
 
-def _uprights(upright: Any, seen: Any, along: Any, up: Any) -> list[tuple[int, float, float]]:
-    """Return (column, lower end, upper end) of the upright lines of a wall."""
+def _uprights(upright: Any, seen: Any, along: Any, up: Any) -> list[tuple[int, float, float]] | None:
+    """Return (column, lower end, upper end) of the upright lines of a wall; None when it is tiled or panelled."""
     thick = _box(upright.astype(np.float32), 3, 1) > 0.3
     lengths = np.zeros(thick.shape[1])
     ends = np.zeros((thick.shape[1], 2))
@@ -131,14 +131,14 @@ def _uprights(upright: Any, seen: Any, along: Any, up: Any) -> list[tuple[int, f
     span = (visible[-1] - visible[0]) * CELL if len(visible) else 0
     count = 1 + int((np.diff([line[0] for line in lines]) * CELL > 0.15).sum()) if lines else 0
     if span and count > _TEXTURE * span and (lines[-1][0] - lines[0][0]) * CELL > 0.7 * span:
-        return []
+        return None
     return lines
 
 
 def _rectangles(level: Any, upright: Any, tone: Any, seen: Any, along: Any, up: Any) -> list[Rectangle]:
     lines = _uprights(upright, seen, along, up)
     columns = np.flatnonzero(seen.mean(axis=0) > 0.3)
-    if not len(columns):
+    if lines is None or not len(columns):
         return []
     thick = _box(level.astype(np.float32), 3, 0) > 0.3
     covered = np.zeros((thick.shape[0], thick.shape[1] + 1), np.float32)

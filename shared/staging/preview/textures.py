@@ -65,7 +65,8 @@ def rug(pattern: str, x: Floats, y: Floats, width: float, depth: float) -> Float
             0.5 + 0.5 * np.sign(np.sin(x * 26) * np.sin(y * 26))
         )
         return np.clip(inner + frame, 0, 1).astype(np.float32)
-    return (0.5 * _wave(x / 0.05, 0.5) * _wave(y / 0.05, 0.5) + 0.9 * _between(edge, 0.0, 0.05)).astype(np.float32)
+    woven = 0.5 * _wave(x / 0.05, 0.5) * _wave(y / 0.05, 0.5)
+    return np.maximum(woven, 0.9 * _between(edge, 0.0, 0.05)).astype(np.float32)
 
 
 def _between(value: Any, low: float, high: float) -> Floats:
