@@ -118,12 +118,13 @@ class Shadows:
             one /= np.linalg.norm(one)
             other = np.cross(direction, one)
             basis = np.stack([one, other]).astype(np.float32) / np.float32(_MAP_CELL)
-            places = points @ basis.T
-            low = np.floor(places.min(axis=0)).astype(np.int32) - 1
-            size = np.ceil(places.max(axis=0)).astype(np.int32) - low + 2
-            cells = places.astype(np.int32) - low  # truncation: the same half cell off for points and receivers
+            across, along = points @ basis[0], points @ basis[1]
+            low = np.array([math.floor(across.min()) - 1, math.floor(along.min()) - 1], np.int32)
+            size = np.array([math.ceil(across.max()), math.ceil(along.max())], np.int32) - low + 2
             depth = np.full(int(size[0]) * int(size[1]), -1e6, np.float32)
-            np.maximum.at(depth, cells[:, 0] * size[1] + cells[:, 1], points @ direction)
+            # truncation: the same half cell off for points and receivers
+            index = (across.astype(np.int32) - low[0]) * size[1] + (along.astype(np.int32) - low[1])
+            np.maximum.at(depth, index, points @ direction)
             self._maps.append((basis, low, size, depth))
 
     def light(self, places: Floats, normals: Floats) -> Floats:
