@@ -35,6 +35,7 @@ from PIL import Image, ImageDraw, ImageFilter, ImageOps  # noqa: E402
 ROOT: Final = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "samples")]
 
+from render import develop, expose  # noqa: E402
 from rooms import ODD, PHOTOS, Photo  # noqa: E402
 
 from shared.staging import preview  # noqa: E402
@@ -61,8 +62,6 @@ ROOM_PHOTO: Final = {  # which sample shows a room of each type best
 
 @cache
 def _drawn(photo: Photo) -> Image.Image:
-    from render import develop, expose
-
     return develop(expose(photo), zlib.crc32(photo.name.encode()))
 
 

@@ -5,7 +5,7 @@ Everything is float32 and done in bands and chunks: a 2,048 pixel photo takes le
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -18,11 +18,12 @@ from shared.staging.preview.openings import WALLS, Sides
 from shared.staging.preview.views import Floats, View
 
 SAMPLES: Final = 2  # a pixel, each way
-_CHUNK: Final = 400_000  # fragments at once
-_SHADED: Final = 100_000  # samples at once
+_CHUNK: Final = 200_000  # fragments at once
+_SHADED: Final = 60_000  # samples at once
+_ROWS: Final = 384  # of samples whose distances are kept at once
 _BAND: Final = 96  # rows composed at once
 _CREASE: Final = 0.93  # cosine between neighbouring samples' normals above which one sample stands for four
-_UNSEEN: Final = 0.006  # a share of light that no 8-bit picture shows
+_UNSEEN: Final = 0.015  # of the light: so much of every shadow is left out, which no eye sees and many pixels keep
 
 
 def to_linear() -> Floats:
@@ -163,28 +164,50 @@ def raster(view: View, scene: Scene) -> Samples | None:
     dy = ((w[:, 2] - w[:, 0]) * (x[:, 1] - x[:, 0]) - (w[:, 1] - w[:, 0]) * (x[:, 2] - x[:, 0])) / area
     first = np.clip(np.ceil(darkest(y)), 0, high).astype(np.int32)
     last = np.clip(np.floor(brightest(y)) + 1, 0, high).astype(np.int32)
-    lines = np.maximum(last - first, 0)
-    buffer = np.zeros(wide * high, np.int64)
-    ends = np.cumsum(lines)
-    start = 0
-    while start < len(chosen):
-        stop = max(start + 1, int(np.searchsorted(ends, (ends[start - 1] if start else 0) + _CHUNK // 4)))
-        _fill(buffer, wide, slice(start, stop), chosen, a, b, c, dx, dy, x, y, w, first, lines)
-        start = stop
-    faces = np.where(buffer > 0, buffer & ((1 << 22) - 1), -1).astype(np.int32).reshape(high, wide)
+    planes = _Planes(chosen, a, b, c, dx, dy, x, y, w)
+    faces = np.empty((high, wide), np.int32)
+    for begin in range(0, high, _ROWS):
+        end = min(high, begin + _ROWS)
+        buffer = np.zeros((end - begin) * wide, np.int64)
+        some = np.flatnonzero((first < end) & (last > begin))
+        low_row = np.maximum(first[some], begin)
+        count = np.minimum(last[some], end) - low_row
+        ends = np.cumsum(count)
+        start = 0
+        while start < len(some):
+            stop = max(start + 1, int(np.searchsorted(ends, (ends[start - 1] if start else 0) + _CHUNK // 4)))
+            part = slice(start, stop)
+            _fill(buffer, wide, begin, planes, some[part], low_row[part], count[part])
+            start = stop
+        faces[begin:end] = np.where(buffer > 0, buffer & ((1 << 22) - 1), -1).reshape(-1, wide)
     return Samples(left, top, faces, su, sv, inverse)
 
 
-def _fill(
-    buffer: Any, wide: int, part: slice, chosen: Any, a: Any, b: Any, c: Any, dx: Any, dy: Any, x: Any, y: Any, w: Any,
-    first: Any, lines: Any,
-) -> None:  # fmt: skip
-    """Put some triangles into the buffer: the nearest face of each sample, its distance in the upper bits."""
-    count = lines[part]
-    face = np.repeat(np.arange(part.start, part.stop, dtype=np.int32), count)
+@dataclass(frozen=True)
+class _Planes:
+    """Triangles in the picture: their number, three half planes a x + b y + c >= 0, and 1 / distance as a plane."""
+
+    number: Any
+    a: Floats
+    b: Floats
+    c: Floats
+    dx: Floats
+    dy: Floats
+    x: Floats
+    y: Floats
+    w: Floats
+
+
+def _fill(buffer: Any, wide: int, top: int, planes: _Planes, some: Any, first: Any, count: Any) -> None:
+    """Put some triangles into the buffer of a few rows: the nearest face of each sample, its distance in the upper bits.
+
+    `some` are the triangles; each covers `count` rows from `first` on.
+    """
+    face = np.repeat(some, count)
     if not len(face):
         return
-    row = np.arange(len(face), dtype=np.int32) - np.repeat(np.cumsum(count) - count, count) + first[face]
+    row = (np.arange(len(face)) - np.repeat(np.cumsum(count) - count, count) + np.repeat(first, count)).astype(np.int32)
+    a, b, c = planes.a, planes.b, planes.c
     low, high = np.full(len(face), -1e9, np.float32), np.full(len(face), 1e9, np.float32)
     for k in range(3):
         slope, rest = a[face, k], b[face, k] * row + c[face, k]
@@ -206,9 +229,9 @@ def _fill(
         f = np.repeat(face[position:stop], n)
         col = np.arange(len(f), dtype=np.int32) - np.repeat(np.cumsum(n) - n, n) + np.repeat(begin[position:stop], n)
         line = np.repeat(row[position:stop], n)
-        inverse = w[f, 0] + dx[f] * (col - x[f, 0]) + dy[f] * (line - y[f, 0])
+        inverse = planes.w[f, 0] + planes.dx[f] * (col - planes.x[f, 0]) + planes.dy[f] * (line - planes.y[f, 0])
         key = (np.clip(inverse, 1e-3, 8).astype(np.float64) * (1 << 34)).astype(np.int64)
-        np.maximum.at(buffer, line.astype(np.int64) * wide + col, (key & ~((1 << 22) - 1)) | chosen[f])
+        np.maximum.at(buffer, (line - top).astype(np.int64) * wide + col, (key & ~((1 << 22) - 1)) | planes.number[f])
         position = stop
 
 
@@ -291,9 +314,10 @@ def drawn(view: View, scene: Scene, light: lighting.Environment, lit: Floats) ->
     samples = raster(view, scene)
     if samples is None:
         return None
-    shader = Shader(view, scene, samples, light, lit)
     high, wide = samples.faces.shape[0] // SAMPLES, samples.faces.shape[1] // SAMPLES
     quads = samples.faces.reshape(high, SAMPLES, wide, SAMPLES).transpose(0, 2, 1, 3).reshape(-1, SAMPLES * SAMPLES)
+    samples = replace(samples, faces=samples.faces[:0])  # half of the memory is enough
+    shader = Shader(view, scene, samples, light, lit)
     covered = quads >= 0
     count = covered[:, 0].astype(np.uint8) + covered[:, 1] + covered[:, 2] + covered[:, 3]
     alpha = count * np.float32(0.25)
@@ -379,7 +403,7 @@ def render(
         low = min(photo.height, top + _BAND)
         ratio = _ratios(view, sides, grids, top, low)
         cover, flat = rugs.band(top, low)
-        shaded = 1 - darkest(ratio) > _UNSEEN
+        shaded = darkest(ratio) < 1
         touched = shaded.any(axis=0)
         if cover is not None:
             touched |= cover.any(axis=0)
@@ -469,7 +493,7 @@ def _ratios(view: View, sides: Sides, grids: dict[str, lighting.Grid], top: int,
         if here.any():
             out[here] = grid.at(along[here], across[here])
     out = np.repeat(np.repeat(out, 2, axis=0), 2, axis=1)[: low - top, : view.width]
-    return _eased(out)
+    return np.minimum(_eased(out) + np.float32(_UNSEEN), 1)
 
 
 def _eased(ratio: Floats) -> Floats:
