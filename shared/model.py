@@ -120,11 +120,28 @@ class Refusal(StrEnum):
 
 
 class Claim(Document, frozen=True, kw_only=True):
-    """Who works on an image, since when; `alone` when nothing else is in that worker's hands."""
+    """Who works on an image, since when; `alone` when nothing else is in that worker's hands.
+
+    `step` is the picture step (`claims.PictureStep`) that a worker alone with the image is in; empty between them.
+    """
 
     worker: str
     at: float
     alone: bool = False
+    step: str = ""
+
+
+class Trials(Document, frozen=True, kw_only=True):
+    """What became of an image's lone trials in its round, for which a worker has nothing else in its hands.
+
+    `deaths` of workers in all. The last `in_a_row` of them were in one and the same picture step, `step`; it is empty
+    when the last one was elsewhere. `passed` counts the trials that ended well.
+    """
+
+    deaths: int = 0
+    step: str = ""
+    in_a_row: int = 0
+    passed: int = 0
 
 
 class Call(Document, frozen=True, kw_only=True):
@@ -197,7 +214,8 @@ class Image(Document, frozen=True, kw_only=True):
     revision: int = 1
     fence: int = 0
     attempts: int = 0
-    crashes: int = 0
+    crashes: int = 0  # since the last lone trial that it passed
+    trials: Trials = Trials()
     claim: Claim | None = None
     checkpoint: Checkpoint | None = None
     output: Output | None = None

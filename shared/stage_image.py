@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, nullcontext
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from enum import StrEnum
 from functools import partial
 from typing import Final, TypeVar
@@ -92,6 +92,7 @@ class StageImage:
         self._tools = tools
         self._control = ControlCache(tools.store, tools.clock, tools.settings.worker.control_cache_seconds)
         self._gate = Gate()
+        self._began = tools.clock.monotonic()
         self._in_hand: dict[str, int] = {}  # image to the fence of this worker's present claim
 
     async def handle(self, delivery: Delivery) -> Disposition:
@@ -148,9 +149,22 @@ class StageImage:
                 image_settled(log, claimed)
                 return await self._dead(self._letter(task, claimed))
             if not claims.is_suspect(claimed):
-                return await self._work(task, claimed, nullcontext())
+                return await self._work(task, claimed, self._stage)
         # Two workers died with this image in hand: it gets this one to itself.
-        return await self._work(task, claimed, self._gate.alone())
+        return await self._work(task, claimed, self._try_alone)
+
+    @asynccontextmanager
+    async def _alone(self, suspect: Image) -> AsyncIterator[None]:
+        """Be alone in this worker, once it has lived for a while; until then others work.
+
+        Of several suspects the one that fewest workers died alone with goes first, so that kills that have nothing to
+        do with any image are spread over all of them, and one deadly image keeps no other one waiting.
+        """
+        left = self._began + claims.TRIAL_AFTER_SECONDS - self._tools.clock.monotonic()
+        if left > 0:
+            await self._tools.clock.sleep(left)
+        async with self._gate.alone(suspect.trials.deaths):
+            yield
 
     # --- before the claim
 
@@ -223,15 +237,29 @@ class StageImage:
 
     # --- with the claim
 
-    async def _work(self, task: Task, image: Image, room: AbstractAsyncContextManager[None]) -> Disposition:
+    async def _stage(self, image: Image, claimed: ClaimedImage) -> None:
+        await claimed.stage(await claimed.photo())
+
+    async def _try_alone(self, image: Image, claimed: ClaimedImage) -> None:
+        """Stage a suspect: what may kill the worker is done alone, the rest in company."""
+        async with claimed.waiting(self._alone(image)):
+            await claimed.go_alone()
+            photo = await claimed.photo()
+            if claims.is_tried_to_the_end(image):
+                await claimed.stage(photo)
+                return
+            await claimed.pass_trial()
+        async with claimed.waiting(self._gate.together()):
+            await claimed.stage(photo)
+
+    async def _work(
+        self, task: Task, image: Image, stage: Callable[[Image, ClaimedImage], Awaitable[None]]
+    ) -> Disposition:
         claimed = ClaimedImage(self._tools, self._control, image)
         key = image_key(image.batch, image.index)
         self._in_hand[key] = image.fence
         try:
-            async with claimed.waiting(room):
-                if claims.is_suspect(image):
-                    await claimed.go_alone()
-                await claimed.stage()
+            await stage(image, claimed)
         except LostClaim:
             raise
         except WorkStopped:

@@ -42,6 +42,7 @@ from shared.model import (
     ReportFile,
     Tally,
     Tier,
+    Trials,
     Worker,
     shards_for,
 )
@@ -773,7 +774,8 @@ def test_documents_survive_exactly(backend: Backend) -> None:
             fence=7,
             attempts=1,
             crashes=2,
-            claim=Claim(worker=text, at=1_772_442_000.1234567, alone=True),
+            claim=Claim(worker=text, at=1_772_442_000.1234567, alone=True, step=text),
+            trials=Trials(deaths=3, step=text, in_a_row=2, passed=1),
             checkpoint=Checkpoint(analysis=text, picture=text, generations=2, defects=(text, "", text)),
             output=msgspec.structs.replace(OUTPUT, picture=text),
             error=Failure(code=text, message=text),

@@ -159,6 +159,10 @@ class Checker:
         stops = self.batches[batch].control is not Control.RUN
         return stops or self._stopped.get(batch, -math.inf) >= since - CACHED_SECONDS - LATE_SECONDS
 
+    def taken_over(self) -> None:
+        """The only process there is has begun: it knows that all others are dead, however lately they were heard of."""
+        self._beats.clear()
+
     def beat(self, worker: Worker) -> None:
         beat = (self._faults.loop.time(), worker.at - self._epoch, worker.stopped)
         self._beats.setdefault(worker.id, deque(maxlen=KEPT_BEATS)).append(beat)

@@ -163,7 +163,7 @@ def _heard_of_what_was_not_made(known: Any, ask: Any, now: float) -> Any:
     return _heard(known, msgspec.structs.replace(ask, probe_succeeded=ask.probe_succeeded or ask.probe_unused), now)
 
 
-_failed, _refused, _photo, _key_of = ledger.failed, hosts.refused, claimed.ClaimedImage._photo, hosts.key_of
+_failed, _refused, _photo, _key_of = ledger.failed, hosts.refused, claimed.ClaimedImage.photo, hosts.key_of
 _told, _after_wait = hosts.Hosts._refused, subscriber.Subscriber._after_wait
 
 
@@ -354,7 +354,7 @@ MUTATIONS: Final[dict[str, list[Patch]]] = {
         (ledger, "failed", _failed_without_answers),
     ],
     "an answer counts from when it is told": [(ledger, "heard", _heard_only_now)],
-    "waiting for a host spends an attempt": [(claimed.ClaimedImage, "_photo", _photo_or_fail)],
+    "waiting for a host spends an attempt": [(claimed.ClaimedImage, "photo", _photo_or_fail)],
     "a refusal of a host that is not noted spends an attempt": [(hosts.Hosts, "_refused", _tell_or_fail)],
     "a parked image keeps its slot": [(slots.Slots, "outside", _wait_inside)],
     "a parked image is nacked": [
