@@ -234,6 +234,9 @@ class PictureWorks(Scripted):
         photo = Photo(jpeg=b"photo of " + data, width=4, height=3, sha256=hashlib.sha256(data).hexdigest())
         return await self._meet("normalise", photo)
 
+    async def framed(self, photo: Photo) -> Photo:
+        return await self._meet("framed", photo)
+
     async def finish(self, picture: bytes, photo: Photo) -> Finished:
         jpeg = b"finished " + picture
         digest = hashlib.sha256(jpeg).hexdigest()
@@ -265,7 +268,7 @@ class Fakes:
         """The fake that a step belongs to."""
         if step == "fetch":
             return self.source
-        return self.pictures if step in ("normalise", "finish") else self.model
+        return self.pictures if step in ("normalise", "framed", "finish") else self.model
 
     def will(self, step: str, *entries: Any) -> None:
         self.of(step).will(step, *entries)
@@ -414,7 +417,9 @@ class World:
 
     async def held_by(self, worker: str, index: int = 0, **changes: Any) -> Image:
         """An image that `worker` claimed just now."""
-        claim = Claim(worker=worker, at=self.clock.now(), alone=changes.pop("alone", False))
+        claim = Claim(
+            worker=worker, at=self.clock.now(), alone=changes.pop("alone", False), step=changes.pop("step", "")
+        )
         return await self.change_image(
             index, state=ImageState.PROCESSING, claim=claim, fence=changes.pop("fence", 1), **changes
         )
