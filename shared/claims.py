@@ -52,9 +52,9 @@ TRIAL_AFTER_SECONDS = 30.0
 # Lone deaths in a row, in one and the same picture step, that are the image's fault. A picture takes about a second of
 # its minute in each step: random kills find one image six times in the same step with a probability of 1e-10.
 LONE_DEATHS_IN_A_STEP = 6
-# Lone deaths anywhere that end a round, so that nothing goes on for ever. Each takes at least the 30 s above. Where two
-# kills of three meet the image before it has come any further, 30 do so in a row with a probability of 5e-6.
-LONE_DEATHS_AT_MOST = 30
+# Lone deaths anywhere that end a round, so that nothing goes on for ever. Each takes at least the 30 s above. With a
+# kill every 20 s six trials of seven end before the picture is paid for, a hundred in a row with a probability of 2e-7.
+LONE_DEATHS_AT_MOST = 100
 
 
 class PictureStep(StrEnum):

@@ -1,8 +1,9 @@
 """Rules left out on purpose, and what notices: `make mutation-proof`, or `python -m tests.simulation.mutations [seeds [words]]`.
 
-Every rule is taken out of the product by itself (with words, those whose name has one of them). First the schedules of `scenarios.py` are played without it, then
-seeds, until one of them breaks a promise. A mutation that nothing notices is a hole in the checker, or a rule that
-another rule covers: the exit code is 1.
+Every rule is taken out of the product by itself (with words, those whose name has one of them). First the schedules of
+`scenarios.py` are played without it (for a rule about blame: those of `kills.py`), then seeds, until one of them breaks
+a promise. A mutation that nothing notices is a hole in the checker, or a rule that another rule covers: the exit code
+is 1.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ from shared.ledger import Circuit
 from shared.model import Batch, BatchMove, BatchState, Checkpoint, Control, ImageState, Refusal
 from tests.simulation import checker
 from tests.simulation.faults import PROCESS
+from tests.simulation.kills import STORMS
 from tests.simulation.run import run_seed
 from tests.simulation.scenarios import SCENARIOS, play
 
@@ -307,6 +309,17 @@ def _give_up_quietly(image: Any, **more: Any) -> Any:
     return Refusal.SETTLED if refusal is Refusal.UNCHANGED else refusal
 
 
+# --- no healthy image is blamed for a kill
+
+_died_alone = claims.died_alone
+
+
+def _claim_as_if_alone(image: Any, **more: Any) -> Any:
+    if image.claim is not None:
+        image = msgspec.structs.replace(image, claim=msgspec.structs.replace(image.claim, alone=True, step="prepare"))
+    return _claim(image, **more)
+
+
 # --- promise 3: one completion a round
 
 _files = report.RoundReport.files
@@ -390,6 +403,12 @@ MUTATIONS: Final[dict[str, list[Patch]]] = {
     "a pause or cancel is told to nobody": [
         (room, "announce_control", _say_nothing) for room in (closing, operator, reconcile)
     ],
+    "one lone death blames": [(claims, "is_to_blame", lambda trials: trials.deaths > 0)],
+    "deaths in company blame": [(claims, "claim", _claim_as_if_alone)],
+    "lone deaths in whatever step blame": [
+        (claims, "died_alone", lambda known, step: _died_alone(known, "prepare")),
+    ],
+    "a young worker tries suspects, and kills blame": [(claims, "TRIAL_AFTER_SECONDS", 0.0)],
     "checkpoint never used": [(claimed.ClaimedImage, "kept_picture", _no_picture)],
     "checkpoint never written": [(claimed.ClaimedImage, "keep", _keep_in_mind)],
     "release drops the checkpoint": [(claims, "release", _release_without_checkpoint)],
@@ -443,7 +462,7 @@ def attempt(job: tuple[str, int]) -> Caught:
     schedules: list[str] = []
     noticed = None
     with patched(MUTATIONS[name]):
-        for scenario in SCENARIOS:
+        for scenario in STORMS if " blame" in name else SCENARIOS:
             if violations := play(scenario).checker.violations:
                 schedules.append(scenario.__name__)
                 told += violations[:1]
@@ -459,7 +478,7 @@ def main(show: Callable[[str], None] = lambda text: print(text, flush=True)) -> 
     seeds = int(sys.argv[1]) if len(sys.argv) > 1 else SEEDS
     wanted = [name for name in MUTATIONS if not sys.argv[2:] or any(word in name for word in sys.argv[2:])]
     began = time.monotonic()
-    sound = [scenario.__name__ for scenario in SCENARIOS if not well(scenario)]
+    sound = [scenario.__name__ for scenario in (*SCENARIOS, *STORMS) if not well(scenario)]
     for name in sound:
         show(f"{name} is not well with every rule in place")
     missed = 0

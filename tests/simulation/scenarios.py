@@ -20,7 +20,7 @@ from shared.cache import CacheEntry
 from shared.errors import ErrorCode, ImageRejected, WorldError
 from shared.hosts import HostLedger
 from shared.messages import Task, encode
-from shared.model import Batch, BatchState, Image, ImageState, Tier
+from shared.model import Batch, BatchState, Image, ImageState, Tier, Trials
 from shared.ports import Message
 from shared.settings import WorkerLimits
 from shared.topology import DEAD_LETTER_TOPIC, topic_of
@@ -504,7 +504,7 @@ class StaleHandAsksForALead(Workers):
 
 
 class SuspectBesideAPaidLead(Schedule):
-    """An image is released with its picture, and the next with the same photo is a suspect: alone in its worker's hands.
+    """An image is released with its picture, and the next with the same photo is a suspect, alone to its end.
 
     Nobody else can come in meanwhile, not even the image it waits for: the lead of what is paid must run out.
     """
@@ -520,7 +520,9 @@ class SuspectBesideAPaidLead(Schedule):
             "ingest", "queue.publish", fits=lambda arguments, _: arguments[0] == topic_of(Tier.NORMAL)
         )
         await self.reached(publishing)
-        suspect = lambda image: msgspec.structs.replace(image, crashes=2, revision=image.revision + 1)
+        suspect = lambda image: msgspec.structs.replace(
+            image, crashes=2, trials=Trials(passed=2), revision=image.revision + 1
+        )
         await self.store.change_image(ID, 1, suspect, "schedule")
         publishing.release()
         await self.until(lambda: (image := self.image(0)) is not None and image.attempts)
