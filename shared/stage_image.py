@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from enum import StrEnum
 from functools import partial
 from typing import Final, TypeVar
@@ -151,20 +150,12 @@ class StageImage:
             if not claims.is_suspect(claimed):
                 return await self._work(task, claimed, self._stage)
         # Two workers died with this image in hand: it gets this one to itself.
+        young_seconds = self._began + claims.TRIAL_AFTER_SECONDS - self._tools.clock.monotonic()
+        if young_seconds > 0:
+            await ClaimedImage(self._tools, self._control, claimed).release(None)
+            wait = partial(self._tools.clock.sleep, young_seconds)
+            return Disposition(Action.WAIT, reason="a young worker tries no suspects", wait=wait)
         return await self._work(task, claimed, self._try_alone)
-
-    @asynccontextmanager
-    async def _alone(self, suspect: Image) -> AsyncIterator[None]:
-        """Be alone in this worker, once it has lived for a while; until then others work.
-
-        Of several suspects the one that fewest workers died alone with goes first, so that kills that have nothing to
-        do with any image are spread over all of them, and one deadly image keeps no other one waiting.
-        """
-        left = self._began + claims.TRIAL_AFTER_SECONDS - self._tools.clock.monotonic()
-        if left > 0:
-            await self._tools.clock.sleep(left)
-        async with self._gate.alone(suspect.trials.deaths):
-            yield
 
     # --- before the claim
 
@@ -241,8 +232,12 @@ class StageImage:
         await claimed.stage(await claimed.photo())
 
     async def _try_alone(self, image: Image, claimed: ClaimedImage) -> None:
-        """Stage a suspect: what may kill the worker is done alone, the rest in company."""
-        async with claimed.waiting(self._alone(image)):
+        """Stage a suspect: what may kill the worker is done alone, the rest in company.
+
+        Of several suspects the one that fewest workers died alone with goes first. Kills that have nothing to do with
+        any image are then spread over all of them, and one deadly image keeps no other one waiting.
+        """
+        async with claimed.waiting(self._gate.alone(image.trials.deaths)):
             await claimed.go_alone()
             photo = await claimed.photo()
             if claims.is_tried_to_the_end(image):

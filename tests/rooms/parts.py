@@ -13,7 +13,7 @@ import msgspec
 
 from ops.noop import ANALYSIS, GOOD
 from shared import closing
-from shared.claims import HEARTBEAT_STALE_SECONDS
+from shared.claims import HEARTBEAT_STALE_SECONDS, TRIAL_AFTER_SECONDS
 from shared.errors import ErrorCode, WorldError
 from shared.heartbeat import Heartbeat
 from shared.messages import Letter, Task, decode, encode, is_letter, task_for
@@ -440,10 +440,17 @@ class World:
         """A living worker, on the world's backend or another view of it."""
         return await Hand(self, backend or self.parts, self.fakes).start()
 
+    async def grown_worker(self, backend: Any = None) -> Hand:
+        """A worker that has lived for long enough to try suspects."""
+        hand = await self.worker(backend)
+        await self.clock.sleep(TRIAL_AFTER_SECONDS)
+        await hand.heartbeat.beat()
+        return hand
+
     async def killed_at(self, step: str, delivery: Delivery) -> Hand:
         """A worker of its own is killed at this step of the delivery's image; what it leaves behind is left."""
         process = Fuse()
-        hand = await self.worker(fused(self.parts, process))
+        hand = await self.grown_worker(fused(self.parts, process))
 
         async def die() -> None:
             raise process.blow()

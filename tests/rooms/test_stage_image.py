@@ -765,18 +765,11 @@ async def test_a_stuck_claim_of_a_living_worker_is_taken_over_and_no_crash(world
     assert await world.image() == image
 
 
-async def grown(world: World) -> Hand:
-    """A worker that has lived long enough to try suspects."""
-    hand = await world.worker()
-    await world.clock.sleep(TRIAL_AFTER_SECONDS)
-    return hand
-
-
 @virtual
 async def test_the_third_claim_after_two_crashes_is_alone(world: World) -> None:
     await world.batch(4)
     await world.held_by("ghost", 3, crashes=1)
-    hand = await grown(world)
+    hand = await world.grown_worker()
     busy, suspect = Stall(), Stall()
     world.fakes.will("fetch", busy)
     before = hand.begin(await world.task(0))
@@ -806,22 +799,24 @@ async def test_the_third_claim_after_two_crashes_is_alone(world: World) -> None:
 
 
 @virtual
-async def test_a_young_worker_tries_no_suspect_and_works_meanwhile(world: World) -> None:
-    await world.batch(2)
-    await world.held_by("ghost", 1, crashes=1)
+async def test_a_young_worker_gives_a_suspect_back_until_it_has_lived_for_a_while(world: World) -> None:
+    """So the suspect holds no slot, and is in no hand that may be killed."""
+    await world.batch()
+    await world.held_by("ghost", crashes=1)
     hand = await world.worker()
-    suspect = Stall()
-    world.fakes.will("fetch", None, suspect)
-    trial = hand.begin(await world.task(1))
-    await world.clock.sleep(TRIAL_AFTER_SECONDS - 1)
-    assert (await hand.handle(await world.task(0))).action is Action.ACK
-    assert world.fakes.source.calls == ["fetch"]
-    assert (await world.image(0)).state is COMPLETED
-    await suspect.reached.wait()
-    assert world.clock.monotonic() >= TRIAL_AFTER_SECONDS
-    suspect.go_on.set()
-    assert (await trial).action is Action.ACK
-    assert (await world.image(1)).trials == Trials(passed=1)
+    await world.clock.sleep(5)
+    task = await world.task()
+    done = await hand.handle(task)
+    assert done.action is Action.WAIT
+    image = await world.image()
+    assert (image.state, image.crashes, image.attempts, image.claim) == (QUEUED, 2, 0, None)
+    assert done.wait is not None
+    before = world.clock.monotonic()
+    await done.wait()
+    assert world.clock.monotonic() - before == TRIAL_AFTER_SECONDS - 5
+    assert world.fakes.source.calls == []
+    assert (await hand.handle(task)).action is Action.ACK
+    assert (await world.image()).trials == Trials(passed=1)
 
 
 @virtual
@@ -830,7 +825,7 @@ async def test_when_its_photo_is_prepared_a_suspect_goes_on_in_company(world: Wo
     await world.batch(3)
     for index in range(2):
         await world.held_by("ghost", index, crashes=1)
-    hand = await grown(world)
+    hand = await world.grown_worker()
     drawing = [Stall() for _ in range(3)]
     world.fakes.will("generate", *drawing)
     fetching = Stall()
@@ -855,7 +850,7 @@ async def test_when_its_photo_is_prepared_a_suspect_goes_on_in_company(world: Wo
 async def test_after_two_trials_a_suspect_is_alone_to_the_end(world: World) -> None:
     await world.batch(2)
     await world.held_by("ghost", 0, crashes=1, trials=Trials(passed=2))
-    hand = await grown(world)
+    hand = await world.grown_worker()
     drawing = Stall()
     world.fakes.will("generate", drawing)
     suspect = hand.begin(await world.task(0))
@@ -883,7 +878,7 @@ async def test_a_lone_workers_successor_knows_where_it_died(world: World, step: 
     assert image.claim is not None
     assert (image.claim.alone, image.claim.step) == (True, NOTED[step])
     await world.clock.sleep(STALE_SECONDS)
-    assert (await (await world.worker()).handle(task)).action is Action.ACK
+    assert (await (await world.grown_worker()).handle(task)).action is Action.ACK
     image = await world.image()
     row = 1 if NOTED[step] else 0
     assert (image.state, image.trials) == (COMPLETED, Trials(deaths=1, step=NOTED[step], in_a_row=row, passed=2))
@@ -943,7 +938,7 @@ async def test_a_suspect_that_only_waited_for_its_turn_is_not_to_blame(world: Wo
     """The worker dies while the suspect still waits until others are done: it was not alone, and nothing touched it."""
     await world.batch(2)
     await world.held_by("ghost", 1, crashes=1)
-    hand = await grown(world)
+    hand = await world.grown_worker()
     other = Stall()
     world.fakes.will("fetch", other)
     _ = hand.begin(await world.task(0))
@@ -954,7 +949,7 @@ async def test_a_suspect_that_only_waited_for_its_turn_is_not_to_blame(world: Wo
     assert world.fakes.source.calls == ["fetch"], "the suspect is not even fetched yet"
     hand.fall_silent()
     await world.clock.sleep(STALE_SECONDS)
-    await (await world.worker()).handle(await world.task(1))
+    await (await world.grown_worker()).handle(await world.task(1))
     image = await world.image(1)
     assert (image.state, image.trials) == (COMPLETED, Trials(passed=1))
 
@@ -977,7 +972,7 @@ async def test_of_many_suspects_only_the_one_that_worked_is_to_blame(world: Worl
     world.fakes.pictures.normalise = deadly  # type: ignore[method-assign]
     for life in range(8):  # workers, one after another; each takes whatever is open
         process = Fuse()
-        hand = await world.worker(fused(world.parts, process))
+        hand = await world.grown_worker(fused(world.parts, process))
         waiting = [index for index in range(10) if (await world.image(index)).state in (QUEUED, PROCESSING)]
         tasks = [await world.task(index) for index in waiting]
         await process.kills(all_of([hand.handle(task) for task in tasks]))
@@ -1552,7 +1547,7 @@ async def test_a_stopping_worker_releases(world: World, step: str) -> None:
 async def test_a_stopping_worker_releases_a_suspect_that_waits(world: World) -> None:
     await world.batch(2)
     await world.held_by("ghost", 1, crashes=1)
-    hand = await world.worker()
+    hand = await world.grown_worker()
     busy = Stall()
     world.fakes.will("fetch", busy)
     first = hand.begin(await world.task(0))
