@@ -49,7 +49,7 @@ class ErrorCode(StrEnum):
     VENDOR_TIMEOUT = "vendor_timeout"  # no answer within the deadline
     VENDOR_BAD_ANSWER = "vendor_bad_answer"  # an answer that cannot be used: empty, malformed, truncated
     STORAGE_UNAVAILABLE = "storage_unavailable"  # our database, queue or bucket did not answer
-    WORKER_CRASHED = "worker_crashed"  # the worker died with this image in hand, at last while it was alone
+    WORKER_CRASHED = "worker_crashed"  # workers died again and again while they held nothing but this image
     DELIVERIES_EXHAUSTED = "deliveries_exhausted"  # delivered too often without an outcome
     CONFIGURATION = "configuration"  # ours; never the final error of an image
     INTERNAL = "internal"  # a bug of ours

@@ -74,6 +74,7 @@ def _story(target: Target, batch: Batch, found: Image, holder: Worker | None) ->
         f"  wanted    {found.room_type}, {found.design_style}, tier {found.tier.value}",
         f"  created   {_moment(found.created_at)}",
         f"  tries     round {found.round}, {tries}",
+        *_trials(found),
     ]
     if found.error:
         what = "failed" if found.state.value == "failed" else "last try"
@@ -87,6 +88,21 @@ def _story(target: Target, batch: Batch, found: Image, holder: Worker | None) ->
                      + (" (from the cache)" if found.cached else ""))  # fmt: skip
     lines.append(f"  now       {_now(target, batch, found, holder)}")
     lines.append(f"  in logs   trace {trace_id(found.batch, found.index)}")
+    return lines
+
+
+def _trials(found: Image) -> list[str]:
+    """What is known of an image that workers died with; nothing for most images."""
+    from shared import claims
+
+    trials, lines = found.trials, []
+    if trials.deaths or trials.passed:
+        where = f", the last at the step {trials.step}" if trials.step else ""
+        died, passed = words.count(trials.deaths, "worker"), words.count(trials.passed, "trial")
+        lines.append(f"  alone     {died} died while it held nothing else{where}; {passed} passed")
+    if claims.is_suspect(found) and found.settled_at is None:
+        age = words.duration(claims.TRIAL_AFTER_SECONDS)
+        lines.append(f"  suspect   it is tried alone, by a worker that has lived for {age}")
     return lines
 
 

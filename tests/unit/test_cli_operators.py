@@ -17,7 +17,7 @@ from ops import local, run_notes, waiting
 from shared.cache import CacheEntry
 from shared.clock import SystemClock
 from shared.ledger import Circuit, Ledger, Waiter
-from shared.model import BatchState, Control, Worker
+from shared.model import BatchState, Control, Trials, Worker
 from shared.settings import Limit
 from tests.unit.commands import Ruum
 from tests.unit.test_operator_commands import BUG, PICTURE, TIMEOUT, Data, at_work, failed, ok, queued
@@ -239,6 +239,18 @@ def test_an_image_s_whole_story(ruum: Ruum, data: Data) -> None:
     assert (found["index"], found["state"], found["error"]["code"]) == (1, "failed", BUG)
     for index in (3, 10**30):
         ruum("image", batch, index, "--data", data.folder).refused(64, "0 to 2")
+
+
+def test_an_image_that_workers_died_with_says_so(ruum: Ruum, data: Data) -> None:
+    died = Trials(deaths=3, step="prepare", in_a_row=2, passed=1)
+    images = [queued(crashes=2), queued(crashes=1, trials=died), queued(crashes=1)]
+    batch = data.batch("a", images, closed=False)
+    stories = [" ".join(ruum("image", batch, index, "--data", data.folder).out.split()) for index in range(3)]
+    told = [
+        "it is tried alone",
+        "3 workers died while it held nothing else, the last at the step prepare; 1 trial passed",
+    ]
+    assert [[words in story for words in told] for story in stories] == [[True, False], [False, True], [False, False]]
 
 
 # --- resend

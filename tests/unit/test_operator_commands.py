@@ -43,6 +43,7 @@ from shared.model import (
     Tally,
     Tier,
     TierEmpty,
+    Trials,
     Worker,
     shards_for,
 )
@@ -114,6 +115,7 @@ class Data:
                 batch=batch.id, index=index, room_type="bedroom", design_style="modern", tier=batch.tier,
                 shard=index % batch.shards, source=image["source"], state=image["state"], created_at=at,
                 revision=image.get("revision", 2), round=image.get("round", 1), claim=image.get("claim"),
+                crashes=image.get("crashes", 0), trials=image.get("trials", Trials()),
                 error=Failure(code=image["code"], message=f"{image['code']} it was") if "code" in image else None,
                 settled_at=(
                     self.now - image["minutes_ago"] * 60 if "minutes_ago" in image
