@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import pty
 import re
@@ -198,6 +199,25 @@ def test_any_encoding_of_the_terminal(words: tuple[str, ...], encoding: str, wor
     said = run([*usual(words, world), "--data", str(cli_inputs_copy(world["data"], Path("d")))], {}, encoding=encoding)
     said.in_a_line((words, encoding))
     run([*words[:1], "☃ é \udcff"], {}, encoding=encoding).in_a_line((words, encoding))
+
+
+def logging_state() -> dict[str, tuple[object, ...]]:
+    loggers = [logging.getLogger(), *map(logging.getLogger, list(logging.root.manager.loggerDict))]
+    found = {log.name: (log.level, log.handlers[:], log.filters[:], log.propagate, log.disabled) for log in loggers}
+    return found | {"disable": (logging.root.manager.disable,)}
+
+
+@pytest.mark.parametrize("words", [("health",), ("status", "acme.a"), ("image", "acme.a", "9"), ("nonsense",), ("-h",)])
+@pytest.mark.parametrize("level", ["DEBUG", "CRITICAL", "BANANA"])
+def test_a_command_leaves_the_process_its_own_logging(
+    words: tuple[str, ...], level: str, world: dict[str, Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Tests that ran after a command's saw no log lines: the command had taken pytest's handlers away."""
+    before = logging_state()
+    run([*words, *(["--data", str(world["data"])] if len(words[0]) > 2 else [])], {"LOG_LEVEL": level})
+    assert {name: state for name, state in logging_state().items() if name in before} == before
+    logging.getLogger("shared.somewhere").warning("after a command")
+    assert "after a command" in caplog.text
 
 
 # --- real processes: what a process of its own is needed for
