@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
-from ops import local, run_notes, waiting
+from ops import erasing, local, run_notes, spending, waiting
+from ops.target import Target
+from shared import wiring
 from shared.cache import CacheEntry
 from shared.clock import SystemClock
 from shared.ledger import Circuit, Ledger, Waiter
 from shared.model import BatchState, Control, Worker
-from shared.settings import Limit
+from shared.settings import Buckets, Limit, Settings
 from tests.unit.commands import Ruum
 from tests.unit.test_operator_commands import BUG, PICTURE, TIMEOUT, Data, at_work, failed, ok, queued
 
@@ -267,6 +271,8 @@ def test_a_client_is_erased_and_no_other(ruum: Ruum, data: Data) -> None:
     async def objects(embedded: Any) -> None:
         for bucket, name in (("results", "results/acme/a/images/0.jpg"), ("results", "results/globex/b/images/0.jpg"),
                              ("work", "cache/k1/k1"), ("work", "cache/k2/k2"), ("work", f"work/{mine}/0/1-1"),
+                             ("results", "results/acme/a/originals/0.jpg"), ("results", f"closing/{mine}/1-9/00005000"),
+                             ("results", f"closing/{mine}b/1-9/00005000".replace("acme", "globex")),
                              ("intake", "manifests/acme/x.json"), ("results", "manifests/acme/x.json.errors.json")):  # fmt: skip
             await embedded.objects.put(bucket, name, b"x", content_type="a/b")
 
@@ -275,7 +281,7 @@ def test_a_client_is_erased_and_no_other(ruum: Ruum, data: Data) -> None:
     before = data.everything()
     dry = ruum("erase", "--client", "acme", "--dry-run", "--data", data.folder)
     dry.done()
-    assert "1 batch with 2 images, 5 files, 1 cache entry would be erased" in dry.out
+    assert "1 batch with 2 images, 7 files, 1 cache entry would be erased" in dry.out
     ruum("erase", "--client", "acme", "--data", data.folder).refused(64, "Erase 1 batch", "--yes")
     assert data.everything() == before
 
@@ -288,11 +294,95 @@ def test_a_client_is_erased_and_no_other(ruum: Ruum, data: Data) -> None:
     ruum("erase", "--client", "acme", "--yes", "--data", data.folder).refused(64, "no client acme")
 
 
-def test_what_is_not_finished_is_not_erased(ruum: Ruum, data: Data) -> None:
-    batch = data.batch("a", [queued()], closed=False)
+OPEN = (BatchState.INGESTING, BatchState.PROCESSING, BatchState.REOPENING, BatchState.CLOSING, BatchState.CLOSED)
+
+
+@pytest.mark.parametrize("control", Control)
+@pytest.mark.parametrize("state", OPEN)
+def test_what_is_not_finished_is_not_erased(ruum: Ruum, data: Data, state: BatchState, control: Control) -> None:
+    """Beside a run, a cancel, a replay or a closing something is still written; an unannounced end is none."""
+    batch = data.batch("a", [queued()], closed=False, state=state, control=control)
+    data.batch("b", [ok()])
     before = data.everything()
-    ruum("erase", "--client", "acme", "--yes", "--data", data.folder).refused(4, batch, "cancel first")
+    finishes = control is Control.CANCELLING or state in (BatchState.CLOSING, BatchState.CLOSED)
+    said = ruum("erase", "--client", "acme", "--yes", "--data", data.folder)
+    said.refused(4, f"{batch} is {'about to finish: try again' if finishes else 'not finished: cancel it first'}")
     assert data.everything() == before
+
+
+@pytest.mark.parametrize("meanwhile", ["replayed", "another", "a run"])
+def test_a_question_that_waited_long_erases_nothing_that_has_changed(
+    ruum: Ruum, data: Data, monkeypatch: pytest.MonkeyPatch, meanwhile: str
+) -> None:
+    batch = data.batch("a", [failed()])
+    beside = contextlib.ExitStack()
+
+    def sure(question: str, *, yes: bool) -> None:
+        with ThreadPoolExecutor(1) as other:
+            if meanwhile == "replayed":
+                other.submit(data.change, batch, state=BatchState.PROCESSING, round=2).result()
+            elif meanwhile == "another":
+                other.submit(data.batch, "b", [ok()]).result()
+            else:
+                beside.enter_context(at_work(data.folder))
+
+    monkeypatch.setattr(spending, "sure", sure)
+    with beside:
+        said = ruum("erase", "--client", "acme", "--data", data.folder)
+    said.refused(4, {"replayed": "cancel it first", "another": "acme has changed", "a run": "a run works"}[meanwhile])
+    assert data.standing(batch) == [("failed", 1)]
+
+
+def test_no_replay_opens_a_batch_that_is_being_erased(ruum: Ruum, data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+    batch = data.batch("a", [failed()])
+
+    async def killed(target: Any, known: Any, plan: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(erasing, "erase", killed)
+        assert ruum("erase", "--client", "acme", "--yes", "--data", data.folder).code == 130
+    said = ruum("retry-failed", batch, "--data", data.folder)
+    assert (said.code, data.standing(batch)) == (0, [("failed", 1)])
+    assert "left alone" in said.err
+    assert data.tasks() == []
+    ruum("erase", "--client", "acme", "--yes", "--data", data.folder).done()
+
+
+def test_a_batch_that_opens_after_the_last_look_is_not_erased(data: Data) -> None:
+    batch = data.batch("a", [failed()])
+    seen = data.found(batch)
+    data.change(batch, state=BatchState.REOPENING, round=2)
+
+    async def shut(embedded: Any) -> None:
+        where = Target(embedded.backend, SystemClock(), Settings(), "here", data=data.folder, embedded=embedded)
+        with pytest.raises(erasing.NotFinished, match="cancel it first"):
+            await erasing.shut(where, [seen])
+
+    data.run(shut)
+    assert data.found(batch).control is Control.RUN
+
+
+def test_photos_of_the_photo_bucket_are_erased_also_of_a_client_without_batches() -> None:
+    """The bucket `source` holds the client's folder itself: <client>/…, and nobody else's that begins alike."""
+    settings = Settings(buckets=Buckets(source="photos"))
+
+    async def body() -> list[str]:
+        embedded = wiring.embedded(SystemClock())
+        try:
+            for name in ("acme/1.jpg", "acme/new/2.jpg", "acme2/1.jpg", "globex/acme/1.jpg"):
+                await embedded.objects.put("photos", name, b"x", content_type="image/jpeg")
+            where = Target(embedded.backend, SystemClock(), settings, "here", embedded=embedded)
+            known = await erasing.batches_of(where, "acme")
+            plan = await erasing.plan(where, "acme", known)
+            assert (plan.batches, plan.is_empty, len(plan.objects)) == (0, False, 2)
+            await erasing.erase(where, known, plan)
+            assert (await erasing.plan(where, "acme", known)).is_empty
+            return [stored.name async for stored in embedded.objects.list("photos", "")]
+        finally:
+            embedded.database.close()
+
+    assert asyncio.run(body()) == ["acme2/1.jpg", "globex/acme/1.jpg"]
 
 
 def test_nothing_is_erased_beside_a_run(ruum: Ruum, data: Data) -> None:
