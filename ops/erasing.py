@@ -71,7 +71,7 @@ async def plan(target: Target, client: str, batches: list[Batch]) -> Plan:
     for bucket, prefix in prefixes:
         async for stored in objects.list(bucket, prefix):
             found.add((bucket, stored.name))
-    for batch in batches:  # on one machine manifests lie in one folder, whoever's they are
+    for batch in batches:  # on one machine the manifests of all clients are in one folder
         name = remote.manifest_object(batch)
         for bucket, each in ((buckets.intake, name), (buckets.results, names.errors_name(name))):
             if await objects.stat(bucket, each) is not None:

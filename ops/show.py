@@ -24,7 +24,7 @@ MOST_PROBLEMS_SHOWN: Final = 50  # of a manifest, on a terminal; the file has al
 MOST_MESSAGE: Final = 1500  # characters of a line: what somebody pasted may be pages
 PLAIN_SECONDS: Final = 5.0  # between two lines of progress where there is no terminal
 SPEED_SECONDS: Final = 60.0  # images a minute are measured over the last minute
-NARROWEST_BAR: Final = 10  # columns; with fewer left for it the numbers stand alone
+NARROWEST_BAR: Final = 10  # columns; with fewer left for it only the numbers are shown
 
 printed_json = False
 said_goodbye = False  # a command has said itself how it was interrupted
@@ -34,7 +34,7 @@ _bar: _Bar | None = None
 
 
 class ReaderGone(Exception):
-    """Whoever read our output went away. No OSError: typer has its own idea of a broken pipe."""
+    """The reader of our output went away. Not an OSError: typer handles a broken pipe in its own way."""
 
 
 class Lines:
@@ -276,7 +276,7 @@ def problems(name: str, found: Sequence[Problem], written_to: str | None) -> Non
     more = len(found) - MOST_PROBLEMS_SHOWN
     if more > 0:
         err.print(f"  … and {more} more; --json lists all of them" if not written_to else f"  … and {more} more")
-    if any("lies outside the folders" in problem.reason for problem in found):
+    if any("is outside the folders" in problem.reason for problem in found):
         err.print("  photos may come from further folders: --photos FOLDER")
     if written_to:
         err.print(f"{'All of them' if len(found) > 1 else 'The same'} as JSON: {written_to}")

@@ -356,7 +356,7 @@ async def write_status(
 ) -> None:
     """Refresh the batch's status.json, never by older news: a newer round or more settled images stay.
 
-    The measured speed lives in the object's metadata: whoever refreshes it next, in whatever process, goes on from it.
+    The measured speed lives in the object's metadata: the next refresh, in any process, goes on from it.
     """
     name = names.status_name(batch)
     order = (batch.round, batch.state is BatchState.CLOSED, counts.settled)

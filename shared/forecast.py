@@ -1,4 +1,4 @@
-"""How long and how dear: what a batch will take, before it runs and while it does.
+"""How long and how expensive: what a batch will take, before it runs and while it does.
 
 The vendor's quota bounds the fleet; within it the tiers share by weight, as in `shared.fair`. What is not known yet
 comes from the settings' typical figures, what is known from measurement.

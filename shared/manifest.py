@@ -798,7 +798,7 @@ def _why_not_json(text: str, error: json.JSONDecodeError) -> str:
     if before.endswith(",") and text[error.pos : error.pos + 1] in ("}", "]"):
         return "there is a comma too many"
     if text[error.pos : error.pos + 1] == "'":
-        return "texts stand in double quotes, not in single ones,"
+        return "texts are written in double quotes, not in single ones,"
     if text[error.pos : error.pos + 2] in ("//", "/*") or text[error.pos : error.pos + 1] == "#":
         return "JSON knows no comments,"
     return error.msg.removesuffix(" at")

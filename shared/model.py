@@ -146,7 +146,7 @@ class Checkpoint(Document, frozen=True, kw_only=True):
     """Paid work that a later attempt does not buy again.
 
     `analysis` is the analyse agent's answer as JSON. `picture` names the work object of the generated picture (None
-    when only the analysis is known); `defects` are those the generation was told to mend; `generations` counts the
+    when only the analysis is known); `defects` are those the generation was asked to correct; `generations` counts the
     pictures bought in this round, `refusals` the answers that the vendor's filter refused in it.
     """
 

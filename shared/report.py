@@ -184,14 +184,11 @@ class RoundReport:
                 image.property_code or "", image.room_type, image.design_style, image.tier.value, error.code,
                 error.message,
             ])  # fmt: skip
-        self._rows += (b"," if self._rows else b"") + msgspec.json.encode(self._page_row(image))
+        self._rows += (b"," if self._rows else b"") + msgspec.json.encode(report_page.row(self._batch, image))
         self.counts = self.counts + Counts(**{image.state.value: 1})
         self.cost_micro_usd += image.cost_micro_usd
         self.cached += image.cached and image.state is ImageState.COMPLETED
         self.end = image.index + 1
-
-    def _page_row(self, image: Image) -> list[Any]:
-        return report_page.row(self._batch, image)
 
     def files(self) -> Iterator[tuple[str, bytes]]:
         """File names within the round's folder, each with its bytes: one at a time, so that memory holds one copy."""

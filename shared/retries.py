@@ -19,7 +19,11 @@ _FROM_FAILED_CSV: Final = "what the batch's own failed.csv had"
 
 
 class Retries:
-    """See the module."""
+    """Gives the failed images that a dropped failed.csv lists a new round in their own batch. INGEST uses it.
+
+    Rows of images that have completed meanwhile are left out. What a row corrects (address, room, style) is written
+    with the requeue itself, so that a retry interrupted by a kill corrects no image twice and forgets none.
+    """
 
     def __init__(self, store: BatchStore, replay: Replay) -> None:
         self._store = store

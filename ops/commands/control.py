@@ -32,7 +32,7 @@ MOST_REASON: Final = 300  # characters of a reason: it is shown in a line
 BatchOrNone = Annotated[str | None, typer.Argument(metavar="[BATCH]", help="A batch id, such as acme.demo.")]
 OfClient = Annotated[str | None, typer.Option("--client", metavar="NAME", help="Every open batch of this client.")]
 OfAll = Annotated[bool, typer.Option("--all", help="Every open batch.")]
-Reason = Annotated[str | None, typer.Option("--reason", metavar="TEXT", help="Why; the client is told it too.")]
+Reason = Annotated[str | None, typer.Option("--reason", metavar="TEXT", help="Why; the client sees it too.")]
 OwnReason = Annotated[str | None, typer.Option("--reason", metavar="TEXT", help="Why; kept with the batch.")]
 ByOption = Annotated[str | None, typer.Option("--by", metavar="NAME", help="Who asks for it.  [default: your login]")]
 
@@ -240,7 +240,7 @@ def resend(
 ) -> None:
     """Send a batch's latest event again, with the id it had: completed, rejected, paused, cancelled or accepted.
 
-    For a client who lost it. Whoever had it knows the id, and drops it.
+    For a client that lost it. A client that has had it knows the id and ignores it.
     """
 
     async def work(target: Target) -> int:

@@ -122,7 +122,7 @@ def _as_before(target: Target, known: Batch) -> str:
 def watch(
     batch: BatchArgument, data: DataOption = None, project: ProjectOption = None, as_json: JsonFlag = False
 ) -> None:
-    """Follow a batch until it is done, is paused, or stands still because nobody works. Exit codes as for run."""
+    """Follow a batch until it is done, is paused, or makes no progress because nobody works. Exit codes as for run."""
     with_target(lambda target: follow(target, batch, as_json=as_json), data, project)
 
 
@@ -228,7 +228,7 @@ async def ended(
         for line in [*failures.lines(groups), *waiting.paused_lines(target.options, batch, goes_on=same)]:
             show.err.print(line)
     else:
-        show.err.print(f"{batch.id} stands still with {state}. {standing_still or ''}".rstrip())
+        show.err.print(f"{batch.id} makes no progress, with {state}. {standing_still or ''}".rstrip())
     return SOME_FAILED
 
 

@@ -73,7 +73,9 @@ def test_watch_ends_where_nobody_works(ruum: Ruum, data: Data) -> None:
     said = ruum("watch", batch, "--data", data.folder)
     assert time.monotonic() - started < 5
     assert said.code == 3
-    assert f"{batch} stands still with 1 of 2 finished. Nothing runs in {data.folder}. Go on with: {RUN}" in said.err
+    assert (
+        f"{batch} makes no progress, with 1 of 2 finished. Nothing runs in {data.folder}. Go on with: {RUN}" in said.err
+    )
 
 
 def test_watch_ends_with_a_pause_and_the_commands_that_help(ruum: Ruum, data: Data) -> None:
