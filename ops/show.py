@@ -190,6 +190,10 @@ class Speed:
         speed = self.per_second
         self._ends_at = now + open_images / speed if speed else None
 
+    def is_known(self, now: float) -> bool:
+        """Whether an image was finished in the last minute: else nothing is known about now."""
+        return bool(self.per_second) and now - self._seen[-1][0] <= SPEED_SECONDS
+
     @property
     def per_second(self) -> float:
         if len(self._seen) < 2:
@@ -214,6 +218,7 @@ class BatchProgress:
         self._last: tuple[Batch, Counts] | None = None
         self.cost_usd = 0.0
         self.waits = ""  # in a few words, beside the numbers
+        self.stuck = False  # nothing moves until the wait is over
 
     def __enter__(self) -> Self:
         global _bar  # noqa: PLW0603
@@ -257,10 +262,12 @@ class BatchProgress:
         if counts.failed:
             parts.append(f"{counts.failed} failed")
         if counts.open and self._speed.per_second:
-            parts.append(f"{self._speed.per_second * 60:.0f}/min")
-        left = self._speed.left_seconds(now)
-        if counts.open and left:
-            parts.append(f"{words.duration(left)} left")
+            left = self._speed.left_seconds(now)
+            if self.stuck or not self._speed.is_known(now):
+                parts.append("time left not known")
+            else:
+                parts.append(f"{self._speed.per_second * 60:.0f}/min")
+                parts += [f"{words.duration(left)} left"] if left else []
         if self.cost_usd:
             parts.append(words.money(self.cost_usd))
         if self.waits:

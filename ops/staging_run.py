@@ -193,7 +193,7 @@ class _Run:
             self._looked_at = now
             await self._say_waits(self._here, now)
         elif not counts.open:
-            self._progress.waits = ""
+            self._progress.waits, self._progress.stuck = "", False
         self._progress.cost_usd = self._notes.cost_usd
         self._progress.show(batch, counts)
 
@@ -202,6 +202,7 @@ class _Run:
         waits = await waiting.of_models(here.store, self._order.settings, self._now(), fault=fault)
         self._progress.waits = waits[0].short if waits else ""
         serious = next((wait for wait in waits if wait.serious), None)
+        self._progress.stuck = serious is not None
         said = serious or (waits[0] if waits and now - self._moved_at >= STILL_SECONDS else None)
         if said is None and fault and now - self._moved_at >= STILL_SECONDS:
             self._progress.say_once(f"The last call failed: {fault}. It is tried again.")

@@ -420,7 +420,8 @@ def status_of(
 def progress_of(batch: Batch, counts: Counts, now: float, speed: float | None, capacity: Capacity | None) -> Status:
     """A batch's progress.
 
-    `eta_seconds` is None when nothing is moving: before the first image, while paused, and when the batch is closed.
+    `eta_seconds` is None when nothing is moving: before the first image, while paused, while the vendor does not
+    answer, and when the batch is closed.
     """
     moving = batch.state is BatchState.PROCESSING and batch.control is Control.RUN
     return Status(

@@ -65,7 +65,10 @@ class Status(_OfBatch, frozen=True, kw_only=True):
     cancelled: int
     progress: Annotated[Share, Meta(description="settled share of the images")]
     images_per_minute: Annotated[float | None, Meta(description="measured; null when nothing moves")]
-    eta_seconds: Annotated[float | None, Meta(description="until the last image is settled; null when not known")]
+    eta_seconds: Annotated[
+        float | None,
+        Meta(description="until the last image is settled; null when not known, as in a vendor's outage"),
+    ]
     updated_at: Time
 
 

@@ -130,14 +130,14 @@ async def follow(target: Target, batch_id: str, *, as_json: bool, awaited: Await
     """Follow a batch to its end; the exit code."""
     import asyncio
 
-    from ops import remote
+    from ops import batch_lookup, remote
 
     progress = show.BatchProgress()
     waits = _Waits(target, progress)
 
     async def not_yet() -> None:
         known = [known.id for known in await target.backend.store.batches()]
-        there = ", ".join(known[:20]) or "none"
+        there = batch_lookup.listed(known)
         limit = words.duration(remote.APPEAR_SECONDS)
         show.err.print(f"no batch {batch_id} yet in {target.where}; waiting up to {limit} for it (there are: {there})")
 
@@ -188,6 +188,7 @@ class _Waits:
                 self.standing_still = nobody.sentence
                 return True
         self._progress.waits = waits[0].short if waits else ""
+        self._progress.stuck = any(wait.serious for wait in waits)
         long_still = now - self._moved_at >= 10.0  # starting workers, and a picture, take that long
         said = next((wait for wait in waits if wait.serious and (wait.kind != "nobody" or long_still)), None)
         if said is None and waits and long_still:

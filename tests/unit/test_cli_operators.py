@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 import subprocess
 import sys
 import time
@@ -15,13 +16,18 @@ from typing import Any
 import msgspec
 import pytest
 
-from ops import erasing, local, run_notes, spending, waiting
+from ops import erasing, local, run_notes, show, spending, waiting
+from ops import words as words_module
+from ops.commands import control
 from ops.target import Target
-from shared import wiring
+from shared import closing, wiring
+from shared.adapters.embedded.objects import EmbeddedObjects
 from shared.cache import CacheEntry
 from shared.clock import SystemClock
+from shared.hosts import HostLedger
 from shared.ledger import Circuit, Ledger, Waiter
-from shared.model import BatchState, Control, Worker
+from shared.model import BatchState, Control, Counts, ImageState, Worker
+from shared.ports import StoredObject
 from shared.settings import Buckets, Limit, Settings
 from tests.unit.commands import Ruum
 from tests.unit.test_operator_commands import BUG, PICTURE, TIMEOUT, Data, at_work, failed, ok, queued
@@ -109,6 +115,37 @@ def test_status_says_what_is_waited_for(ruum: Ruum, data: Data) -> None:
     assert f"Gemini does not answer ({PICTURE}). The next test call is at" in said.out
     assert [wait["kind"] for wait in found["waitsFor"]] == ["circuit"]
     assert "Nothing runs in" in ruum("status", batch, "--data", data.folder).out
+
+
+@pytest.mark.parametrize(
+    ("wait", "age", "left"),
+    [
+        ({}, 1.0, "1 min 00 s left"),
+        ({"waiters": {"w normal": Waiter(count=4, until=2e9)}}, 1.0, "1 min 00 s left"),
+        ({"day_spent_until": 600.0}, 1.0, "11 min 00 s left"),
+        ({"circuit": Circuit.OPEN, "open_until": 300.0}, 1.0, "time left not known"),
+        ({"circuit": Circuit.HALF_OPEN, "probe_until": 100.0}, 1.0, "time left not known"),
+        ({}, 400.0, "time left not known"),  # nothing has moved for long: the workers sleep, or have halted
+    ],
+)
+def test_status_tells_a_time_left_only_where_it_is_known(
+    ruum: Ruum, data: Data, monkeypatch: pytest.MonkeyPatch, wait: dict[str, Any], age: float, left: str
+) -> None:
+    batch = data.batch("a", [queued()] * 60 + [ok()], closed=False)
+    later = {name: data.now + at for name, at in wait.items() if name.endswith("_until")}
+    data.ledger(PICTURE, **{**wait, **later})
+    status = StoredObject("results", "status.json", 1, 9, {}, data.now - age)
+
+    async def stat(*_: Any) -> StoredObject:
+        return status
+
+    monkeypatch.setattr(EmbeddedObjects, "stat", stat)
+    monkeypatch.setattr(closing, "known_speed", lambda known: 1.0)
+    with at_work(data.folder):
+        said = ruum("status", batch, "--data", data.folder).out
+    seconds = re.search(r"finished \(2%\)(?:, 60.0 a minute)?, (.*)", said)
+    assert seconds is not None, said
+    assert re.sub(r"(1[01]) min \d\d s|59 s", lambda m: "11 min 00 s" if m[1] else "1 min 00 s", seconds[1]) == left
 
 
 def ledger(**changes: Any) -> Ledger:
@@ -209,6 +246,106 @@ def test_health_of_a_healthy_system(ruum: Ruum, data: Data) -> None:
     said = ruum("health", "--data", data.folder)
     said.done()
     assert "all is well" in said.out
+
+
+def test_health_names_a_host_that_asked_to_wait(ruum: Ruum, data: Data) -> None:
+    data.batch("a", [ok()])
+    data.record(HostLedger(id="host:photos.example", not_before=data.now + 300, refusals=1), "host:photos.example")
+    said = ruum("health", "--data", data.folder)
+    assert "waits      photos.example asked us to wait until" in said.out
+    assert said.code == 0
+
+
+@pytest.mark.parametrize(
+    ("code", "images", "words"),
+    [
+        (TIMEOUT, 1, [f"1 image of acme failed with {TIMEOUT} in the last hour (", "replay --client acme --code"]),
+        (BUG, 40, ["40 images of acme failed with internal in the last hour (our own fault"]),
+        (
+            "source_not_found",
+            20,
+            ["20 images of acme", "The client can correct the addresses: ruum-batch dead-letters"],
+        ),
+        ("source_not_found", 19, []),
+    ],
+)
+def test_health_is_not_well_after_failures(ruum: Ruum, data: Data, code: str, images: int, words: list[str]) -> None:
+    data.batch("a", [failed(code, 5)] * images)
+    said = ruum("health", "--data", data.folder)
+    assert "all is well" not in said.out
+    assert said.code == (3 if words else 0)
+    assert ("LOOK" in said.out) is bool(words)
+    for word in words or [f"19 {code} of acme in the last hour", "nothing else needs a person"]:
+        assert word in said.out
+
+
+@pytest.mark.parametrize("images", [1, 3, 4, 100, 101, 1234])
+def test_failures_are_counted_beyond_those_that_are_named(ruum: Ruum, data: Data, images: int) -> None:
+    batch = data.batch("a", [failed(f"{number}") | {"code": TIMEOUT} for number in range(images)])
+    said = ruum("status", batch, "--data", data.folder).out
+    (line,) = [line for line in said.splitlines() if f"{images} {TIMEOUT}" in line]
+    more = re.search(r" and ([\d,]+) more$", line)
+    assert (int(more[1].replace(",", "")) if more else 0) == images - min(images, 3)
+    assert line.count("bad.jpg") == min(images, 3)
+
+
+@pytest.mark.parametrize(
+    ("things", "total", "words"),
+    [([], None, ""), (["a"], None, "a"), (["a", "b", "c"], None, "a, b, c"), (["a", "b", "c", "d"], None, "a, b, c and 1 more"),
+     (["a", "b", "c", "d"], 4000, "a, b, c and 3,997 more"), (["a", "b"], 5, "a, b and 3 more"), (["a"], 1, "a")],
+)  # fmt: skip
+def test_some_of_many(things: list[str], total: int | None, words: str) -> None:
+    assert words_module.some(things, total=total) == words
+
+
+@pytest.mark.parametrize("processing", [0, 1, 45])
+@pytest.mark.parametrize("works", [True, False])
+def test_a_pause_says_what_is_still_in_progress(ruum: Ruum, data: Data, processing: int, works: bool) -> None:
+    """The numbers go on moving for a while: whoever pauses must not think that nothing happened."""
+    holder = [queued(state=ImageState.PROCESSING, counted=ImageState.PROCESSING)] * processing
+    batch = data.batch("a", [queued(), *holder], closed=False)
+    with at_work(data.folder) if works else contextlib.nullcontext():
+        said = ruum("pause", batch, "--data", data.folder)
+    said.done()
+    expected = f"{processing} image{'s' if processing > 1 else ''} still in progress: a paid call that has started"
+    assert (expected in said.out) is (processing > 0 and works)
+    assert ("still in progress" in said.out) is (processing > 0 and works)
+
+
+def test_a_cancel_does_not_call_queued_images_in_progress(data: Data) -> None:
+    batch = data.found(data.batch("a", [queued()], closed=False, control=Control.CANCELLING))
+
+    async def said(counts: Counts) -> list[str]:
+        embedded = local.open_backend(SystemClock(), data.folder, data.folder)
+        try:
+            where = Target(embedded.backend, SystemClock(), Settings(), "here", data=data.folder, embedded=embedded)
+            return await control._cancelled(where, batch, counts)
+        finally:
+            embedded.database.close()
+
+    both = asyncio.run(said(Counts(queued=85, processing=45, completed=20)))
+    assert both[1].startswith("  85 still queued: they are cancelled")
+    assert both[2].startswith("  45 in progress end first")
+    assert len(asyncio.run(said(Counts(queued=85)))) == len(asyncio.run(said(Counts(processing=45)))) == 2
+    assert len(asyncio.run(said(Counts(cancelled=1)))) == 1
+
+
+@pytest.mark.parametrize(
+    ("stuck", "idle", "numbers"),
+    [(False, 1.0, "60/min, 49 s left"), (False, 59.0, "60/min"), (False, 61.0, "time left not known"),
+     (True, 1.0, "time left not known")],
+)  # fmt: skip
+def test_progress_tells_a_time_left_only_while_something_moves(
+    data: Data, stuck: bool, idle: float, numbers: str
+) -> None:
+    """An outage, or a halt of the workers, that nothing in the store tells of."""
+    batch = data.found(data.batch("a", [queued()] * 60, closed=False))
+    progress = show.BatchProgress()
+    progress.stuck = stuck
+    progress._speed.note(0, 60, 1000.0)
+    progress._speed.note(10, 50, 1010.0)
+    shown = progress._numbers(batch, Counts(queued=50, completed=10), 1010.0 + idle)
+    assert shown == f"10 of 60 finished, {numbers}"
 
 
 def test_health_names_what_needs_a_person(ruum: Ruum, data: Data) -> None:

@@ -186,7 +186,7 @@ def test_on_an_idle_system(ruum: Ruum, tmp_path: Path) -> None:
     assert found == {
         "images": 100, "repeated": 0, "alreadyStaged": 0, "toBuy": 100, "cachedShare": 0.0,
         "costPerImageUsd": TYPICAL_USD, "costMeasured": False, "costUsd": 6.0785, "imagesPerMinute": 60.0,
-        "limitedBy": SLOTS, "blockedSeconds": 0.0, "backlog": {"express": 0, "normal": 0, "economy": 0},
+        "limitedBy": SLOTS, "blockedSeconds": 0.0, "outage": False, "backlog": {"express": 0, "normal": 0, "economy": 0},
         "tier": "normal", "missingPhotos": [],
         "tiers": {
             "express": {"priceUsd": 9.11775, "seconds": 150.0},
@@ -399,6 +399,15 @@ def test_the_ledger_is_asked(
     assert found["blockedSeconds"] == pytest.approx(blocked, abs=15)
     expected = blocked + 60 / per_minute * 60 + 50
     assert found["tiers"]["normal"]["seconds"] == pytest.approx(expected, abs=15)
+    assert found["outage"] is ("circuit" in changes)
+
+
+@pytest.mark.parametrize("circuit", Circuit)
+def test_nobody_knows_when_an_outage_ends(ruum: Ruum, tmp_path: Path, data: Data, circuit: Circuit) -> None:
+    data.ledger(PICTURE, circuit=circuit, open_until=data.now + 300, probe_until=data.now + 300)
+    said = ruum("estimate", manifest(tmp_path, range(60)), "--data", data.folder).out
+    assert ("done in at least" in said) is (circuit is not Circuit.CLOSED)
+    assert ("The vendor does not answer now" in said) is (circuit is not Circuit.CLOSED)
 
 
 def test_a_slow_trickle_is_no_slow_fleet(ruum: Ruum, tmp_path: Path, data: Data) -> None:
