@@ -274,6 +274,7 @@ class Closer:
             counts=counts,
             success_rate=round(counts.completed / counts.total, 4),
             cost_usd=report.usd(gathered.cost_micro_usd),
+            estimated_usd=report.usd(gathered.estimated_micro_usd),
             cached=gathered.cached,
             price_usd=forecast.price_usd(self._settings, batch.tier, report.usd(gathered.cost_micro_usd)),
             duration_seconds=round((batch.closing_at or batch.created_at) - batch.created_at, 3),

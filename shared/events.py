@@ -168,6 +168,9 @@ class ResultLine(Public, frozen=True, kw_only=True):
     cached: bool
     durations_ms: Annotated[dict[str, int], Meta(description="milliseconds by step")]
     cost_usd: Usd
+    cost_estimated: Annotated[
+        bool, Meta(description="part of costUsd is an estimate: the vendor did not say what a call used")
+    ]
     sha256: Annotated[str | None, Meta(description="of the staged picture's bytes")]
     prompts: Annotated[str | None, Meta(description="version of the prompts it was made with")]
 

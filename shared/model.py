@@ -218,6 +218,11 @@ class Image(Document, frozen=True, kw_only=True):
         """What its calls cost, all rounds together."""
         return sum(call.cost_micro_usd for call in self.calls)
 
+    @property
+    def estimated_micro_usd(self) -> int:
+        """The part of its cost that was estimated: see `Call.estimated`."""
+        return sum(call.cost_micro_usd for call in self.calls if call.estimated)
+
 
 class ManifestRef(Document, frozen=True, kw_only=True):
     """The very bytes a batch was made from."""
@@ -292,6 +297,7 @@ class Completion(Document, frozen=True, kw_only=True):
     duration_seconds: float
     cached: int = 0  # completed images whose picture came from the cache
     price_usd: float = 0.0  # what the customer pays: the cost by the tier's factor
+    estimated_usd: float = 0.0  # the part of the cost that the vendor did not tell; see `Call.estimated`
     reports: dict[str, ReportFile]
 
 

@@ -92,7 +92,9 @@ class Data:
         counts = Counts()
         for image in images:
             counts += Counts(**{image["state"].value: 1})
-        cost = sum(call.cost_micro_usd for image in images for call in image["calls"]) / 1_000_000
+        calls = [call for image in images for call in image["calls"]]
+        cost = sum(call.cost_micro_usd for call in calls) / 1_000_000
+        estimated = sum(call.cost_micro_usd for call in calls if call.estimated) / 1_000_000
         batch = Batch(
             id=f"{client}.{name}", client=client, client_name=client, tier=changes.pop("tier", NORMAL),
             manifest=ManifestRef(uri="memory://m", generation=1, sha256="0", base="file:///nowhere/"),
@@ -104,7 +106,7 @@ class Data:
             completion = Completion(
                 outcome="completed", counts=counts, success_rate=1.0, cost_usd=cost, duration_seconds=60.0, reports={},
                 cached=sum(image.get("cached", False) for image in images),
-                price_usd=round(cost * factor, 6) if price_usd is None else price_usd,
+                price_usd=round(cost * factor, 6) if price_usd is None else price_usd, estimated_usd=estimated,
             )  # fmt: skip
             batch = msgspec.structs.replace(
                 batch, closed_at=at, completion=completion, announced_round=1, tasks_published=len(images)
@@ -552,11 +554,25 @@ def test_costs_by_client_from_what_was_recorded(ruum: Ruum, data: Data) -> None:
     assert ruum("costs", "--data", data.folder, "--json").json == {
         "clients": [
             {"client": "acme", "batches": 3, "completed": 4, "costUsd": 0.300015, "unfinishedUsd": pytest.approx(0, abs=1e-4),
-             "priceUsd": pytest.approx(0.45 + 0.000002 + 0.000012, abs=1e-9)},
+             "estimatedUsd": 0.0, "priceUsd": pytest.approx(0.45 + 0.000002 + 0.000012, abs=1e-9)},
             {"client": "globex", "batches": 1, "completed": 1, "costUsd": 1.0, "unfinishedUsd": 0.0,
-             "priceUsd": 1.0},
+             "estimatedUsd": 0.0, "priceUsd": 1.0},
         ]
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("closed", [True, False])
+def test_costs_say_what_is_estimated(ruum: Ruum, data: Data, closed: bool) -> None:
+    """The vendor did not report what some calls used: nobody should take the sum for the vendor's invoice."""
+    guessed = (*call(30_000), Call(step="generate", model=PICTURE, cost_micro_usd=50_000, estimated=True))
+    data.batch("a", [wish(1, calls=guessed), wish(2, calls=call(70_000))], closed=closed)
+    (row,) = ruum("costs", "--data", data.folder, "--json").json["clients"]
+    assert (row["costUsd"], row["estimatedUsd"]) == (0.15, 0.05)
+    assert "$0.05 of the cost is estimated: the vendor did not say" in ruum("costs", "--data", data.folder).out
+    story = ruum("image", "acme.a", 0, "--data", data.folder).out
+    assert story.count("(estimated)") == 1
+    data.batch("b", [wish(1, calls=call(70_000))], client="globex")
+    assert "estimated" not in ruum("costs", "--client", "globex", "--data", data.folder).out
 
 
 def test_costs_of_one_client(ruum: Ruum, data: Data) -> None:
