@@ -44,7 +44,9 @@ DataOption = Annotated[
     ),
 ]
 ProjectOption = Annotated[str | None, typer.Option(metavar="ID", help="A Google Cloud project.")]
-ManifestPath = Annotated[Path, typer.Argument(metavar="MANIFEST", help="A .json, .jsonl or .csv manifest.")]
+ManifestPath = Annotated[
+    Path, typer.Argument(metavar="MANIFEST", help="A .json, .jsonl, .csv, .xlsx or .ods manifest.")
+]
 BatchArgument = Annotated[str, typer.Argument(metavar="BATCH", help="A batch id, such as acme.demo.")]
 YesFlag = Annotated[bool, typer.Option("--yes", "-y", help="Answer every question with yes.")]
 PhotosOption = Annotated[

@@ -157,10 +157,11 @@ async def first_problems(target: Target, batch: Batch) -> tuple[list[str], str] 
     got = await objects.get(bucket, name)
     if got is None:
         return None
-    from shared.manifest import Problem
+    from shared.manifest import Problem, in_words
 
     listed = msgspec.json.decode(got[1], type=dict[str, Any]).get("problems", [])
-    return [str(msgspec.convert(problem, Problem)) for problem in listed], objects.uri(bucket, name)
+    sentences = [sentence for sentence, _ in in_words(msgspec.convert(listed, list[Problem]))]
+    return sentences, objects.uri(bucket, name)
 
 
 def manifest_object(batch: Batch) -> str:

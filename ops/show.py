@@ -276,11 +276,16 @@ class BatchProgress:
 
 
 def problems(name: str, found: Sequence[Problem], written_to: str | None) -> None:
-    """A rejected manifest's problems, one a line."""
-    err.print(f"{name}: rejected, {words.count(len(found), 'problem')}")
-    for problem in found[:MOST_PROBLEMS_SHOWN]:
-        err.print(f"  {problem}")
-    more = len(found) - MOST_PROBLEMS_SHOWN
+    """A rejected manifest's problems, a line for each cause."""
+    from shared import manifest
+
+    is_cut = bool(found) and found[-1].reason.startswith(manifest.MORE_THAN_LISTED)
+    number = len(found) - is_cut
+    err.print(f"{name}: rejected, {'more than ' if is_cut else ''}{words.count(number, 'problem')}")
+    causes = manifest.in_words(found[:number])
+    for sentence, _ in causes[:MOST_PROBLEMS_SHOWN]:
+        err.print(f"  {sentence}")
+    more = sum(places for _, places in causes[MOST_PROBLEMS_SHOWN:])
     if more > 0:
         err.print(f"  … and {more} more; --json lists all of them" if not written_to else f"  … and {more} more")
     if any("is outside the folders" in problem.reason for problem in found):

@@ -15,7 +15,7 @@ import itertools
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, BinaryIO, Final, NoReturn
 
 import msgspec
@@ -30,6 +30,13 @@ from shared.text import is_hostile, shortened
 from shared.vocabulary import ROOM_NAMES, STYLE_NAMES, TIER_NAMES, Vocabulary, plain
 
 SUFFIXES: Final = (".json", ".jsonl", ".csv", *spreadsheet.SUFFIXES)
+FILE_NAMES: Final = f"ending in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}"
+_SAVE_AS: Final = "save it as .xlsx, .ods or CSV"
+_INSTEAD: Final = {  # of files by their ending
+    "txt": "name it .csv: tabs are understood", "tsv": "name it .csv: tabs are understood", "ndjson": "name it .jsonl",
+    "xls": _SAVE_AS, "xlsm": _SAVE_AS, "xlsb": _SAVE_AS, "xlt": _SAVE_AS, "xltx": _SAVE_AS, "fods": _SAVE_AS,
+    "numbers": "export it as .xlsx or CSV", "gz": "unpack it first", "zip": "unpack it first",
+}  # fmt: skip
 HEADER_FIELDS: Final = ("batchId", "clientName", "designStyle", "roomType", "priority", "cache", "failureThreshold")
 IMAGE_FIELDS: Final = ("url", "propertyCode", "roomType", "designStyle")
 CSV_COLUMNS: Final = tables.COLUMNS
@@ -44,6 +51,7 @@ _WIDE_MARKS: Final = {  # UTF-32 first: its mark begins as that of UTF-16
     b"\xfe\xff": "utf-16-be",
 }  # fmt: skip
 _WIDE_NULS: Final = {"0x0x0x0x": "utf-16-be", "x0x0x0x0": "utf-16-le", "000x000x": "utf-32-be", "x000x000": "utf-32-le"}
+MORE_THAN_LISTED: Final = "more problems than"  # begins the last problem of a list that is cut
 NEAREST: Final = "nearest: "  # begins what is allowed, where something known is like what was written
 _UTF8_MARK: Final = "\ufeff".encode()
 _ALLOWED_FILES: Final = "JSON, JSON Lines or CSV as text, or a spreadsheet (.xlsx, .ods)"
@@ -71,13 +79,40 @@ class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
     allowed: str | None = None
 
     def __str__(self) -> str:
-        place = f"line {self.line}: " if self.line else f"{self.pointer}: " if self.pointer else ""
+        return self.in_words()
+
+    @property
+    def place(self) -> str:
+        """Where it is, in words; empty when it is the whole file's."""
+        return f"line {self.line}" if self.line else self.pointer or ""
+
+    def in_words(self, values: str | None = None, more: int = 0) -> str:
+        """The sentence for it. `values` stand for several problems' values, `more` places have the same problem."""
+        others = f" and {more:,} more" if more else ""
+        place = f"{self.place}{others}: " if self.place else ""
         name = f"{self.field} " if self.field else ""
-        value = f"{self.value} " if self.value is not None else ""
+        value = values if values is not None else f"{self.value} " if self.value is not None else ""
         if self.allowed and self.allowed.startswith(NEAREST):
             return f"{place}{name}{value}{self.reason}. Did you mean {self.allowed.removeprefix(NEAREST)}?"
         allowed = f" (allowed: {self.allowed})" if self.allowed else ""
         return f"{place}{name}{value}{self.reason}{allowed}"
+
+
+def in_words(problems: Sequence[Problem]) -> list[tuple[str, int]]:
+    """Sentences for people, each with how many problems it is about: one cause in 10,000 rows is one sentence.
+
+    Problems of one cause differ in their place and value only. The first place is named, and the first three values.
+    """
+    causes: dict[tuple[str, str | None, str | None], list[Problem]] = {}
+    for problem in problems:
+        causes.setdefault((problem.reason, problem.field, problem.allowed), []).append(problem)
+    found = []
+    for alike in causes.values():
+        values = list(dict.fromkeys(problem.value for problem in alike if problem.value is not None))
+        others = f" and {len(values) - 3:,} others" if len(values) > 3 else ""
+        shown = f"{', '.join(values[:3])}{others} " if values else None
+        found.append((alike[0].in_words(shown, len(alike) - 1), len(alike)))
+    return found
 
 
 class ManifestImage(msgspec.Struct, frozen=True):
@@ -118,6 +153,12 @@ class Manifest(msgspec.Struct, frozen=True):
     def batch(self) -> str:
         """The batch's id everywhere: `<client>.<batchId>`, or of a hash of client and content."""
         return batch_of(self.client, self.batch_id, self.sha256)
+
+
+def wrong_name(name: str) -> Problem:
+    """The problem of a file whose name ends in none of `SUFFIXES`, with what to do about it."""
+    instead = _INSTEAD.get(name.rpartition(".")[2].lower(), f"a name {FILE_NAMES}")
+    return Problem("is not a manifest by its name", allowed=instead)
 
 
 def batch_of(client: str, batch_id: str | None, sha256: str) -> str:
@@ -194,7 +235,8 @@ class _Reader:
         try:
             suffix = next((suffix for suffix in SUFFIXES if self._name.lower().endswith(suffix)), None)
             if suffix is None:
-                self._stop("is not a manifest by its name", allowed=f"a name ending in {', '.join(SUFFIXES)}")
+                self._problems.append(wrong_name(self._name))
+                raise _Stop
             if suffix in spreadsheet.SUFFIXES:
                 self._spreadsheet(suffix)
             else:
@@ -231,7 +273,7 @@ class _Reader:
         if len(self._problems) < self._limits.most_problems:
             self._problems.append(Problem(reason, where.line, where.pointer, field, shown, allowed))
         else:
-            self._problems.append(Problem(f"more problems than the {self._limits.most_problems} listed"))
+            self._problems.append(Problem(f"{MORE_THAN_LISTED} the {self._limits.most_problems} listed"))
             raise _Stop
 
     def _stop(self, reason: str, place: _Place | None = None, **more: Any) -> NoReturn:
@@ -254,8 +296,8 @@ class _Reader:
             self._stop("is empty", allowed="a manifest with at least one image")
         kind = kind_of(head)
         if kind is not None and "JSON" not in kind:
-            hint = "name it .xlsx or .ods" if kind == "a zip file or spreadsheet" else _ALLOWED_FILES
-            self._stop(f"is {kind}, not a manifest", allowed=hint)
+            hints = {"a zip file or spreadsheet": "name it .xlsx or .ods", "an old Excel or Word file": _SAVE_AS}
+            self._stop(f"is {kind}, not a manifest", allowed=hints.get(kind, _ALLOWED_FILES))
         for mark, encoding in _WIDE_MARKS.items():
             if head.startswith(mark):
                 self._encoding = encoding

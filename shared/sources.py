@@ -67,7 +67,7 @@ def _absolute(scheme: str, url: str, rules: SourceRules) -> str:
     if scheme == "https" or (scheme == "http" and rules.allow_http):
         return _web(scheme + url[len(scheme) :])
     if scheme == "http":
-        raise BadSource("plain http can be read and altered on the way", "https")
+        raise BadSource("is plain http, which can be read and altered on the way", "https")
     if scheme == "gs":
         if _escapes(url.removeprefix("gs://")):
             raise BadSource("leaves its folder", ALLOWED)
