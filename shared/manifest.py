@@ -118,7 +118,8 @@ def in_words(problems: Sequence[Problem]) -> list[tuple[str, int]]:
 class ManifestImage(msgspec.Struct, frozen=True):
     """One photo to stage; `source` is its absolute URI. `index` is its place in the batch that a retry is for.
 
-    `unchecked` (retries): why its address would be refused as a new one; the image it names may have it.
+    `unchecked` (retries): why its address would be refused as a new one; the image it names may have it. `path`
+    (retries): the address as it was written, where that is a path beside the file.
     """
 
     source: str
@@ -127,6 +128,7 @@ class ManifestImage(msgspec.Struct, frozen=True):
     property_code: str | None = None
     index: int | None = None
     unchecked: str | None = None
+    path: str | None = None
 
 
 class Manifest(msgspec.Struct, frozen=True):
@@ -731,12 +733,12 @@ class _Reader:
             return
         before = len(self._problems)
         self._unknown(item, IMAGE_FIELDS, place)
-        source, unchecked = self._source(item, place)
+        source, unchecked, path = self._source(item, place)
         room = self._cached(self._rooms, item, "roomType", ROOM_NAMES, place)
         style = self._cached(self._styles, item, "designStyle", STYLE_NAMES, place)
         code = self._text(item, "propertyCode", place)
         if len(self._problems) == before and source and room and style:
-            self._images.append(ManifestImage(source, room, style, code, index, unchecked))
+            self._images.append(ManifestImage(source, room, style, code, index, unchecked, path))
 
     def _unknown(self, fields: Mapping[str, Any], known: tuple[str, ...], place: _Place) -> None:
         for name in fields.twice if isinstance(fields, _Object) else ():
@@ -747,26 +749,28 @@ class _Reader:
                 allowed = NEAREST + meant if meant else ", ".join(known)
                 self._problem("is not a field here", place.at(_short(name)), field=_short(name), allowed=allowed)
 
-    def _source(self, item: Mapping[str, Any], place: _Place) -> tuple[str | None, str | None]:
-        """(the absolute address, why it is allowed only to who has it already): the latter for a retry alone."""
+    def _source(self, item: Mapping[str, Any], place: _Place) -> tuple[str | None, str | None, str | None]:
+        """The absolute address and, for a retry alone, `unchecked` and `path` of `ManifestImage`."""
         url = self._text(item, "url", place, required=True, most=self._limits.most_url_characters)
         if url is None:
-            return None, None
+            return None, None, None
         if tables.is_null(url) or tables.is_error(url):
             self._problem("is a word for nothing, not an address", place.at("url"), field="url", value=url,
                           allowed=ALLOWED)  # fmt: skip
-            return None, None
+            return None, None, None
         if self._in_sheet and "://" not in url and not _FILE.search(url):
             self._problem("is no address: a link shows another text than it leads to", place.at("url"), field="url",
                           value=url, allowed="the address itself as the cell's text")  # fmt: skip
-            return None, None
+            return None, None, None
         try:
-            return resolve(url, self._rules), None
+            source = resolve(url, self._rules)
         except BadSource as error:
             if self._is_retry:
-                return url, error.reason
+                return url, error.reason, None
             self._problem(error.reason, place.at("url"), field="url", value=url, allowed=error.allowed)
-            return None, None
+            return None, None, None
+        is_path = self._is_retry and "://" not in url and not url.startswith("/")
+        return source, None, url if is_path else None
 
     def _cached(self, seen: dict[str, str], item: Mapping[str, Any], field: str, names_known: Vocabulary, place: _Place
                 ) -> str | None:  # fmt: skip

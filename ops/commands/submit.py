@@ -53,7 +53,7 @@ def submit(
 
     async def work(target: Target) -> int:
         found = _checked(target, manifest, content, as_json=as_json)
-        _ask_for_missing(found, manifest, yes=yes)
+        _ask_for_missing(await _without_known_paths(target, found), manifest, yes=yes)
         return await _submit(target, manifest, content, found, watch_it=watch_it, as_json=as_json)
 
     with_target(work, None, project, need_google=True)
@@ -73,6 +73,19 @@ def _checked(target: Target, manifest: Path, content: bytes, *, as_json: bool) -
     if found is None:
         manifest_file.rejected(manifest, problems, None, as_json=as_json)
     return found
+
+
+async def _without_known_paths(target: Target, found: Manifest) -> Manifest:
+    """Without the rows of a failed.csv whose path leads to a photo beside the batch's manifest: that one is taken."""
+    import msgspec
+
+    known = await target.backend.store.batch(found.batch) if found.is_retry else None
+    bucket, objects = target.settings.buckets.intake, target.backend.objects
+    if known is None or not known.manifest.base.startswith(f"gs://{bucket}/"):
+        return found
+    folder = known.manifest.base.removeprefix(f"gs://{bucket}/")
+    there = {image.path for image in found.images if image.path and await objects.stat(bucket, folder + image.path)}
+    return msgspec.structs.replace(found, images=tuple(image for image in found.images if image.path not in there))
 
 
 def _ask_for_missing(found: Manifest, manifest: Path, *, yes: bool) -> None:

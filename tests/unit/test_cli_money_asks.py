@@ -15,6 +15,7 @@ from ops import local, remote, run_notes, spending, target
 from ops.commands import submit
 from shared import wiring
 from shared.clock import SystemClock
+from shared.model import Batch, BatchState, ManifestRef, Tier
 from shared.settings import Gemini, Settings, StagingRules
 from tests.unit.commands import Ruum
 from tests.unit.test_operator_commands import Data, Terminal, at_work, failed
@@ -271,3 +272,42 @@ def test_what_run_takes_validate_takes_too(ruum: Ruum, folder: Path, staged: lis
     said = ruum("validate", elsewhere / "failed.csv")
     assert said.code == 2
     assert "--photos FOLDER" in said.err
+
+
+RETRY = "batchId,index,clientName,url,roomType,designStyle\nb1,0,acme,{},bedroom,modern\n"
+
+
+@pytest.mark.parametrize(("url", "code"), [("photos/there.jpg", 0), ("photos/nowhere.jpg", 3)])
+def test_a_path_corrected_in_failed_csv_is_meant_as_in_the_manifest(
+    ruum: Ruum, folder: Path, url: str, code: int
+) -> None:
+    """The file is in a folder of reports: a path that began there was never found."""
+    assert ruum("run", manifest(folder, ["photos/gone.jpg"]), "--out", folder / "out", "--model", "preview").code == 3
+    failed = folder / "out/results/acme/b1/round-1/failed.csv"
+    failed.write_text(RETRY.format(url))
+    assert ruum("validate", failed).code == code
+    said = ruum("run", failed, "--out", folder / "out", "--model", "preview")
+    assert said.code == code
+    assert ("source_not_found" in said.out) is (code == 3)
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_submit_knows_photos_beside_the_batch_s_own_manifest(
+    ruum: Ruum, folder: Path, stack: Stack, there: bool
+) -> None:
+    async def known() -> None:
+        batch = Batch(
+            id="acme.b1", client="acme", client_name="acme", tier=Tier.NORMAL, total=1, shards=1, created_at=1.0,
+            manifest=ManifestRef(uri="gs://intake/manifests/acme/m/m.json", generation=1, sha256="0",
+                                 base="gs://intake/manifests/acme/m/"), state=BatchState.CLOSED,
+        )  # fmt: skip
+        await stack.embedded.store.create_batch(batch)
+        if there:
+            name = "manifests/acme/m/photos/new.jpg"
+            await stack.embedded.objects.put("intake", name, b"x", content_type="image/jpeg")
+
+    asyncio.run(known())
+    (folder / "failed.csv").write_text(RETRY.format("photos/new.jpg"))
+    said = ruum("submit", folder / "failed.csv")
+    assert said.code == (0 if there else 64)
+    assert ("1 of 1 photo is not there" in said.err) is not there
