@@ -45,7 +45,10 @@ class Quota(Protocol):
     """Rights to call vendors' models."""
 
     async def reserve(self, model: str, tier: Tier) -> Grant:
-        """Return when the next call of `model` may start. Raises `DailyQuotaSpent`."""
+        """Return when the next call of `model` may start. Raises `DailyQuotaSpent`.
+
+        Who cannot begin by `Grant.begin_by` hands it back (`unused`) and reserves again.
+        """
 
     async def succeeded(self, model: str, grant: Grant) -> None:
         """The call was answered, well or not."""
@@ -109,6 +112,22 @@ class _Waiting(msgspec.Struct, eq=False):
     answer: asyncio.Future[Grant]
 
 
+class _Read(msgspec.Struct, frozen=True):
+    """When the server's time was read that a decision went by: between two moments of this worker's monotonic clock.
+
+    A call begins by the later one, never too early, and is too late by the earlier one: an answer that was long under
+    way, or a process that stood still, hides how old the reading is.
+    """
+
+    server: float
+    asked_at: float
+    decided_at: float
+
+    def begin_by(self, grant: Grant) -> float:
+        """The last moment for the call to begin. The other half of the margin is for its way to the vendor."""
+        return self.asked_at + (grant.start - self.server) + ledgers.MARGIN_SECONDS / 2
+
+
 class _Model:
     """What this worker waits for, and has to tell, about one model."""
 
@@ -121,6 +140,7 @@ class _Model:
         self.loop: asyncio.Task[None] | None = None
         self.wake = asyncio.Event()
         self.next_ask_at = 0.0  # by the monotonic clock
+        self.reply_seconds = 0.0  # what the last reservation took, from the reading of the server's time to the reply
         self.ahead: dict[str, tuple[Grant, _Waiting, asyncio.TimerHandle]] = {}  # granted, and not begun yet
 
     @property
@@ -186,7 +206,7 @@ class SharedQuota(Generic[L]):
             await self._spaced(state)
             state.wake.clear()
             try:
-                reserved, server_now, decided_at = await self._ask(model, state)
+                reserved, read = await self._ask(model, state)
             except RuumError as error:
                 log.warning("quota of %s could not be asked: %s", model, error)
                 await self._clock.sleep(RETRY_SECONDS)
@@ -195,15 +215,11 @@ class SharedQuota(Generic[L]):
                 spacing = reserved.spacing_seconds * self._clock.random.uniform(*SPREAD)
                 state.next_ask_at = self._clock.monotonic() + spacing
             if reserved.day_spent:
-                self._refuse_all(model, state, reserved.ask_again_at - server_now)
+                self._refuse_all(model, state, reserved.ask_again_at - read.server)
                 continue
             for grant in reserved.grants:
-                delay = grant.start - (server_now + self._clock.monotonic() - decided_at)
-                if delay < -ledgers.MARGIN_SECONDS / 2:
-                    self._give_back(state, grant)  # the reply came too late: a call now would leave its window
-                else:
-                    self._hand_out(model, state, grant, delay)
-            pause = reserved.ask_again_at - server_now
+                self._hand_out(model, state, grant, read)
+            pause = reserved.ask_again_at - read.server
             # Infinity: all that was asked for was granted. Who came meanwhile is asked for at once.
             if state.waiting and 0 < pause < math.inf:
                 await self._wait(state, pause)
@@ -229,8 +245,8 @@ class SharedQuota(Generic[L]):
                     await state.wake.wait()
                     state.wake.clear()
 
-    async def _ask(self, model: str, state: _Model) -> tuple[Reserved, float, float]:
-        """(what was reserved, the server's time at that, the same moment on this worker's monotonic clock)."""
+    async def _ask(self, model: str, state: _Model) -> tuple[Reserved, _Read]:
+        """What was reserved, and when that was decided."""
         wanted: dict[Tier, tuple[str, ...]] = {
             tier: tuple(waiting.id for waiting in state.waiting if waiting.tier is tier) for tier in Tier
         }
@@ -241,28 +257,33 @@ class SharedQuota(Generic[L]):
             succeeded=state.answered is not None,
             probe_succeeded=state.probe_succeeded,
             probe_unused=state.probe_unused,
+            lead_seconds=max(0.0, state.reply_seconds - ledgers.MARGIN_SECONDS / 4),  # a usual reply needs none
         )
         answered = state.answered
-        outcome: list[tuple[Reserved, float, float, L]] = []  # of the decision's last run, which is what counts
+        outcome: list[tuple[Reserved, _Read, L]] = []  # of the decision's last run, which is what counts
+        asked_at = self._clock.monotonic()
 
         def decide(known: L | None, now: float) -> L | Refusal:
+            nonlocal asked_at
             before = known or self._kind(id=model)
             decided_at = self._clock.monotonic()
             ago = 0.0 if answered is None else decided_at - answered
             aged = msgspec.structs.replace(ask, answered_seconds_ago=ago)
             after, reserved = ledgers.reserve(before, aged, self._limits[model], now)
-            outcome[:] = [(reserved, now, decided_at, before)]
+            outcome[:] = [(reserved, _Read(now, asked_at, decided_at), before)]
+            asked_at = decided_at  # decided again, it is by a newer reading
             return Refusal.UNCHANGED if after == before else after
 
         written = await self._store.change_record(self._kind, model, decide, self._clock.token())
-        reserved, now, decided_at, before = outcome[0]
+        reserved, read, before = outcome[0]
+        state.reply_seconds = self._clock.monotonic() - read.asked_at
         if not isinstance(written, Refusal):
             self._tell(before, written)
         state.done_slots -= ask.done_slots
         state.answered = None if state.answered == answered else state.answered
         state.probe_succeeded = None if state.probe_succeeded == ask.probe_succeeded else state.probe_succeeded
         state.probe_unused = None if state.probe_unused == ask.probe_unused else state.probe_unused
-        return reserved, now, decided_at
+        return reserved, read
 
     def _refuse_all(self, model: str, state: _Model, seconds: float) -> None:
         """The vendor's day is used up: every waiting image is released, and no attempt is counted."""
@@ -271,7 +292,7 @@ class SharedQuota(Generic[L]):
                 waiting.answer.set_exception(DailyQuotaSpent(f"the daily quota of {model} is spent", seconds))
         state.waiting.clear()
 
-    def _hand_out(self, model: str, state: _Model, grant: Grant, delay_seconds: float) -> None:
+    def _hand_out(self, model: str, state: _Model, grant: Grant, read: _Read) -> None:
         waiting = next((waiting for waiting in state.waiting if waiting.id == grant.id), None)
         if waiting is None:
             self._give_back(state, grant)  # cancelled while it was being asked for
@@ -283,9 +304,10 @@ class SharedQuota(Generic[L]):
             if waiting.answer.done():
                 self.unused(model, grant)  # cancelled while it waited for its start
             else:
-                waiting.answer.set_result(grant)
+                waiting.answer.set_result(msgspec.structs.replace(grant, begin_by=read.begin_by(grant)))
 
-        timer = asyncio.get_running_loop().call_later(max(0.0, delay_seconds), start)
+        delay = grant.start - (read.server + self._clock.monotonic() - read.decided_at)
+        timer = asyncio.get_running_loop().call_later(max(0.0, delay), start)
         state.ahead[grant.id] = (grant, waiting, timer)
 
     def _call_back(self, model: str, state: _Model, ledger: Ledger) -> None:

@@ -20,6 +20,7 @@ import msgspec
 import pytest
 
 from ops.stack import LOCAL_KEY, Options
+from shared.ledger import MARGIN_SECONDS
 from shared.model import Image, ImageState, Tier
 from shared.quota import SharedQuota
 from shared.settings import Gemini, Limit
@@ -79,19 +80,29 @@ def worker_of(here: World, subscriber: str) -> str:
     return ids[0]
 
 
-async def neighbour(here: World, models: dict[str, int]) -> None:
-    """Another user of the image model, who goes by the same ledger: most of the first minute is gone."""
+async def neighbour(here: World, models: dict[str, int]) -> int:
+    """Another user of the image model, who goes by the same ledger: most of the first minute is gone.
+
+    Answers how many of its calls were not answered within the quota's margin: on a machine that stood still they may
+    have arrived so late that they count in the next minute, each in the place of one call.
+    """
     limits = {model: Limit(per_minute=most) for model, most in models.items()}
     quota = SharedQuota(here.target.backend.store, here.target.clock, limits, "neighbour")
     base = f"http://127.0.0.1:{here.stack.ports['gemini']}"
     at_once = asyncio.Semaphore(20)  # each is sent as soon as it is granted, as the product does
+    late = 0
 
     async def call(client: httpx2.AsyncClient, model: str) -> None:
+        nonlocal late
         async with at_once:
             grant = await quota.reserve(model, Tier.NORMAL)
+            while here.target.clock.monotonic() > grant.begin_by:
+                quota.unused(model, grant)
+                grant = await quota.reserve(model, Tier.NORMAL)
             body = {"contents": [{"parts": [{"text": "hello"}]}]}
             answer = await client.post(f"/v1/models/{model}:generateContent", json=body)
             assert answer.status_code == 200, answer.text
+            late += here.target.clock.monotonic() > grant.begin_by + MARGIN_SECONDS / 2
             await quota.succeeded(model, grant)
 
     async with httpx2.AsyncClient(base_url=base, trust_env=False, headers={"x-goog-api-key": LOCAL_KEY}) as client:
@@ -99,6 +110,7 @@ async def neighbour(here: World, models: dict[str, int]) -> None:
         await asyncio.gather(*(call(client, Gemini().image_model) for _ in range(round(PER_MINUTE * NEIGHBOURS))))
         (await client.post("/plan", json={"rates": RATES, "latency": LATENCY})).raise_for_status()
     quota.close()
+    return late
 
 
 async def kill_in_mid_batch(here: World, batch_id: str) -> list[Image]:
@@ -118,7 +130,7 @@ def test_quota_faults_and_a_kill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     async def scenario(here: World) -> None:
         path = batch_of(tmp_path, IMAGES)
         path.write_text(json.dumps(json.loads(path.read_text()) | {"cache": False}))
-        await neighbour(here, models)
+        late = await neighbour(here, models)
         before = await vendor_counts(here)
         batch_id = await here.submit(path)
         in_hand = await kill_in_mid_batch(here, batch_id)
@@ -131,11 +143,11 @@ def test_quota_faults_and_a_kill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         events = await here.events("ruum.batch.completed")
         assert {event["id"] for event in events if event["type"] == "ruum.batch.completed"} == {f"{batch_id}/1"}
         stats = await vendor_counts(here)
-        told = f"in hand at the kill: {len(in_hand)}; failed: {dict(failed)}; vendor: {stats}"
+        told = f"in hand at the kill: {len(in_hand)}; failed: {dict(failed)}; {late} late; vendor: {stats}"
         # It counts every rolling minute itself, by when calls arrive, and refuses the first call above the quota.
-        assert count(stats, status=429, fault=None) == 0, told
+        assert count(stats, status=429, fault=None) <= late, told
         for model, most in models.items():
-            assert stats["busiest"][model] <= most, told
+            assert stats["busiest"][model] <= most + late, told
         assert stats["busiest"][Gemini().image_model] >= 0.98 * PER_MINUTE, f"nothing had to wait: {told}"
         assert sum(count(stats, fault=fault) for fault in REFUSED | READABLE | AMBIGUOUS) >= 10, told
         # The bill: each call the vendor answered readably, but for what died with the worker: a call of each image it
