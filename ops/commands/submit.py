@@ -263,7 +263,7 @@ def next_steps(target: Target, batch: Batch, groups: list[Any]) -> list[str]:
     failed_csv = names.round_folder(batch) + "failed.csv"
     if target.data is not None:
         out = local.results_of(target.data)
-        again = f"ruum-batch run {run_notes.quoted(out / failed_csv)} --out {run_notes.quoted(out)}"
+        again = run_notes.run_command(target.data, batch, out / failed_csv)
         if not target.somebody_works():
             retry += f", then: {run_notes.run_command(target.data, batch)}"
     else:
