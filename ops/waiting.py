@@ -143,10 +143,14 @@ def reason_of(batch: Batch) -> str:
 
 
 def paused_lines(target_options: str, batch: Batch, *, goes_on: str | None = None) -> list[str]:
-    """What to do about a paused batch: the commands, one a line. `goes_on`: what to run after `resume`."""
+    """What to do about a paused batch: the commands, one a line. `goes_on`: what to run after `resume`.
+
+    Its failures say why only where they paused it, and nobody did.
+    """
     then = f", and then: {goes_on}" if goes_on else ""
+    see_why = [f"  see why:  ruum-batch dead-letters list --batch {batch.id}{target_options}"]
     return [
-        f"  see why:  ruum-batch dead-letters list --batch {batch.id}{target_options}",
+        *([] if batch.controlled_by else see_why),
         f"  go on:    ruum-batch resume {batch.id}{target_options}{then}",
         f"  or stop:  ruum-batch cancel {batch.id}{target_options}",
     ]

@@ -105,7 +105,7 @@ def _show(found: Estimate) -> None:
     waiting = words.count(sum(found.backlog.values()), "image")
     still = f", nothing moves for {words.duration(found.blocked_seconds)}" if found.blocked_seconds else ""
     if found.outage:
-        still += ". The vendor does not answer now, so nobody knows when it will be done"
+        still = ". The vendor does not answer now, so nobody knows when it will be done"
     pace = f"{found.images_per_minute:g} images a minute, limited by {found.limited_by}"
     show.out.print(f"  {pace}; {waiting} waiting before it{still}")
     least = "at least " if found.outage else ""

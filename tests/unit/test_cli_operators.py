@@ -98,6 +98,14 @@ def test_watch_ends_with_a_pause_and_the_commands_that_help(ruum: Ruum, data: Da
     assert f"1 {TIMEOUT} (" in said.err
 
 
+@pytest.mark.parametrize("by", ["", "ana"])
+def test_failures_explain_a_pause_only_where_nobody_asked_for_it(ruum: Ruum, data: Data, by: str) -> None:
+    batch = data.batch("a", [queued()], closed=False, control=Control.PAUSED, paused_reason="tea", controlled_by=by)
+    said = ruum("status", batch, "--data", data.folder).out
+    assert ("see why:" in said) is (not by)
+    assert "or stop:" in said
+
+
 @pytest.mark.parametrize("working", [False, True])
 def test_watch_of_a_batch_that_is_not_there_says_so_at_once(ruum: Ruum, data: Data, working: bool) -> None:
     data.batch("a", [ok()])
