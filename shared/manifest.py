@@ -221,6 +221,7 @@ class _Reader:
         self._use_cache = True
         self._threshold: FailureThreshold | None = None
         self._refused: set[str] = set()  # header fields with a bad value: images need not complain again
+        self._misspelt: set[str] = set()  # fields of the object just read that have another spelling: not missing too
         self._first_row: dict[str, str | None] | None = None  # tables: what all rows must repeat, or leave empty
         self._encoding = "utf-8"  # or a wide one
         self._ascii_so_far = True  # CSV: whether another encoding than UTF-8 is possible still
@@ -671,7 +672,7 @@ class _Reader:
         }
         self._refused = {
             name for name, value in self._header.items() if value is None and fields.get(name) not in (None, "")
-        }
+        } | self._misspelt
 
     def _take_cache(self, value: Any, place: _Place) -> None:
         if isinstance(value, str):
@@ -726,7 +727,9 @@ class _Reader:
         self._seen += 1
         if self._seen > self._limits.most_images:
             self._stop(
-                f"more than {self._limits.most_images} images", place, allowed=f"1 to {self._limits.most_images} images"
+                f"more than {self._limits.most_images} images",
+                place,
+                allowed=f"1 to {self._limits.most_images} images: split it into several manifests",
             )
         if not isinstance(item, dict):
             self._problem("is not an object", place, value=item, allowed='an object with "url"')
@@ -743,10 +746,12 @@ class _Reader:
     def _unknown(self, fields: Mapping[str, Any], known: tuple[str, ...], place: _Place) -> None:
         for name in fields.twice if isinstance(fields, _Object) else ():
             self._problem("appears twice", place.at(_short(name)), field=_short(name), allowed="each field once")
+        self._misspelt.clear()
         for name in fields:
             if name not in known:
                 meant = next((one for one in known if one.lower() == re.sub(r"[\s_-]", "", name).lower()), None)
                 allowed = NEAREST + meant if meant else ", ".join(known)
+                self._misspelt.update([meant] if meant else ())
                 self._problem("is not a field here", place.at(_short(name)), field=_short(name), allowed=allowed)
 
     def _source(self, item: Mapping[str, Any], place: _Place) -> tuple[str | None, str | None, str | None]:
@@ -779,7 +784,7 @@ class _Reader:
             return seen[value]
         if value is None or value == "":
             default = self._header[field] if self._header else None
-            if default is None and field not in self._refused:
+            if default is None and field not in self._refused and field not in self._misspelt:
                 self._problem("is missing here and in the header", place.at(field), field=field,
                               allowed=f"one of {', '.join(names_known.values)}")  # fmt: skip
             return default
@@ -803,7 +808,7 @@ class _Reader:
               most: int = MOST_NAME_CHARACTERS) -> str | None:  # fmt: skip
         value = fields.get(field)
         if value is None or value == "":
-            if required:
+            if required and field not in self._misspelt:
                 self._problem(
                     "is missing" if value is None else "is empty", place.at(field), field=field, allowed="a text"
                 )
