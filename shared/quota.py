@@ -38,6 +38,12 @@ VERDICT_SECONDS = 10.0
 # Of the time between two asks, so that workers that began together do not go on asking together.
 SPREAD = (0.75, 1.25)
 
+# Replies are slow now and then rather than always: one slow reply is expected again for the next ten or so.
+SLOWNESS_KEPT = 0.9
+
+# Two clocks of which one runs 0.02 % faster, more than quartz does, drift apart by 12 ms a minute.
+DRIFT = 0.0002
+
 OnChange = Callable[[Ledger, Ledger], Coroutine[Any, Any, None]]
 
 
@@ -112,20 +118,32 @@ class _Waiting(msgspec.Struct, eq=False):
     answer: asyncio.Future[Grant]
 
 
-class _Read(msgspec.Struct, frozen=True):
-    """When the server's time was read that a decision went by: between two moments of this worker's monotonic clock.
+class ServerTime:
+    """The server's time by this worker's monotonic clock: between two bounds, which every reading narrows.
 
-    A call begins by the later one, never too early, and is too late by the earlier one: an answer that was long under
-    way, or a process that stood still, hides how old the reading is.
+    One reading by itself is as uncertain as it was long under way: seconds, in a process that stood still, or where a
+    transaction waited for others. A reading that contradicts the bounds means that the server's clock was set: it alone
+    counts then.
     """
 
-    server: float
-    asked_at: float
-    decided_at: float
+    def __init__(self) -> None:
+        self._at = 0.0  # on the monotonic clock: when the bounds were last narrowed
+        self._ahead = (-math.inf, math.inf)  # how far the server's clock is ahead of the monotonic one
 
-    def begin_by(self, grant: Grant) -> float:
-        """The last moment for the call to begin. The other half of the margin is for its way to the vendor."""
-        return self.asked_at + (grant.start - self.server) + ledgers.MARGIN_SECONDS / 2
+    def read(self, server: float, asked_at: float, read_at: float) -> None:
+        """It was `server` at some moment between the two, on the monotonic clock."""
+        drifted = DRIFT * (read_at - self._at)
+        found = (server - read_at, server - asked_at)
+        bounds = (max(found[0], self._ahead[0] - drifted), min(found[1], self._ahead[1] + drifted))
+        self._at, self._ahead = read_at, bounds if bounds[0] <= bounds[1] else found
+
+    def surely(self, at: float) -> float:
+        """The monotonic clock when it surely is `at` on the server's."""
+        return at - self._ahead[0]
+
+    def earliest(self, at: float) -> float:
+        """The monotonic clock when it may already be `at` on the server's."""
+        return at - self._ahead[1]
 
 
 class _Model:
@@ -140,7 +158,7 @@ class _Model:
         self.loop: asyncio.Task[None] | None = None
         self.wake = asyncio.Event()
         self.next_ask_at = 0.0  # by the monotonic clock
-        self.reply_seconds = 0.0  # what the last reservation took, from the reading of the server's time to the reply
+        self.reply_seconds = 0.0  # what reservations take, from the reading of the server's time to the reply
         self.ahead: dict[str, tuple[Grant, _Waiting, asyncio.TimerHandle]] = {}  # granted, and not begun yet
 
     @property
@@ -168,6 +186,7 @@ class SharedQuota(Generic[L]):
         self._on_change = on_change
         self._kind = kind
         self._models: dict[str, _Model] = {}
+        self._server = ServerTime()
         self._telling: set[asyncio.Task[None]] = set()  # kept from the garbage collector until they are done
 
     async def reserve(self, model: str, tier: Tier) -> Grant:
@@ -206,7 +225,7 @@ class SharedQuota(Generic[L]):
             await self._spaced(state)
             state.wake.clear()
             try:
-                reserved, read = await self._ask(model, state)
+                reserved, server_now = await self._ask(model, state)
             except RuumError as error:
                 log.warning("quota of %s could not be asked: %s", model, error)
                 await self._clock.sleep(RETRY_SECONDS)
@@ -215,11 +234,11 @@ class SharedQuota(Generic[L]):
                 spacing = reserved.spacing_seconds * self._clock.random.uniform(*SPREAD)
                 state.next_ask_at = self._clock.monotonic() + spacing
             if reserved.day_spent:
-                self._refuse_all(model, state, reserved.ask_again_at - read.server)
+                self._refuse_all(model, state, reserved.ask_again_at - server_now)
                 continue
             for grant in reserved.grants:
-                self._hand_out(model, state, grant, read)
-            pause = reserved.ask_again_at - read.server
+                self._hand_out(model, state, grant)
+            pause = reserved.ask_again_at - server_now
             # Infinity: all that was asked for was granted. Who came meanwhile is asked for at once.
             if state.waiting and 0 < pause < math.inf:
                 await self._wait(state, pause)
@@ -245,8 +264,8 @@ class SharedQuota(Generic[L]):
                     await state.wake.wait()
                     state.wake.clear()
 
-    async def _ask(self, model: str, state: _Model) -> tuple[Reserved, _Read]:
-        """What was reserved, and when that was decided."""
+    async def _ask(self, model: str, state: _Model) -> tuple[Reserved, float]:
+        """What was reserved, and the server's time at that."""
         wanted: dict[Tier, tuple[str, ...]] = {
             tier: tuple(waiting.id for waiting in state.waiting if waiting.tier is tier) for tier in Tier
         }
@@ -260,7 +279,7 @@ class SharedQuota(Generic[L]):
             lead_seconds=max(0.0, state.reply_seconds - ledgers.MARGIN_SECONDS / 4),  # a usual reply needs none
         )
         answered = state.answered
-        outcome: list[tuple[Reserved, _Read, L]] = []  # of the decision's last run, which is what counts
+        outcome: list[tuple[Reserved, float, float, L]] = []  # of the decision's last run, which is what counts
         asked_at = self._clock.monotonic()
 
         def decide(known: L | None, now: float) -> L | Refusal:
@@ -270,20 +289,22 @@ class SharedQuota(Generic[L]):
             ago = 0.0 if answered is None else decided_at - answered
             aged = msgspec.structs.replace(ask, answered_seconds_ago=ago)
             after, reserved = ledgers.reserve(before, aged, self._limits[model], now)
-            outcome[:] = [(reserved, _Read(now, asked_at, decided_at), before)]
+            self._server.read(now, asked_at, decided_at)
+            outcome[:] = [(reserved, now, asked_at, before)]
             asked_at = decided_at  # decided again, it is by a newer reading
             return Refusal.UNCHANGED if after == before else after
 
         written = await self._store.change_record(self._kind, model, decide, self._clock.token())
-        reserved, read, before = outcome[0]
-        state.reply_seconds = self._clock.monotonic() - read.asked_at
+        reserved, now, read_after, before = outcome[0]
+        took = self._clock.monotonic() - read_after
+        state.reply_seconds = max(took, SLOWNESS_KEPT * state.reply_seconds)
         if not isinstance(written, Refusal):
             self._tell(before, written)
         state.done_slots -= ask.done_slots
         state.answered = None if state.answered == answered else state.answered
         state.probe_succeeded = None if state.probe_succeeded == ask.probe_succeeded else state.probe_succeeded
         state.probe_unused = None if state.probe_unused == ask.probe_unused else state.probe_unused
-        return reserved, read
+        return reserved, now
 
     def _refuse_all(self, model: str, state: _Model, seconds: float) -> None:
         """The vendor's day is used up: every waiting image is released, and no attempt is counted."""
@@ -292,7 +313,7 @@ class SharedQuota(Generic[L]):
                 waiting.answer.set_exception(DailyQuotaSpent(f"the daily quota of {model} is spent", seconds))
         state.waiting.clear()
 
-    def _hand_out(self, model: str, state: _Model, grant: Grant, read: _Read) -> None:
+    def _hand_out(self, model: str, state: _Model, grant: Grant) -> None:
         waiting = next((waiting for waiting in state.waiting if waiting.id == grant.id), None)
         if waiting is None:
             self._give_back(state, grant)  # cancelled while it was being asked for
@@ -304,9 +325,12 @@ class SharedQuota(Generic[L]):
             if waiting.answer.done():
                 self.unused(model, grant)  # cancelled while it waited for its start
             else:
-                waiting.answer.set_result(msgspec.structs.replace(grant, begin_by=read.begin_by(grant)))
+                waiting.answer.set_result(begun_in_time)
 
-        delay = grant.start - (read.server + self._clock.monotonic() - read.decided_at)
+        # The other half of the margin is for the call's way to the vendor.
+        begin_by = self._server.earliest(grant.start + ledgers.MARGIN_SECONDS / 2)
+        begun_in_time = msgspec.structs.replace(grant, begin_by=begin_by)
+        delay = self._server.surely(grant.start) - self._clock.monotonic()
         timer = asyncio.get_running_loop().call_later(max(0.0, delay), start)
         state.ahead[grant.id] = (grant, waiting, timer)
 
