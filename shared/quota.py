@@ -307,7 +307,7 @@ class SharedQuota(Generic[L]):
         return reserved, now
 
     def _refuse_all(self, model: str, state: _Model, seconds: float) -> None:
-        """The vendor's day is used up: whoever waits is told, and releases its image without an attempt."""
+        """The vendor's day is used up: every waiting image is released, and no attempt is counted."""
         for waiting in state.waiting:
             if not waiting.answer.done():
                 waiting.answer.set_exception(DailyQuotaSpent(f"the daily quota of {model} is spent", seconds))
