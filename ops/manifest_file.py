@@ -49,11 +49,11 @@ def content(manifest: Path, settings: Settings, out: Path | None = None, *, as_j
     try:
         kind = manifest.stat().st_mode
         if stat.S_ISDIR(kind):
-            problem = Problem("is a folder", allowed="a file ending in .json, .jsonl or .csv")
+            problem = Problem("is a folder", allowed=f"a file {manifests.FILE_NAMES}")
         elif not stat.S_ISREG(kind):  # a pipe or a device: reading it may never end
-            problem = Problem("is not a regular file", allowed="a file ending in .json, .jsonl or .csv")
+            problem = Problem("is not a regular file", allowed=f"a file {manifests.FILE_NAMES}")
         elif not manifest.name.lower().endswith(manifests.SUFFIXES):
-            problem = Problem("is not a manifest by its name", allowed="a name ending in .json, .jsonl or .csv")
+            problem = manifests.wrong_name(manifest.name)
         if problem is None:
             with manifest.open("rb") as file:
                 return file.read(settings.manifest.most_bytes + 1)

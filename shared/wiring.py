@@ -197,7 +197,7 @@ def rooms(
             clock,
             settings,
             rules_of,
-            Retries(backend.store, replay),
+            Retries(backend.store, backend.objects, replay),
             folder_is_client=folder_is_client,
         ),
         aggregate=Aggregate(backend.store, backend.queue, backend.objects, closer, operator, clock, settings),
