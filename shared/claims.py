@@ -5,7 +5,8 @@ Every backend runs these inside its own compare-and-set, so they may run more th
     who             decision                     needs
     a worker        claim                        the task's round; the holder's heartbeat if someone holds it
     its holder      checkpoint release complete  the fence of its own claim
-                    fail cancel
+                    fail cancel, and of a trial:
+                    go_alone enter_step pass_trial
     DEAD LETTER     give_up                      no living claim; takes a fence of its own
     an operator     cancel_queued requeue        a queued image; a failed image
 """

@@ -129,7 +129,7 @@ class Subscriber:
 
     @property
     def waiting(self) -> int:
-        """Images that wait for their photo's host."""
+        """Images that wait for their photo's host, or for a worker that has lived long enough to try them alone."""
         return len(self._parked)
 
     async def run(self, stop: asyncio.Event, grace_seconds: float) -> None:
@@ -190,7 +190,7 @@ class Subscriber:
             deliveries = pull.result()
             self._slots.leave(ask - len(deliveries or ()))
             self._turns.pulled(tier, len(deliveries or ()), self._clock.monotonic())
-            # What waits for its host here is not forgotten: reconcile must not publish it again.
+            # What waits here without a slot is not forgotten: reconcile must not publish it again.
             if deliveries is not None and not deliveries and topic_of(tier) not in self._parked.values():
                 self._on_empty(tier)
             for delivery in deliveries or ():
