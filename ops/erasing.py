@@ -157,7 +157,7 @@ def _local_files(data: Path, batches: list[Batch], found: Plan) -> None:
     """The client's lines of events.jsonl, the notes of its runs, and the folders that are empty now."""
     for batch in batches:
         (data / run_notes.RUN_NOTES / f"{batch.id}.json").unlink(missing_ok=True)
-    out = local.results_of(data)
+    out = run_notes.results_of(data)
     events = out / "events.jsonl"
     if events.is_file():
         kept = [line for line in events.read_bytes().splitlines(keepends=True) if _client_of(line) != found.client]

@@ -13,7 +13,7 @@ from typing import Final, NoReturn
 import msgspec
 import typer
 
-from ops import local, run_notes, show
+from ops import run_notes, show
 from ops.cli_common import REJECTED, WRONG_USAGE, fail, readable
 from shared import manifest as manifests
 from shared import names, report
@@ -109,7 +109,7 @@ def rejected(manifest: Path, problems: Sequence[Problem], written: str | None, *
 
 def errors_file(manifest: Path, out: Path) -> Path:
     """Where ingest writes a rejected manifest's problems below `out`."""
-    return out / names.errors_name(f"manifests/{local.LOCAL_CLIENT_FOLDER}/{manifest.name}")
+    return out / names.errors_name(f"manifests/{run_notes.CLIENT_FOLDER}/{manifest.name}")
 
 
 def show_rejection(manifest: Path, out: Path, *, as_json: bool) -> None:

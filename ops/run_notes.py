@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from contextlib import suppress
 from pathlib import Path
@@ -10,10 +11,11 @@ from urllib.parse import unquote, urlsplit
 
 import msgspec
 
-from ops import local
 from shared.model import Batch, BatchState
 
 RUN_NOTES: Final = "runs"  # in the data folder: a note per batch
+RESULTS_NOTE: Final = "results-folder"  # in the data folder: for commands that are given it alone
+CLIENT_FOLDER: Final = "local"  # manifests/<folder>/: on one machine the folder says nothing about the client
 
 
 class RunNote(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
@@ -53,13 +55,27 @@ def last_model(data: Path) -> str | None:
     return None
 
 
+def note_results(data: Path, out: Path) -> None:
+    """Keep where a run writes its results."""
+    (data / RESULTS_NOTE).write_bytes(os.fsencode(out.resolve()))
+
+
+def results_of(data: Path) -> Path:
+    """Where the last run wrote this data folder's results; the folder itself where none has.
+
+    Read as the system's own bytes: the folder's name need not be text in every locale.
+    """
+    note = data / RESULTS_NOTE
+    return Path(os.fsdecode(note.read_bytes())) if note.is_file() else data
+
+
 def run_command(data: Path, batch: Batch, of: Path | None = None) -> str:
     """The command that goes on with a batch of this data folder. `of`: a manifest in place of the batch's own.
 
     It names the model, the data folder and the folders of photos that the batch was started with: without `--model
     preview` it would choose Gemini where a key is set, and cost money.
     """
-    note, out = run_note(data, batch.id), local.results_of(data)
+    note, out = run_note(data, batch.id), results_of(data)
     if note is not None:
         interrupted = batch.state is BatchState.REOPENING and batch.replay is not None and batch.replay.drop
         manifest, out = Path(note.retry if note.retry and interrupted else note.manifest), Path(note.out)

@@ -256,13 +256,13 @@ def results_place(target: Target, name: str) -> str:
 
 def next_steps(target: Target, batch: Batch, groups: list[Any]) -> list[str]:
     """What to run next after failures, wherever the batch is."""
-    from ops import failures, local, run_notes
+    from ops import failures, run_notes
     from shared import names
 
     retry = f"ruum-batch retry-failed {batch.id}{target.options}"
     failed_csv = names.round_folder(batch) + "failed.csv"
     if target.data is not None:
-        out = local.results_of(target.data)
+        out = run_notes.results_of(target.data)
         again = run_notes.run_command(target.data, batch, out / failed_csv)
         if not target.somebody_works():
             retry += f", then: {run_notes.run_command(target.data, batch)}"

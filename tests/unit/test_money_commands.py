@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from ops import local
+from ops import local, run_notes
 from shared import closing, names
 from shared import ledger as ledgers
 from shared.clock import SystemClock
@@ -150,7 +150,7 @@ class Data:
                 return super().now() - seconds_ago
 
         async def body() -> None:
-            embedded = local.open_backend(Then(), self.folder, local.results_of(self.folder))
+            embedded = local.open_backend(Then(), self.folder, run_notes.results_of(self.folder))
             try:
                 batch = await embedded.store.batch(batch_id)
                 assert batch is not None
