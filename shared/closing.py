@@ -281,7 +281,7 @@ class Closer:
         )
 
     async def show_progress(self, batch_id: str) -> tuple[Batch, Counts] | None:
-        """Refresh status.json and tell the tenths that were passed; what was read. None: there is nothing to show."""
+        """Refresh status.json and tell the latest tenth; what was read. None: there is nothing to show."""
         batch = await self._store.batch(batch_id)
         if batch is None or batch.state in (BatchState.CLOSED, BatchState.REJECTED):
             return None
@@ -292,16 +292,18 @@ class Closer:
         return batch, counts
 
     async def _tell_progress(self, batch: Batch, counts: Counts, capacity: Capacity | None) -> None:
-        """One event for each tenth passed, several at once when it goes fast; a repeated one has the same id."""
+        """Publish one event with the latest tenth, however many were passed since the last one.
+
+        Events with the same counts at the same moment tell a customer nothing. A repeated event has the same id.
+        """
         tenth = min(9, counts.settled * 10 // batch.total if batch.total else 0)  # the whole is told by batch.completed
         if tenth <= batch.progress_announced:
             return
         now = self._clock.now()
         status = await self._objects.stat(self._settings.buckets.results, names.status_name(batch))
         data = progress_of(batch, counts, now, known_speed(status), capacity)
-        passed = range(batch.progress_announced + 1, tenth + 1)
-        events = [batch_event(batch, f"{batch.id}/{batch.round}/progress/{each}", now, data) for each in passed]
-        await self._queue.publish(EVENTS_TOPIC, [Message(event.body(), event.attributes()) for event in events])
+        event = batch_event(batch, f"{batch.id}/{batch.round}/progress/{tenth}", now, data)
+        await self._queue.publish(EVENTS_TOPIC, [Message(event.body(), event.attributes())])
         decide = partial(note_progress, round_now=batch.round, tenth=tenth)
         await self._store.change_batch(batch.id, decide, self._clock.token())
 
