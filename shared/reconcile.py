@@ -119,7 +119,7 @@ class Reconcile:
             await self._look_after_queued(batch, report)
         await self._closer.check(batch.id)
         if batch.control is not Control.RUN:  # no event may come that would show how it stands
-            await self._closer.show_progress(batch.id)
+            await self._closer.show_progress(batch.id, at_once=True)
         after = await self._store.batch(batch.id)
         report.closed += after is not None and not after.is_open
 
