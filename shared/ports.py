@@ -125,7 +125,10 @@ class Queue(Protocol):
         """Returns when all of them are stored; a failure may leave some of them published."""
 
     async def pull(self, subscription: str, most: int, wait_seconds: float) -> list[Delivery]:
-        """At most `most` deliveries, as soon as there is one; an empty list after `wait_seconds` without."""
+        """At most `most` deliveries, as soon as there is one; an empty list after `wait_seconds` without.
+
+        An empty list does not prove that nothing waits: the answer may have come too late.
+        """
 
     async def extend(self, subscription: str, ack_ids: Sequence[str], seconds: float) -> None:
         """Let the leases end `seconds` from now (at most 600); an ended lease is left alone."""

@@ -386,6 +386,7 @@ MUTATIONS: Final[dict[str, list[Patch]]] = {
     "one attempt only": [(claims, "release", lambda image, **more: _release(image, **more | {"max_attempts": 1}))],
     "a pause acks what is processing": [(stage_image.StageImage, "_stopped", _ack_whatever)],
     "reconcile publishes a healthy backlog": [(reconcile.Reconcile, "_publish_forgotten", _publish_backlog)],
+    "a pull in vain is an empty tier": [(subscriber, "PULLS_IN_VAIN", 1)],
     "DEAD LETTER drops what has attempts left": [(claims, "give_up", _give_up_quietly)],
     "a pause or cancel is told to nobody": [
         (room, "announce_control", _say_nothing) for room in (closing, operator, reconcile)

@@ -13,6 +13,7 @@ from typing import Final
 from shared.messages import Task, decode
 from shared.model import Batch, BatchState, Control, Image, ImageState, TierEmpty
 from shared.ports import Message
+from shared.topology import topic_of
 from tests.simulation.faults import LATE_SECONDS, PROCESS, Faults, Hand, Key, Process
 from tests.simulation.waiting import TASKS
 
@@ -24,6 +25,7 @@ PASSING: Final = frozenset({
 })  # fmt: skip
 UNTOUCHED_SECONDS: Final = 900.0
 HALT_SECONDS: Final = 60.0
+PULLS_IN_VAIN: Final = 12  # in a row, until a worker may say that a tier is empty
 UNDER_WAY_SECONDS: Final = 5.5  # a pull that was begun before a halt reaches the queue so late
 
 
@@ -46,6 +48,8 @@ class Tasks:
         self._empty: dict[str, TierEmpty] = {}
         self._owed: dict[str, tuple[float, Process | None]] = {}  # events of pauses and cancels, by whom since when
         self._known: set[str] = set()
+        # Of each process and subscription: pulls that brought nothing, in a row; the most of them since it was last told.
+        self._in_vain: dict[tuple[Process, str], tuple[int, int]] = {}
 
     # --- images and who has them
 
@@ -82,6 +86,14 @@ class Tasks:
         if UNDER_WAY_SECONDS < self._faults.loop.time() - process.halted_at < HALT_SECONDS:
             self._blame(f"{process.name} pulls, {self._faults.loop.time() - process.halted_at:.1f} s after a halt")
 
+    def brought(self, subscription: str, count: int) -> None:
+        """A pull has come to its end."""
+        process = PROCESS.get()
+        if subscription in TASKS and process is not None:
+            row, most = self._in_vain.get((process, subscription), (0, 0))
+            row = 0 if count else row + 1
+            self._in_vain[process, subscription] = (row, max(row, most))
+
     def letter(self, process: Process, key: Key, task_round: int) -> None:
         """DEAD LETTER has taken a letter away."""
         image = self._images.get(key)
@@ -101,8 +113,15 @@ class Tasks:
                 self._forgotten(process, (task.batch, task.index))
 
     def emptied(self, now: TierEmpty) -> None:
-        """A tier was found empty."""
+        """A tier was found empty, by a process that has pulled in vain often enough."""
         self._empty[now.tier.value] = now
+        process = PROCESS.get()
+        if process is None:
+            return
+        row, most = self._in_vain.get((process, topic_of(now.tier)), (0, 0))
+        self._in_vain[process, topic_of(now.tier)] = (row, 0)
+        if most < PULLS_IN_VAIN:
+            self._blame(f"{process.name} found {now.tier.value} empty after {most} pulls in vain")
 
     def _forgotten(self, process: Process, key: Key) -> None:
         """Reconcile publishes what nothing has touched for long and nobody found in the queue, twice."""
