@@ -112,6 +112,7 @@ resource "google_cloudfunctions2_function" "this" {
     time_sleep.functions_build,
     google_firestore_field.indexed,
     google_firestore_index.counts,
+    google_firestore_index.moved,
   ]
 }
 

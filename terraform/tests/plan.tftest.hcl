@@ -125,6 +125,10 @@ run "a_first_apply" {
     error_message = "A batch's counts are five sums in one query, which wants one index."
   }
   assert {
+    condition     = [for field in google_firestore_index.moved.fields : "${field.field_path} ${field.order}"] == ["state ASCENDING", "movedAt ASCENDING"]
+    error_message = "Reconcile asks for images by state and by the time they moved, in one index."
+  }
+  assert {
     condition     = alltrue([for field in google_firestore_field.unindexed : field.field == "*" && length(field.index_config[0].indexes) == 0])
     error_message = "What nobody queries has no index."
   }

@@ -385,6 +385,7 @@ class World:
                     shard=index % batch.shards,
                     property_code=f"APT {index}",
                     created_at=batch.created_at,
+                    moved_at=batch.created_at,
                 )
                 for index in range(total)
             ]
@@ -402,7 +403,8 @@ class World:
         return changed
 
     async def change_image(self, index: int = 0, batch: str = "acme.b1", **changes: Any) -> Image:
-        """Put an image into a state that a test starts from."""
+        """Put an image into a state that a test starts from; it moved there just now, unless the test says otherwise."""
+        changes.setdefault("moved_at", self.clock.now())
         changed = await self.store.change_image(
             batch,
             index,

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from shared.messages import Task, decode
-from shared.model import Batch, BatchState, Control, Image, ImageState, TierEmpty
+from shared.model import Batch, BatchState, Control, Image, ImageState, Tier, TierEmpty
 from shared.ports import Message
 from shared.topology import topic_of
 from tests.simulation.faults import LATE_SECONDS, PROCESS, Faults, Hand, Key, Process
@@ -123,8 +123,16 @@ class Tasks:
         if most < PULLS_IN_VAIN:
             self._blame(f"{process.name} found {now.tier.value} empty after {most} pulls in vain")
 
+    def looks(self, tier: Tier) -> tuple[float, ...]:
+        """When the tier was last found empty."""
+        known = self._empty.get(tier.value)
+        return known.seen_at if known is not None else ()
+
     def _forgotten(self, process: Process, key: Key) -> None:
-        """Reconcile publishes what nothing has touched for long and nobody found in the queue, twice."""
+        """Reconcile publishes what nothing has touched for long and nobody found in the queue, twice since then.
+
+        And twice since the batch was last published again: that filled the queue.
+        """
         image, batch = self._images[key], self._batches[key[0]]
         carried_on = batch.state is BatchState.REOPENING or batch.epoch_published < batch.control_epoch
         moved = max(self._written.get(key, -math.inf), self._written.get(batch.id, -math.inf)) >= process.began
@@ -133,7 +141,8 @@ class Tasks:
         touched = max(image.touched_at, image.created_at, image.claim.at if image.claim else 0.0)
         untouched = self._epoch + self._faults.loop.time() + process.clock.fastest(process.began) - touched
         empty = self._empty.get(batch.tier.value)
-        if untouched < UNTOUCHED_SECONDS or empty is None or len(empty.seen_at) < 2 or empty.seen_at[0] <= touched:
+        since = max(touched, batch.republished_at)
+        if untouched < UNTOUCHED_SECONDS or empty is None or len(empty.seen_at) < 2 or empty.seen_at[0] <= since:
             self._blame(f"{key}: published again {untouched:.0f} s after it was touched, queue {empty}")
 
     # --- what is told of a batch

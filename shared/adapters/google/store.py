@@ -6,8 +6,9 @@ No read-write transaction ever touches a shared document: two that read and then
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from functools import partial
 from typing import Any, Final, TypeVar
 
@@ -31,7 +32,13 @@ COMMIT: Final = 500  # documents created in one commit: Firestore's limit
 CREATES_PER_SECOND: Final = 500  # Firestore's "500/50/5" rule: a new collection starts at 500 a second
 # Documents this process wrote last, by path: the next change of one needs no read. 5,000 of 2 KB are 10 MB.
 REMEMBERED: Final = 5000
-COLLECTIONS: Final = {"Ledger": "quotas", "CacheEntry": "cache", "TierEmpty": "tiers", "HostLedger": "hosts"}
+COLLECTIONS: Final = {
+    "Ledger": "quotas",
+    "CacheEntry": "cache",
+    "TierEmpty": "tiers",
+    "HostLedger": "hosts",
+    "Reconciled": "reconciled",
+}
 _STATES: Final = tuple(state.value for state in ImageState)
 
 
@@ -273,6 +280,31 @@ class FirestoreStore:
             if len(snapshots) < PAGE:
                 return
             last = snapshots[-1].reference
+
+    async def moved_images(
+        self, batch_id: str, states: Collection[ImageState], *, since: float = 0.0, before: float = math.inf
+    ) -> AsyncIterator[Image]:
+        query = (
+            self._batch_ref(batch_id)
+            .collection("images")
+            .where(filter=FieldFilter("state", "in", [state.value for state in states]))
+            .where(filter=FieldFilter("movedAt", ">=", since))
+            .where(filter=FieldFilter("movedAt", "<", before))
+            .order_by("movedAt")
+            .order_by("__name__")
+            .limit(PAGE)
+        )
+        last: Any = None
+        while True:
+            page = query.start_after(last) if last is not None else query
+            read = partial(page.get, retry=None, timeout=DEADLINE_SECONDS)
+            snapshots = await retried("moved images", read, self._clock)
+            self._count("image read", len(snapshots))
+            for snapshot in snapshots:
+                yield from_fields(Image, snapshot.to_dict())
+            if len(snapshots) < PAGE:
+                return
+            last = snapshots[-1]
 
     async def change_image(
         self, batch_id: str, index: int, decide: Decision[Image], token: str, seen: Image | None = None
