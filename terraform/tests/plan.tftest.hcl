@@ -48,6 +48,10 @@ run "the_defaults" {
     error_message = "The dead-letter topic has two subscriptions: one pushed to the door, one kept for operators."
   }
   assert {
+    condition     = google_pubsub_subscription.completed.filter == "attributes.\"ce-type\" = \"ruum.batch.completed\"" && google_pubsub_subscription.completed.message_retention_duration == "600s" && length(google_pubsub_subscription.completed.push_config) == 1
+    error_message = "Workers are stopped when a batch completes, and reconcile is told of nothing else."
+  }
+  assert {
     condition = alltrue([
       for bucket in concat(values(google_storage_bucket.this), [google_storage_bucket.code]) :
       bucket.uniform_bucket_level_access && bucket.public_access_prevention == "enforced"
@@ -202,7 +206,7 @@ run "what_is_seen" {
   assert {
     condition = (
       endswith(google_monitoring_alert_policy.failing_push.conditions[0].condition_threshold[0].filter, "metric.label.response_class!=\"ack\"")
-      && strcontains(google_monitoring_alert_policy.failing_push.conditions[0].condition_threshold[0].filter, "full_match(\"ruum-dead-letter|eventarc-southamerica-east1-ruum-(ingest|aggregate)-.*|ruum-batch-events-.*-webhook\")")
+      && strcontains(google_monitoring_alert_policy.failing_push.conditions[0].condition_threshold[0].filter, "full_match(\"ruum-dead-letter|eventarc-southamerica-east1-ruum-(ingest|aggregate)-.*|ruum-batch-events-.*-webhook|ruum-completed\")")
       && !strcontains(google_monitoring_alert_policy.failing_push.conditions[0].condition_threshold[0].denominator_filter, "response_class")
     )
     error_message = "A push that is answered 403 or 404 is noticed, whoever pushes."

@@ -168,7 +168,12 @@ def test_doors_are_called_where_internal_callers_may() -> None:
     """An internal-only function answers Pub/Sub and the scheduler 404 anywhere but on its run.app address."""
     assert not re.search(r"google_cloudfunctions2_function\.this\[[^]]+\]\.(url|uri)\b", ALL)
     addresses = re.findall(r"google_cloudfunctions2_function\.this\[[^]]+\]\.service_config\[0\]\.uri", ALL)
-    assert len(addresses) == 3, "the dead-letter push, the scheduler's call, and the audience of its token"
+    assert len(addresses) == 5, (
+        "the dead-letter push; the scheduler's and the completed batch's calls, and their audience"
+    )
+    door = (ROOT / "functions/reconcile/main.py").read_text("utf-8")
+    (path,) = re.findall(r'^SETTLE_PATH = "(/\w+)"', door, re.MULTILINE)
+    assert re.findall(r'push_endpoint += "\$\{.*\}(/\w+)"', ALL) == [path]
     assert re.search(r"push_endpoint = push_config\.value\n.*?audience +=  *push_config\.value", ALL, re.DOTALL)
 
 
