@@ -117,6 +117,7 @@ class Refusal(StrEnum):
     UNCHANGED = "unchanged"  # nothing to do: it is as wanted already
     BUSY = "busy"  # another closer or replay holds its lease
     PAUSED = "paused"  # the batch is: resume it first
+    EXPIRING = "expiring"  # the batch's documents are deleted soon
 
 
 class Claim(Document, frozen=True, kw_only=True):

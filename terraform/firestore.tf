@@ -89,8 +89,8 @@ resource "google_firestore_index" "moved" {
   }
 }
 
-# Firestore deletes a document some time after its expireTime. Results in the cache and heartbeats carry one; batches,
-# images and tallies are kept until the product writes it to them.
+# Firestore deletes a document some time after its expireTime, usually within a day. Batches, images and tallies carry one
+# from their creation (documents_kept_days); so do results in the cache, heartbeats and the hosts' ledgers.
 resource "google_firestore_field" "expires" {
   for_each   = toset(["batches", "cache", "hosts", "images", "reconciled", "tallies", "workers"])
   project    = var.project_id

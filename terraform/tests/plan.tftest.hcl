@@ -91,6 +91,10 @@ run "the_defaults" {
     error_message = "Firestore is granted for this pipeline's database only."
   }
   assert {
+    condition     = local.settings.RUUM_GOOGLE_DOCUMENTS_KEPT_SECONDS == "34560000" && toset(keys(google_firestore_field.expires)) == toset(["batches", "cache", "hosts", "images", "reconciled", "tallies", "workers"])
+    error_message = "Every document that is kept for a time is deleted after it."
+  }
+  assert {
     condition     = jsondecode(local.settings.RUUM_LIMITS)["gemini-nano-banana-2.1"].per_minute == 60
     error_message = "Quotas are those of shared/topology.json unless laid over."
   }

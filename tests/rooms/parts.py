@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import inspect
 import json
+import math
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from typing import Any
 
@@ -344,10 +345,10 @@ class World:
         self.rooms = self.rooms_on(self.parts)
         self._deliveries = 0
 
-    def rooms_on(self, backend: Any, *, folder_is_client: bool = True) -> Rooms:
+    def rooms_on(self, backend: Any, *, folder_is_client: bool = True, kept_seconds: float = math.inf) -> Rooms:
         """The rooms without model on these ports."""
         return rooms(
-            Backend(backend.store, backend.queue, backend.objects),
+            Backend(backend.store, backend.queue, backend.objects, kept_seconds=kept_seconds),
             self.clock,
             self.settings,
             lambda stored: SourceRules(base="gs://intake/" + stored.name.rpartition("/")[0] + "/"),

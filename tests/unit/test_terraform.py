@@ -319,7 +319,11 @@ def test_the_local_stack_is_made_from_the_same_file() -> None:
 def test_settings_are_handed_over_by_their_names() -> None:
     names = set(re.findall(r"^ +(RUUM_\w+) +=", TERRAFORM["locals.tf"], re.MULTILINE))
     assert len(names) >= 12
-    samples = {"RUUM_LIMITS": '{"runway": {"concurrent": 3}}', "RUUM_STAGING_MODEL": "preview"}
+    samples = {
+        "RUUM_LIMITS": '{"runway": {"concurrent": 3}}',
+        "RUUM_STAGING_MODEL": "preview",
+        "RUUM_GOOGLE_DOCUMENTS_KEPT_SECONDS": str(90 * 86_400),
+    }
     given = {name: samples.get(name, "7") for name in names}
     settings = from_environment(given)
     assert settings.limits["runway"].concurrent == 3
