@@ -42,14 +42,16 @@ class Wait(msgspec.Struct, frozen=True, rename="camel"):
 async def of_models(
     store: BatchStore, settings: Settings, now: float, *, fault: str | None = None, models: Iterable[str] | None = None
 ) -> list[Wait]:
-    """What the calls of the staging models wait for. `fault` is what the vendor said last."""
+    """What the calls of the staging models (or of `models`) wait for, and photos whose host asked us to wait.
+
+    `fault` is what the vendor said last.
+    """
     found: list[Wait] = []
     for model in models if models is not None else calls_by_model(settings):
         ledger = await store.record(Ledger, model)
         if ledger is not None:
             found.extend(of_ledger(ledger, settings.limits.get(model) or Limit(), now, fault))
-    if models is None:
-        found.extend(of_host(ledger, now) for ledger in await store.records(HostLedger) if ledger.not_before > now + 1)
+    found.extend(of_host(ledger, now) for ledger in await store.records(HostLedger) if ledger.not_before > now + 1)
     return sorted(found, key=lambda wait: not wait.serious)
 
 
@@ -141,10 +143,14 @@ def reason_of(batch: Batch) -> str:
 
 
 def paused_lines(target_options: str, batch: Batch, *, goes_on: str | None = None) -> list[str]:
-    """What to do about a paused batch: the commands, one a line. `goes_on`: what to run after `resume`."""
+    """What to do about a paused batch: the commands, one a line. `goes_on`: what to run after `resume`.
+
+    Its failures say why only where they paused it, and nobody did.
+    """
     then = f", and then: {goes_on}" if goes_on else ""
+    see_why = [f"  see why:  ruum-batch dead-letters list --batch {batch.id}{target_options}"]
     return [
-        f"  see why:  ruum-batch dead-letters list --batch {batch.id}{target_options}",
+        *([] if batch.controlled_by else see_why),
         f"  go on:    ruum-batch resume {batch.id}{target_options}{then}",
         f"  or stop:  ruum-batch cancel {batch.id}{target_options}",
     ]

@@ -31,7 +31,6 @@ from shared.errors import (
 from shared.fenced import put_fenced
 from shared.heartbeat import Heartbeat
 from shared.hosts import Hosts
-from shared.ledger import MARGIN_SECONDS
 from shared.model import (
     SETTLED_STATES,
     Batch,
@@ -282,14 +281,12 @@ class ClaimedImage:
             await self._check_control()
             async with tools.heartbeat.waiting(image_key(self._image.batch, self._image.index)):
                 grant = await tools.quota.reserve(model, self._image.tier)
-            granted = tools.clock.monotonic()
             try:
                 await self._check_control()  # the wait may have been long
             except BaseException:
                 tools.quota.unused(model, grant)
                 raise
-            if tools.clock.monotonic() - granted > MARGIN_SECONDS / 2:
-                # The look at the batch was slow: the call would start outside of the window it was granted for.
+            if tools.clock.monotonic() > grant.begin_by:  # the look at the batch was slow, or this process stood still
                 tools.quota.unused(model, grant)
                 continue
             started = tools.clock.monotonic()

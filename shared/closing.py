@@ -274,6 +274,7 @@ class Closer:
             counts=counts,
             success_rate=round(counts.completed / counts.total, 4),
             cost_usd=report.usd(gathered.cost_micro_usd),
+            estimated_usd=report.usd(gathered.estimated_micro_usd),
             cached=gathered.cached,
             price_usd=forecast.price_usd(self._settings, batch.tier, report.usd(gathered.cost_micro_usd)),
             duration_seconds=round((batch.closing_at or batch.created_at) - batch.created_at, 3),
@@ -376,7 +377,7 @@ async def write_status(
     Without `at_once` one of the same round that was written less than `STATUS_SECONDS` ago stays too, so that many
     processes together do not write more often than Cloud Storage allows.
 
-    The measured speed lives in the object's metadata: whoever refreshes it next, in whatever process, goes on from it.
+    The measured speed lives in the object's metadata: the next refresh, in any process, goes on from it.
     """
     name = names.status_name(batch)
     order = (batch.round, batch.state is BatchState.CLOSED, counts.settled)
@@ -446,7 +447,8 @@ def status_of(
 def progress_of(batch: Batch, counts: Counts, now: float, speed: float | None, capacity: Capacity | None) -> Status:
     """A batch's progress.
 
-    `eta_seconds` is None when nothing is moving: before the first image, while paused, and when the batch is closed.
+    `eta_seconds` is None when nothing is moving: before the first image, while paused, while the vendor does not
+    answer, and when the batch is closed.
     """
     moving = batch.state is BatchState.PROCESSING and batch.control is Control.RUN
     return Status(

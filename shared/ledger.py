@@ -28,6 +28,7 @@ WINDOW_SECONDS: Final = 60.0
 # one second no rolling minute exceeded 60 in the model; GCRA with burst 6 costs 10 %, with burst 1 it reached 61.
 MARGIN_SECONDS: Final = 1.0
 HORIZON_SECONDS: Final = 5.0  # a worker that dies loses at most five seconds of the fleet's quota
+MAX_LEAD_SECONDS: Final = 2.0  # starts are in order: everybody's next one is after that of a worker with slow replies
 WAITER_SECONDS: Final = 10.0  # a worker that asks no more waits no more; waiters ask every few seconds
 # Above this many a minute single times are counted in whole seconds: 61 entries instead of thousands.
 MOST_SINGLE_GRANTS: Final = 600
@@ -113,7 +114,11 @@ L = TypeVar("L", bound=Ledger)
 
 
 class Grant(msgspec.Struct, frozen=True):
-    """The right to one call: from `start` on, in `epoch`; its slot (concurrent limits) and whether it is the probe."""
+    """The right to one call: from `start` on, in `epoch`; its slot (concurrent limits) and whether it is the probe.
+
+    `begin_by` is on the asking worker's monotonic clock: a call that begins later may reach the vendor so late that it
+    counts in the next window, with calls that were granted for that one. It is then given back, and asked for again.
+    """
 
     id: str
     tier: Tier
@@ -121,12 +126,14 @@ class Grant(msgspec.Struct, frozen=True):
     epoch: int
     slot: bool = False
     probe: bool = False
+    begin_by: float = math.inf
 
 
 class Ask(msgspec.Struct, frozen=True):
     """What a worker wants: calls by tier, each with an id; and what it gives back, and heard, since it last asked.
 
     `answered_seconds_ago` is the age of the last answer, if `succeeded`: a worker may tell of it long afterwards.
+    `lead_seconds`: how long the reply will take to reach the worker. Rights that begin before it does would be lost.
     """
 
     worker: str
@@ -136,6 +143,7 @@ class Ask(msgspec.Struct, frozen=True):
     answered_seconds_ago: float = 0.0
     probe_succeeded: str | None = None
     probe_unused: str | None = None
+    lead_seconds: float = 0.0
 
 
 class Reserved(msgspec.Struct, frozen=True):
@@ -189,7 +197,7 @@ def _reserve(ledger: L, ask: Ask, limit: Limit, now: float) -> tuple[L, Reserved
         ledger, grants = _probe(ledger, queues, limit, now)
         again = blocked_until if not grants else now + PROBE_SECONDS
         return _noted(ledger, ask.worker, queues, now), Reserved(grants, again if any(queues.values()) else math.inf)
-    room = _Room(ledger, limit, now)
+    room = _Room(ledger, limit, now, min(ask.lead_seconds, MAX_LEAD_SECONDS))
     elsewhere = _waiting_elsewhere(ledger, ask.worker, now)
     wanted = sum(len(ids) for ids in queues.values()) + sum(elsewhere.values())
     ledger, mine, left_to_others = _turns(ledger, queues, elsewhere, room.count(wanted))
@@ -206,7 +214,7 @@ def _reserve(ledger: L, ask: Ask, limit: Limit, now: float) -> tuple[L, Reserved
 class _Room:
     """What the limit lets start within the horizon. Starts are handed out in order."""
 
-    def __init__(self, ledger: Ledger, limit: Limit, now: float) -> None:
+    def __init__(self, ledger: Ledger, limit: Limit, now: float, lead_seconds: float = 0.0) -> None:
         self._now = now
         self._limit = limit
         self._per_window = calls_per_window(limit, ledger.rate) if limit.per_minute else None
@@ -214,7 +222,7 @@ class _Room:
         self._grants = [grant for grant in ledger.grants if grant[0] > oldest]
         slots = slots_now(limit, ledger.rate)
         self._free_slots = None if slots is None else max(0, slots - len(ledger.slots))
-        self._not_before = max(now, ledger.not_before)
+        self._not_before = max(now + lead_seconds, ledger.not_before)
 
     def _next(self, grants: list[tuple[float, int]]) -> float:
         """When the next call may start: when the grant one window's worth of calls earlier has left the window."""

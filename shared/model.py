@@ -147,7 +147,7 @@ class Checkpoint(Document, frozen=True, kw_only=True):
     """Paid work that a later attempt does not buy again.
 
     `analysis` is the analyse agent's answer as JSON. `picture` names the work object of the generated picture (None
-    when only the analysis is known); `defects` are those the generation was told to mend; `generations` counts the
+    when only the analysis is known); `defects` are those the generation was asked to correct; `generations` counts the
     pictures bought in this round, `refusals` the answers that the vendor's filter refused in it.
     """
 
@@ -219,6 +219,11 @@ class Image(Document, frozen=True, kw_only=True):
     def cost_micro_usd(self) -> int:
         """What its calls cost, all rounds together."""
         return sum(call.cost_micro_usd for call in self.calls)
+
+    @property
+    def estimated_micro_usd(self) -> int:
+        """The part of its cost that was estimated: see `Call.estimated`."""
+        return sum(call.cost_micro_usd for call in self.calls if call.estimated)
 
 
 class ManifestRef(Document, frozen=True, kw_only=True):
@@ -294,6 +299,7 @@ class Completion(Document, frozen=True, kw_only=True):
     duration_seconds: float
     cached: int = 0  # completed images whose picture came from the cache
     price_usd: float = 0.0  # what the customer pays: the cost by the tier's factor
+    estimated_usd: float = 0.0  # the part of the cost that the vendor did not tell; see `Call.estimated`
     reports: dict[str, ReportFile]
 
 

@@ -38,6 +38,12 @@ VERDICT_SECONDS = 10.0
 # Of the time between two asks, so that workers that began together do not go on asking together.
 SPREAD = (0.75, 1.25)
 
+# Replies are slow now and then rather than always: one slow reply is expected again for the next ten or so.
+SLOWNESS_KEPT = 0.9
+
+# Two clocks of which one runs 0.02 % faster, more than quartz does, drift apart by 12 ms a minute.
+DRIFT = 0.0002
+
 OnChange = Callable[[Ledger, Ledger], Coroutine[Any, Any, None]]
 
 
@@ -45,7 +51,10 @@ class Quota(Protocol):
     """Rights to call vendors' models."""
 
     async def reserve(self, model: str, tier: Tier) -> Grant:
-        """Return when the next call of `model` may start. Raises `DailyQuotaSpent`."""
+        """Return when the next call of `model` may start. Raises `DailyQuotaSpent`.
+
+        Who cannot begin by `Grant.begin_by` hands it back (`unused`) and reserves again.
+        """
 
     async def succeeded(self, model: str, grant: Grant) -> None:
         """The call was answered, well or not."""
@@ -109,6 +118,34 @@ class _Waiting(msgspec.Struct, eq=False):
     answer: asyncio.Future[Grant]
 
 
+class ServerTime:
+    """The server's time by this worker's monotonic clock: between two bounds, which every reading narrows.
+
+    One reading by itself is as uncertain as it was long under way: seconds, in a process that stood still, or where a
+    transaction waited for others. A reading that contradicts the bounds means that the server's clock was set: it alone
+    counts then.
+    """
+
+    def __init__(self) -> None:
+        self._at = 0.0  # on the monotonic clock: when the bounds were last narrowed
+        self._ahead = (-math.inf, math.inf)  # how far the server's clock is ahead of the monotonic one
+
+    def read(self, server: float, asked_at: float, read_at: float) -> None:
+        """It was `server` at some moment between the two, on the monotonic clock."""
+        drifted = DRIFT * (read_at - self._at)
+        found = (server - read_at, server - asked_at)
+        bounds = (max(found[0], self._ahead[0] - drifted), min(found[1], self._ahead[1] + drifted))
+        self._at, self._ahead = read_at, bounds if bounds[0] <= bounds[1] else found
+
+    def surely(self, at: float) -> float:
+        """The monotonic clock when it surely is `at` on the server's."""
+        return at - self._ahead[0]
+
+    def earliest(self, at: float) -> float:
+        """The monotonic clock when it may already be `at` on the server's."""
+        return at - self._ahead[1]
+
+
 class _Model:
     """What this worker waits for, and has to tell, about one model."""
 
@@ -121,6 +158,7 @@ class _Model:
         self.loop: asyncio.Task[None] | None = None
         self.wake = asyncio.Event()
         self.next_ask_at = 0.0  # by the monotonic clock
+        self.reply_seconds = 0.0  # what reservations take, from the reading of the server's time to the reply
         self.ahead: dict[str, tuple[Grant, _Waiting, asyncio.TimerHandle]] = {}  # granted, and not begun yet
 
     @property
@@ -148,6 +186,7 @@ class SharedQuota(Generic[L]):
         self._on_change = on_change
         self._kind = kind
         self._models: dict[str, _Model] = {}
+        self._server = ServerTime()
         self._telling: set[asyncio.Task[None]] = set()  # kept from the garbage collector until they are done
 
     async def reserve(self, model: str, tier: Tier) -> Grant:
@@ -186,7 +225,7 @@ class SharedQuota(Generic[L]):
             await self._spaced(state)
             state.wake.clear()
             try:
-                reserved, server_now, decided_at = await self._ask(model, state)
+                reserved, server_now = await self._ask(model, state)
             except RuumError as error:
                 log.warning("quota of %s could not be asked: %s", model, error)
                 await self._clock.sleep(RETRY_SECONDS)
@@ -198,11 +237,7 @@ class SharedQuota(Generic[L]):
                 self._refuse_all(model, state, reserved.ask_again_at - server_now)
                 continue
             for grant in reserved.grants:
-                delay = grant.start - (server_now + self._clock.monotonic() - decided_at)
-                if delay < -ledgers.MARGIN_SECONDS / 2:
-                    self._give_back(state, grant)  # the reply came too late: a call now would leave its window
-                else:
-                    self._hand_out(model, state, grant, delay)
+                self._hand_out(model, state, grant)
             pause = reserved.ask_again_at - server_now
             # Infinity: all that was asked for was granted. Who came meanwhile is asked for at once.
             if state.waiting and 0 < pause < math.inf:
@@ -229,8 +264,8 @@ class SharedQuota(Generic[L]):
                     await state.wake.wait()
                     state.wake.clear()
 
-    async def _ask(self, model: str, state: _Model) -> tuple[Reserved, float, float]:
-        """(what was reserved, the server's time at that, the same moment on this worker's monotonic clock)."""
+    async def _ask(self, model: str, state: _Model) -> tuple[Reserved, float]:
+        """What was reserved, and the server's time at that."""
         wanted: dict[Tier, tuple[str, ...]] = {
             tier: tuple(waiting.id for waiting in state.waiting if waiting.tier is tier) for tier in Tier
         }
@@ -241,37 +276,44 @@ class SharedQuota(Generic[L]):
             succeeded=state.answered is not None,
             probe_succeeded=state.probe_succeeded,
             probe_unused=state.probe_unused,
+            lead_seconds=max(0.0, state.reply_seconds - ledgers.MARGIN_SECONDS / 4),  # a usual reply needs none
         )
         answered = state.answered
         outcome: list[tuple[Reserved, float, float, L]] = []  # of the decision's last run, which is what counts
+        asked_at = self._clock.monotonic()
 
         def decide(known: L | None, now: float) -> L | Refusal:
+            nonlocal asked_at
             before = known or self._kind(id=model)
             decided_at = self._clock.monotonic()
             ago = 0.0 if answered is None else decided_at - answered
             aged = msgspec.structs.replace(ask, answered_seconds_ago=ago)
             after, reserved = ledgers.reserve(before, aged, self._limits[model], now)
-            outcome[:] = [(reserved, now, decided_at, before)]
+            self._server.read(now, asked_at, decided_at)
+            outcome[:] = [(reserved, now, asked_at, before)]
+            asked_at = decided_at  # decided again, it is by a newer reading
             return Refusal.UNCHANGED if after == before else after
 
         written = await self._store.change_record(self._kind, model, decide, self._clock.token())
-        reserved, now, decided_at, before = outcome[0]
+        reserved, now, read_after, before = outcome[0]
+        took = self._clock.monotonic() - read_after
+        state.reply_seconds = max(took, SLOWNESS_KEPT * state.reply_seconds)
         if not isinstance(written, Refusal):
             self._tell(before, written)
         state.done_slots -= ask.done_slots
         state.answered = None if state.answered == answered else state.answered
         state.probe_succeeded = None if state.probe_succeeded == ask.probe_succeeded else state.probe_succeeded
         state.probe_unused = None if state.probe_unused == ask.probe_unused else state.probe_unused
-        return reserved, now, decided_at
+        return reserved, now
 
     def _refuse_all(self, model: str, state: _Model, seconds: float) -> None:
-        """The vendor's day is used up: whoever waits is told, and releases its image without an attempt."""
+        """The vendor's day is used up: every waiting image is released, and no attempt is counted."""
         for waiting in state.waiting:
             if not waiting.answer.done():
                 waiting.answer.set_exception(DailyQuotaSpent(f"the daily quota of {model} is spent", seconds))
         state.waiting.clear()
 
-    def _hand_out(self, model: str, state: _Model, grant: Grant, delay_seconds: float) -> None:
+    def _hand_out(self, model: str, state: _Model, grant: Grant) -> None:
         waiting = next((waiting for waiting in state.waiting if waiting.id == grant.id), None)
         if waiting is None:
             self._give_back(state, grant)  # cancelled while it was being asked for
@@ -283,9 +325,13 @@ class SharedQuota(Generic[L]):
             if waiting.answer.done():
                 self.unused(model, grant)  # cancelled while it waited for its start
             else:
-                waiting.answer.set_result(grant)
+                waiting.answer.set_result(begun_in_time)
 
-        timer = asyncio.get_running_loop().call_later(max(0.0, delay_seconds), start)
+        # The other half of the margin is for the call's way to the vendor.
+        begin_by = self._server.earliest(grant.start + ledgers.MARGIN_SECONDS / 2)
+        begun_in_time = msgspec.structs.replace(grant, begin_by=begin_by)
+        delay = self._server.surely(grant.start) - self._clock.monotonic()
+        timer = asyncio.get_running_loop().call_later(max(0.0, delay), start)
         state.ahead[grant.id] = (grant, waiting, timer)
 
     def _call_back(self, model: str, state: _Model, ledger: Ledger) -> None:

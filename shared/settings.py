@@ -71,7 +71,7 @@ class ManifestLimits(_Group, frozen=True, kw_only=True):
     most_bytes: Bytes = 32 * 1024 * 1024  # 10,000 images of 500 bytes are 5 MB; leaves room for long signed links
     most_url_characters: Characters = 4096  # signed links reach 1,500; browsers and CDNs stop at 8,000
     ingest_seconds: Seconds = 480.0  # then ingest raises and goes on at redelivery: a minute before its function's end
-    most_problems: Problems = 1000  # listed in one error report; more help nobody
+    most_problems: Problems = 1000  # listed in one error report; more would not help
 
 
 class PhotoLimits(_Group, frozen=True, kw_only=True):

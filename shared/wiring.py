@@ -34,7 +34,6 @@ from shared.sources import SourceRules
 from shared.stage_image import StageImage
 from shared.staging.agents import Agents
 from shared.staging.pool import PicturePool
-from shared.staging.preview import PreviewModel
 from shared.topology import topology
 
 ModelMaker = Callable[[Settings, PicturePool], StagingModel]
@@ -165,6 +164,8 @@ async def google_rooms(environ: Mapping[str, str]) -> Rooms:
 def model_maker(name: str, key: str | None) -> ModelMaker:
     """How to make the model of that name. Raises `ConfigurationError` when Gemini has no key."""
     if name == "preview":
+        from shared.staging.preview import PreviewModel  # numpy takes longer to import than most commands run
+
         return lambda _, pool: PreviewModel(pool)
     if not key:
         raise ConfigurationError("Gemini needs a key: set GEMINI_API_KEY")
@@ -201,7 +202,7 @@ def rooms(
             clock,
             settings,
             rules_of,
-            Retries(backend.store, replay),
+            Retries(backend.store, backend.objects, replay),
             folder_is_client=folder_is_client,
         ),
         aggregate=Aggregate(backend.store, backend.queue, backend.objects, closer, operator, clock, settings),

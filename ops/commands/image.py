@@ -97,7 +97,7 @@ def _calls(found: Image) -> list[str]:
     for call in found.calls:
         tokens = f"{call.input_tokens} + {call.output_tokens} tokens"
         lines.append(f"            {call.step:<8} {call.model}  {tokens}  {call.duration_ms / 1000:.1f} s  "
-                     f"${call.cost_micro_usd / 1e6:.4f}")  # fmt: skip
+                     f"${call.cost_micro_usd / 1e6:.4f}{' (estimated)' if call.estimated else ''}")  # fmt: skip
     return lines
 
 

@@ -25,7 +25,7 @@ MOST_DEFECTS = 8  # named to the next generation: more would drown the wish for 
 
 
 class Desk(Protocol):
-    """What the agents ask of whoever employs them."""
+    """What the agents ask of their caller."""
 
     @property
     def checkpoint(self) -> Checkpoint:

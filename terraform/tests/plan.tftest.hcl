@@ -213,7 +213,7 @@ run "what_is_seen" {
       && strcontains(google_monitoring_alert_policy.failing_push.conditions[0].condition_threshold[0].filter, "full_match(\"ruum-dead-letter|eventarc-southamerica-east1-ruum-(ingest|aggregate)-.*|ruum-batch-events-.*-webhook|ruum-completed\")")
       && !strcontains(google_monitoring_alert_policy.failing_push.conditions[0].condition_threshold[0].denominator_filter, "response_class")
     )
-    error_message = "A push that is answered 403 or 404 is noticed, whoever pushes."
+    error_message = "A push that is answered 403 or 404 is noticed, no matter who pushes."
   }
   assert {
     condition = anytrue([

@@ -322,8 +322,14 @@ def test_a_bundle_works_on_the_emulators(tmp_path: Path) -> None:
 @pytest.mark.parametrize("door", ALL_DOORS)
 def test_requirements_are_the_locked_ones(door: str) -> None:
     def pins(path: Path) -> dict[str, str]:
-        found = re.findall(r"^([A-Za-z0-9_.-]+)==(\S+)$", path.read_text(), re.MULTILINE)
-        return {name.lower().replace("-", "_"): version for name, version in found}
+        """Name to version; each has the hashes of its files, or pip would take the file that an index shows today."""
+        found = re.findall(
+            r"^([A-Za-z0-9_.-]+)==([^\s;]+)([^\n]*\\\n(?: +--hash=sha256:\w{64}[ \\]*\n)+)",
+            path.read_text(),
+            re.MULTILINE,
+        )
+        assert len(found) == len(re.findall(r"^\S+==", path.read_text(), re.MULTILINE))
+        return {name.lower().replace("-", "_"): version for name, version, _ in found}
 
     locked, shipped = pins(ROOT / "requirements.lock"), pins(ROOT / "functions" / door / "requirements.txt")
     assert shipped.items() <= locked.items()

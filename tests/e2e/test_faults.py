@@ -1,7 +1,7 @@
 """Two subscribers, a quota, a vendor with faults, and a kill -9: all settle, no minute above quota, the bill is right.
 
-200 images at 600 calls a minute and image model by default (twice that for the text model, as in the settings). Most of
-the image model's first minute a neighbour in the same ledger has just used: so that the workers must wait for the quota,
+200 images at 600 calls a minute and image model by default (twice that for the text model, as in the settings). Until
+the kill a neighbour in the same ledger wants all it can get of the image model: so the workers must wait for the quota,
 and would be refused if they did not. `FAULTS_PER_MINUTE=60` is the vendor's own limit, and takes about six minutes.
 """
 
@@ -12,6 +12,8 @@ import json
 import os
 import re
 from collections import Counter
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ import msgspec
 import pytest
 
 from ops.stack import LOCAL_KEY, Options
+from shared.ledger import MARGIN_SECONDS, Ledger
 from shared.model import Image, ImageState, Tier
 from shared.quota import SharedQuota
 from shared.settings import Gemini, Limit
@@ -33,7 +36,7 @@ PER_MINUTE = int(os.environ.get("FAULTS_PER_MINUTE", "600"))
 IN_FLIGHT = 12  # of each subscriber: two of them ask the image model often enough to feel a quota
 KILL_AFTER = 60  # images settled
 LATENCY = 0.3
-NEIGHBOURS = 0.95  # its share of the first minute; what is left is used up in seconds
+PRODUCTS = {"analyse", "generate", "verify"}  # steps of the product's calls; its neighbour's are others
 # 5 % of the calls. Where the vendor answered and we cannot know what it billed, or it did not answer and may have
 # billed, the bill is allowed to be off by that call.
 REFUSED = {"500": 0.006, "503": 0.006, "429_bare": 0.001}
@@ -79,31 +82,71 @@ def worker_of(here: World, subscriber: str) -> str:
     return ids[0]
 
 
-async def neighbour(here: World, models: dict[str, int]) -> None:
-    """Another user of the image model, who goes by the same ledger: most of the first minute is gone."""
-    limits = {model: Limit(per_minute=most) for model, most in models.items()}
-    quota = SharedQuota(here.target.backend.store, here.target.clock, limits, "neighbour")
-    base = f"http://127.0.0.1:{here.stack.ports['gemini']}"
-    at_once = asyncio.Semaphore(20)  # each is sent as soon as it is granted, as the product does
+class Neighbour:
+    """Another user of the image model, who goes by the same ledger and always wants more: workers must wait for quota.
 
-    async def call(client: httpx2.AsyncClient, model: str) -> None:
-        async with at_once:
-            grant = await quota.reserve(model, Tier.NORMAL)
+    `late` counts its calls that were not answered within the quota's margin: on a machine that stood still they may
+    have arrived so late that they count in the next minute, each in the place of one call.
+    """
+
+    def __init__(self, here: World, models: dict[str, int]) -> None:
+        limits = {model: Limit(per_minute=most) for model, most in models.items()}
+        self._clock = here.target.clock
+        self._quota = SharedQuota(here.target.backend.store, self._clock, limits, "neighbour")
+        self._base = f"http://127.0.0.1:{here.stack.ports['gemini']}"
+        self.late = 0
+
+    async def _calls(self, client: httpx2.AsyncClient) -> None:
+        model = Gemini().image_model
+        while True:
+            grant = await self._quota.reserve(model, Tier.NORMAL)
+            if self._clock.monotonic() > grant.begin_by:  # as the product does
+                self._quota.unused(model, grant)
+                continue
             body = {"contents": [{"parts": [{"text": "hello"}]}]}
-            answer = await client.post(f"/v1/models/{model}:generateContent", json=body)
-            assert answer.status_code == 200, answer.text
-            await quota.succeeded(model, grant)
+            with suppress(httpx2.HTTPError):  # it meets the same faults, and does not mind
+                await client.post(f"/v1/models/{model}:generateContent", json=body)
+                self.late += self._clock.monotonic() > grant.begin_by + MARGIN_SECONDS / 2
+            await self._quota.succeeded(model, grant)
 
-    async with httpx2.AsyncClient(base_url=base, trust_env=False, headers={"x-goog-api-key": LOCAL_KEY}) as client:
-        (await client.post("/plan", json={"rates": {}, "latency": 0.0})).raise_for_status()
-        await asyncio.gather(*(call(client, Gemini().image_model) for _ in range(round(PER_MINUTE * NEIGHBOURS))))
-        (await client.post("/plan", json={"rates": RATES, "latency": LATENCY})).raise_for_status()
-    quota.close()
+    async def run(self) -> None:
+        """Until it is cancelled."""
+        headers = {"x-goog-api-key": LOCAL_KEY}
+        async with httpx2.AsyncClient(base_url=self._base, trust_env=False, headers=headers) as client:
+            latency = dict.fromkeys(PRODUCTS, LATENCY) | {"other": 0.0}
+            (await client.post("/plan", json={"rates": RATES, "latency": latency})).raise_for_status()
+            try:
+                await asyncio.gather(*(self._calls(client) for _ in range(20)))
+            finally:
+                self._quota.close()
+
+
+@asynccontextmanager
+async def running(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """In the background; its failure fails the test."""
+    task = asyncio.create_task(work)
+    try:
+        yield
+        assert not task.done(), task.exception()
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+async def quota_is_used_up(here: World) -> None:
+    """Wait until a whole minute's rights to the image model are given: whoever asks now must wait."""
+    async with asyncio.timeout(test_stack.BATCH_SECONDS):
+        while True:
+            ledger = await here.target.backend.store.record(Ledger, Gemini().image_model)
+            if ledger is not None and sum(count for _, count in ledger.grants) >= PER_MINUTE:
+                return
+            await asyncio.sleep(0.1)
 
 
 async def kill_in_mid_batch(here: World, batch_id: str) -> list[Image]:
-    """Kill a subscriber (-9); the images it had in hand."""
+    """Kill a subscriber (-9) that has to wait for quota; the images it had in hand."""
     await here.settled(batch_id, KILL_AFTER)
+    await quota_is_used_up(here)
     assert worker_of(here, "subscriber-1") != worker_of(here, "subscriber-2")  # both are up
     await here.stack.kill("subscriber-1")
     worker = worker_of(here, "subscriber-1")
@@ -118,10 +161,10 @@ def test_quota_faults_and_a_kill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     async def scenario(here: World) -> None:
         path = batch_of(tmp_path, IMAGES)
         path.write_text(json.dumps(json.loads(path.read_text()) | {"cache": False}))
-        await neighbour(here, models)
-        before = await vendor_counts(here)
-        batch_id = await here.submit(path)
-        in_hand = await kill_in_mid_batch(here, batch_id)
+        neighbour = Neighbour(here, models)
+        async with running(neighbour.run()):
+            batch_id = await here.submit(path)
+            in_hand = await kill_in_mid_batch(here, batch_id)
         assert in_hand, "it was killed with nothing in hand: the test shows little"
         rows = await here.check(batch_id, IMAGES)
         # All settle; what failed did so by a refusal, or because three attempts met a fault.
@@ -131,19 +174,18 @@ def test_quota_faults_and_a_kill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         events = await here.events("ruum.batch.completed")
         assert {event["id"] for event in events if event["type"] == "ruum.batch.completed"} == {f"{batch_id}/1"}
         stats = await vendor_counts(here)
-        told = f"in hand at the kill: {len(in_hand)}; failed: {dict(failed)}; vendor: {stats}"
+        told = f"in hand at the kill: {len(in_hand)}; failed: {dict(failed)}; {neighbour.late} late; vendor: {stats}"
         # It counts every rolling minute itself, by when calls arrive, and refuses the first call above the quota.
-        assert count(stats, status=429, fault=None) == 0, told
+        assert count(stats, status=429, fault=None) <= neighbour.late, told
         for model, most in models.items():
-            assert stats["busiest"][model] <= most, told
-        assert stats["busiest"][Gemini().image_model] >= 0.98 * PER_MINUTE, f"nothing had to wait: {told}"
-        assert sum(count(stats, fault=fault) for fault in REFUSED | READABLE | AMBIGUOUS) >= 10, told
+            assert stats["busiest"][model] <= most + neighbour.late, told
+        assert count(stats, step=PRODUCTS, fault=set(RATES)) >= 10, told
         # The bill: each call the vendor answered readably, but for what died with the worker: a call of each image it
         # had in hand, mostly the analysis of one whose picture was being bought, which is written with the picture.
         images = [image async for image in here.target.backend.store.images(batch_id)]
         bill = Counter(call.step for image in images for call in image.calls)
-        ambiguous = count(stats, fault=set(AMBIGUOUS))
-        off = stats["answered"] - before["answered"] - bill.total()
+        ambiguous = count(stats, step=PRODUCTS, fault=set(AMBIGUOUS))
+        off = count(stats, step=PRODUCTS, answered=True) - bill.total()
         told = f"bill {dict(bill)}, off by {off}, {ambiguous} ambiguous; {told}"
         print(told)
         assert 0 <= off <= len(in_hand) + ambiguous, told

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from random import Random
 from typing import Any
 
 import pytest
 
 from shared.ledger import Circuit, Ledger
-from shared.model import Tier
+from shared.model import Refusal, Tier
 from shared.quota import SharedQuota
 from shared.settings import Limit
 from tests.rooms.parts import World, virtual
@@ -152,3 +154,72 @@ async def test_a_429_calls_back_what_was_granted_ahead(world: World) -> None:
     after = await quota.reserve(MODEL, Tier.NORMAL)
     assert after.epoch == 1, "and nobody is left waiting who has given up"
     quota.close()
+
+
+async def begun(world: World, quota: SharedQuota, stalls: Callable[[], float] = lambda: 0.0) -> float:
+    """When a call begins, as CLAIMED does it: who comes too late hands its right back and asks again."""
+    while True:
+        grant = await quota.reserve(MODEL, Tier.NORMAL)
+        await world.clock.sleep(stalls())
+        if world.clock.monotonic() <= grant.begin_by:
+            await quota.succeeded(MODEL, grant)
+            return world.clock.monotonic()
+        quota.unused(MODEL, grant)
+
+
+@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("where", ["before the reading", "after the reading", "after the decision", "before the call"])
+@virtual
+async def test_no_call_begins_in_the_next_window_wherever_time_is_lost(world: World, where: str, seed: int) -> None:
+    """A slow database, or a worker that stood still: each place by itself, up to four seconds one time in three."""
+    random = Random(seed)
+    per_minute = 40
+
+    def lost(place: str) -> float:
+        return random.uniform(0.5, 4.0) if place == where and random.random() < 1 / 3 else 0.0
+
+    class StallingStore:
+        async def change_record(self, kind: type, key: str, decide: Callable[[Any, float], Any], token: str) -> Any:
+            await world.clock.sleep(lost("before the reading"))
+            while True:
+                known, read_at = await world.store.record(Ledger, MODEL), world.clock.now()
+                await world.clock.sleep(lost("after the reading"))
+                after = decide(known, read_at)
+                if isinstance(after, Refusal):
+                    return after
+                if known == await world.store.record(Ledger, MODEL):
+                    await world.store.change_record(kind, key, lambda _known, _now: after, token)
+                    await world.clock.sleep(lost("after the decision"))
+                    return after
+
+    limits = {MODEL: Limit(per_minute=per_minute)}
+    workers = [SharedQuota(StallingStore(), world.clock, limits, f"worker-{n}") for n in range(2)]  # type: ignore[arg-type]
+    calls = [begun(world, worker, lambda: lost("before the call")) for _ in range(80) for worker in workers]
+    times = sorted(await asyncio.gather(*calls))
+    for worker in workers:
+        worker.close()
+    busiest = max(sum(at <= other < at + 60 for other in times) for at in times)
+    assert busiest <= per_minute
+
+
+@pytest.mark.parametrize("reply_seconds", [0.05, 0.4, 0.6, 1.0, 2.0])
+@virtual
+async def test_a_slow_database_loses_no_rights(world: World, reply_seconds: float) -> None:
+    """Replies that take longer than a right lasts: the first are lost, and then rights begin when the reply is there."""
+
+    class SlowStore:
+        async def change_record(self, kind: type, key: str, decide: Callable[[Any, float], Any], token: str) -> Any:
+            changed = await world.store.change_record(kind, key, decide, token)
+            await world.clock.sleep(reply_seconds)
+            return changed
+
+    quota = SharedQuota(SlowStore(), world.clock, {MODEL: Limit(per_minute=600)}, "worker-1")  # type: ignore[arg-type]
+    started = world.clock.monotonic()
+    for _ in range(20):
+        await asyncio.gather(*(begun(world, quota) for _ in range(10)))
+    quota.close()
+    ledger = await world.store.record(Ledger, MODEL)
+    assert ledger is not None
+    lost = sum(count for _, count in ledger.grants) - 200
+    assert lost <= 10, f"{lost} of 200 rights were granted and not used"
+    assert world.clock.monotonic() - started <= 21 * (reply_seconds + 0.1)

@@ -353,6 +353,7 @@ MUTATIONS: Final[dict[str, list[Patch]]] = {
     "a 429 spends an attempt": [(claimed.ClaimedImage, "buy", _buy_or_fail)],
     "slots are not counted": [(ledger, "slots_now", lambda limit, rate: None)],
     "the rolling minute is not kept": [(ledger, "WINDOW_SECONDS", 30.0)],
+    "a late call is made anyway": [(quota.ServerTime, "earliest", lambda self, at: float("inf"))],
     "an open circuit spends an attempt": [(ledger, "is_of_outage", lambda known, grant: False)],
     "a failure waits for no verdict": [(quota, "VERDICT_SECONDS", 0.0)],
     "a lone failure spends an attempt": [(ledger, "may_be_outage", lambda known, failed_at: False)],

@@ -19,6 +19,7 @@ import msgspec
 from shared.cache import CacheEntry
 from shared.errors import ErrorCode, ImageRejected, WorldError
 from shared.hosts import HostLedger
+from shared.ledger import Ledger
 from shared.messages import Task, encode
 from shared.model import Batch, BatchState, Image, ImageState, Tier
 from shared.ports import Message
@@ -463,6 +464,30 @@ class TimeOutsAfterTheEnd(Schedule):
         self.only_waited()
         if self.loop.time() > self.MOST_SECONDS:
             self.blame(f"finished after {self.loop.time():.0f} s: the outage was prolonged by those that it had met")
+
+
+class GrantedToAWorkerThatStandsStill(Schedule):
+    """The answer with a whole minute's rights is four seconds late: calls would count in the next minute, with its own."""
+
+    A_MINUTE: Final = 4
+    plan_of_all = msgspec.structs.replace(
+        Schedule.plan_of_all,
+        batches=(Wanted(name="b0", at=0.0, images=4 * A_MINUTE),),
+        workers=2,
+        limits=(600, A_MINUTE),
+    )
+
+    async def play(self) -> None:
+        def all_granted(arguments: tuple[Any, ...], result: Any) -> bool:
+            return isinstance(result, Ledger) and sum(count for _, count in result.grants) == self.A_MINUTE
+
+        late = [self.hold(kind, "store.change_record", after=True, fits=all_granted) for kind in ("worker0", "worker1")]
+        await self.until(lambda: any(held.reached.is_set() for held in late))
+        await asyncio.sleep(4.0)
+        for held in late:
+            held.release()
+        await self.announced(1)
+        self.only_waited()
 
 
 class QueueThatGivesUp(Schedule):
@@ -944,6 +969,7 @@ SCENARIOS: Final[tuple[type[Schedule], ...]] = (
     PauseAmidAnOutage,
     VendorThatHangs,
     TimeOutsAfterTheEnd,
+    GrantedToAWorkerThatStandsStill,
     QueueThatGivesUp,
     StaleHandAsksForALead,
     SuspectBesideAPaidLead,

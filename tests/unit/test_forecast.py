@@ -426,6 +426,8 @@ def test_speed_forgets_within_two_minutes() -> None:
         (100, 0.0, Capacity(1.0, "m"), None),
         (100, 0.0, Capacity(1.0, "m", 60.0), None),
         (100, None, None, None),
+        (100, 0.5, Capacity(1.0, "m", 30.0, outage=True), None),  # the next test call is in 30 s; it may fail
+        (0, 0.5, Capacity(1.0, "m", 30.0, outage=True), 0.0),
     ],
 )  # fmt: skip
 def test_eta(left: int, speed: float | None, capacity: Capacity | None, eta: float | None) -> None:
