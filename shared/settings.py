@@ -258,7 +258,7 @@ class Google(_Group, frozen=True, kw_only=True):
     project: Name = ""  # empty: GOOGLE_CLOUD_PROJECT
     database: Name = "(default)"  # a project can hold several pipelines, each with a database of its own
     prefix: Name = ""  # of topics and subscriptions, such as "ruum-", for the same reason
-    documents_kept_seconds: KeptSeconds = 34_560_000.0  # 400 days: longer than results, which `erase` finds by them
+    documents_kept_seconds: KeptSeconds = 34_560_000.0  # 400 days: longer than results, which commands find by them
 
 
 class Buckets(_Group, frozen=True, kw_only=True):

@@ -195,9 +195,9 @@ variable "documents_kept_days" {
     error_message = "documents_kept_days must be 90 or more: no replay begins in the last 30 days, and a batch must end before."
   }
   validation {
-    # Erasing a client's pictures finds them by its batches.
+    # Commands such as results and image find pictures by their documents.
     condition     = var.results_kept_days == null ? true : var.documents_kept_days > var.results_kept_days
-    error_message = "documents_kept_days must be more than results_kept_days: pictures are erased by their batches' documents."
+    error_message = "documents_kept_days must be more than results_kept_days: commands find pictures by their documents."
   }
 }
 
