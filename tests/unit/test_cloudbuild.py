@@ -155,7 +155,11 @@ def test_a_pull_request_is_tested_as_a_commit_is_and_can_do_nothing() -> None:
     assert len(of_check) == 1
     assert re.findall(r"roles/[\w.]+", of_check[0]) == ["roles/logging.logWriter"]
     step = steps()["test"]
-    for same in ("google-cloud-cli:528.0.0-emulators", "make python3-venv nodejs chromium chromium-driver", "make test"):
+    for same in (
+        "google-cloud-cli:528.0.0-emulators",
+        "make python3-venv nodejs chromium chromium-driver",
+        "make test",
+    ):
         assert same in body, "a pull request and a commit are tested alike"
         assert same in step
 
