@@ -12,7 +12,7 @@ import msgspec
 from ops import local, remote, run_notes, words
 from shared import cache, names
 from shared.cache import CacheEntry
-from shared.model import Batch, BatchState, Control, Refusal
+from shared.model import Batch, BatchState, Control, Reconciled, Refusal
 
 if TYPE_CHECKING:
     import sqlite3
@@ -128,6 +128,7 @@ async def _embedded(target: Target, batches: list[Batch], found: Plan) -> None:
         for batch in batches:
             connection.execute("DELETE FROM images WHERE batch = ?", (batch.id,))
             connection.execute("DELETE FROM tallies WHERE batch = ?", (batch.id,))
+            connection.execute("DELETE FROM records WHERE kind = ? AND key = ?", (Reconciled.__name__, batch.id))
         for key in found.cache:
             connection.execute("DELETE FROM records WHERE kind = ? AND key = ?", (CacheEntry.__name__, key))
         ids = {batch.id for batch in batches}
@@ -211,6 +212,7 @@ async def _firestore(target: Target, batches: list[Batch], found: Plan) -> None:
             ref = client.collection("batches").document(batch.id)
             for name in ("images", "tallies"):
                 await _empty(client, ref.collection(name), target)
-            await retried(ref.path, ref.delete, target.clock)
+            for document in (client.collection("reconciled").document(batch.id), ref):
+                await retried(document.path, document.delete, target.clock)
     finally:
         client.close()  # type: ignore[no-untyped-call]

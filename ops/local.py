@@ -230,7 +230,7 @@ class LocalRun:
                 task.cancel()
             await asyncio.gather(*consumers, return_exceptions=True)
             with suppress(RuumError):  # the last of it may have been too soon after the one before to be shown
-                await self.rooms.closer.show_progress(self._batch_id)
+                await self.rooms.closer.show_progress(self._batch_id, at_once=True)
             self._embedded.database.close()
         if faults:
             raise OurFault(faults[0])

@@ -66,11 +66,16 @@ class PictureStep(StrEnum):
     FINISH = "finish"  # the vendor's picture
 
 
-def _move(image: Image, move: ImageMove, **changes: Any) -> Image | Refusal:
-    """Apply `move` by the table, raising the revision; an illegal move is refused and changes nothing."""
+def _move(image: Image, move: ImageMove, now: float | None = None, **changes: Any) -> Image | Refusal:
+    """Apply `move` by the table, raising the revision; an illegal move is refused and changes nothing.
+
+    `now` is noted as the time it moved. None for a checkpoint, which leaves it where it is.
+    """
     state = IMAGE_MOVES.get((image.state, move))
     if state is None:
         return Refusal.SETTLED if image.state in SETTLED_STATES else Refusal.ILLEGAL
+    if now is not None:
+        changes["moved_at"] = now
     return msgspec.structs.replace(image, state=state, revision=image.revision + 1, **changes)
 
 
@@ -118,6 +123,7 @@ def claim(image: Image, *, task_round: int, worker: str, now: float, holder: Wor
     return _move(
         image,
         ImageMove.CLAIM,
+        now,
         fence=image.fence + 1,
         crashes=crashes,
         trials=trials,
@@ -145,6 +151,7 @@ def _settled_by_crash(image: Image, crashes: int, trials: Trials, now: float) ->
     return _move(
         image,
         ImageMove.FAIL,
+        now,
         fence=image.fence + 1,
         crashes=crashes,
         trials=trials,
@@ -196,8 +203,8 @@ def release(
         "touched_at": now,
     }
     if spend_attempt and attempts >= max_attempts:
-        return _move(image, ImageMove.FAIL, settled_at=now, **changes)
-    return _move(image, ImageMove.RELEASE, **changes)
+        return _move(image, ImageMove.FAIL, now, settled_at=now, **changes)
+    return _move(image, ImageMove.RELEASE, now, **changes)
 
 
 def complete(
@@ -216,6 +223,7 @@ def complete(
     return _held(image, fence) or _move(
         image,
         ImageMove.COMPLETE,
+        now,
         claim=None,
         error=None,
         output=output,
@@ -241,6 +249,7 @@ def fail(
     return _held(image, fence) or _move(
         image,
         ImageMove.FAIL,
+        now,
         claim=None,
         error=error,
         calls=calls,
@@ -252,7 +261,9 @@ def fail(
 
 def cancel(image: Image, *, fence: int, calls: tuple[Call, ...], now: float) -> Image | Refusal:
     """Settle an image in hand as cancelled, because its batch is."""
-    return _held(image, fence) or _move(image, ImageMove.CANCEL, claim=None, error=None, calls=calls, settled_at=now)
+    return _held(image, fence) or _move(
+        image, ImageMove.CANCEL, now, claim=None, error=None, calls=calls, settled_at=now
+    )
 
 
 def cancel_queued(image: Image, *, now: float, holder: Worker | None = None) -> Image | Refusal:
@@ -264,7 +275,7 @@ def cancel_queued(image: Image, *, now: float, holder: Worker | None = None) -> 
         holder is None or holder.id != image.claim.worker or claim_is_alive(image, holder, now)
     ):
         return Refusal.HELD
-    return _move(image, ImageMove.CANCEL, fence=image.fence + 1, claim=None, error=None, settled_at=now)
+    return _move(image, ImageMove.CANCEL, now, fence=image.fence + 1, claim=None, error=None, settled_at=now)
 
 
 def go_alone(image: Image, *, fence: int) -> Image | Refusal:
@@ -318,7 +329,8 @@ def give_up(
         return Refusal.HELD
     if image.attempts < max_attempts:
         return Refusal.UNCHANGED
-    return _move(image, ImageMove.FAIL, fence=image.fence + 1, claim=None, error=image.error or error, settled_at=now)
+    error = image.error or error
+    return _move(image, ImageMove.FAIL, now, fence=image.fence + 1, claim=None, error=error, settled_at=now)
 
 
 _WISHED: Final = ("source", "room_type", "design_style")
@@ -347,6 +359,7 @@ def requeue(image: Image, *, replay: int, now: float = 0.0, correction: Correcti
     return _move(
         image,
         ImageMove.REQUEUE,
+        now,
         **changes,
         round=image.round + 1,
         replay=replay,

@@ -229,6 +229,7 @@ class Ingest:
             shard=index % batch.shards,
             property_code=wanted.property_code,
             created_at=batch.created_at,
+            moved_at=batch.created_at,
         )
 
     async def _open(self, batch: Batch) -> Batch | Refusal:

@@ -117,6 +117,7 @@ class Refusal(StrEnum):
     UNCHANGED = "unchanged"  # nothing to do: it is as wanted already
     BUSY = "busy"  # another closer or replay holds its lease
     PAUSED = "paused"  # the batch is: resume it first
+    EXPIRING = "expiring"  # the batch's documents are deleted soon
 
 
 class Claim(Document, frozen=True, kw_only=True):
@@ -227,7 +228,8 @@ class Image(Document, frozen=True, kw_only=True):
     model: str | None = None  # the image model that made it, also where it came from the cache
     cached: bool = False
     created_at: float = 0.0
-    touched_at: float = 0.0  # when it was last released or requeued: what reconcile goes by
+    touched_at: float = 0.0  # when it was last released or requeued
+    moved_at: float = 0.0  # when its state was last written, claims included: what reconcile goes by
     settled_at: float | None = None
     token: str = ""
 
@@ -433,6 +435,19 @@ class TierEmpty(Record, frozen=True, kw_only=True):
     seen_at: tuple[float, ...] = ()
 
 
+class Reconciled(Record, frozen=True, kw_only=True):
+    """How far reconcile has looked at a batch, so that its next run reads only what has moved since.
+
+    `at`: when the last run that counted its images began. `moved_at`: when an image of it last moved, as far as runs
+    have seen. `swept_at`: when all of its images were last read. `expires_at`: when this record may be deleted.
+    """
+
+    at: float = 0.0
+    moved_at: float = 0.0
+    swept_at: float = 0.0
+    expires_at: float = 0.0
+
+
 class Worker(Document, frozen=True, kw_only=True):
     """A worker's heartbeat: when it last lived, and per image in hand how long it has waited for quota in all.
 
@@ -443,6 +458,12 @@ class Worker(Document, frozen=True, kw_only=True):
     at: float
     stopped: bool = False
     waited_seconds: dict[str, float] = {}
+
+
+def last_moved(image: Image) -> float:
+    """Return when the image last moved; for one written before `moved_at` existed, by its other times."""
+    claimed = image.claim.at if image.claim else 0.0
+    return max(image.moved_at, image.created_at, image.touched_at, claimed, image.settled_at or 0.0)
 
 
 def image_key(batch: str, index: int) -> str:

@@ -20,6 +20,12 @@ from shared.sources import SourceRules, resolve
 
 _FROM_FAILED_CSV: Final = "what the batch's own failed.csv had"
 
+# What does not pass while the event of a drop comes again, for a day; to what is allowed instead.
+_FOR_LONG: Final[Mapping[Refusal | None, str]] = {
+    Refusal.PAUSED: "a batch that is not paused",
+    Refusal.EXPIRING: "a batch whose documents are kept for 30 more days",
+}
+
 
 class Retries:
     """Gives the failed images that a dropped failed.csv lists a new round in their own batch. INGEST uses it.
@@ -52,10 +58,9 @@ class Retries:
         try:
             await self._replay.run(batch.id, wanted=corrections, drop=drop)
         except Busy as busy:
-            if busy.refusal is Refusal.PAUSED or batch.control is Control.CANCELLING:
-                problem = Problem(
-                    str(busy), field="batchId", value=found.batch_id, allowed="a batch that is not paused"
-                )
+            if busy.refusal in _FOR_LONG or batch.control is Control.CANCELLING:
+                allowed = _FOR_LONG.get(busy.refusal, "a batch that is not cancelled")
+                problem = Problem(str(busy), field="batchId", value=found.batch_id, allowed=allowed)
                 raise ManifestRejected([problem]) from None
             raise
         return await self._store.batch(batch.id) or batch

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
@@ -45,6 +46,7 @@ class Backend(msgspec.Struct, frozen=True):
     queue: Queue
     objects: ObjectStore
     fleet: Fleet | None = None  # None: the workers are somebody else's to start
+    kept_seconds: float = math.inf  # how long a batch's documents are kept after they were created
 
 
 class Embedded(msgspec.Struct, frozen=True):
@@ -86,11 +88,12 @@ class OnGoogle(msgspec.Struct, frozen=True):
     queue: Queue
     objects: ObjectStore
     fleet: Fleet | None
+    kept_seconds: float
     aclose: Callable[[], Awaitable[None]]
 
     @property
     def backend(self) -> Backend:
-        return Backend(self.store, self.queue, self.objects, self.fleet)
+        return Backend(self.store, self.queue, self.objects, self.fleet, self.kept_seconds)
 
 
 def google(clock: Clock, settings: Settings, environ: Mapping[str, str]) -> OnGoogle:
@@ -117,11 +120,12 @@ def google(clock: Clock, settings: Settings, environ: Mapping[str, str]) -> OnGo
         firestore.close()  # type: ignore[no-untyped-call]
         objects.close()
 
+    kept_seconds = settings.google.documents_kept_seconds
     store, queue = (
-        FirestoreStore(firestore, clock),
+        FirestoreStore(firestore, clock, kept_seconds),
         PubSubQueue(publisher, subscriber, project, clock, settings.google.prefix),
     )
-    return OnGoogle(store, queue, objects, _fleet(settings.fleet.pool, clock), aclose)
+    return OnGoogle(store, queue, objects, _fleet(settings.fleet.pool, clock), kept_seconds, aclose)
 
 
 def _fleet(pool: str, clock: Clock) -> Fleet | None:
@@ -186,7 +190,7 @@ def rooms(
     closer = Closer(backend.store, backend.queue, backend.objects, clock, settings)
     scaling = Scaling(backend.store, backend.fleet, clock, settings)
     operator = Operator(backend.store, backend.queue, closer, scaling, clock)
-    replay = Replay(backend.store, backend.queue, closer, scaling, clock)
+    replay = Replay(backend.store, backend.queue, closer, scaling, clock, backend.kept_seconds)
     return Rooms(
         closer=closer,
         ingest=Ingest(

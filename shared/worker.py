@@ -93,7 +93,7 @@ class EmptyTiers:
         self._seen: set[Tier] = set()
 
     def note(self, tier: Tier) -> None:
-        """A pull of the tier found nothing."""
+        """Several pulls in a row found nothing in the tier."""
         self._seen.add(tier)
 
     async def run(self) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import inspect
 import json
+import math
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from typing import Any
 
@@ -347,10 +348,10 @@ class World:
         self.rooms = self.rooms_on(self.parts)
         self._deliveries = 0
 
-    def rooms_on(self, backend: Any, *, folder_is_client: bool = True) -> Rooms:
+    def rooms_on(self, backend: Any, *, folder_is_client: bool = True, kept_seconds: float = math.inf) -> Rooms:
         """The rooms without model on these ports."""
         return rooms(
-            Backend(backend.store, backend.queue, backend.objects),
+            Backend(backend.store, backend.queue, backend.objects, kept_seconds=kept_seconds),
             self.clock,
             self.settings,
             lambda stored: SourceRules(base="gs://intake/" + stored.name.rpartition("/")[0] + "/"),
@@ -388,6 +389,7 @@ class World:
                     shard=index % batch.shards,
                     property_code=f"APT {index}",
                     created_at=batch.created_at,
+                    moved_at=batch.created_at,
                 )
                 for index in range(total)
             ]
@@ -405,7 +407,8 @@ class World:
         return changed
 
     async def change_image(self, index: int = 0, batch: str = "acme.b1", **changes: Any) -> Image:
-        """Put an image into a state that a test starts from."""
+        """Put an image into a state that a test starts from; it moved there just now, unless the test says otherwise."""
+        changes.setdefault("moved_at", self.clock.now())
         changed = await self.store.change_image(
             batch,
             index,

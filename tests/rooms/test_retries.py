@@ -180,6 +180,20 @@ async def test_one_without_anything_left_to_try_is_answered_with_what_is_known(w
 
 
 @virtual
+async def test_a_batch_whose_documents_expire_says_so(world: World) -> None:
+    """Tried for a day, the drop would be given up and nobody told."""
+    batch = await closed_batch(world)
+    content = written(await failed_csv(world, batch))
+    await world.clock.sleep(3600)
+    world.rooms = world.rooms_on(world.parts, kept_seconds=30 * 86_400.0 + 3599.0)
+    refused = await dropped(world, content)
+    assert refused.state is BatchState.REJECTED
+    (event,) = await world.events()
+    assert "its documents are deleted within 30 days; submit the failed photos" in event["data"]["firstProblems"][0]
+    assert "a batch whose documents are kept for 30 more days" in event["data"]["firstProblems"][0]
+
+
+@virtual
 async def test_a_paused_batch_says_so(world: World) -> None:
     batch = await closed_batch(world)
     content = written(await failed_csv(world, batch))

@@ -503,6 +503,7 @@ class TappedQueue(Tap):
     async def pull(self, subscription: str, most: int, wait_seconds: float) -> list[Delivery]:
         self._checker.tasks.pulled(subscription)
         found: list[Delivery] = await self._port.pull(subscription, most, wait_seconds)
+        self._checker.tasks.brought(subscription, len(found))
         self._checker.hosts.pulled(found)
         return found
 

@@ -269,7 +269,7 @@ async def _keep_in_mind(self: Any, checkpoint: Any, picture: Any) -> None:
 # --- promise 1, and what workers and operators must leave alone
 
 _start_pulls, _stopped = subscriber.Subscriber._start_pulls, stage_image.StageImage._stopped
-_begin_replay = replay.begin
+_begin_replay, _forgotten = replay.begin, reconcile.forgotten_before
 
 
 def _pull_on(self: Any) -> None:
@@ -285,7 +285,14 @@ async def _ack_whatever(self: Any, task: Any, deliveries: int) -> Any:
     return stage_image.ACK if paused else await _stopped(self, task, deliveries)
 
 
-async def _publish_backlog(self: Any, batch: Any) -> int:
+def _forgotten_by_old_looks(batch: Any, emptied: Any, now: float, rules: Any) -> Any:
+    """`forgotten_before` that takes looks from before the batch was last published again."""
+    if now - batch.republished_at >= rules.every_seconds:
+        batch = msgspec.structs.replace(batch, republished_at=0.0)
+    return _forgotten(batch, emptied, now, rules)
+
+
+async def _publish_backlog(self: Any, batch: Any, unmarked: Any) -> int:
     return await self._operator.publish_queued(batch)
 
 
@@ -400,6 +407,9 @@ MUTATIONS: Final[dict[str, list[Patch]]] = {
     "one attempt only": [(claims, "release", lambda image, **more: _release(image, **more | {"max_attempts": 1}))],
     "a pause acks what is processing": [(stage_image.StageImage, "_stopped", _ack_whatever)],
     "reconcile publishes a healthy backlog": [(reconcile.Reconcile, "_publish_forgotten", _publish_backlog)],
+    "reconcile publishes again by old looks": [(reconcile, "forgotten_before", _forgotten_by_old_looks)],
+    "reconcile reads no further back than its last run": [(reconcile, "OVERLAP_SECONDS", 0.0)],
+    "a pull in vain is an empty tier": [(subscriber, "PULLS_IN_VAIN", 1)],
     "DEAD LETTER drops what has attempts left": [(claims, "give_up", _give_up_quietly)],
     "a pause or cancel is told to nobody": [
         (room, "announce_control", _say_nothing) for room in (closing, operator, reconcile)

@@ -70,6 +70,11 @@ HOLDERS = {
 }
 
 
+def moved(image: Image, **changes: Any) -> Image:
+    """The image after a move: whatever moves it notes when, and nothing else does."""
+    return msgspec.structs.replace(image, moved_at=NOW, **changes)
+
+
 # --- is a claim alive -------------------------------------------------------------------------------------------------
 
 
@@ -141,7 +146,7 @@ def test_claims_of_another_round_or_a_settled_image_are_refused(state, task_roun
 def test_a_queued_image_is_claimed_with_a_new_fence(crashes: int):
     image = an_image(crashes=crashes, attempts=1, checkpoint=PAID, calls=BOUGHT, error=WORLDS_FAULT)
     claimed = take(image)
-    assert claimed == msgspec.structs.replace(
+    assert claimed == moved(
         image, state=S.PROCESSING, fence=4, revision=6, claim=Claim(worker="w2", at=NOW, alone=False)
     )
     assert claims.is_suspect(claimed) is (crashes >= 2)
@@ -205,12 +210,12 @@ def test_taking_a_claim_over(case, so_far: str, crashes: int, alone: bool):
         assert answer.error is not None
         assert answer.error.code == "worker_crashed"
         assert f"{trials.deaths} workers died" in answer.error.message
-        assert answer == msgspec.structs.replace(
+        assert answer == moved(
             image, state=S.FAILED, fence=4, revision=6, crashes=crashes + 1, trials=trials, claim=None, settled_at=NOW,
             error=answer.error,
         )  # fmt: skip
     else:
-        assert answer == msgspec.structs.replace(
+        assert answer == moved(
             image, fence=4, revision=6, crashes=crashes + crash, trials=trials, claim=Claim(worker="w2", at=NOW),
         )  # fmt: skip
 
@@ -402,7 +407,7 @@ def test_a_release(attempts, most, spend, error, note, known):
         image, fence=3, calls=BOUGHT, checkpoint=note, error=error, spend_attempt=spend, max_attempts=most, now=NOW
     )
     last = spend and attempts + 1 >= most
-    assert after == msgspec.structs.replace(
+    assert after == moved(
         image,
         state=S.FAILED if last else S.QUEUED,
         revision=6,
@@ -439,7 +444,7 @@ def test_the_third_failed_attempt_is_the_last():
 
 def test_a_completed_image_has_its_output_and_no_error():
     image = held(error=WORLDS_FAULT, checkpoint=PAID)
-    assert HOLDER_DECISIONS["complete"](image, 3) == msgspec.structs.replace(
+    assert HOLDER_DECISIONS["complete"](image, 3) == moved(
         image, state=S.COMPLETED, revision=6, claim=None, error=None, output=OUTPUT, calls=BOUGHT,
         durations_ms={"generate": 9}, prompts="7", settled_at=NOW,
     )  # fmt: skip
@@ -449,7 +454,7 @@ def test_a_completed_image_has_its_output_and_no_error():
 def test_an_image_fails_by_its_own_fault_at_once(note):
     image = held(error=WORLDS_FAULT, checkpoint=Checkpoint(analysis="{}"))
     after = claims.fail(image, fence=3, error=REJECTED, calls=BOUGHT, checkpoint=note, now=NOW)
-    assert after == msgspec.structs.replace(
+    assert after == moved(
         image, state=S.FAILED, revision=6, claim=None, error=REJECTED, calls=BOUGHT, attempts=2, settled_at=NOW,
         checkpoint=note or image.checkpoint,
     )  # fmt: skip
@@ -459,9 +464,7 @@ def test_an_image_fails_by_its_own_fault_at_once(note):
 def test_a_cancelled_image_keeps_its_bill_and_no_error(error):
     image = held(checkpoint=PAID, error=error)
     after = claims.cancel(image, fence=3, calls=BOUGHT, now=NOW)
-    assert after == msgspec.structs.replace(
-        image, state=S.CANCELLED, revision=6, claim=None, error=None, calls=BOUGHT, settled_at=NOW
-    )
+    assert after == moved(image, state=S.CANCELLED, revision=6, claim=None, error=None, calls=BOUGHT, settled_at=NOW)
 
 
 # --- what others do ---------------------------------------------------------------------------------------------------
@@ -477,9 +480,7 @@ def test_only_what_nobody_works_on_is_cancelled_from_outside(state, holder, erro
     elif state is S.PROCESSING and holder in ("unknown", "another worker", "fresh", "fresh, waiting for quota"):
         assert answer is Refusal.HELD
     else:
-        assert answer == msgspec.structs.replace(
-            image, state=S.CANCELLED, fence=4, revision=6, claim=None, error=None, settled_at=NOW
-        )
+        assert answer == moved(image, state=S.CANCELLED, fence=4, revision=6, claim=None, error=None, settled_at=NOW)
 
 
 @pytest.mark.parametrize("state", list(S))
@@ -513,7 +514,7 @@ def test_dead_letter_gives_up_only_what_nobody_can_stage_any_more(state, letter_
     elif attempts < 3:
         assert answer is Refusal.UNCHANGED
     else:
-        assert answer == msgspec.structs.replace(
+        assert answer == moved(
             image, state=S.FAILED, fence=4, revision=6, claim=None, error=error or LETTERS_ERROR, settled_at=NOW
         )
 
@@ -540,7 +541,7 @@ def test_a_requeued_image_keeps_its_paid_work_but_no_rejected_picture(paid, code
     error = Failure(code=code, message="") if code else None
     trials = Trials(deaths=6, step="prepare", in_a_row=6, passed=2)
     image = an_image(S.FAILED, attempts=3, crashes=2, trials=trials, error=error, checkpoint=paid, calls=BOUGHT)
-    assert claims.requeue(image, replay=3, now=NOW) == msgspec.structs.replace(
+    assert claims.requeue(image, replay=3, now=NOW) == moved(
         image, state=S.QUEUED, round=3, revision=6, attempts=0, crashes=0, trials=Trials(), error=None, settled_at=None,
         checkpoint=kept, touched_at=NOW, earlier_cost_micro_usd=image.cost_micro_usd, replay=3,
     )  # fmt: skip

@@ -79,10 +79,11 @@ module "ruum_batch" {
     emails        = ["oncall@example.com"]
     slack_channel = "#ruum-batch"
   }
-  slack_auth_token  = var.slack_token
-  alert_limits      = { oldest_message_seconds = 7200, failed_share = 0.03 }
-  results_kept_days = 730
-  budget            = var.billing_account == "" ? null : { billing_account = var.billing_account, amount = 500 }
+  slack_auth_token    = var.slack_token
+  alert_limits        = { oldest_message_seconds = 7200, failed_share = 0.03 }
+  results_kept_days   = 730
+  documents_kept_days = 765
+  budget              = var.billing_account == "" ? null : { billing_account = var.billing_account, amount = 500 }
 }
 
 output "environment" {
