@@ -134,8 +134,11 @@ class Hosts:
         """A ledger was written: a host's refusal is known to all; no slot ran out in a living worker's hands."""
         at = self._faults.loop.time()
         if isinstance(now, HostLedger) and now.not_before > (before.not_before if before else 0.0):
+            # A refusal whose worker died before it wrote it down is known to nobody, whatever others note.
+            known_until = at + now.not_before - server_now + 1e-6
             for wait in self._waits.get(now.id.removeprefix("host:").partition(" ")[0], ()):
-                wait.noted_at = min(wait.noted_at, at)
+                if wait.until <= known_until:
+                    wait.noted_at = min(wait.noted_at, at)
         left = {slot.id for slot in now.slots}
         for slot in before.slots if before else ():
             if slot.id not in left and slot.until <= server_now:
