@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo pictures test bench simulate mutation-proof lock lock-doors clean
+.PHONY: help setup demo pictures test lint format bench simulate mutation-proof lock lock-doors clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -16,7 +16,7 @@ $(READY): requirements.lock pyproject.toml
 		{ echo "Python 3.11 or later is needed; $$($(PYTHON) --version) was found. Try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || \
 		{ echo "Python's venv module is missing. On Debian and Ubuntu: sudo apt-get install python3-venv"; exit 1; }
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps --requirement requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $(READY)
 
@@ -26,11 +26,17 @@ demo: setup ## stage the sample batch with the preview model
 pictures: demo ## make the pictures of README.md anew (needs chromium and chromedriver)
 	@$(BIN)/python -m tests.pages.pictures staged
 
-test: setup ## lint, types, import contracts, all tests
+lint: setup ## lint, formatting, types, import contracts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+
+format: setup ## put imports and lines in order
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+test: lint ## lint, types, import contracts, all tests
 	@# four workers on two cores: many tests wait for leases and processes
 	$(BIN)/python -m pytest -n 4 --dist worksteal -q
 
@@ -44,20 +50,21 @@ simulate: setup ## SEEDS=10000: that many simulated worlds, faults by seed
 mutation-proof: setup ## take the product's rules out one at a time: the simulation must notice each
 	@$(BIN)/python -m tests.simulation.mutations
 
-lock: ## pin what pyproject.toml allows to what is newest now
+COMPILE = $(VENV)/lock/bin/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --quiet
+
+lock: ## pin what pyproject.toml allows to what is newest now, with hashes, for every platform
 	rm -rf $(VENV)/lock && $(PYTHON) -m venv $(VENV)/lock
-	$(VENV)/lock/bin/python -m pip install --quiet --editable '.[dev]'
-	$(VENV)/lock/bin/python -m pip freeze --exclude-editable > requirements.lock
-	rm -rf $(VENV)/lock
+	$(VENV)/lock/bin/python -m pip install --quiet uv
+	$(COMPILE) --upgrade --group dev pyproject.toml --output-file requirements.lock
 	$(MAKE) lock-doors
 
 lock-doors: ## the doors' pinned requirements: what the product needs, without the command line's and the tests' own
-	rm -rf $(VENV)/lock && $(PYTHON) -m venv $(VENV)/lock
-	$(VENV)/lock/bin/python -c 'import tomllib; print(*[d for d in tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"] \
+	test -x $(VENV)/lock/bin/uv || { $(PYTHON) -m venv $(VENV)/lock && $(VENV)/lock/bin/python -m pip install --quiet uv; }
+	$(BIN)/python -c 'import tomllib; print(*[d for d in tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"] \
 		if not d.startswith(("typer", "rich"))], sep="\n")' > $(VENV)/lock/doors.in
-	$(VENV)/lock/bin/python -m pip install --quiet --requirement $(VENV)/lock/doors.in --constraint requirements.lock
+	$(COMPILE) $(VENV)/lock/doors.in --constraint requirements.lock --output-file $(VENV)/lock/doors.txt
 	for door in functions/*/; do \
-		{ echo "# Made by: make lock-doors"; $(VENV)/lock/bin/python -m pip freeze; } > $$door/requirements.txt; done
+		{ echo "# Made by: make lock-doors"; cat $(VENV)/lock/doors.txt; } > $$door/requirements.txt; done
 	rm -rf $(VENV)/lock
 
 clean: ## remove everything that was made

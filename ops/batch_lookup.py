@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import difflib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
+
+from ops import words
 
 if TYPE_CHECKING:
     from ops.target import Target
     from shared.model import Batch
+
+MOST_LISTED: Final = 20  # of the batches or clients that there are: a line's worth
 
 
 class NoBatch(Exception):
@@ -26,9 +30,12 @@ def no_batch(target: Target, batch_id: str, known: list[str]) -> str:
     """The sentence for a batch that does not exist."""
     near = difflib.get_close_matches(batch_id, known, 1)
     hint = f" Did you mean {near[0]}?" if near else ""
-    more = f" and {len(known) - 20} more" if len(known) > 20 else ""
-    there = ", ".join(known[:20]) or "none"
-    return f"there is no batch {batch_id} in {target.where}.{hint} (there are: {there}{more})"
+    return f"there is no batch {batch_id} in {target.where}.{hint} (there are: {listed(known)})"
+
+
+def listed(known: list[str]) -> str:
+    """The first names of those that there are; `none` where there is none."""
+    return words.some(known, MOST_LISTED) or "none"
 
 
 def may_be_an_id(batch_id: str) -> bool:
@@ -52,6 +59,5 @@ async def batches_of(target: Target, client: str | None, batch: str | None = Non
         clients = sorted({known.client for known in found})
         near = difflib.get_close_matches(slug, clients, 1)
         hint = f" Did you mean {near[0]}?" if near else ""
-        there = ", ".join(clients[:20]) or "none"
-        raise NoBatch(f"there is no client {client} in {target.where}.{hint} (there are: {there})")
+        raise NoBatch(f"there is no client {client} in {target.where}.{hint} (there are: {listed(clients)})")
     return ours

@@ -28,7 +28,7 @@ EXIT_CODES: Final = {
     OK: "done; every image completed",
     FAILED_HERE: "failed here: disk, database, network, credentials, or a bug",
     REJECTED: "the manifest was rejected",
-    SOME_FAILED: "images failed or were cancelled, photos are missing, or the batch is paused or stands still",
+    SOME_FAILED: "images failed or were cancelled, photos are missing, or the batch is paused or makes no progress",
     NOT_NOW: "the batch's present state does not allow it",
     WRONG_USAGE: "wrong usage: arguments, settings, a missing key, or a question that nobody answered",
     INTERRUPTED: "Ctrl-C",
@@ -44,7 +44,9 @@ DataOption = Annotated[
     ),
 ]
 ProjectOption = Annotated[str | None, typer.Option(metavar="ID", help="A Google Cloud project.")]
-ManifestPath = Annotated[Path, typer.Argument(metavar="MANIFEST", help="A .json, .jsonl or .csv manifest.")]
+ManifestPath = Annotated[
+    Path, typer.Argument(metavar="MANIFEST", help="A .json, .jsonl, .csv, .xlsx or .ods manifest.")
+]
 BatchArgument = Annotated[str, typer.Argument(metavar="BATCH", help="A batch id, such as acme.demo.")]
 YesFlag = Annotated[bool, typer.Option("--yes", "-y", help="Answer every question with yes.")]
 PhotosOption = Annotated[

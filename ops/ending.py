@@ -9,8 +9,8 @@ import signal
 import sqlite3
 import sys
 import traceback
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any, Final
 
 import typer
@@ -41,11 +41,11 @@ def run(arguments: Sequence[str]) -> int:
     show.prepare_streams()
     as_json = "--json" in arguments
     try:
-        _configure_log()
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # asyncio takes over only where Python's own stands
-        answer = apps.app(args=list(arguments), prog_name="ruum-batch", standalone_mode=False)
-        code = answer if isinstance(answer, int) else OK
-        sys.stdout.flush()
+        with _log_on_stderr():
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # asyncio replaces only Python's own handler
+            answer = apps.app(args=list(arguments), prog_name="ruum-batch", standalone_mode=False)
+            code = answer if isinstance(answer, int) else OK
+            sys.stdout.flush()
     except BaseException as error:
         code = _said(error, as_json=as_json)
     if code == INTERRUPTED and not show.said_goodbye:
@@ -69,7 +69,7 @@ def _said(error: BaseException, *, as_json: bool) -> int:
         show.discard_output()
         return BROKEN_PIPE
     code, message = explained(error)
-    if logging.getLogger().isEnabledFor(logging.DEBUG):
+    if os.environ.get("LOG_LEVEL", "").upper() == "DEBUG":
         traceback.print_exception(error)
     if as_json and not show.printed_json:
         with suppress(OSError, ValueError):
@@ -141,12 +141,26 @@ def _shortened(text: object, most: int = 200) -> str:
     return whole if len(whole) <= most else whole[: most - 1] + "…"
 
 
-def _configure_log() -> None:
+@contextmanager
+def _log_on_stderr() -> Iterator[None]:
+    """Write log records to stderr, one a line, while a command runs. Raises `Ended` for a level that does not exist.
+
+    A caller in the same process, such as a test, gets its own logging back: handlers and level are the process's.
+    """
     level = os.environ.get("LOG_LEVEL", "ERROR").upper() or "ERROR"
     if level not in LEVELS:
         raise Ended(f"LOG_LEVEL={_shortened(level, 40)} is not a level. It can be {', '.join(LEVELS)}", WRONG_USAGE)
-    logging.basicConfig(level=level, format="%(levelname)s %(message)s", stream=sys.stderr, force=True)
-    logging.getLogger().handlers[0].setFormatter(_OneLine("%(levelname)s %(message)s", traces=level == "DEBUG"))
+    root = logging.getLogger()
+    level_before, handlers_before = root.level, root.handlers[:]
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_OneLine("%(levelname)s %(message)s", traces=level == "DEBUG"))
+    root.setLevel(level)
+    root.handlers[:] = [handler]
+    try:
+        yield
+    finally:
+        root.setLevel(level_before)
+        root.handlers[:] = handlers_before
 
 
 class _OneLine(logging.Formatter):

@@ -12,7 +12,7 @@ import msgspec
 from ops import local, remote, run_notes, words
 from shared import cache, names
 from shared.cache import CacheEntry
-from shared.model import Batch, BatchState
+from shared.model import Batch, BatchState, Control, Reconciled, Refusal
 
 if TYPE_CHECKING:
     import sqlite3
@@ -36,25 +36,77 @@ class Plan(msgspec.Struct, frozen=True):
         return (f"{words.count(self.batches, 'batch')} with {words.count(self.images, 'image')}, "
                 f"{words.count(len(self.objects), 'file')}, {words.count(len(self.cache), 'cache entry')}")  # fmt: skip
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing of the client."""
+        return not (self.batches or self.cache or self.objects)
 
-async def plan(target: Target, batches: list[Batch]) -> Plan:
-    """Everything of the client of these batches, which are all it has."""
-    client, buckets, objects = batches[0].client, target.settings.buckets, target.backend.objects
+
+class NotFinished(Exception):
+    """The client has open batches, whose images are still being written. The text says what to do."""
+
+    def __init__(self, still: list[Batch]) -> None:
+        over = (BatchState.CLOSED, BatchState.CLOSING)
+        to_cancel = [b.id for b in still if b.control is not Control.CANCELLING and b.state not in over]
+        if to_cancel:
+            them = "it" if len(to_cancel) == 1 else "them"
+            text = f"not finished: cancel {them} first, and erase when every image is finished"
+        else:
+            text = "about to finish: try again in a minute"
+        listed = to_cancel or [batch.id for batch in still]
+        super().__init__(f"nothing was erased: {words.some(listed)} {words.are(len(listed))} {text}")
+
+
+async def plan(target: Target, client: str, batches: list[Batch]) -> Plan:
+    """Everything of the client. `batches` are all it has."""
+    buckets, objects = target.settings.buckets, target.backend.objects
     entries = [entry for entry in await target.backend.store.records(CacheEntry) if entry.client == client]
     found: set[tuple[str, str]] = {(buckets.work, cache.object_name(entry.key)) for entry in entries}
     prefixes = [(buckets.results, f"results/{client}/"), (buckets.intake, f"manifests/{client}/"),
                 (buckets.results, f"manifests/{client}/")]  # fmt: skip
-    prefixes += [(buckets.work, f"work/{batch.id}/") for batch in batches]
+    if buckets.source:
+        prefixes.append((buckets.source, f"{client}/"))
+    for batch in batches:
+        prefixes += [(buckets.work, f"work/{batch.id}/"), (buckets.results, f"closing/{batch.id}/")]
     for bucket, prefix in prefixes:
         async for stored in objects.list(bucket, prefix):
             found.add((bucket, stored.name))
-    for batch in batches:  # on one machine manifests lie in one folder, whoever's they are
+    for batch in batches:  # on one machine the manifests of all clients are in one folder
         name = remote.manifest_object(batch)
         for bucket, each in ((buckets.intake, name), (buckets.results, names.errors_name(name))):
             if await objects.stat(bucket, each) is not None:
                 found.add((bucket, each))
     images = sum(batch.total for batch in batches if batch.state is not BatchState.REJECTED)
     return Plan(client, len(batches), images, tuple(entry.key for entry in entries), tuple(sorted(found)))
+
+
+async def batches_of(target: Target, client: str) -> list[Batch]:
+    """All batches of a client. Raises `NotFinished` when one of them is open."""
+    found = [batch for batch in await target.backend.store.batches() if batch.client == client]
+    still = [batch for batch in found if batch.is_open]
+    if still:
+        raise NotFinished(still)
+    return found
+
+
+async def shut(target: Target, batches: list[Batch]) -> None:
+    """Keep replays away from the batches: a replay leaves alone what was cancelled. Raises `NotFinished`.
+
+    Between the look at the batches and their erasure a replay could open one again, and its images would be staged
+    while they are erased.
+    """
+    still: list[Batch] = []
+
+    def cancelled(batch: Batch) -> Batch | Refusal:
+        if batch.is_open:
+            still[:] = [batch]
+            return Refusal.ILLEGAL
+        return msgspec.structs.replace(batch, control=Control.CANCELLING, revision=batch.revision + 1)
+
+    for batch in batches:
+        answer = await target.backend.store.change_batch(batch.id, cancelled, target.clock.token())
+        if answer is Refusal.ILLEGAL:
+            raise NotFinished(still)
 
 
 async def erase(target: Target, batches: list[Batch], found: Plan) -> None:
@@ -76,6 +128,7 @@ async def _embedded(target: Target, batches: list[Batch], found: Plan) -> None:
         for batch in batches:
             connection.execute("DELETE FROM images WHERE batch = ?", (batch.id,))
             connection.execute("DELETE FROM tallies WHERE batch = ?", (batch.id,))
+            connection.execute("DELETE FROM records WHERE kind = ? AND key = ?", (Reconciled.__name__, batch.id))
         for key in found.cache:
             connection.execute("DELETE FROM records WHERE kind = ? AND key = ?", (CacheEntry.__name__, key))
         ids = {batch.id for batch in batches}
@@ -105,7 +158,7 @@ def _local_files(data: Path, batches: list[Batch], found: Plan) -> None:
     """The client's lines of events.jsonl, the notes of its runs, and the folders that are empty now."""
     for batch in batches:
         (data / run_notes.RUN_NOTES / f"{batch.id}.json").unlink(missing_ok=True)
-    out = local.results_of(data)
+    out = run_notes.results_of(data)
     events = out / "events.jsonl"
     if events.is_file():
         kept = [line for line in events.read_bytes().splitlines(keepends=True) if _client_of(line) != found.client]
@@ -159,6 +212,7 @@ async def _firestore(target: Target, batches: list[Batch], found: Plan) -> None:
             ref = client.collection("batches").document(batch.id)
             for name in ("images", "tallies"):
                 await _empty(client, ref.collection(name), target)
-            await retried(ref.path, ref.delete, target.clock)
+            for document in (client.collection("reconciled").document(batch.id), ref):
+                await retried(document.path, document.delete, target.clock)
     finally:
         client.close()  # type: ignore[no-untyped-call]

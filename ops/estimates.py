@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from typing import Final
 
+from ops import remote
 from ops.target import Target
-from shared import closing, forecast, names
+from shared import forecast, names
 from shared.manifest import Manifest
 from shared.model import BatchState, Control, ImageState, Tier
 from shared.staging import prompts
@@ -16,7 +17,6 @@ from shared.staging.preview import PROMPTS as PREVIEW_PROMPTS
 # Earlier batches looked at for what a picture costs, and for what is in the cache: newer ones say more, and each of
 # 10,000 images is 10,000 reads.
 EARLIER_BATCHES: Final = 5
-FRESH_SECONDS: Final = 300.0  # a speed measured longer ago says nothing about now: workers may have gone to sleep
 
 
 async def of_manifest(target: Target, found: Manifest) -> forecast.Estimate:
@@ -35,8 +35,7 @@ async def of_manifest(target: Target, found: Manifest) -> forecast.Estimate:
         if waits and batch.id != found.batch:
             backlog[batch.tier] += (await store.counts(batch.id)).open
             status = await target.backend.objects.stat(settings.buckets.results, names.status_name(batch))
-            if status is not None and status.updated_at > now - FRESH_SECONDS:
-                speeds.append(closing.known_speed(status) or 0.0)
+            speeds.append(remote.speed_now(status, now) or 0.0)
         if batch.completion and len(costs) < EARLIER_BATCHES:
             done = batch.completion
             costs.append((done.cost_usd, done.counts.completed - done.cached))

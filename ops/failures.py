@@ -30,7 +30,7 @@ OF_THE_WORLD: Final = {
     ErrorCode.VENDOR_TIMEOUT: "the vendor took too long: try again",
     ErrorCode.VENDOR_BAD_ANSWER: "the vendor's answers could not be used: try again",
     ErrorCode.STORAGE_UNAVAILABLE: "our storage did not answer: try again",
-    ErrorCode.WORKER_CRASHED: "these photos crashed their worker: look at them",
+    ErrorCode.WORKER_CRASHED: "workers died again and again with nothing but this image in hand: look at the photo",
     ErrorCode.DELIVERIES_EXHAUSTED: "delivered too often without a result: try again",
     ErrorCode.CONFIGURATION: "our configuration: look at the log",
     ErrorCode.INTERNAL: "our own fault: look at the log",
@@ -38,7 +38,7 @@ OF_THE_WORLD: Final = {
 
 
 class Group(msgspec.Struct, frozen=True, rename="camel"):
-    """The images that failed with one code. `photos` are as the manifest names them, at most a hundred."""
+    """The images that failed with one code: `count` in all. `photos` names the first hundred, as the manifest does."""
 
     code: str
     count: int
@@ -71,7 +71,11 @@ def advice(code: str) -> str:
 
 def lines(groups: list[Group]) -> list[str]:
     """A line per code: how many, what to do, which photos."""
-    return [f"  {group.count} {group.code} ({group.advice}): {words.some(group.photos)}" for group in groups]
+    return [f"  {group.count} {group.code} ({group.advice}): {_photos(group)}" for group in groups]
+
+
+def _photos(group: Group) -> str:
+    return words.some(group.photos, total=group.count)
 
 
 def next_steps(groups: list[Group], *, again: str, retry: str) -> list[str]:

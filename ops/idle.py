@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
-from ops import local
+from ops import local, run_notes
 from ops.events_file import EventsFile
 from shared import wiring
 from shared.closing import StillClosing
@@ -42,7 +42,7 @@ async def wind_up(target: Target, rooms: wiring.Rooms, batch_id: str) -> None:
         return
     queue = target.embedded.queue
     await target.embedded.store.take_over()
-    events = EventsFile(local.results_of(target.data) / "events.jsonl")
+    events = EventsFile(run_notes.results_of(target.data) / "events.jsonl")
     for _ in range(2):  # closing a batch publishes events, which are written in the second turn
         while deliveries := await queue.pull(CHANGES_TOPIC, AT_ONCE, 0.0):
             for delivery in deliveries:
@@ -63,7 +63,7 @@ async def deliver(target: Target, events: EventsFile | None = None) -> int:
     """Write the events that wait into events.jsonl; how many."""
     if target.embedded is None or target.data is None:
         return 0
-    events = events or EventsFile(local.results_of(target.data) / "events.jsonl")
+    events = events or EventsFile(run_notes.results_of(target.data) / "events.jsonl")
     queue, written = target.embedded.queue, 0
     while deliveries := await queue.pull(EVENTS_SUBSCRIPTION, AT_ONCE, 0.0):
         for delivery in deliveries:

@@ -15,6 +15,7 @@ from urllib.parse import unquote, urlsplit
 
 import msgspec
 
+from ops import run_notes
 from ops.events_file import EventsFile
 from shared import wiring
 from shared.clock import SystemClock
@@ -29,10 +30,8 @@ from shared.sources import SourceRules
 from shared.subscriber import consume
 from shared.topology import CHANGES_TOPIC, DEAD_LETTER_DOOR, EVENTS_SUBSCRIPTION
 
-LOCAL_CLIENT_FOLDER: Final = "local"  # manifests/<folder>/: on one machine the folder says nothing about the client
 KEY_VARIABLES: Final = ("GEMINI_API_KEY", "GOOGLE_API_KEY")  # the names Google's own tools read, in this order
 CHANGES_AT_ONCE: Final = 200
-RESULTS_NOTE: Final = "results-folder"  # in the data folder: for commands that are given it alone
 WATCH_SECONDS: Final = 0.5  # how often progress is looked at; the end itself is told by an event
 LOCK_TRIES: Final = 10  # another command may look at the lock, which holds it for an instant
 LOCK_PAUSE_SECONDS: Final = 0.03
@@ -111,15 +110,6 @@ def is_locked(data: Path) -> bool:
         os.close(descriptor)
 
 
-def results_of(data: Path) -> Path:
-    """Where the last run wrote this data folder's results; the folder itself where none has.
-
-    Read as the system's own bytes: the folder's name need not be text in every locale.
-    """
-    note = data / RESULTS_NOTE
-    return Path(os.fsdecode(note.read_bytes())) if note.is_file() else data
-
-
 def on_one_machine(settings: Settings) -> Settings:
     """The settings with the buckets of a data folder, which are folders: RUUM_BUCKETS_* names those in the cloud."""
     return msgspec.structs.replace(settings, buckets=Buckets())
@@ -167,7 +157,7 @@ class LocalRun:
         """Open the backend. Photos may come from the manifest's folder, `photos`, and folders of earlier batches."""
         clock = SystemClock()
         embedded = open_backend(clock, data, out)
-        (data / RESULTS_NOTE).write_bytes(os.fsencode(out.resolve()))
+        run_notes.note_results(data, out)
         await embedded.store.take_over()
         folders = [manifest_path.parent.resolve(), *(folder.resolve() for folder in photos)]
         earlier = await embedded.store.batches()
@@ -187,7 +177,7 @@ class LocalRun:
 
     async def ingest(self, path: Path, content: bytes) -> Batch:
         """Put the manifest into the intake bucket and take it in; the batch may be `rejected`."""
-        name = f"manifests/{LOCAL_CLIENT_FOLDER}/{path.name}"
+        name = f"manifests/{run_notes.CLIENT_FOLDER}/{path.name}"
         base = path.parent.resolve().as_uri().rstrip("/") + "/"
         bucket = self._settings.buckets.intake
         await self._embedded.objects.put(
@@ -240,7 +230,7 @@ class LocalRun:
                 task.cancel()
             await asyncio.gather(*consumers, return_exceptions=True)
             with suppress(RuumError):  # the last of it may have been too soon after the one before to be shown
-                await self.rooms.closer.show_progress(self._batch_id)
+                await self.rooms.closer.show_progress(self._batch_id, at_once=True)
             self._embedded.database.close()
         if faults:
             raise OurFault(faults[0])

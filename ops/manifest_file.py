@@ -13,7 +13,7 @@ from typing import Final, NoReturn
 import msgspec
 import typer
 
-from ops import local, run_notes, show
+from ops import run_notes, show
 from ops.cli_common import REJECTED, WRONG_USAGE, fail, readable
 from shared import manifest as manifests
 from shared import names, report
@@ -49,11 +49,11 @@ def content(manifest: Path, settings: Settings, out: Path | None = None, *, as_j
     try:
         kind = manifest.stat().st_mode
         if stat.S_ISDIR(kind):
-            problem = Problem("is a folder", allowed="a file ending in .json, .jsonl or .csv")
+            problem = Problem("is a folder", allowed=f"a file {manifests.FILE_NAMES}")
         elif not stat.S_ISREG(kind):  # a pipe or a device: reading it may never end
-            problem = Problem("is not a regular file", allowed="a file ending in .json, .jsonl or .csv")
+            problem = Problem("is not a regular file", allowed=f"a file {manifests.FILE_NAMES}")
         elif not manifest.name.lower().endswith(manifests.SUFFIXES):
-            problem = Problem("is not a manifest by its name", allowed="a name ending in .json, .jsonl or .csv")
+            problem = manifests.wrong_name(manifest.name)
         if problem is None:
             with manifest.open("rb") as file:
                 return file.read(settings.manifest.most_bytes + 1)
@@ -109,7 +109,7 @@ def rejected(manifest: Path, problems: Sequence[Problem], written: str | None, *
 
 def errors_file(manifest: Path, out: Path) -> Path:
     """Where ingest writes a rejected manifest's problems below `out`."""
-    return out / names.errors_name(f"manifests/{local.LOCAL_CLIENT_FOLDER}/{manifest.name}")
+    return out / names.errors_name(f"manifests/{run_notes.CLIENT_FOLDER}/{manifest.name}")
 
 
 def show_rejection(manifest: Path, out: Path, *, as_json: bool) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Sequence
 from typing import TypeVar
 
 from shared import wiring
 from shared.errors import CodedError, Throttled
 from shared.ports import Answer, Photo, Request, StagingModel, Usage
-from shared.settings import Price, Settings, cost_micro_usd
+from shared.settings import Settings, cost_micro_usd
 from shared.staging.answers import Analysis, Verdict
 from shared.staging.pool import PicturePool
 
@@ -30,7 +30,7 @@ class Notes:
         """The same model, noted here."""
 
         def made(settings: Settings, pool: PicturePool) -> StagingModel:
-            return NotedModel(make(settings, pool), self, settings.prices)
+            return NotedModel(make(settings, pool), self, settings)
 
         return made
 
@@ -38,10 +38,10 @@ class Notes:
 class NotedModel:
     """Implements `shared.ports.StagingModel` by another one."""
 
-    def __init__(self, model: StagingModel, notes: Notes, prices: Mapping[str, Price]) -> None:
+    def __init__(self, model: StagingModel, notes: Notes, settings: Settings) -> None:
         self._model = model
         self._notes = notes
-        self._prices = prices
+        self._settings = settings
 
     @property
     def prompts(self) -> str:
@@ -61,7 +61,7 @@ class NotedModel:
     async def generate(
         self, photo: Photo, analysis: Analysis, request: Request, defects: Sequence[str]
     ) -> Answer[bytes]:
-        return await self._noted(self._model.generate(photo, analysis, request, defects))
+        return await self._noted(self._model.generate(photo, analysis, request, defects), picture=True)
 
     async def verify(self, photo: Photo, picture: bytes, analysis: Analysis, request: Request) -> Answer[Verdict]:
         return await self._noted(self._model.verify(photo, picture, analysis, request))
@@ -69,21 +69,24 @@ class NotedModel:
     async def aclose(self) -> None:
         await self._model.aclose()
 
-    async def _noted(self, call: Awaitable[Answer[T]]) -> Answer[T]:
+    async def _noted(self, call: Awaitable[Answer[T]], *, picture: bool = False) -> Answer[T]:
         try:
             answer = await call
         except CodedError as error:
             self._notes.last_fault = error.message
-            self._bill(error.usage)
+            self._bill(error.usage, picture=picture)
             raise
         except Throttled as error:
             self._notes.last_fault = str(error)
             raise
         self._notes.last_fault = None
-        self._bill(answer.usage)
+        self._bill(answer.usage, picture=picture)
         return answer
 
-    def _bill(self, usage: Usage | None) -> None:
-        if usage is not None and usage.model in self._prices:
-            tokens = usage.input_tokens, usage.output_tokens
-            self._notes.cost_micro_usd += cost_micro_usd(self._prices, usage.model, *tokens)
+    def _bill(self, usage: Usage | None, *, picture: bool) -> None:
+        """Add what a call cost. Where the vendor did not say what it used, count a usual call, as the image does."""
+        prices = self._settings.prices
+        if usage is not None and usage.model in prices:
+            usual = self._settings.typical.tokens(picture=picture)
+            tokens = (usage.input_tokens, usage.output_tokens) if usage.told else usual
+            self._notes.cost_micro_usd += cost_micro_usd(prices, usage.model, *tokens)

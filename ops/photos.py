@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
@@ -31,9 +31,17 @@ def local_path(source: str) -> Path | None:
     return Path(unquote(urlsplit(source).path)) if source.startswith("file:") else None
 
 
-def missing(found: Manifest) -> Missing | None:
-    """The local photos that are not there; None when all are."""
-    local = [path for image in found.images if (path := local_path(image.source)) is not None]
+def missing(found: Manifest, also: Sequence[Path] = ()) -> Missing | None:
+    """The local photos that are not there; None when all are.
+
+    `also`: folders in which a path of a round's failed.csv is looked for too, as `shared.retries` does.
+    """
+    local = [
+        path
+        for image in found.images
+        if (path := local_path(image.source)) is not None
+        and not (image.path and any(_is_file(folder / image.path) for folder in also))
+    ]
     absent = {path for path in set(local) if not _is_file(path)}
     if not absent:
         return None

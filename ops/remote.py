@@ -15,12 +15,14 @@ from ops.target import Target
 from shared import closing, forecast, names
 from shared.manifest import Manifest
 from shared.model import Batch, BatchState, Counts
+from shared.ports import StoredObject
 from shared.sources import SourceRules
 
 UPLOADS_AT_ONCE: Final = 8
 WATCH_SECONDS: Final = 1.0  # between two looks; a look costs two reads
 APPEAR_SECONDS: Final = 120.0  # after a submit, until ingest has made the batch: its instance may have to start
 REJECTED_EVERY_SECONDS: Final = 5.0  # while a batch does not appear: whether its manifest was rejected
+FRESH_SECONDS: Final = 300.0  # at one image a minute, the slowest that makes sense, five were measured since
 NO_BATCH_SECONDS: Final = 3.0  # without a batch, before it is said that there is none yet
 
 NoBatch = batch_lookup.NoBatch
@@ -91,7 +93,15 @@ async def status(target: Target, batch_id: str) -> dict[str, Any]:
     counts, now = await target.backend.store.counts(batch_id), target.clock.now()
     known = await target.backend.objects.stat(target.settings.buckets.results, names.status_name(batch))
     capacity = await forecast.capacity_now(target.backend.store, target.settings, now, with_slots=False)
-    return closing.status_of(batch, counts, now, closing.known_speed(known), capacity)
+    return closing.status_of(batch, counts, now, speed_now(known, now), capacity)
+
+
+def speed_now(status: StoredObject | None, now: float) -> float | None:
+    """Images a second, as status.json last measured them; None when that was too long ago to say anything about now.
+
+    Each finished image refreshes it, so an old one means that nothing moves: workers that sleep or have halted.
+    """
+    return closing.known_speed(status) if status is not None and status.updated_at > now - FRESH_SECONDS else None
 
 
 async def watch(
@@ -147,10 +157,11 @@ async def first_problems(target: Target, batch: Batch) -> tuple[list[str], str] 
     got = await objects.get(bucket, name)
     if got is None:
         return None
-    from shared.manifest import Problem
+    from shared.manifest import Problem, in_words
 
     listed = msgspec.json.decode(got[1], type=dict[str, Any]).get("problems", [])
-    return [str(msgspec.convert(problem, Problem)) for problem in listed], objects.uri(bucket, name)
+    sentences = [sentence for sentence, _ in in_words(msgspec.convert(listed, list[Problem]))]
+    return sentences, objects.uri(bucket, name)
 
 
 def manifest_object(batch: Batch) -> str:

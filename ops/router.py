@@ -179,7 +179,7 @@ class Router:
 
 
 class _Server(uvicorn.Server):
-    """Leaves signals to whoever started the stack."""
+    """Leaves signals to the process that started the stack."""
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:

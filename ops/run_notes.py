@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from contextlib import suppress
 from pathlib import Path
@@ -10,19 +11,24 @@ from urllib.parse import unquote, urlsplit
 
 import msgspec
 
-from ops import local
-from shared.model import Batch
+from shared.model import Batch, BatchState
 
 RUN_NOTES: Final = "runs"  # in the data folder: a note per batch
+RESULTS_NOTE: Final = "results-folder"  # in the data folder: for commands that are given it alone
+CLIENT_FOLDER: Final = "local"  # manifests/<folder>/: on one machine the folder says nothing about the client
 
 
 class RunNote(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
-    """The `run` that staged a batch: what to type to go on with it."""
+    """The `run` that staged a batch: what to type to go on with it.
+
+    `retry`: the failed.csv of a later `run`. Only that file can go on with a retry that was interrupted.
+    """
 
     manifest: str
     out: str
     model: str
     photos: tuple[str, ...] = ()
+    retry: str | None = None
 
 
 def note_run(data: Path, batch_id: str, note: RunNote) -> None:
@@ -49,15 +55,34 @@ def last_model(data: Path) -> str | None:
     return None
 
 
-def run_command(data: Path, batch: Batch) -> str:
-    """The command that goes on with a batch of this data folder."""
-    note, out = run_note(data, batch.id), local.results_of(data)
+def note_results(data: Path, out: Path) -> None:
+    """Keep where a run writes its results."""
+    (data / RESULTS_NOTE).write_bytes(os.fsencode(out.resolve()))
+
+
+def results_of(data: Path) -> Path:
+    """Where the last run wrote this data folder's results; the folder itself where none has.
+
+    Read as the system's own bytes: the folder's name need not be text in every locale.
+    """
+    note = data / RESULTS_NOTE
+    return Path(os.fsdecode(note.read_bytes())) if note.is_file() else data
+
+
+def run_command(data: Path, batch: Batch, of: Path | None = None) -> str:
+    """The command that goes on with a batch of this data folder. `of`: a manifest in place of the batch's own.
+
+    It names the model, the data folder and the folders of photos that the batch was started with: without `--model
+    preview` it would choose Gemini where a key is set, and cost money.
+    """
+    note, out = run_note(data, batch.id), results_of(data)
     if note is not None:
-        manifest, out = Path(note.manifest), Path(note.out)
+        interrupted = batch.state is BatchState.REOPENING and batch.replay is not None and batch.replay.drop
+        manifest, out = Path(note.retry if note.retry and interrupted else note.manifest), Path(note.out)
     else:
         base = Path(unquote(urlsplit(batch.manifest.base).path))
         manifest = base / Path(unquote(urlsplit(batch.manifest.uri).path)).name
-    parts = ["ruum-batch run", quoted(manifest), "--out", quoted(out)]
+    parts = ["ruum-batch run", quoted(of or manifest), "--out", quoted(out)]
     if (out / ".ruum").resolve() != data.resolve():
         parts += ["--data", quoted(data)]
     for folder in note.photos if note else ():

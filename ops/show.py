@@ -24,7 +24,7 @@ MOST_PROBLEMS_SHOWN: Final = 50  # of a manifest, on a terminal; the file has al
 MOST_MESSAGE: Final = 1500  # characters of a line: what somebody pasted may be pages
 PLAIN_SECONDS: Final = 5.0  # between two lines of progress where there is no terminal
 SPEED_SECONDS: Final = 60.0  # images a minute are measured over the last minute
-NARROWEST_BAR: Final = 10  # columns; with fewer left for it the numbers stand alone
+NARROWEST_BAR: Final = 10  # columns; with fewer left for it only the numbers are shown
 
 printed_json = False
 said_goodbye = False  # a command has said itself how it was interrupted
@@ -34,7 +34,7 @@ _bar: _Bar | None = None
 
 
 class ReaderGone(Exception):
-    """Whoever read our output went away. No OSError: typer has its own idea of a broken pipe."""
+    """The reader of our output went away. Not an OSError: typer handles a broken pipe in its own way."""
 
 
 class Lines:
@@ -190,6 +190,10 @@ class Speed:
         speed = self.per_second
         self._ends_at = now + open_images / speed if speed else None
 
+    def is_known(self, now: float) -> bool:
+        """Whether an image was finished in the last minute: else nothing is known about now."""
+        return bool(self.per_second) and now - self._seen[-1][0] <= SPEED_SECONDS
+
     @property
     def per_second(self) -> float:
         if len(self._seen) < 2:
@@ -214,6 +218,7 @@ class BatchProgress:
         self._last: tuple[Batch, Counts] | None = None
         self.cost_usd = 0.0
         self.waits = ""  # in a few words, beside the numbers
+        self.stuck = False  # nothing moves until the wait is over
 
     def __enter__(self) -> Self:
         global _bar  # noqa: PLW0603
@@ -257,10 +262,12 @@ class BatchProgress:
         if counts.failed:
             parts.append(f"{counts.failed} failed")
         if counts.open and self._speed.per_second:
-            parts.append(f"{self._speed.per_second * 60:.0f}/min")
-        left = self._speed.left_seconds(now)
-        if counts.open and left:
-            parts.append(f"{words.duration(left)} left")
+            left = self._speed.left_seconds(now)
+            if self.stuck or not self._speed.is_known(now):
+                parts.append("time left not known")
+            else:
+                parts.append(f"{self._speed.per_second * 60:.0f}/min")
+                parts += [f"{words.duration(left)} left"] if left else []
         if self.cost_usd:
             parts.append(words.money(self.cost_usd))
         if self.waits:
@@ -269,14 +276,19 @@ class BatchProgress:
 
 
 def problems(name: str, found: Sequence[Problem], written_to: str | None) -> None:
-    """A rejected manifest's problems, one a line."""
-    err.print(f"{name}: rejected, {words.count(len(found), 'problem')}")
-    for problem in found[:MOST_PROBLEMS_SHOWN]:
-        err.print(f"  {problem}")
-    more = len(found) - MOST_PROBLEMS_SHOWN
+    """A rejected manifest's problems, a line for each cause."""
+    from shared import manifest
+
+    is_cut = bool(found) and found[-1].reason.startswith(manifest.MORE_THAN_LISTED)
+    number = len(found) - is_cut
+    err.print(f"{name}: rejected, {'more than ' if is_cut else ''}{words.count(number, 'problem')}")
+    causes = manifest.in_words(found[:number])
+    for sentence, _ in causes[:MOST_PROBLEMS_SHOWN]:
+        err.print(f"  {sentence}")
+    more = sum(places for _, places in causes[MOST_PROBLEMS_SHOWN:])
     if more > 0:
         err.print(f"  … and {more} more; --json lists all of them" if not written_to else f"  … and {more} more")
-    if any("lies outside the folders" in problem.reason for problem in found):
+    if any("is outside the folders" in problem.reason for problem in found):
         err.print("  photos may come from further folders: --photos FOLDER")
     if written_to:
         err.print(f"{'All of them' if len(found) > 1 else 'The same'} as JSON: {written_to}")

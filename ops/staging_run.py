@@ -83,6 +83,7 @@ class _Run:
         self._settled = -1
         self._serious: waiting.Wait | None = None
         self._disk_full: str | None = None
+        self._is_retry = False
         self._now = time.time
 
     async def go(self) -> int:
@@ -92,6 +93,7 @@ class _Run:
             here = await local.LocalRun.open(order.settings, order.data, order.out, order.manifest, list(order.photos))
             found = self._read(here)
             if found is not None:
+                self._is_retry = found.is_retry
                 await self._ask(here, found)
             # Until now nothing was begun, and Ctrl-C ends the command; from here on it stops it in order.
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -148,14 +150,17 @@ class _Run:
 
     def _note(self, batch: Batch) -> None:
         order = self._order
+        manifest, folders = str(order.manifest.resolve()), [str(folder.resolve()) for folder in order.photos]
+        earlier = run_notes.run_note(order.data, batch.id) if self._is_retry else None
         run_notes.note_run(
             order.data,
             batch.id,
             run_notes.RunNote(
-                manifest=str(order.manifest.resolve()),
+                manifest=earlier.manifest if earlier else manifest,
                 out=str(order.out.resolve()),
                 model=order.model,
-                photos=tuple(str(folder.resolve()) for folder in order.photos),
+                photos=tuple(dict.fromkeys([*(earlier.photos if earlier else ()), *folders])),
+                retry=manifest if earlier else None,
             ),
         )
         if not order.as_json:
@@ -189,19 +194,21 @@ class _Run:
         now = time.monotonic()
         if counts.settled != self._settled:
             self._settled, self._moved_at = counts.settled, now
-        if counts.open and now - self._looked_at >= WAITS_EVERY_SECONDS and self._order.model != "preview":
+        if counts.open and now - self._looked_at >= WAITS_EVERY_SECONDS:
             self._looked_at = now
             await self._say_waits(self._here, now)
         elif not counts.open:
-            self._progress.waits = ""
+            self._progress.waits, self._progress.stuck = "", False
         self._progress.cost_usd = self._notes.cost_usd
         self._progress.show(batch, counts)
 
     async def _say_waits(self, here: local.LocalRun, now: float) -> None:
         fault = self._notes.last_fault
-        waits = await waiting.of_models(here.store, self._order.settings, self._now(), fault=fault)
+        models = () if self._order.model == "preview" else None  # it asks no vendor, yet photos' hosts may make it wait
+        waits = await waiting.of_models(here.store, self._order.settings, self._now(), fault=fault, models=models)
         self._progress.waits = waits[0].short if waits else ""
         serious = next((wait for wait in waits if wait.serious), None)
+        self._progress.stuck = serious is not None
         said = serious or (waits[0] if waits and now - self._moved_at >= STILL_SECONDS else None)
         if said is None and fault and now - self._moved_at >= STILL_SECONDS:
             self._progress.say_once(f"The last call failed: {fault}. It is tried again.")
@@ -245,7 +252,7 @@ class _Run:
         folder = order.out / names.round_folder(batch)
         for line in failures.next_steps(
             groups,
-            again=f"ruum-batch run {run_notes.quoted(folder / 'failed.csv')} --out {run_notes.quoted(order.out)}",
+            again=run_notes.run_command(order.data, batch, folder / "failed.csv"),
             retry=f"ruum-batch retry-failed {batch.id} --data {run_notes.quoted(order.data)}, then the same run again",
         ):
             show.out.print(line)

@@ -93,7 +93,7 @@ async def opened(
         return
     if need_google or not there:
         raise NoTarget(_nothing(folder, named=data is not None, need_google=need_google))
-    embedded = local.open_backend(clock, folder, local.results_of(folder))
+    embedded = local.open_backend(clock, folder, run_notes.results_of(folder))
     try:
         yield Target(embedded.backend, clock, settings, f"the data folder {folder}", data=folder, embedded=embedded)
     finally:

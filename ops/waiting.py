@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -12,7 +12,7 @@ from shared import ledger as ledgers
 from shared.forecast import calls_by_model
 from shared.hosts import HostLedger
 from shared.ledger import Circuit, Ledger
-from shared.model import Batch, BatchState, Control
+from shared.model import Batch, BatchState, Control, Worker
 from shared.settings import Limit, Settings
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ SLOW: Final = 0.999
 class Wait(msgspec.Struct, frozen=True, rename="camel"):
     """One thing that work waits for. `serious`: nothing moves until it is over. `short` fits beside a number."""
 
-    kind: str  # circuit, day, pause, quota, host, paused, nobody
+    kind: str  # circuit, day, pause, quota, host, halt, paused, nobody
     sentence: str
     short: str
     serious: bool = True
@@ -42,14 +42,16 @@ class Wait(msgspec.Struct, frozen=True, rename="camel"):
 async def of_models(
     store: BatchStore, settings: Settings, now: float, *, fault: str | None = None, models: Iterable[str] | None = None
 ) -> list[Wait]:
-    """What the calls of the staging models wait for. `fault` is what the vendor said last."""
+    """What the calls of the staging models (or of `models`) wait for, and photos whose host asked us to wait.
+
+    `fault` is what the vendor said last.
+    """
     found: list[Wait] = []
     for model in models if models is not None else calls_by_model(settings):
         ledger = await store.record(Ledger, model)
         if ledger is not None:
             found.extend(of_ledger(ledger, settings.limits.get(model) or Limit(), now, fault))
-    if models is None:
-        found.extend(of_host(ledger, now) for ledger in await store.records(HostLedger) if ledger.not_before > now + 1)
+    found.extend(of_host(ledger, now) for ledger in await store.records(HostLedger) if ledger.not_before > now + 1)
     return sorted(found, key=lambda wait: not wait.serious)
 
 
@@ -109,18 +111,32 @@ async def of_batch(target: Target, batch: Batch) -> list[Wait]:
     if not target.somebody_works():
         return [Wait("nobody", nobody(target, batch), "nobody works on it")]
     found = await of_models(target.backend.store, target.settings, target.clock.now())
-    return found + await _workers(target, batch)
+    return sorted(await _workers(target, batch) + found, key=lambda wait: not wait.serious)
+
+
+def of_workers(living: Sequence[Worker]) -> list[Wait]:
+    """Whether workers have stopped pulling because our configuration is wrong, and for what."""
+    halted = [worker for worker in living if worker.halted]
+    if not halted:
+        return []
+    every = len(halted) == len(living)
+    who = "The workers have" if every else f"{len(halted)} of {words.count(len(living), 'worker')} have"
+    sentence = (
+        f"{who} stopped taking images, because our configuration is wrong: {halted[0].halted.rstrip('.')}. "
+        "Correct it; they try again by themselves, and nothing is lost."
+    )
+    return [Wait("halt", sentence, "our configuration is wrong", serious=every)]
 
 
 async def _workers(target: Target, batch: Batch) -> list[Wait]:
-    """Whether nobody is there to stage, in the cloud or on a stack."""
+    """Whether nobody is there to stage, or nobody can."""
     from ops import workers
 
-    if target.data is not None or batch.state is not BatchState.PROCESSING:
+    if batch.state is not BatchState.PROCESSING:
         return []
     known = await workers.living(target)
-    if known:
-        return []
+    if known or target.data is not None:
+        return of_workers(known)
     start = "Start it again: ruum-batch up" if target.local_stack else "Look: ruum-batch health" + target.options
     return [Wait("nobody", f"No worker is alive. {start}, or wait for one to start.", "no worker is alive")]
 
@@ -141,10 +157,14 @@ def reason_of(batch: Batch) -> str:
 
 
 def paused_lines(target_options: str, batch: Batch, *, goes_on: str | None = None) -> list[str]:
-    """What to do about a paused batch: the commands, one a line. `goes_on`: what to run after `resume`."""
+    """What to do about a paused batch: the commands, one a line. `goes_on`: what to run after `resume`.
+
+    Its failures say why only where they paused it, and nobody did.
+    """
     then = f", and then: {goes_on}" if goes_on else ""
+    see_why = [f"  see why:  ruum-batch dead-letters list --batch {batch.id}{target_options}"]
     return [
-        f"  see why:  ruum-batch dead-letters list --batch {batch.id}{target_options}",
+        *([] if batch.controlled_by else see_why),
         f"  go on:    ruum-batch resume {batch.id}{target_options}{then}",
         f"  or stop:  ruum-batch cancel {batch.id}{target_options}",
     ]

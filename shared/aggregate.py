@@ -52,7 +52,7 @@ class Aggregate:
         await self._show_progress(change.batch)
 
     async def _show_progress(self, batch_id: str) -> None:
-        """Refresh status.json, at most every few seconds per process: a sum per event would be dear."""
+        """Refresh status.json, at most every few seconds per process: a sum per event would be expensive."""
         now = self._clock.monotonic()
         every = self._settings.worker.progress_seconds
         if now - self._refreshed.get(batch_id, -every) < every:

@@ -16,6 +16,7 @@ import msgspec
 
 from shared import claims, names
 from shared.cache import Cache, Lead, key_of
+from shared.claims import PictureStep
 from shared.control import ControlCache
 from shared.errors import (
     CodedError,
@@ -101,10 +102,9 @@ class ClaimedImage:
         self._cached = False
         self._cache = Cache(tools.store, tools.objects, tools.clock, tools.settings)
 
-    async def stage(self) -> None:
-        """Fetch, stage, publish, settle. Raises whatever went wrong, with nothing settled."""
+    async def stage(self, photo: Photo) -> None:
+        """Stage, publish, settle. Raises whatever went wrong, with nothing settled."""
         image, tools = self._image, self._tools
-        photo = await self._photo()
         request = Request(room_type=image.room_type, design_style=image.design_style)
         finished = await self._staged(photo, request)
         output = await self._timed("publish", self._publish(finished))
@@ -123,12 +123,13 @@ class ClaimedImage:
         )
         await self._forget_works()
 
-    async def _photo(self) -> Photo:
+    async def photo(self) -> Photo:
         """The customer's photo made safe. What was downloaded is let go of here: fifty in flight are 200 MB."""
         client = self._image.batch.partition(".")[0]
         async with self._tools.hosts.visit(self._image.source, image_key(self._image.batch, self._image.index)):
             data = await self._timed("download", self._tools.source.fetch(self._image.source, client))
-        return await self._timed("prepare", self._tools.pictures.normalise(data))
+        prepare = partial(self._tools.pictures.normalise, data)
+        return await self._timed("prepare", self.picture_work(PictureStep.PREPARE, prepare))
 
     async def _staged(self, photo: Photo, request: Request) -> Finished:
         """A verified picture, from the client's cache or bought; what is bought is given to the cache."""
@@ -141,7 +142,7 @@ class ClaimedImage:
             kept = await self._cache.picture_or_lead(key, batch.client, lead, self._check_control)
         if kept is not None:
             self._cached = True
-            return await tools.pictures.finish(kept, photo)
+            return await self.picture_work(PictureStep.FINISH, partial(tools.pictures.finish, kept, photo))
         try:
             finished = await tools.agents.stage(photo, request, self)
             picture = await self.kept_picture()
@@ -221,6 +222,20 @@ class ClaimedImage:
     async def go_alone(self) -> None:
         """Nothing else is in this worker's hands now."""
         await self._change(partial(claims.go_alone, fence=self._image.fence))
+
+    async def pass_trial(self) -> None:
+        """Its photo was prepared alone; from here on it may be in company."""
+        await self._change(partial(claims.pass_trial, fence=self._image.fence))
+
+    async def picture_work(self, step: PictureStep, work: Callable[[], Awaitable[T]]) -> T:
+        """Decode or write a picture. Alone with the image it is noted, for the successor if this worker dies of it."""
+        claim = self._image.claim
+        if claim is None or not claim.alone:
+            return await work()
+        await self._change(partial(claims.enter_step, fence=self._image.fence, step=step.value))
+        done = await work()
+        await self._change(partial(claims.enter_step, fence=self._image.fence, step=""))
+        return done
 
     async def fail(self, error: ImageRejected) -> Image:
         """Settle as failed by its own fault."""

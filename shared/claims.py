@@ -5,13 +5,15 @@ Every backend runs these inside its own compare-and-set, so they may run more th
     who             decision                     needs
     a worker        claim                        the task's round; the holder's heartbeat if someone holds it
     its holder      checkpoint release complete  the fence of its own claim
-                    fail cancel
+                    fail cancel, and of a trial:
+                    go_alone enter_step pass_trial
     DEAD LETTER     give_up                      no living claim; takes a fence of its own
     an operator     cancel_queued requeue        a queued image; a failed image
 """
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Any, Final
 
 import msgspec
@@ -29,6 +31,7 @@ from shared.model import (
     ImageState,
     Output,
     Refusal,
+    Trials,
     Worker,
     image_key,
 )
@@ -39,15 +42,40 @@ HEARTBEAT_STALE_SECONDS = 13.0
 # A living worker may hold an image this long, its waiting for quota not counted: several times the longest way of an
 # image (download 60 s, three generations of 120 s, as many verifications), so that only a stuck task is taken over.
 CLAIM_CAP_SECONDS = 1800.0
-# A third claim after two crashes is made alone; a crash while alone is the image's own.
+# After two crashes an image is a suspect: the next worker tries it alone.
 CRASHES_BEFORE_ALONE = 2
+# A trial ends when the photo is prepared: it does no harm, and goes on in company. An image that has passed two, and
+# whose workers died all the same, is staged alone to its end.
+TRIALS_OF_THE_PHOTO = 2
+# A worker lives this long before it tries a suspect. Whatever kills workers one after another, within seconds, then
+# finds no image alone.
+TRIAL_AFTER_SECONDS = 30.0
+# Lone deaths in a row, in one and the same picture step, that are the image's fault. A picture takes about a second of
+# its minute in each step: random kills find one image six times in the same step with a probability of 1e-10.
+LONE_DEATHS_IN_A_STEP = 6
+# Lone deaths anywhere that end a round, so that nothing goes on for ever. Each takes at least the 30 s above. With a
+# kill every 20 s six trials of seven end before the picture is paid for, a hundred in a row with a probability of 2e-7.
+LONE_DEATHS_AT_MOST = 100
 
 
-def _move(image: Image, move: ImageMove, **changes: Any) -> Image | Refusal:
-    """Apply `move` by the table, raising the revision; an illegal move is refused and changes nothing."""
+class PictureStep(StrEnum):
+    """Where a picture is decoded and written: what a picture does to a worker it does here."""
+
+    PREPARE = "prepare"  # the customer's photo
+    FRAME = "frame"  # the photo within bars
+    FINISH = "finish"  # the vendor's picture
+
+
+def _move(image: Image, move: ImageMove, now: float | None = None, **changes: Any) -> Image | Refusal:
+    """Apply `move` by the table, raising the revision; an illegal move is refused and changes nothing.
+
+    `now` is noted as the time it moved. None for a checkpoint, which leaves it where it is.
+    """
     state = IMAGE_MOVES.get((image.state, move))
     if state is None:
         return Refusal.SETTLED if image.state in SETTLED_STATES else Refusal.ILLEGAL
+    if now is not None:
+        changes["moved_at"] = now
     return msgspec.structs.replace(image, state=state, revision=image.revision + 1, **changes)
 
 
@@ -74,37 +102,59 @@ def claim(image: Image, *, task_round: int, worker: str, now: float, holder: Wor
 
     `holder` is the heartbeat of the worker named in the image's present claim, as far as the caller knows it: without
     it a held image is `HELD`, never taken over. Taking over the claim of a dead worker counts a crash; taking over a
-    capped claim of a living one, or what a worker left behind when it stopped, does not. A worker that died holding
-    the image alone has shown whose fault it was: the image fails.
+    capped claim of a living one, or what a worker left behind when it stopped, does not. Nothing is concluded from the
+    death of a worker that had other images too. Deaths of workers that had this one alone are counted, and when
+    `is_to_blame` says so the image fails.
     """
     if image.round != task_round:
         return Refusal.OTHER_ROUND
     if image.state in SETTLED_STATES:
         return Refusal.SETTLED
-    crashes = image.crashes
+    crashes, trials = image.crashes, image.trials
     if image.state is ImageState.PROCESSING and image.claim is not None:
         if holder is None or holder.id != image.claim.worker or claim_is_alive(image, holder, now):
             return Refusal.HELD
         if not heartbeat_is_fresh(holder, now) and not holder.stopped:
             crashes += 1
             if image.claim.alone:
-                return _settled_by_crash(image, crashes, now)
+                trials = died_alone(trials, image.claim.step)
+                if is_to_blame(trials):
+                    return _settled_by_crash(image, crashes, trials, now)
     return _move(
         image,
         ImageMove.CLAIM,
+        now,
         fence=image.fence + 1,
         crashes=crashes,
+        trials=trials,
         claim=Claim(worker=worker, at=now),
     )
 
 
-def _settled_by_crash(image: Image, crashes: int, now: float) -> Image | Refusal:
-    message = f"the worker died {crashes} times with this image in hand, the last time with nothing else"
+def died_alone(known: Trials, step: str) -> Trials:
+    """Count a lone death in a picture step, or elsewhere (`step` is empty), which ends a row of such deaths."""
+    in_a_row = 0
+    if step:
+        in_a_row = known.in_a_row + 1 if step == known.step else 1
+    return Trials(deaths=known.deaths + 1, step=step, in_a_row=in_a_row, passed=known.passed)
+
+
+def is_to_blame(trials: Trials) -> bool:
+    """Return whether the lone deaths are the image's own fault: the same step again and again, or too many in all."""
+    return trials.in_a_row >= LONE_DEATHS_IN_A_STEP or trials.deaths >= LONE_DEATHS_AT_MOST
+
+
+def _settled_by_crash(image: Image, crashes: int, trials: Trials, now: float) -> Image | Refusal:
+    message = f"{trials.deaths} workers died with nothing but this image in hand"
+    if trials.in_a_row >= LONE_DEATHS_IN_A_STEP:
+        message += f", the last {trials.in_a_row} of them at the step {trials.step}"
     return _move(
         image,
         ImageMove.FAIL,
+        now,
         fence=image.fence + 1,
         crashes=crashes,
+        trials=trials,
         claim=None,
         error=Failure(code="worker_crashed", message=message),
         settled_at=now,
@@ -153,8 +203,8 @@ def release(
         "touched_at": now,
     }
     if spend_attempt and attempts >= max_attempts:
-        return _move(image, ImageMove.FAIL, settled_at=now, **changes)
-    return _move(image, ImageMove.RELEASE, **changes)
+        return _move(image, ImageMove.FAIL, now, settled_at=now, **changes)
+    return _move(image, ImageMove.RELEASE, now, **changes)
 
 
 def complete(
@@ -173,6 +223,7 @@ def complete(
     return _held(image, fence) or _move(
         image,
         ImageMove.COMPLETE,
+        now,
         claim=None,
         error=None,
         output=output,
@@ -198,6 +249,7 @@ def fail(
     return _held(image, fence) or _move(
         image,
         ImageMove.FAIL,
+        now,
         claim=None,
         error=error,
         calls=calls,
@@ -209,7 +261,9 @@ def fail(
 
 def cancel(image: Image, *, fence: int, calls: tuple[Call, ...], now: float) -> Image | Refusal:
     """Settle an image in hand as cancelled, because its batch is."""
-    return _held(image, fence) or _move(image, ImageMove.CANCEL, claim=None, error=None, calls=calls, settled_at=now)
+    return _held(image, fence) or _move(
+        image, ImageMove.CANCEL, now, claim=None, error=None, calls=calls, settled_at=now
+    )
 
 
 def cancel_queued(image: Image, *, now: float, holder: Worker | None = None) -> Image | Refusal:
@@ -221,20 +275,41 @@ def cancel_queued(image: Image, *, now: float, holder: Worker | None = None) -> 
         holder is None or holder.id != image.claim.worker or claim_is_alive(image, holder, now)
     ):
         return Refusal.HELD
-    return _move(image, ImageMove.CANCEL, fence=image.fence + 1, claim=None, error=None, settled_at=now)
+    return _move(image, ImageMove.CANCEL, now, fence=image.fence + 1, claim=None, error=None, settled_at=now)
 
 
 def go_alone(image: Image, *, fence: int) -> Image | Refusal:
-    """Note that the worker holds nothing but this image now: if it dies, the image has shown that it was the cause."""
+    """Note that the worker holds nothing but this image now: its death from here on is a lone one."""
+    return _noted(image, fence, alone=True)
+
+
+def pass_trial(image: Image, *, fence: int) -> Image | Refusal:
+    """Note that the photo was prepared alone: it did not crash those workers, and goes on in company."""
+    trials = Trials(deaths=image.trials.deaths, passed=image.trials.passed + 1)
+    noted = _noted(image, fence, alone=False, step="")
+    return noted if isinstance(noted, Refusal) else msgspec.structs.replace(noted, crashes=0, trials=trials)
+
+
+def enter_step(image: Image, *, fence: int, step: str) -> Image | Refusal:
+    """Note which picture step a worker alone with the image is in; empty: in none any more."""
+    return _noted(image, fence, step=step)
+
+
+def _noted(image: Image, fence: int, **changes: Any) -> Image | Refusal:
     if image.claim is None:
         return Refusal.STALE_FENCE
-    alone = msgspec.structs.replace(image.claim, alone=True)
-    return _held(image, fence) or _move(image, ImageMove.CHECKPOINT, claim=alone)
+    noted = msgspec.structs.replace(image.claim, **changes)
+    return _held(image, fence) or _move(image, ImageMove.CHECKPOINT, claim=noted)
 
 
 def is_suspect(image: Image) -> bool:
-    """Whether so many workers have died with the image in hand that the next must hold nothing else."""
+    """Return whether enough workers have crashed with this image that it must be tried alone."""
     return image.crashes >= CRASHES_BEFORE_ALONE
+
+
+def is_tried_to_the_end(image: Image) -> bool:
+    """Return whether a suspect has to be alone until it is settled, not only until its photo is prepared."""
+    return image.trials.passed >= TRIALS_OF_THE_PHOTO
 
 
 def give_up(
@@ -254,7 +329,8 @@ def give_up(
         return Refusal.HELD
     if image.attempts < max_attempts:
         return Refusal.UNCHANGED
-    return _move(image, ImageMove.FAIL, fence=image.fence + 1, claim=None, error=image.error or error, settled_at=now)
+    error = image.error or error
+    return _move(image, ImageMove.FAIL, now, fence=image.fence + 1, claim=None, error=error, settled_at=now)
 
 
 _WISHED: Final = ("source", "room_type", "design_style")
@@ -283,12 +359,14 @@ def requeue(image: Image, *, replay: int, now: float = 0.0, correction: Correcti
     return _move(
         image,
         ImageMove.REQUEUE,
+        now,
         **changes,
         round=image.round + 1,
         replay=replay,
         earlier_cost_micro_usd=image.cost_micro_usd,
         attempts=0,
         crashes=0,
+        trials=Trials(),
         claim=None,
         error=None,
         settled_at=None,

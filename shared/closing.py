@@ -274,34 +274,42 @@ class Closer:
             counts=counts,
             success_rate=round(counts.completed / counts.total, 4),
             cost_usd=report.usd(gathered.cost_micro_usd),
+            estimated_usd=report.usd(gathered.estimated_micro_usd),
             cached=gathered.cached,
             price_usd=forecast.price_usd(self._settings, batch.tier, report.usd(gathered.cost_micro_usd)),
             duration_seconds=round((batch.closing_at or batch.created_at) - batch.created_at, 3),
             reports=files,
         )
 
-    async def show_progress(self, batch_id: str) -> tuple[Batch, Counts] | None:
-        """Refresh status.json and tell the tenths that were passed; what was read. None: there is nothing to show."""
+    async def show_progress(self, batch_id: str, *, at_once: bool = False) -> tuple[Batch, Counts] | None:
+        """Refresh status.json and tell the latest tenth; what was read. None: there is nothing to show.
+
+        Without `at_once` a status.json that was written a moment ago stays: the next change refreshes it. Callers after
+        whom no change may come ask for `at_once`.
+        """
         batch = await self._store.batch(batch_id)
         if batch is None or batch.state in (BatchState.CLOSED, BatchState.REJECTED):
             return None
         counts, now = await self._store.counts(batch_id), self._clock.now()
         capacity = await forecast.capacity_now(self._store, self._settings, now, with_slots=False)
-        await write_status(self._objects, self._settings.buckets.results, batch, counts, now, capacity)
+        bucket = self._settings.buckets.results
+        await write_status(self._objects, bucket, batch, counts, now, capacity, at_once=at_once)
         await self._tell_progress(batch, counts, capacity)
         return batch, counts
 
     async def _tell_progress(self, batch: Batch, counts: Counts, capacity: Capacity | None) -> None:
-        """One event for each tenth passed, several at once when it goes fast; a repeated one has the same id."""
+        """Publish one event with the latest tenth, however many were passed since the last one.
+
+        Events with the same counts at the same moment tell a customer nothing. A repeated event has the same id.
+        """
         tenth = min(9, counts.settled * 10 // batch.total if batch.total else 0)  # the whole is told by batch.completed
         if tenth <= batch.progress_announced:
             return
         now = self._clock.now()
         status = await self._objects.stat(self._settings.buckets.results, names.status_name(batch))
         data = progress_of(batch, counts, now, known_speed(status), capacity)
-        passed = range(batch.progress_announced + 1, tenth + 1)
-        events = [batch_event(batch, f"{batch.id}/{batch.round}/progress/{each}", now, data) for each in passed]
-        await self._queue.publish(EVENTS_TOPIC, [Message(event.body(), event.attributes()) for event in events])
+        event = batch_event(batch, f"{batch.id}/{batch.round}/progress/{tenth}", now, data)
+        await self._queue.publish(EVENTS_TOPIC, [Message(event.body(), event.attributes())])
         decide = partial(note_progress, round_now=batch.round, tenth=tenth)
         await self._store.change_batch(batch.id, decide, self._clock.token())
 
@@ -349,21 +357,40 @@ class Closer:
 
 # Tries at replacing status.json when others write it too: each lost one means that another was written meanwhile.
 STATUS_TRIES: Final = 20
+# Cloud Storage takes one write a second to one object name, and answers 429 above it. Each process that runs AGGREGATE
+# writes every `progress_seconds`, so ten of them come to three a second.
+STATUS_SECONDS: Final = 1.0
 
 
 async def write_status(
-    objects: ObjectStore, bucket: str, batch: Batch, counts: Counts, now: float, capacity: Capacity | None = None
+    objects: ObjectStore,
+    bucket: str,
+    batch: Batch,
+    counts: Counts,
+    now: float,
+    capacity: Capacity | None = None,
+    *,
+    at_once: bool = True,
 ) -> None:
     """Refresh the batch's status.json, never by older news: a newer round or more settled images stay.
 
-    The measured speed lives in the object's metadata: whoever refreshes it next, in whatever process, goes on from it.
+    Without `at_once` one of the same round that was written less than `STATUS_SECONDS` ago stays too, so that many
+    processes together do not write more often than Cloud Storage allows.
+
+    The measured speed lives in the object's metadata: the next refresh, in any process, goes on from it.
     """
     name = names.status_name(batch)
     order = (batch.round, batch.state is BatchState.CLOSED, counts.settled)
     for _ in range(STATUS_TRIES):
         known = await objects.stat(bucket, name)
-        if known is not None and tuple(msgspec.json.decode(known.metadata["order"])) > order:
-            return
+        if known is not None:
+            known_order = tuple(msgspec.json.decode(known.metadata["order"]))
+            if known_order > order:
+                return
+            # By the object store's clock: where ours is off by more, each refresh is written as if it were late.
+            fresh = abs(now - known.updated_at) < STATUS_SECONDS and known_order[:2] == order[:2]
+            if fresh and not at_once:
+                return
         pace = _pace(known, batch, counts, now)
         status = status_of(batch, counts, now, pace.images_per_second, capacity)
         try:
@@ -420,7 +447,8 @@ def status_of(
 def progress_of(batch: Batch, counts: Counts, now: float, speed: float | None, capacity: Capacity | None) -> Status:
     """A batch's progress.
 
-    `eta_seconds` is None when nothing is moving: before the first image, while paused, and when the batch is closed.
+    `eta_seconds` is None when nothing is moving: before the first image, while paused, while the vendor does not
+    answer, and when the batch is closed.
     """
     moving = batch.state is BatchState.PROCESSING and batch.control is Control.RUN
     return Status(

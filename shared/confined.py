@@ -12,8 +12,6 @@ import sys
 from collections.abc import Callable
 from typing import Final, ParamSpec, TypeVar
 
-from pebble import ProcessExpired, ProcessPool
-
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -46,6 +44,8 @@ def run_confined(
     address_space_bytes: int, seconds: float, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs
 ) -> R:
     """Return what `work` returns (or raise what it raises) in a subprocess for this one call. Raises `Exceeded`."""
+    from pebble import ProcessExpired, ProcessPool  # only where there is such work: a manifest in JSON needs none
+
     context = multiprocessing.get_context("spawn")
     initargs = (address_space_bytes, os.getpid())
     with ProcessPool(max_workers=1, initializer=_quiet_limit, initargs=initargs, context=context) as pool:

@@ -23,7 +23,8 @@ def note_control_announced(batch: Batch, *, name: str) -> Batch | Refusal:
 async def announce_control(store: BatchStore, queue: Queue, clock: Clock, batch: Batch) -> None:
     """Publish the event of the batch's pause or cancel, if there is one that has not been.
 
-    Whoever finds it unannounced does so: who paused the batch may have been killed. Told twice, it has one id.
+    Any process that finds it unannounced announces it: the one that paused the batch may have been killed. A second
+    announcement has the same id.
     """
     told: Public
     if batch.control is Control.PAUSED:

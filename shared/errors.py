@@ -6,7 +6,7 @@
     |   `-- ImageRejected       one image, with a code of `ErrorCode`
     |-- WorldError              transient: 5xx, time-out, lost connection; an attempt is spent
     |-- Throttled               the vendor said 429: wait, no attempt is spent
-    |-- ConfigurationError      ours: key, model id, bucket, permission; work waits, operators are told
+    |-- ConfigurationError      ours: key, model id, bucket, permission; work waits, operators are alerted
     |   `-- DailyQuotaSpent     the vendor's day is used up: the same, until it resets
     |-- LostClaim               another worker holds the image now: this one changes nothing more
     |-- WorkStopped             the batch was paused or cancelled between two paid calls
@@ -49,7 +49,7 @@ class ErrorCode(StrEnum):
     VENDOR_TIMEOUT = "vendor_timeout"  # no answer within the deadline
     VENDOR_BAD_ANSWER = "vendor_bad_answer"  # an answer that cannot be used: empty, malformed, truncated
     STORAGE_UNAVAILABLE = "storage_unavailable"  # our database, queue or bucket did not answer
-    WORKER_CRASHED = "worker_crashed"  # the worker died with this image in hand, at last while it was alone
+    WORKER_CRASHED = "worker_crashed"  # workers died again and again while they held nothing but this image
     DELIVERIES_EXHAUSTED = "deliveries_exhausted"  # delivered too often without an outcome
     CONFIGURATION = "configuration"  # ours; never the final error of an image
     INTERNAL = "internal"  # a bug of ours
@@ -138,7 +138,7 @@ class HostBusy(RuumError):
 
 
 class ConfigurationError(RuumError):
-    """Ours to mend. Never rejects a customer's image: work waits and operators are alerted."""
+    """Our configuration is at fault. It never fails an image: work waits, and operators are alerted."""
 
 
 class DailyQuotaSpent(ConfigurationError):

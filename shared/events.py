@@ -36,7 +36,7 @@ class BatchAccepted(_OfBatch, frozen=True, kw_only=True):
 
 
 class BatchRejected(_OfBatch, frozen=True, kw_only=True):
-    """The manifest has problems; nothing of it is staged. Mend it and drop it again."""
+    """The manifest has problems; nothing of it is staged. Correct it and drop it again."""
 
     manifest: Annotated[str, Meta(description="URI of the manifest")]
     problems: Annotated[int, Meta(ge=1, description="how many problems there are")]
@@ -65,7 +65,10 @@ class Status(_OfBatch, frozen=True, kw_only=True):
     cancelled: int
     progress: Annotated[Share, Meta(description="settled share of the images")]
     images_per_minute: Annotated[float | None, Meta(description="measured; null when nothing moves")]
-    eta_seconds: Annotated[float | None, Meta(description="until the last image is settled; null when not known")]
+    eta_seconds: Annotated[
+        float | None,
+        Meta(description="until the last image is settled; null when not known, as in a vendor's outage"),
+    ]
     updated_at: Time
 
 
@@ -165,6 +168,9 @@ class ResultLine(Public, frozen=True, kw_only=True):
     cached: bool
     durations_ms: Annotated[dict[str, int], Meta(description="milliseconds by step")]
     cost_usd: Usd
+    cost_estimated: Annotated[
+        bool, Meta(description="part of costUsd is an estimate: the vendor did not say what a call used")
+    ]
     sha256: Annotated[str | None, Meta(description="of the staged picture's bytes")]
     prompts: Annotated[str | None, Meta(description="version of the prompts it was made with")]
 

@@ -1,7 +1,7 @@
 """How many workers there are: none while nothing is open, as many as the backlog and the quota can use.
 
-Ingest, replay and resume wake them; the scheduled reconcile sets the right number, down to none. A wake-up that fails
-is only late: the schedule repairs it.
+Ingest, replay and resume start them. Reconcile stops them all when nothing is open: by its schedule, and at once when a
+batch has closed. A wake-up that fails is only late: the schedule repairs it.
 """
 
 from __future__ import annotations
@@ -55,11 +55,18 @@ class Scaling:
             log.warning("workers not woken, the schedule will: %s", error)
 
     async def settle(self) -> int | None:
-        """Set the number of workers, down to none; the number, or None without a fleet."""
+        """Start the workers that are missing, or stop all of them when nothing is open; return the number.
+
+        None without a fleet. A smaller number than there is, but not none, is not set: the platform would stop any of
+        the workers, within seconds, and the calls it is making are paid for and lost ($1.50 with 50 images in flight).
+        One that idles until the last image is settled costs cents.
+        """
         if self._fleet is None:
             return None
-        wanted = await self._wanted()
-        return wanted if wanted == await self._fleet.instances() else await self._set(self._fleet, wanted)
+        wanted, there = await self._wanted(), await self._fleet.instances()
+        if wanted > there or (there and not wanted):
+            return await self._set(self._fleet, wanted)
+        return there
 
     async def _set(self, fleet: Fleet, wanted: int) -> int:
         """Set the number, and again while more is wanted than was set.

@@ -1,4 +1,4 @@
-"""How long and how dear: what a batch will take, before it runs and while it does.
+"""How long and how expensive: what a batch will take, before it runs and while it does.
 
 The vendor's quota bounds the fleet; within it the tiers share by weight, as in `shared.fair`. What is not known yet
 comes from the settings' typical figures, what is known from measurement.
@@ -27,11 +27,15 @@ SPEED_SECONDS: Final = 120.0
 
 
 class Capacity(msgspec.Struct, frozen=True):
-    """What the fleet can do: images per second, what bounds it, and for how many seconds it stands still."""
+    """What the fleet can do: images per second, what bounds it, and for how many seconds nothing moves.
+
+    `outage`: a vendor does not answer, so `blocked_seconds` is only the time to the next test call.
+    """
 
     images_per_second: float
     limited_by: str
     blocked_seconds: float = 0.0
+    outage: bool = False
 
 
 def capacity(
@@ -51,7 +55,7 @@ def capacity(
     in_flight = workers * settings.worker.in_flight
     most = in_flight / settings.typical.image_seconds if with_slots else math.inf
     bounds = [Capacity(most, f"{in_flight} images in flight")]
-    blocked = 0.0
+    blocked, outage = 0.0, False
     for model, calls in models.items():
         ledger = recovered(ledgers.get(model, Ledger(id=model)), now)
         limit = ledger.limit or settings.limits.get(model) or Limit()
@@ -60,10 +64,12 @@ def capacity(
         slots = slots_now(limit, ledger.rate)
         if slots:
             bounds.append(Capacity(slots / settings.typical.call_seconds / calls, model))
-        opens = ledger.open_until if ledger.circuit is not Circuit.CLOSED else 0.0
+        is_open = ledger.circuit is not Circuit.CLOSED
+        outage = outage or is_open
+        opens = ledger.open_until if is_open else 0.0
         blocked = max(blocked, max(ledger.day_spent_until, ledger.not_before, opens) - now)
     least = min(bounds, key=lambda bound: bound.images_per_second)
-    return msgspec.structs.replace(least, blocked_seconds=blocked)
+    return msgspec.structs.replace(least, blocked_seconds=blocked, outage=outage)
 
 
 def calls_by_model(settings: Settings) -> dict[str, int]:
@@ -137,7 +143,10 @@ class TierEstimate(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class Estimate(msgspec.Struct, frozen=True, rename="camel"):
-    """A batch before it runs. `repeated` photos are bought once; `already_staged` are the cache's; costs in USD."""
+    """A batch before it runs. `repeated` photos are bought once; `already_staged` are the cache's; costs in USD.
+
+    `outage`: the vendor does not answer now, so the tiers' seconds are the least they can be.
+    """
 
     images: int
     repeated: int
@@ -150,6 +159,7 @@ class Estimate(msgspec.Struct, frozen=True, rename="camel"):
     images_per_minute: float
     limited_by: str
     blocked_seconds: float
+    outage: bool
     backlog: dict[str, int]
     tier: str
     tiers: dict[str, TierEstimate]
@@ -192,6 +202,7 @@ def estimate(
         images_per_minute=round(capacity.images_per_second * 60, 2),
         limited_by=capacity.limited_by,
         blocked_seconds=round(capacity.blocked_seconds, 1),
+        outage=capacity.outage,
         backlog={other.value: backlog.get(other, 0) for other in Tier},
         tier=tier.value,
         tiers=tiers,
@@ -231,11 +242,12 @@ def pace_now(known: Pace, settled: int, seconds: float) -> Pace:
 def eta_seconds(open_images: int, speed: float | None, capacity: Capacity | None) -> float | None:
     """Seconds until the open images are settled, by the measured speed and never faster than the quota.
 
-    None before the first image is through: nothing was measured yet.
+    None before the first image is through, as nothing was measured yet, and while the vendor does not answer: nobody
+    knows for how long.
     """
     if not open_images:
         return 0.0
-    if not speed:
+    if not speed or (capacity is not None and capacity.outage):
         return None
     if capacity is None:
         return round(open_images / speed, 1)

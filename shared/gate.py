@@ -5,16 +5,21 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from itertools import count
 
 
 class Gate:
-    """Lets many pass together, or one alone. Whoever wants to be alone goes before newcomers."""
+    """Lets many pass together, or one alone.
+
+    All that want to be alone go before newcomers. Among themselves the lowest rank goes first, then the first to come.
+    """
 
     def __init__(self) -> None:
         self._changed = asyncio.Condition()
         self._inside = 0
         self._alone = False
-        self._want_alone = 0
+        self._want_alone: list[tuple[int, int]] = []  # by rank, then by their numbers
+        self._numbers = count()
 
     @asynccontextmanager
     async def together(self) -> AsyncIterator[None]:
@@ -28,19 +33,30 @@ class Gate:
             await asyncio.shield(self._leave())
 
     @asynccontextmanager
-    async def alone(self) -> AsyncIterator[None]:
+    async def alone(self, rank: int = 0) -> AsyncIterator[None]:
         """Be inside with nobody else. For one who is not inside."""
-        self._want_alone += 1
+        mine = (rank, next(self._numbers))
+        self._want_alone.append(mine)
         try:
             async with self._changed:
-                await self._changed.wait_for(lambda: not self._alone and not self._inside)
+                await self._changed.wait_for(lambda: self._is_free_for(mine))
                 self._alone = True
-        finally:
-            self._want_alone -= 1
+                self._want_alone.remove(mine)
+        except BaseException:
+            await asyncio.shield(self._give_up(mine))
+            raise
         try:
             yield
         finally:
             await asyncio.shield(self._open())
+
+    def _is_free_for(self, mine: tuple[int, int]) -> bool:
+        return not self._alone and not self._inside and mine == min(self._want_alone)
+
+    async def _give_up(self, mine: tuple[int, int]) -> None:
+        async with self._changed:
+            self._want_alone.remove(mine)
+            self._changed.notify_all()
 
     async def _leave(self) -> None:
         async with self._changed:

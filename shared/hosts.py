@@ -93,7 +93,7 @@ def host_of(uri: str) -> str | None:
 
 
 class Hosts:
-    """One worker's side of the hosts' queues. `close` at the end."""
+    """One worker's side of the hosts' queues."""
 
     def __init__(self, store: BatchStore, clock: Clock, limits: DownloadLimits, worker: str) -> None:
         self._store = store
@@ -214,10 +214,6 @@ class Hosts:
         if changed.refused_at - changed.refused_since > most:
             raise WorldError(ErrorCode.SOURCE_UNAVAILABLE, f"{host} has refused every photo for {most:.0f} s")
         return True
-
-    def close(self) -> None:
-        """Stop asking."""
-        self._quota.close()
 
 
 def key_of(host: str) -> str:

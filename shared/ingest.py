@@ -40,12 +40,6 @@ _BESIDE = re.compile(
     r".*\.(jpe?g|png|webp|hei[cf]|gif|bmp|tiff?|avif|dng|raw|cr2|nef|arw|mp4|mov)|\..*|~\$.*|thumbs\.db|desktop\.ini",
     re.IGNORECASE,
 )
-_ADVICE: Final = {
-    "txt": "name it .csv: tabs are understood", "tsv": "name it .csv: tabs are understood",
-    "ndjson": "name it .jsonl", "xls": "save it as .xlsx or as CSV", "xlsm": "save it as .xlsx or as CSV",
-    "xlsb": "save it as .xlsx or as CSV", "numbers": "export it as CSV or .xlsx", "gz": "unpack it first",
-    "zip": "unpack it first",
-}  # fmt: skip
 
 
 class OutOfTime(RuumError):
@@ -132,9 +126,7 @@ class Ingest:
         stored = await self._objects.stat(bucket, name)
         if stored is None:
             return None
-        suffix = match["name"].rpartition(".")[2].lower()
-        allowed = _ADVICE.get(suffix, f"a name ending in {', '.join(manifest.SUFFIXES)}")
-        return await self._reject(stored, match["client"], (Problem("is not a manifest by its name", allowed=allowed),))
+        return await self._reject(stored, match["client"], (manifest.wrong_name(match["name"]),))
 
     async def _try_again(self, stored: StoredObject, folder: str, found: Manifest) -> Batch:
         """A round's failed.csv: see `shared.retries`. Where nothing of it has failed, its batch's events come again."""
@@ -237,6 +229,7 @@ class Ingest:
             shard=index % batch.shards,
             property_code=wanted.property_code,
             created_at=batch.created_at,
+            moved_at=batch.created_at,
         )
 
     async def _open(self, batch: Batch) -> Batch | Refusal:
@@ -284,7 +277,7 @@ class Ingest:
             client=client,
             manifest=self._objects.uri(stored.bucket, stored.name),
             problems=len(problems),
-            first_problems=tuple(str(problem) for problem in problems[:10]),
+            first_problems=tuple(sentence for sentence, _ in manifest.in_words(problems)[:10]),
             errors=self._objects.uri(bucket, name),
         )
         event = batch_event(batch, f"{identity}/rejected", batch.created_at, data)

@@ -16,8 +16,6 @@ _MAGIC: Final = {
 _HEIC_BRANDS: Final = frozenset(
     {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"}
 )
-
-
 _READABLE: Final = frozenset({"a JPEG picture", "a PNG picture", "a WebP picture", "a HEIC picture"})
 
 

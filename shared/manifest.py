@@ -15,7 +15,7 @@ import itertools
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, BinaryIO, Final, NoReturn
 
 import msgspec
@@ -30,6 +30,13 @@ from shared.text import is_hostile, shortened
 from shared.vocabulary import ROOM_NAMES, STYLE_NAMES, TIER_NAMES, Vocabulary, plain
 
 SUFFIXES: Final = (".json", ".jsonl", ".csv", *spreadsheet.SUFFIXES)
+FILE_NAMES: Final = f"ending in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}"
+_SAVE_AS: Final = "save it as .xlsx, .ods or CSV"
+_INSTEAD: Final = {  # of files by their ending
+    "txt": "name it .csv: tabs are understood", "tsv": "name it .csv: tabs are understood", "ndjson": "name it .jsonl",
+    "xls": _SAVE_AS, "xlsm": _SAVE_AS, "xlsb": _SAVE_AS, "xlt": _SAVE_AS, "xltx": _SAVE_AS, "fods": _SAVE_AS,
+    "numbers": "export it as .xlsx or CSV", "gz": "unpack it first", "zip": "unpack it first",
+}  # fmt: skip
 HEADER_FIELDS: Final = ("batchId", "clientName", "designStyle", "roomType", "priority", "cache", "failureThreshold")
 IMAGE_FIELDS: Final = ("url", "propertyCode", "roomType", "designStyle")
 CSV_COLUMNS: Final = tables.COLUMNS
@@ -44,6 +51,7 @@ _WIDE_MARKS: Final = {  # UTF-32 first: its mark begins as that of UTF-16
     b"\xfe\xff": "utf-16-be",
 }  # fmt: skip
 _WIDE_NULS: Final = {"0x0x0x0x": "utf-16-be", "x0x0x0x0": "utf-16-le", "000x000x": "utf-32-be", "x000x000": "utf-32-le"}
+MORE_THAN_LISTED: Final = "more problems than"  # begins the last problem of a list that is cut
 NEAREST: Final = "nearest: "  # begins what is allowed, where something known is like what was written
 _UTF8_MARK: Final = "\ufeff".encode()
 _ALLOWED_FILES: Final = "JSON, JSON Lines or CSV as text, or a spreadsheet (.xlsx, .ods)"
@@ -71,19 +79,47 @@ class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
     allowed: str | None = None
 
     def __str__(self) -> str:
-        place = f"line {self.line}: " if self.line else f"{self.pointer}: " if self.pointer else ""
+        return self.in_words()
+
+    @property
+    def place(self) -> str:
+        """Where it is, in words; empty when it is the whole file's."""
+        return f"line {self.line}" if self.line else self.pointer or ""
+
+    def in_words(self, values: str | None = None, more: int = 0) -> str:
+        """The sentence for it. `values` stand for several problems' values, `more` places have the same problem."""
+        others = f" and {more:,} more" if more else ""
+        place = f"{self.place}{others}: " if self.place else ""
         name = f"{self.field} " if self.field else ""
-        value = f"{self.value} " if self.value is not None else ""
+        value = values if values is not None else f"{self.value} " if self.value is not None else ""
         if self.allowed and self.allowed.startswith(NEAREST):
             return f"{place}{name}{value}{self.reason}. Did you mean {self.allowed.removeprefix(NEAREST)}?"
         allowed = f" (allowed: {self.allowed})" if self.allowed else ""
         return f"{place}{name}{value}{self.reason}{allowed}"
 
 
+def in_words(problems: Sequence[Problem]) -> list[tuple[str, int]]:
+    """Sentences for people, each with how many problems it is about: one cause in 10,000 rows is one sentence.
+
+    Problems of one cause differ in their place and value only. The first place is named, and the first three values.
+    """
+    causes: dict[tuple[str, str | None, str | None], list[Problem]] = {}
+    for problem in problems:
+        causes.setdefault((problem.reason, problem.field, problem.allowed), []).append(problem)
+    found = []
+    for alike in causes.values():
+        values = list(dict.fromkeys(problem.value for problem in alike if problem.value is not None))
+        others = f" and {len(values) - 3:,} others" if len(values) > 3 else ""
+        shown = f"{', '.join(values[:3])}{others} " if values else None
+        found.append((alike[0].in_words(shown, len(alike) - 1), len(alike)))
+    return found
+
+
 class ManifestImage(msgspec.Struct, frozen=True):
     """One photo to stage; `source` is its absolute URI. `index` is its place in the batch that a retry is for.
 
-    `unchecked` (retries): why its address would be refused as a new one; the image it names may have it.
+    `unchecked` (retries): why its address would be refused as a new one; the image it names may have it. `path`
+    (retries): the address as it was written, where that is a path beside the file.
     """
 
     source: str
@@ -92,6 +128,7 @@ class ManifestImage(msgspec.Struct, frozen=True):
     property_code: str | None = None
     index: int | None = None
     unchecked: str | None = None
+    path: str | None = None
 
 
 class Manifest(msgspec.Struct, frozen=True):
@@ -118,6 +155,12 @@ class Manifest(msgspec.Struct, frozen=True):
     def batch(self) -> str:
         """The batch's id everywhere: `<client>.<batchId>`, or of a hash of client and content."""
         return batch_of(self.client, self.batch_id, self.sha256)
+
+
+def wrong_name(name: str) -> Problem:
+    """The problem of a file whose name ends in none of `SUFFIXES`, with what to do about it."""
+    instead = _INSTEAD.get(name.rpartition(".")[2].lower(), f"a name {FILE_NAMES}")
+    return Problem("is not a manifest by its name", allowed=instead)
 
 
 def batch_of(client: str, batch_id: str | None, sha256: str) -> str:
@@ -178,6 +221,7 @@ class _Reader:
         self._use_cache = True
         self._threshold: FailureThreshold | None = None
         self._refused: set[str] = set()  # header fields with a bad value: images need not complain again
+        self._misspelt: set[str] = set()  # fields of the object just read that have another spelling: not missing too
         self._first_row: dict[str, str | None] | None = None  # tables: what all rows must repeat, or leave empty
         self._encoding = "utf-8"  # or a wide one
         self._ascii_so_far = True  # CSV: whether another encoding than UTF-8 is possible still
@@ -194,7 +238,8 @@ class _Reader:
         try:
             suffix = next((suffix for suffix in SUFFIXES if self._name.lower().endswith(suffix)), None)
             if suffix is None:
-                self._stop("is not a manifest by its name", allowed=f"a name ending in {', '.join(SUFFIXES)}")
+                self._problems.append(wrong_name(self._name))
+                raise _Stop
             if suffix in spreadsheet.SUFFIXES:
                 self._spreadsheet(suffix)
             else:
@@ -231,7 +276,7 @@ class _Reader:
         if len(self._problems) < self._limits.most_problems:
             self._problems.append(Problem(reason, where.line, where.pointer, field, shown, allowed))
         else:
-            self._problems.append(Problem(f"more problems than the {self._limits.most_problems} listed"))
+            self._problems.append(Problem(f"{MORE_THAN_LISTED} the {self._limits.most_problems} listed"))
             raise _Stop
 
     def _stop(self, reason: str, place: _Place | None = None, **more: Any) -> NoReturn:
@@ -254,8 +299,8 @@ class _Reader:
             self._stop("is empty", allowed="a manifest with at least one image")
         kind = kind_of(head)
         if kind is not None and "JSON" not in kind:
-            hint = "name it .xlsx or .ods" if kind == "a zip file or spreadsheet" else _ALLOWED_FILES
-            self._stop(f"is {kind}, not a manifest", allowed=hint)
+            hints = {"a zip file or spreadsheet": "name it .xlsx or .ods", "an old Excel or Word file": _SAVE_AS}
+            self._stop(f"is {kind}, not a manifest", allowed=hints.get(kind, _ALLOWED_FILES))
         for mark, encoding in _WIDE_MARKS.items():
             if head.startswith(mark):
                 self._encoding = encoding
@@ -627,7 +672,7 @@ class _Reader:
         }
         self._refused = {
             name for name, value in self._header.items() if value is None and fields.get(name) not in (None, "")
-        }
+        } | self._misspelt
 
     def _take_cache(self, value: Any, place: _Place) -> None:
         if isinstance(value, str):
@@ -682,49 +727,55 @@ class _Reader:
         self._seen += 1
         if self._seen > self._limits.most_images:
             self._stop(
-                f"more than {self._limits.most_images} images", place, allowed=f"1 to {self._limits.most_images} images"
+                f"more than {self._limits.most_images} images",
+                place,
+                allowed=f"1 to {self._limits.most_images} images: split it into several manifests",
             )
         if not isinstance(item, dict):
             self._problem("is not an object", place, value=item, allowed='an object with "url"')
             return
         before = len(self._problems)
         self._unknown(item, IMAGE_FIELDS, place)
-        source, unchecked = self._source(item, place)
+        source, unchecked, path = self._source(item, place)
         room = self._cached(self._rooms, item, "roomType", ROOM_NAMES, place)
         style = self._cached(self._styles, item, "designStyle", STYLE_NAMES, place)
         code = self._text(item, "propertyCode", place)
         if len(self._problems) == before and source and room and style:
-            self._images.append(ManifestImage(source, room, style, code, index, unchecked))
+            self._images.append(ManifestImage(source, room, style, code, index, unchecked, path))
 
     def _unknown(self, fields: Mapping[str, Any], known: tuple[str, ...], place: _Place) -> None:
         for name in fields.twice if isinstance(fields, _Object) else ():
             self._problem("appears twice", place.at(_short(name)), field=_short(name), allowed="each field once")
+        self._misspelt.clear()
         for name in fields:
             if name not in known:
                 meant = next((one for one in known if one.lower() == re.sub(r"[\s_-]", "", name).lower()), None)
                 allowed = NEAREST + meant if meant else ", ".join(known)
+                self._misspelt.update([meant] if meant else ())
                 self._problem("is not a field here", place.at(_short(name)), field=_short(name), allowed=allowed)
 
-    def _source(self, item: Mapping[str, Any], place: _Place) -> tuple[str | None, str | None]:
-        """(the absolute address, why it is allowed only to who has it already): the latter for a retry alone."""
+    def _source(self, item: Mapping[str, Any], place: _Place) -> tuple[str | None, str | None, str | None]:
+        """The absolute address and, for a retry alone, `unchecked` and `path` of `ManifestImage`."""
         url = self._text(item, "url", place, required=True, most=self._limits.most_url_characters)
         if url is None:
-            return None, None
+            return None, None, None
         if tables.is_null(url) or tables.is_error(url):
             self._problem("is a word for nothing, not an address", place.at("url"), field="url", value=url,
                           allowed=ALLOWED)  # fmt: skip
-            return None, None
+            return None, None, None
         if self._in_sheet and "://" not in url and not _FILE.search(url):
             self._problem("is no address: a link shows another text than it leads to", place.at("url"), field="url",
                           value=url, allowed="the address itself as the cell's text")  # fmt: skip
-            return None, None
+            return None, None, None
         try:
-            return resolve(url, self._rules), None
+            source = resolve(url, self._rules)
         except BadSource as error:
             if self._is_retry:
-                return url, error.reason
+                return url, error.reason, None
             self._problem(error.reason, place.at("url"), field="url", value=url, allowed=error.allowed)
-            return None, None
+            return None, None, None
+        is_path = self._is_retry and "://" not in url and not url.startswith("/")
+        return source, None, url if is_path else None
 
     def _cached(self, seen: dict[str, str], item: Mapping[str, Any], field: str, names_known: Vocabulary, place: _Place
                 ) -> str | None:  # fmt: skip
@@ -733,7 +784,7 @@ class _Reader:
             return seen[value]
         if value is None or value == "":
             default = self._header[field] if self._header else None
-            if default is None and field not in self._refused:
+            if default is None and field not in self._refused and field not in self._misspelt:
                 self._problem("is missing here and in the header", place.at(field), field=field,
                               allowed=f"one of {', '.join(names_known.values)}")  # fmt: skip
             return default
@@ -757,7 +808,7 @@ class _Reader:
               most: int = MOST_NAME_CHARACTERS) -> str | None:  # fmt: skip
         value = fields.get(field)
         if value is None or value == "":
-            if required:
+            if required and field not in self._misspelt:
                 self._problem(
                     "is missing" if value is None else "is empty", place.at(field), field=field, allowed="a text"
                 )
@@ -798,7 +849,7 @@ def _why_not_json(text: str, error: json.JSONDecodeError) -> str:
     if before.endswith(",") and text[error.pos : error.pos + 1] in ("}", "]"):
         return "there is a comma too many"
     if text[error.pos : error.pos + 1] == "'":
-        return "texts stand in double quotes, not in single ones,"
+        return "texts are written in double quotes, not in single ones,"
     if text[error.pos : error.pos + 2] in ("//", "/*") or text[error.pos : error.pos + 1] == "#":
         return "JSON knows no comments,"
     return error.msg.removesuffix(" at")

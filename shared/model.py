@@ -117,14 +117,32 @@ class Refusal(StrEnum):
     UNCHANGED = "unchanged"  # nothing to do: it is as wanted already
     BUSY = "busy"  # another closer or replay holds its lease
     PAUSED = "paused"  # the batch is: resume it first
+    EXPIRING = "expiring"  # the batch's documents are deleted soon
 
 
 class Claim(Document, frozen=True, kw_only=True):
-    """Who works on an image, since when; `alone` when nothing else is in that worker's hands."""
+    """Who works on an image, since when; `alone` when nothing else is in that worker's hands.
+
+    `step` is the picture step (`claims.PictureStep`) that a worker alone with the image is in; empty between them.
+    """
 
     worker: str
     at: float
     alone: bool = False
+    step: str = ""
+
+
+class Trials(Document, frozen=True, kw_only=True):
+    """What became of an image's lone trials in its round, for which a worker has nothing else in its hands.
+
+    `deaths` of workers in all. The last `in_a_row` of them were in one and the same picture step, `step`; it is empty
+    when the last one was elsewhere. `passed` counts the trials that ended well.
+    """
+
+    deaths: int = 0
+    step: str = ""
+    in_a_row: int = 0
+    passed: int = 0
 
 
 class Call(Document, frozen=True, kw_only=True):
@@ -146,7 +164,7 @@ class Checkpoint(Document, frozen=True, kw_only=True):
     """Paid work that a later attempt does not buy again.
 
     `analysis` is the analyse agent's answer as JSON. `picture` names the work object of the generated picture (None
-    when only the analysis is known); `defects` are those the generation was told to mend; `generations` counts the
+    when only the analysis is known); `defects` are those the generation was asked to correct; `generations` counts the
     pictures bought in this round, `refusals` the answers that the vendor's filter refused in it.
     """
 
@@ -197,7 +215,8 @@ class Image(Document, frozen=True, kw_only=True):
     revision: int = 1
     fence: int = 0
     attempts: int = 0
-    crashes: int = 0
+    crashes: int = 0  # since the last lone trial that it passed
+    trials: Trials = Trials()
     claim: Claim | None = None
     checkpoint: Checkpoint | None = None
     output: Output | None = None
@@ -209,7 +228,8 @@ class Image(Document, frozen=True, kw_only=True):
     model: str | None = None  # the image model that made it, also where it came from the cache
     cached: bool = False
     created_at: float = 0.0
-    touched_at: float = 0.0  # when it was last released or requeued: what reconcile goes by
+    touched_at: float = 0.0  # when it was last released or requeued
+    moved_at: float = 0.0  # when its state was last written, claims included: what reconcile goes by
     settled_at: float | None = None
     token: str = ""
 
@@ -217,6 +237,11 @@ class Image(Document, frozen=True, kw_only=True):
     def cost_micro_usd(self) -> int:
         """What its calls cost, all rounds together."""
         return sum(call.cost_micro_usd for call in self.calls)
+
+    @property
+    def estimated_micro_usd(self) -> int:
+        """The part of its cost that was estimated: see `Call.estimated`."""
+        return sum(call.cost_micro_usd for call in self.calls if call.estimated)
 
 
 class ManifestRef(Document, frozen=True, kw_only=True):
@@ -292,6 +317,7 @@ class Completion(Document, frozen=True, kw_only=True):
     duration_seconds: float
     cached: int = 0  # completed images whose picture came from the cache
     price_usd: float = 0.0  # what the customer pays: the cost by the tier's factor
+    estimated_usd: float = 0.0  # the part of the cost that the vendor did not tell; see `Call.estimated`
     reports: dict[str, ReportFile]
 
 
@@ -409,16 +435,37 @@ class TierEmpty(Record, frozen=True, kw_only=True):
     seen_at: tuple[float, ...] = ()
 
 
+class Reconciled(Record, frozen=True, kw_only=True):
+    """How far reconcile has looked at a batch, so that its next run reads only what has moved since.
+
+    `at`: when the last run that counted its images began. `moved_at`: when an image of it last moved, as far as runs
+    have seen. `swept_at`: when all of its images were last read. `expires_at`: when this record may be deleted.
+    """
+
+    at: float = 0.0
+    moved_at: float = 0.0
+    swept_at: float = 0.0
+    expires_at: float = 0.0
+
+
 class Worker(Document, frozen=True, kw_only=True):
     """A worker's heartbeat: when it last lived, and per image in hand how long it has waited for quota in all.
 
     `stopped` is its last word: it went of its own accord, so what it may have left in hand was not its murderer.
+    `halted` is the fault of our configuration for which it pulls nothing at present; empty while it works.
     """
 
     id: str
     at: float
     stopped: bool = False
+    halted: str = ""
     waited_seconds: dict[str, float] = {}
+
+
+def last_moved(image: Image) -> float:
+    """Return when the image last moved; for one written before `moved_at` existed, by its other times."""
+    claimed = image.claim.at if image.claim else 0.0
+    return max(image.moved_at, image.created_at, image.touched_at, claimed, image.settled_at or 0.0)
 
 
 def image_key(batch: str, index: int) -> str:

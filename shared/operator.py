@@ -134,7 +134,7 @@ class Operator:
             with bound(batch=paused.id, client=paused.client, round=paused.round):
                 tell(log, LogEvent.BATCH_PAUSED, level=logging.WARNING, reason=reason, by=by)
             await announce_control(self._store, self._queue, self._clock, paused)
-            await self._closer.show_progress(batch_id)
+            await self._closer.show_progress(batch_id, at_once=True)
         return paused
 
     async def resume(self, batch_id: str, *, by: str | None = None) -> Batch | Refusal:
@@ -149,7 +149,7 @@ class Operator:
         if isinstance(resumed, Batch) and resumed.epoch_published < resumed.control_epoch:
             await self.publish_queued(resumed)
             await self._scaling.wake()
-            await self._closer.show_progress(batch_id)
+            await self._closer.show_progress(batch_id, at_once=True)
         return resumed
 
     async def publish_queued(self, batch: Batch) -> int:
@@ -178,7 +178,7 @@ class Operator:
             return begun
         await announce_control(self._store, self._queue, self._clock, begun)
         await self.cancel_queued(begun)
-        await self._closer.show_progress(batch_id)
+        await self._closer.show_progress(batch_id, at_once=True)
         return begun
 
     async def cancel_queued(self, batch: Batch) -> int:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import random
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from typing import Generic, Protocol, TypeVar
 
 import msgspec
@@ -78,6 +79,15 @@ class BatchStore(Protocol):
     def images(self, batch_id: str, state: ImageState | None = None, start: int = 0) -> AsyncIterator[Image]:
         """The images from index `start` on in order, all or those in one state; read in pages, so memory stays flat."""
 
+    def moved_images(
+        self, batch_id: str, states: Collection[ImageState], *, since: float = 0.0, before: float = math.inf
+    ) -> AsyncIterator[Image]:
+        """The images in these states that last moved at `since` or later and before `before`, the earliest first.
+
+        Only these are read, so that the cost does not grow with the batch. An image that moves meanwhile may come twice
+        or, if it leaves the range, not at all. Images written before `moved_at` existed are not among them.
+        """
+
     async def change_image(
         self, batch_id: str, index: int, decide: Decision[Image], token: str, seen: Image | None = None
     ) -> Image | Refusal:
@@ -125,7 +135,10 @@ class Queue(Protocol):
         """Returns when all of them are stored; a failure may leave some of them published."""
 
     async def pull(self, subscription: str, most: int, wait_seconds: float) -> list[Delivery]:
-        """At most `most` deliveries, as soon as there is one; an empty list after `wait_seconds` without."""
+        """At most `most` deliveries, as soon as there is one; an empty list after `wait_seconds` without.
+
+        An empty list does not prove that nothing waits: the answer may have come too late.
+        """
 
     async def extend(self, subscription: str, ack_ids: Sequence[str], seconds: float) -> None:
         """Let the leases end `seconds` from now (at most 600); an ended lease is left alone."""

@@ -307,7 +307,7 @@ class SharedQuota(Generic[L]):
         return reserved, now
 
     def _refuse_all(self, model: str, state: _Model, seconds: float) -> None:
-        """The vendor's day is used up: whoever waits is told, and releases its image without an attempt."""
+        """The vendor's day is used up: every waiting image is released, and no attempt is counted."""
         for waiting in state.waiting:
             if not waiting.answer.done():
                 waiting.answer.set_exception(DailyQuotaSpent(f"the daily quota of {model} is spent", seconds))
@@ -388,7 +388,7 @@ class SharedQuota(Generic[L]):
             return False
         state = self._models.setdefault(model, _Model())
         answered, state.answered = state.answered, None  # told now: it was before this failure
-        failed_at = 0.0
+        failed_here, failed_at = self._clock.monotonic(), 0.0
 
         def decide(known: L, now: float) -> L:
             nonlocal failed_at
@@ -407,8 +407,9 @@ class SharedQuota(Generic[L]):
         await self._clock.sleep(VERDICT_SECONDS)
         with suppress(RuumError):
             after = await self._store.record(self._kind, model) or after
-        # This worker's own answers ride on its next reservation, so the ledger may not know of them yet.
-        silent = state.answered is None and ledgers.may_be_outage(after, failed_at)
+        # This worker's own answers ride on its next reservation, so the ledger may not know of them yet. One of the
+        # same moment shows nothing, here as in the ledger.
+        silent = (state.answered or failed_here) <= failed_here and ledgers.may_be_outage(after, failed_at)
         return silent or ledgers.is_of_outage(after, grant)
 
     async def day_spent(self, model: str, grant: Grant) -> None:

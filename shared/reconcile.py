@@ -1,14 +1,21 @@
-"""Reconcile: what was left lying about is carried on. Safe to run at any time, as often as one likes.
+"""Reconcile continues what was interrupted. It is safe to run at any time and any number of times.
 
-For every batch that is not done: an interrupted closing, announcement, replay, resume or cancel is carried on; every
-image is folded into its tally (never set: a fold cannot undo news); queued images that nothing has touched for long,
-whose tier's subscription has been seen empty twice since, are published again. Orphaned work objects are deleted. A
-healthy backlog is left alone.
+It first sets the number of workers, so that a long run does not keep them waiting. Then, for every batch that is not
+done: it continues an interrupted closing, announcement, replay, resume or cancel; it folds every image that has moved
+since its last run into its tally (it never sets a tally: a fold cannot undo news); it publishes again the images that
+nothing has moved for long and whose tier's subscription has been seen empty twice since. It deletes orphaned work
+objects. It leaves a healthy backlog alone.
+
+What a run costs depends on what moved since the last one, not on how many images there are. Only a batch that seems
+stalled is read as a whole, once an hour: that also finds images that were written before `moved_at` existed.
 """
 
 from __future__ import annotations
 
 import logging
+import math
+from collections.abc import AsyncIterator
+from functools import partial
 from typing import Final, Protocol
 
 import msgspec
@@ -19,17 +26,71 @@ from shared.errors import RuumError
 from shared.fleet import Scaling
 from shared.heartbeat import known_holder
 from shared.messages import encode, task_for
-from shared.model import SETTLED_STATES, Batch, BatchState, Control, Image, ImageState, Refusal, Tally, TierEmpty
+from shared.model import (
+    OPEN_STATES,
+    SETTLED_STATES,
+    Batch,
+    BatchState,
+    Control,
+    Image,
+    ImageState,
+    Reconciled,
+    Refusal,
+    Tally,
+    TierEmpty,
+    last_moved,
+)
 from shared.operator import Operator
 from shared.ports import BatchStore, Clock, Message, ObjectStore, Queue
 from shared.replay import Replay, fold_image, may_carry_on
-from shared.settings import Settings
+from shared.settings import ReconcileRules, Settings
 from shared.telemetry import LogEvent, bound, tell
 from shared.topology import topic_of
 
 log = logging.getLogger(__name__)
 
 PUBLISH_CHUNK: Final = 500
+# Each run reads again what moved in the ten minutes before the last one. An image's time is that of its worker's clock,
+# a write may take 30 s of retries, and the clocks of two machines may differ.
+OVERLAP_SECONDS: Final = 600.0
+RECORD_KEPT_SECONDS: Final = 30 * 86_400.0  # after the last run that looked at the batch
+ORPHANS_KEY: Final = "~work-objects"  # of the record that says when orphans were last looked for; no batch has this id
+
+
+# --- pure decisions
+
+
+def forgotten_before(batch: Batch, emptied: TierEmpty | None, now: float, rules: ReconcileRules) -> float | None:
+    """Return the time before which an open image must have moved last to be forgotten; None: none is to be published.
+
+    A pull does not show messages that are leased or backing off, so one empty look at a tier is not enough. Workers
+    note when they found it empty. It must have been twice since the image moved, and twice since the batch was last
+    published again: otherwise a queue that seemed empty once would be filled every half hour.
+    """
+    if emptied is None or len(emptied.seen_at) < 2:
+        return None
+    if now - batch.republished_at < rules.every_seconds or emptied.seen_at[0] <= batch.republished_at:
+        return None
+    # Up to and including untouched_seconds ago, and before the first of the two looks.
+    return min(emptied.seen_at[0], math.nextafter(now - rules.untouched_seconds, math.inf))
+
+
+def note_run(known: Reconciled | None, server_now: float, *, at: float, moved_at: float, swept: bool) -> Reconciled:
+    """Return the record after a run that began `at`. Of two runs at once the later one counts.
+
+    Never later than the server's own time: a clock that is ahead must not hide what moves until then.
+    """
+    known = known or Reconciled()
+    began = min(at, server_now)
+    return Reconciled(
+        at=max(known.at, began),
+        moved_at=max(known.moved_at, moved_at),
+        swept_at=max(known.swept_at, began) if swept else known.swept_at,
+        expires_at=server_now + RECORD_KEPT_SECONDS,
+    )
+
+
+# --- the steps
 
 
 class Parts(Protocol):
@@ -85,9 +146,17 @@ class Reconcile:
         self._clock = clock
         self._settings = settings
 
+    async def settle(self) -> int | None:
+        """Set the number of workers and do nothing else; return the number, None without a fleet."""
+        return await self._scaling.settle()
+
     async def run(self) -> Report:
-        """Carry everything on; what was done. One batch's trouble does not keep the others waiting."""
+        """Continue everything; return what was done. One batch's trouble does not keep the others waiting."""
         report = Report()
+        try:
+            await self.settle()  # first: a run that is cut off later has set the number all the same
+        except RuumError as error:
+            log.warning("workers not set, tried again after the batches: %s", error)
         for batch in await self._store.batches(open_only=True):
             report.batches += 1
             try:
@@ -97,14 +166,14 @@ class Reconcile:
             except Exception:
                 log.exception("bug while reconciling %s", batch.id)
         report.work_objects = await self._delete_orphans()
-        report.instances = await self._scaling.settle()
+        report.instances = await self.settle()  # by what was counted and closed
         tell(log, LogEvent.RECONCILED, report=msgspec.to_builtins(report))
         return report
 
     async def _carry_on(self, batch: Batch, report: Report) -> None:
         await announce_control(self._store, self._queue, self._clock, batch)
         if batch.state is BatchState.INGESTING:  # its event comes again by itself; one that does not, somebody must see
-            report.stalled += self._is_stalled(batch, 0.0)
+            report.stalled += self._tell_if_stalled(batch, 0.0)
             return
         if batch.state is BatchState.REOPENING:
             now = self._clock.now()
@@ -113,41 +182,54 @@ class Reconcile:
                 report.replays += 1
             return
         if batch.state is BatchState.PROCESSING:
-            folded, moved_at = await self._fold_all(batch)
-            report.folded += folded
-            report.stalled += self._is_stalled(batch, moved_at)
-            await self._look_after_queued(batch, report)
+            unmarked = await self._fold_moved(batch, report)
+            await self._look_after_queued(batch, report, unmarked)
         await self._closer.check(batch.id)
         if batch.control is not Control.RUN:  # no event may come that would show how it stands
-            await self._closer.show_progress(batch.id)
+            await self._closer.show_progress(batch.id, at_once=True)
         after = await self._store.batch(batch.id)
         report.closed += after is not None and not after.is_open
 
-    async def _look_after_queued(self, batch: Batch, report: Report) -> None:
+    async def _look_after_queued(self, batch: Batch, report: Report, unmarked: list[Image]) -> None:
         """What becomes of queued images: cancelled, left to a pause, or published again if they seem forgotten."""
         if batch.control is Control.CANCELLING:
             report.cancelled += await self._operator.cancel_queued(batch)
         elif batch.control is Control.RUN and batch.epoch_published < batch.control_epoch:
             report.published += await self._operator.publish_queued(batch)
         elif batch.control is Control.RUN:
-            report.published += await self._publish_forgotten(batch)
+            report.published += await self._publish_forgotten(batch, unmarked)
 
-    def _is_stalled(self, batch: Batch, moved_at: float) -> bool:
-        """Whether a running batch has not moved for so long that somebody should look; said so in the log."""
-        still = self._clock.now() - max(batch.created_at, moved_at)
-        if batch.control is not Control.RUN or still < self._settings.reconcile.stalled_seconds:
-            return False
-        with bound(batch=batch.id, client=batch.client, round=batch.round):
-            tell(log, LogEvent.BATCH_STALLED, level=logging.ERROR, durationMs=round(still * 1000))
-        return True
+    async def _fold_moved(self, batch: Batch, report: Report) -> list[Image]:
+        """Fold every image that has moved since the last run and whose news has not arrived.
 
-    async def _fold_all(self, batch: Batch) -> tuple[int, float]:
-        """Fold every image whose news has not arrived; (how many, when an image of the batch last moved)."""
+        A batch in which none has moved for long is read as a whole. Return its open images without `moved_at`, which
+        are found in no other way.
+        """
+        now, key = self._clock.now(), batch.id
+        known = await self._store.record(Reconciled, key) or Reconciled()
+        moved = self._store.moved_images(batch.id, list(ImageState), since=known.at - OVERLAP_SECONDS)
+        moved_at = max(known.moved_at, await self._fold_all(batch, moved, report))
+        unmarked: list[Image] = []
+        rules = self._settings.reconcile
+        swept = self._seems_stalled(batch, moved_at) and now - known.swept_at >= rules.stalled_seconds
+        if swept:
+            everything = self._store.images(batch.id)
+            moved_at = max(moved_at, await self._fold_all(batch, everything, report, unmarked))
+        note = partial(note_run, at=now, moved_at=moved_at, swept=swept)
+        await self._store.change_record(Reconciled, key, note, self._clock.token())
+        report.stalled += self._tell_if_stalled(batch, moved_at)
+        return unmarked
+
+    async def _fold_all(
+        self, batch: Batch, images: AsyncIterator[Image], report: Report, unmarked: list[Image] | None = None
+    ) -> float:
+        """Fold these images; return when one of them last moved. The open ones without `moved_at` go to `unmarked`."""
         tallies: dict[int, Tally | None] = {}
-        folded, moved_at = 0, 0.0
-        async for image in self._store.images(batch.id):
-            claimed = image.claim.at if image.claim else 0.0
-            moved_at = max(moved_at, claimed, image.touched_at, image.settled_at or 0.0)
+        moved_at = 0.0
+        async for image in images:
+            moved_at = max(moved_at, last_moved(image))
+            if unmarked is not None and not image.moved_at and image.state in OPEN_STATES:
+                unmarked.append(image)
             if image.shard not in tallies:
                 tallies[image.shard] = await self._store.tally(batch.id, image.shard)
             tally = tallies[image.shard]
@@ -156,29 +238,36 @@ class Reconcile:
             )
             if revision < image.revision and state is not image.state:
                 result = await fold_image(self._store, image, self._clock)
-                folded += not isinstance(result, Refusal)
-        return folded, moved_at
+                report.folded += not isinstance(result, Refusal)
+        return moved_at
 
-    async def _publish_forgotten(self, batch: Batch) -> int:
-        """Publish again the images nothing has touched for long, when their tier's subscription is empty.
+    def _seems_stalled(self, batch: Batch, moved_at: float) -> bool:
+        still = self._clock.now() - max(batch.created_at, moved_at)
+        return batch.control is Control.RUN and still >= self._settings.reconcile.stalled_seconds
 
-        A pull does not show messages that are leased or backing off, so one empty look is not enough: workers note
-        when they found a tier empty, and twice since the image was last touched is the rule.
+    def _tell_if_stalled(self, batch: Batch, moved_at: float) -> bool:
+        """Return whether a running batch has not moved for so long that somebody should look, and log it."""
+        if not self._seems_stalled(batch, moved_at):
+            return False
+        still = self._clock.now() - max(batch.created_at, moved_at)
+        with bound(batch=batch.id, client=batch.client, round=batch.round):
+            tell(log, LogEvent.BATCH_STALLED, level=logging.ERROR, durationMs=round(still * 1000))
+        return True
+
+    async def _publish_forgotten(self, batch: Batch, unmarked: list[Image]) -> int:
+        """Publish again the open images that nothing has moved for long, when nothing waits in their tier.
 
         Not the queued ones alone: a worker that claimed an image from an old delivery, while a newer one was acked for
         a pause, and whose release then failed, leaves an image in nobody's hand without a message.
         """
-        rules, now = self._settings.reconcile, self._clock.now()
+        now = self._clock.now()
         emptied = await self._store.record(TierEmpty, batch.tier.value)
-        if emptied is None or len(emptied.seen_at) < 2 or now - batch.republished_at < rules.every_seconds:
+        before = forgotten_before(batch, emptied, now, self._settings.reconcile)
+        if before is None:
             return 0
-        forgotten: list[Image] = []
-        for state in (ImageState.QUEUED, ImageState.PROCESSING):
-            async for image in self._store.images(batch.id, state):
-                touched = max(image.touched_at, image.created_at, image.claim.at if image.claim else 0.0)
-                long_ago = now - touched >= rules.untouched_seconds and emptied.seen_at[0] > touched
-                if long_ago and not await self._in_hand(image):
-                    forgotten.append(image)
+        still = [image async for image in self._store.moved_images(batch.id, sorted(OPEN_STATES), before=before)]
+        still += [image for image in unmarked if last_moved(image) < before]
+        forgotten = [image for image in still if not await self._in_hand(image)]
         for start in range(0, len(forgotten), PUBLISH_CHUNK):
             chunk = forgotten[start : start + PUBLISH_CHUNK]
             tasks = [Message(encode(task_for(image, batch.control_epoch)), {"client": batch.client}) for image in chunk]
@@ -197,9 +286,15 @@ class Reconcile:
         return holder is not None and claims.claim_is_alive(image, holder, self._clock.now())
 
     async def _delete_orphans(self) -> int:
-        """Delete work objects older than a day that no image goes on from; how many."""
-        bucket, oldest = self._settings.buckets.work, self._clock.now() - self._settings.reconcile.work_object_seconds
-        deleted = 0
+        """Delete work objects older than a day that no image goes on from; how many.
+
+        Once a day: those of failed images stay for a replay, and each look reads their images.
+        """
+        bucket, age, now = self._settings.buckets.work, self._settings.reconcile.work_object_seconds, self._clock.now()
+        known = await self._store.record(Reconciled, ORPHANS_KEY) or Reconciled()
+        if now - known.swept_at < age:
+            return 0
+        oldest, deleted = now - age, 0
         async for stored in self._objects.list(bucket, "work/"):
             if stored.updated_at > oldest:
                 continue
@@ -210,4 +305,6 @@ class Reconcile:
             if image is None or (image.state in SETTLED_STATES and not (named and image.state is ImageState.FAILED)):
                 await self._objects.delete(bucket, stored.name)
                 deleted += 1
+        note = partial(note_run, at=now, moved_at=0.0, swept=True)
+        await self._store.change_record(Reconciled, ORPHANS_KEY, note, self._clock.token())
         return deleted

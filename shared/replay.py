@@ -8,6 +8,7 @@ shard before the batch may close again. Run again after a kill it takes up the s
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import suppress
@@ -47,6 +48,9 @@ LETTERS_AT_ONCE: Final = 100
 # The operators' subscription keeps letters that still stand for failed images: one pass stops when it sees them again.
 MOST_LETTERS: Final = 100_000
 DROP_SECONDS: Final = 86_400.0  # Eventarc brings an event again for a day
+# No replay begins when its batch's documents are deleted within this time: what it requeues may be paused, or wait for
+# a daily quota, and an image that is deleted under way is lost. A queue keeps a task for 31 days at most.
+LAST_SECONDS: Final = 30 * 86_400.0
 MOST_DROPS: Final = 50  # remembered of a batch: far more than anybody drops within that day
 
 
@@ -63,6 +67,7 @@ WHY_NOT: Final = {
     Refusal.ILLEGAL: "it is not taken in yet, is being closed, or was cancelled",
     Refusal.BUSY: "another replay has it, or its last round is being announced",
     Refusal.MISSING: "there is no such batch",
+    Refusal.EXPIRING: "its documents are deleted within 30 days; submit the failed photos as a new batch",
 }
 
 
@@ -91,10 +96,13 @@ def begin(
     now: float,
     failed_before: float | None = None,
     drop: str = "",
+    kept_seconds: float = math.inf,
 ) -> Batch | Refusal:
     """To reopening: a new round if the batch was closed; the same plan if a replay was interrupted.
 
-    One that a failed.csv asked for is carried on by that `drop` of it; when it has not come for a day, by anybody.
+    A new one is refused in the last `LAST_SECONDS` before the batch's documents are deleted, `kept_seconds` after it
+    was created. One that a failed.csv asked for is carried on by that `drop` of it; when it has not come for a day, by
+    anybody.
 
     From here on the failure threshold counts what fails anew: `counts` are the batch's own now.
     """
@@ -103,6 +111,8 @@ def begin(
             return Refusal.BUSY
         taken = msgspec.structs.replace(batch.replay, lease=lease)
         return msgspec.structs.replace(batch, replay=taken, revision=batch.revision + 1)
+    if now > batch.created_at + kept_seconds - LAST_SECONDS:
+        return Refusal.EXPIRING
     if batch.control is Control.CANCELLING:
         return Refusal.ILLEGAL
     number = batch.replays + 1
@@ -160,12 +170,21 @@ def requeue_seen(
 class Replay:
     """See the module."""
 
-    def __init__(self, store: BatchStore, queue: Queue, closer: closing.Closer, scaling: Scaling, clock: Clock) -> None:
+    def __init__(
+        self,
+        store: BatchStore,
+        queue: Queue,
+        closer: closing.Closer,
+        scaling: Scaling,
+        clock: Clock,
+        kept_seconds: float = math.inf,
+    ) -> None:
         self._store = store
         self._queue = queue
         self._closer = closer
         self._scaling = scaling
         self._clock = clock
+        self._kept_seconds = kept_seconds
 
     async def plan(self, batch: Batch, codes: tuple[str, ...] = (), older_than_seconds: float = 0.0) -> Plan:
         """What `run` would requeue; all codes when none is given. An interrupted replay goes on by its own plan."""
@@ -210,7 +229,8 @@ class Replay:
         now = self._clock.now()
         before = now - older_than_seconds if older_than_seconds else None
         counts = await self._store.counts(batch_id)
-        decide = partial(begin, codes=codes, lease=lease, counts=counts, now=now, failed_before=before, drop=drop)
+        decide = partial(begin, codes=codes, lease=lease, counts=counts, now=now, failed_before=before, drop=drop,
+                         kept_seconds=self._kept_seconds)  # fmt: skip
         begun = await self._store.change_batch(batch_id, decide, self._clock.token())
         if isinstance(begun, Refusal) or begun.replay is None:
             why = WHY_NOT.get(begun, str(begun)) if isinstance(begun, Refusal) else "it has no plan"

@@ -57,6 +57,7 @@ def result_line(image: Image) -> ResultLine:
         cached=image.cached,
         durations_ms=dict(sorted(image.durations_ms.items())),
         cost_usd=usd(image.cost_micro_usd),
+        cost_estimated=any(call.estimated for call in image.calls),
         sha256=output.sha256 if output else None,
         prompts=image.prompts,
     )
@@ -112,6 +113,7 @@ class Part(msgspec.Struct, frozen=True, array_like=True):
     counts: Counts
     cost_micro_usd: int
     cached: int
+    estimated_micro_usd: int = 0
 
 
 class RoundReport:
@@ -130,13 +132,14 @@ class RoundReport:
         self._rows = bytearray()
         self.counts = Counts()
         self.cost_micro_usd = 0
+        self.estimated_micro_usd = 0
         self.cached = 0
         self.end = 0  # the index after the last image
         self._since = self._mark()
 
-    def _mark(self) -> tuple[int, int, int, int, int, Counts, int, int]:
+    def _mark(self) -> tuple[int, int, int, int, int, Counts, int, int, int]:
         lengths = len(self._lines), len(self._results.content), len(self._failed.content), len(self._rows)
-        return (self.end, *lengths, self.counts, self.cost_micro_usd, self.cached)
+        return (self.end, *lengths, self.counts, self.cost_micro_usd, self.cached, self.estimated_micro_usd)
 
     @property
     def pending(self) -> int:
@@ -145,11 +148,11 @@ class RoundReport:
 
     def part(self) -> Part:
         """What was added since the last part."""
-        start, lines, results, failed, rows, counts, cost, cached = self._since
+        start, lines, results, failed, rows, counts, cost, cached, estimated = self._since
         made = Part(
             start, self.end, bytes(self._lines[lines:]), bytes(self._results.content[results:]),
             bytes(self._failed.content[failed:]), bytes(self._rows[rows:]), self.counts - counts,
-            self.cost_micro_usd - cost, self.cached - cached,
+            self.cost_micro_usd - cost, self.cached - cached, self.estimated_micro_usd - estimated,
         )  # fmt: skip
         self._since = self._mark()
         return made
@@ -165,6 +168,7 @@ class RoundReport:
         self.counts = self.counts + part.counts
         self.cost_micro_usd += part.cost_micro_usd
         self.cached += part.cached
+        self.estimated_micro_usd += part.estimated_micro_usd
         self.end = part.end
         self._since = self._mark()
         return True
@@ -184,14 +188,12 @@ class RoundReport:
                 image.property_code or "", image.room_type, image.design_style, image.tier.value, error.code,
                 error.message,
             ])  # fmt: skip
-        self._rows += (b"," if self._rows else b"") + msgspec.json.encode(self._page_row(image))
+        self._rows += (b"," if self._rows else b"") + msgspec.json.encode(report_page.row(self._batch, image))
         self.counts = self.counts + Counts(**{image.state.value: 1})
         self.cost_micro_usd += image.cost_micro_usd
+        self.estimated_micro_usd += image.estimated_micro_usd
         self.cached += image.cached and image.state is ImageState.COMPLETED
         self.end = image.index + 1
-
-    def _page_row(self, image: Image) -> list[Any]:
-        return report_page.row(self._batch, image)
 
     def files(self) -> Iterator[tuple[str, bytes]]:
         """File names within the round's folder, each with its bytes: one at a time, so that memory holds one copy."""

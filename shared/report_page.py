@@ -40,13 +40,8 @@ def row(batch: Batch, image: Image) -> list[Any]:
     return [*found, "../" + output.original.removeprefix(folder)] if output.original else found
 
 
-def page(
-    batch: Batch, *, outcome: str, counts: Counts, cost_usd: float, rows: bytes | bytearray, lang: str | None = None
-) -> bytes:
-    """Return the page of a round. `rows` are its images as JSON, separated by commas; see `row`.
-
-    `lang` is the client's language (`en`, `pt`, `pt-BR`). Without it the page follows the reader's browser.
-    """
+def page(batch: Batch, *, outcome: str, counts: Counts, cost_usd: float, rows: bytes | bytearray) -> bytes:
+    """Return the page of a round. `rows` are its images as JSON, separated by commas; see `row`."""
     data = {
         "batch": batch.id,
         "client": batch.client_name,
@@ -58,8 +53,6 @@ def page(
         "seconds": round((batch.closing_at or 0.0) - batch.created_at, 1),
         "images": msgspec.Raw(b"[" + rows + b"]"),
     }
-    if lang is not None:
-        data["lang"] = lang
     # "<" is escaped so that no text of a customer can end the script element it stands in.
     encoded = msgspec.json.encode(data).replace(b"<", b"\\u003c")
     return _template().replace(_DATA, encoded)

@@ -7,22 +7,36 @@ remembers which drops it has taken, and a retry that was killed is carried on by
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Final
+from urllib.parse import unquote, urlsplit
 
 from shared.errors import ManifestRejected
 from shared.manifest import Manifest, ManifestImage, Problem
 from shared.model import Batch, BatchState, Control, Correction, ImageState, Refusal
-from shared.ports import BatchStore
+from shared.ports import BatchStore, ObjectStore
 from shared.replay import Busy, Replay
+from shared.sources import SourceRules, resolve
 
 _FROM_FAILED_CSV: Final = "what the batch's own failed.csv had"
 
+# What does not pass while the event of a drop comes again, for a day; to what is allowed instead.
+_FOR_LONG: Final[Mapping[Refusal | None, str]] = {
+    Refusal.PAUSED: "a batch that is not paused",
+    Refusal.EXPIRING: "a batch whose documents are kept for 30 more days",
+}
+
 
 class Retries:
-    """See the module."""
+    """Gives the failed images that a dropped failed.csv lists a new round in their own batch. INGEST uses it.
 
-    def __init__(self, store: BatchStore, replay: Replay) -> None:
+    Rows of images that have completed meanwhile are left out. What a row corrects (address, room, style) is written
+    with the requeue itself, so that a retry interrupted by a kill corrects no image twice and forgets none.
+    """
+
+    def __init__(self, store: BatchStore, objects: ObjectStore, replay: Replay) -> None:
         self._store = store
+        self._objects = objects
         self._replay = replay
 
     async def take(self, drop: str, found: Manifest) -> Batch:
@@ -44,10 +58,9 @@ class Retries:
         try:
             await self._replay.run(batch.id, wanted=corrections, drop=drop)
         except Busy as busy:
-            if busy.refusal is Refusal.PAUSED or batch.control is Control.CANCELLING:
-                problem = Problem(
-                    str(busy), field="batchId", value=found.batch_id, allowed="a batch that is not paused"
-                )
+            if busy.refusal in _FOR_LONG or batch.control is Control.CANCELLING:
+                allowed = _FOR_LONG.get(busy.refusal, "a batch that is not cancelled")
+                problem = Problem(str(busy), field="batchId", value=found.batch_id, allowed=allowed)
                 raise ManifestRejected([problem]) from None
             raise
         return await self._store.batch(batch.id) or batch
@@ -68,19 +81,34 @@ class Retries:
             if listed.unchecked is not None and listed.source != image.source:
                 problems.append(Problem(listed.unchecked, field="url", value=listed.source, allowed=_FROM_FAILED_CSV))
                 continue
-            corrections[image.index] = _correction(listed)
+            corrections[image.index] = _correction(listed, await self._source(listed, batch))
         if problems:
             raise ManifestRejected(problems)
         return corrections
+
+    async def _source(self, listed: ManifestImage, batch: Batch) -> str:
+        """The corrected address. A path is looked for beside failed.csv, then where the batch's own paths begin.
+
+        failed.csv is in a folder of reports: who corrects a path there means it as the manifest had it.
+        """
+        if listed.path is None or not batch.manifest.base or await self._is_there(listed.source):
+            return listed.source
+        return resolve(listed.path, SourceRules(base=batch.manifest.base))
+
+    async def _is_there(self, source: str) -> bool:
+        if source.startswith("file:"):
+            return Path(unquote(urlsplit(source).path)).is_file()
+        bucket, _, name = source.removeprefix("gs://").partition("/")
+        return await self._objects.stat(bucket, name) is not None
 
 
 def _is_under_way(batch: Batch, drop: str) -> bool:
     return batch.state is BatchState.REOPENING and batch.replay is not None and batch.replay.drop == drop
 
 
-def _correction(listed: ManifestImage) -> Correction:
+def _correction(listed: ManifestImage, source: str) -> Correction:
     return Correction(
-        source=listed.source,
+        source=source,
         room_type=listed.room_type,
         design_style=listed.design_style,
         property_code=listed.property_code,

@@ -45,6 +45,7 @@ Redirects = Annotated[int, Meta(ge=0), Unit("redirects")]
 Workers = Annotated[int, Meta(ge=1, le=100), Unit("workers")]
 
 Seconds = Annotated[float, Meta(gt=0, le=1e9), Unit("seconds")]  # 30 years; keeps infinity out
+KeptSeconds = Annotated[float, Meta(ge=7_776_000, le=1e9), Unit("seconds")]  # 90 days: far above a batch's longest run
 # A call must end before its slot's lease (180 s) does, and before a probe is given up for lost (150 s): ledger.py.
 CallSeconds = Annotated[float, Meta(gt=0, le=140), Unit("seconds")]
 LinkSeconds = Annotated[float, Meta(ge=0, le=604_800), Unit("seconds")]  # Cloud Storage signs for a week at most
@@ -70,7 +71,7 @@ class ManifestLimits(_Group, frozen=True, kw_only=True):
     most_bytes: Bytes = 32 * 1024 * 1024  # 10,000 images of 500 bytes are 5 MB; leaves room for long signed links
     most_url_characters: Characters = 4096  # signed links reach 1,500; browsers and CDNs stop at 8,000
     ingest_seconds: Seconds = 480.0  # then ingest raises and goes on at redelivery: a minute before its function's end
-    most_problems: Problems = 1000  # listed in one error report; more help nobody
+    most_problems: Problems = 1000  # listed in one error report; more would not help
 
 
 class PhotoLimits(_Group, frozen=True, kw_only=True):
@@ -257,6 +258,7 @@ class Google(_Group, frozen=True, kw_only=True):
     project: Name = ""  # empty: GOOGLE_CLOUD_PROJECT
     database: Name = "(default)"  # a project can hold several pipelines, each with a database of its own
     prefix: Name = ""  # of topics and subscriptions, such as "ruum-", for the same reason
+    documents_kept_seconds: KeptSeconds = 34_560_000.0  # 400 days: longer than results, which commands find by them
 
 
 class Buckets(_Group, frozen=True, kw_only=True):

@@ -30,7 +30,7 @@ class SourceRules(msgspec.Struct, frozen=True, kw_only=True):
 
     `base` is the URI of the manifest's folder, ending in "/": relative paths start there and may not leave it.
     `gs_prefixes` are the `gs://bucket/prefix` its client may read; `folders` the local folders that absolute paths
-    may lie in (one machine only; empty in the cloud).
+    may be in (one machine only; empty in the cloud).
     """
 
     base: str
@@ -67,7 +67,7 @@ def _absolute(scheme: str, url: str, rules: SourceRules) -> str:
     if scheme == "https" or (scheme == "http" and rules.allow_http):
         return _web(scheme + url[len(scheme) :])
     if scheme == "http":
-        raise BadSource("plain http can be read and altered on the way", "https")
+        raise BadSource("is plain http, which can be read and altered on the way", "https")
     if scheme == "gs":
         if _escapes(url.removeprefix("gs://")):
             raise BadSource("leaves its folder", ALLOWED)
@@ -140,5 +140,5 @@ def _local(path: str, rules: SourceRules) -> str:
 
 def _in_folders(path: Path, folders: Sequence[str]) -> str:
     if ".." in path.parts or not any(path.is_relative_to(folder) for folder in folders):
-        raise BadSource("lies outside the folders photos may come from", "a file below " + " or ".join(folders))
+        raise BadSource("is outside the folders photos may come from", "a file below " + " or ".join(folders))
     return path.as_uri()

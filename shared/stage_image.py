@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, nullcontext
 from enum import StrEnum
 from functools import partial
 from typing import Final, TypeVar
@@ -92,6 +91,7 @@ class StageImage:
         self._tools = tools
         self._control = ControlCache(tools.store, tools.clock, tools.settings.worker.control_cache_seconds)
         self._gate = Gate()
+        self._began = tools.clock.monotonic()
         self._in_hand: dict[str, int] = {}  # image to the fence of this worker's present claim
 
     async def handle(self, delivery: Delivery) -> Disposition:
@@ -148,9 +148,14 @@ class StageImage:
                 image_settled(log, claimed)
                 return await self._dead(self._letter(task, claimed))
             if not claims.is_suspect(claimed):
-                return await self._work(task, claimed, nullcontext())
+                return await self._work(task, claimed, self._stage)
         # Two workers died with this image in hand: it gets this one to itself.
-        return await self._work(task, claimed, self._gate.alone())
+        young_seconds = self._began + claims.TRIAL_AFTER_SECONDS - self._tools.clock.monotonic()
+        if young_seconds > 0:
+            await ClaimedImage(self._tools, self._control, claimed).release(None)
+            wait = partial(self._tools.clock.sleep, young_seconds)
+            return Disposition(Action.WAIT, reason="a young worker tries no suspects", wait=wait)
+        return await self._work(task, claimed, self._try_alone)
 
     # --- before the claim
 
@@ -223,15 +228,33 @@ class StageImage:
 
     # --- with the claim
 
-    async def _work(self, task: Task, image: Image, room: AbstractAsyncContextManager[None]) -> Disposition:
+    async def _stage(self, image: Image, claimed: ClaimedImage) -> None:
+        await claimed.stage(await claimed.photo())
+
+    async def _try_alone(self, image: Image, claimed: ClaimedImage) -> None:
+        """Stage a suspect: what may kill the worker is done alone, the rest in company.
+
+        Of several suspects the one that fewest workers died alone with goes first. Kills that have nothing to do with
+        any image are then spread over all of them, and one deadly image keeps no other one waiting.
+        """
+        async with claimed.waiting(self._gate.alone(image.trials.deaths)):
+            await claimed.go_alone()
+            photo = await claimed.photo()
+            if claims.is_tried_to_the_end(image):
+                await claimed.stage(photo)
+                return
+            await claimed.pass_trial()
+        async with claimed.waiting(self._gate.together()):
+            await claimed.stage(photo)
+
+    async def _work(
+        self, task: Task, image: Image, stage: Callable[[Image, ClaimedImage], Awaitable[None]]
+    ) -> Disposition:
         claimed = ClaimedImage(self._tools, self._control, image)
         key = image_key(image.batch, image.index)
         self._in_hand[key] = image.fence
         try:
-            async with claimed.waiting(room):
-                if claims.is_suspect(image):
-                    await claimed.go_alone()
-                await claimed.stage()
+            await stage(image, claimed)
         except LostClaim:
             raise
         except WorkStopped:

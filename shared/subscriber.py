@@ -27,6 +27,10 @@ PULL_SECONDS: Final = 2.0
 # Beside busy tiers an idle one is asked shortly, and not all the time: its slot is wanted elsewhere.
 PROBE_SECONDS: Final = 0.5
 PROBE_EVERY_SECONDS: Final = 5.0
+# Pub/Sub does not answer a short pull of an empty subscription at all (googleapis/python-pubsub, issues 9 and 343), and
+# one of a full subscription sometimes too late, or with an empty list. So one pull that brings nothing shows nothing.
+# Twelve in a row take 24 s while nothing else is waiting, and a minute beside busy tiers.
+PULLS_IN_VAIN: Final = 12
 # What is known to last longer, a spent day, is tried again now and then all the same: operators may have bought more.
 LONGEST_HALT_SECONDS: Final = 600.0
 # After a pull that failed (the queue did not answer) the tier is left alone for this long.
@@ -48,6 +52,7 @@ class Turns:
         self._served = dict.fromkeys(Tier, 0.0)  # work had, by weight: the busy tier with the least is next
         self._empty_since = dict.fromkeys(Tier, -PROBE_EVERY_SECONDS)
         self._empty = dict.fromkeys(Tier, True)
+        self._in_vain = dict.fromkeys(Tier, 0)  # pulls in a row that brought nothing
 
     def allot(self, free: int, asked: Collection[Tier], now: float) -> dict[Tier, int]:
         """Messages to ask for, by tier: at most `free` in all. `asked` are the tiers that are being asked already."""
@@ -85,6 +90,17 @@ class Turns:
         self._empty[tier] = False
         self._served[tier] += count / TIER_WEIGHTS[tier]
 
+    def shows_empty(self, tier: Tier, count: int) -> bool:
+        """Note what an answered pull brought, or one that ran out of time; return whether the tier seems empty now.
+
+        After `PULLS_IN_VAIN` in a row it does, once: the next look begins anew.
+        """
+        self._in_vain[tier] = 0 if count else self._in_vain[tier] + 1
+        if self._in_vain[tier] < PULLS_IN_VAIN:
+            return False
+        self._in_vain[tier] = 0
+        return True
+
     def next_probe_seconds(self, asked: Collection[Tier], now: float) -> float | None:
         """Until an idle tier may be asked again beside busy ones; None when none of them waits to be."""
         waits = [self._empty_since[tier] + PROBE_EVERY_SECONDS - now for tier in Tier
@@ -117,6 +133,7 @@ class Subscriber:
         self._parked: dict[asyncio.Task[None], str] = {}  # jobs that wait without a slot, to their subscription
         self._kept: dict[str, set[str]] = {topic_of(tier): set() for tier in Tier}  # leases to be kept alive
         self._halted_until = 0.0
+        self._fault = ""  # of our configuration, for which it halted last
         self._halting = set[asyncio.Task[None]]()  # jobs that wait for a halt to end
         self._trial = asyncio.Lock()
         self._wake = asyncio.Event()
@@ -129,8 +146,13 @@ class Subscriber:
 
     @property
     def waiting(self) -> int:
-        """Images that wait for their photo's host."""
+        """Images that wait for their photo's host, or for a worker that has lived long enough to try them alone."""
         return len(self._parked)
+
+    @property
+    def halted(self) -> str:
+        """The fault of our configuration for which nothing is pulled at present; empty while it works."""
+        return self._fault if self._halting or self._clock.monotonic() < self._halted_until else ""
 
     async def run(self, stop: asyncio.Event, grace_seconds: float) -> None:
         """Work until `stop` is set; then finish what can be finished in `grace_seconds` and release the rest."""
@@ -190,8 +212,9 @@ class Subscriber:
             deliveries = pull.result()
             self._slots.leave(ask - len(deliveries or ()))
             self._turns.pulled(tier, len(deliveries or ()), self._clock.monotonic())
-            # What waits for its host here is not forgotten: reconcile must not publish it again.
-            if deliveries is not None and not deliveries and topic_of(tier) not in self._parked.values():
+            empty = deliveries is not None and self._turns.shows_empty(tier, len(deliveries))
+            # What waits here without a slot is not forgotten: reconcile must not publish it again.
+            if empty and topic_of(tier) not in self._parked.values():
                 self._on_empty(tier)
             for delivery in deliveries or ():
                 subscription = topic_of(tier)
@@ -271,6 +294,7 @@ class Subscriber:
             else:
                 log.warning("pulling stops: %s", disposition.reason)
             self._on_halt(disposition.reason)
+        self._fault = disposition.reason if disposition.fault else ""
         seconds = max(self._limits.halt_seconds, min(disposition.seconds, LONGEST_HALT_SECONDS))
         self._halted_until = max(self._halted_until, now + seconds)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
@@ -33,7 +34,6 @@ from shared.sources import SourceRules
 from shared.stage_image import StageImage
 from shared.staging.agents import Agents
 from shared.staging.pool import PicturePool
-from shared.staging.preview import PreviewModel
 from shared.topology import topology
 
 ModelMaker = Callable[[Settings, PicturePool], StagingModel]
@@ -46,6 +46,7 @@ class Backend(msgspec.Struct, frozen=True):
     queue: Queue
     objects: ObjectStore
     fleet: Fleet | None = None  # None: the workers are somebody else's to start
+    kept_seconds: float = math.inf  # how long a batch's documents are kept after they were created
 
 
 class Embedded(msgspec.Struct, frozen=True):
@@ -87,11 +88,12 @@ class OnGoogle(msgspec.Struct, frozen=True):
     queue: Queue
     objects: ObjectStore
     fleet: Fleet | None
+    kept_seconds: float
     aclose: Callable[[], Awaitable[None]]
 
     @property
     def backend(self) -> Backend:
-        return Backend(self.store, self.queue, self.objects, self.fleet)
+        return Backend(self.store, self.queue, self.objects, self.fleet, self.kept_seconds)
 
 
 def google(clock: Clock, settings: Settings, environ: Mapping[str, str]) -> OnGoogle:
@@ -118,11 +120,12 @@ def google(clock: Clock, settings: Settings, environ: Mapping[str, str]) -> OnGo
         firestore.close()  # type: ignore[no-untyped-call]
         objects.close()
 
+    kept_seconds = settings.google.documents_kept_seconds
     store, queue = (
-        FirestoreStore(firestore, clock),
+        FirestoreStore(firestore, clock, kept_seconds),
         PubSubQueue(publisher, subscriber, project, clock, settings.google.prefix),
     )
-    return OnGoogle(store, queue, objects, _fleet(settings.fleet.pool, clock), aclose)
+    return OnGoogle(store, queue, objects, _fleet(settings.fleet.pool, clock), kept_seconds, aclose)
 
 
 def _fleet(pool: str, clock: Clock) -> Fleet | None:
@@ -161,6 +164,8 @@ async def google_rooms(environ: Mapping[str, str]) -> Rooms:
 def model_maker(name: str, key: str | None) -> ModelMaker:
     """How to make the model of that name. Raises `ConfigurationError` when Gemini has no key."""
     if name == "preview":
+        from shared.staging.preview import PreviewModel  # numpy takes longer to import than most commands run
+
         return lambda _, pool: PreviewModel(pool)
     if not key:
         raise ConfigurationError("Gemini needs a key: set GEMINI_API_KEY")
@@ -185,7 +190,7 @@ def rooms(
     closer = Closer(backend.store, backend.queue, backend.objects, clock, settings)
     scaling = Scaling(backend.store, backend.fleet, clock, settings)
     operator = Operator(backend.store, backend.queue, closer, scaling, clock)
-    replay = Replay(backend.store, backend.queue, closer, scaling, clock)
+    replay = Replay(backend.store, backend.queue, closer, scaling, clock, backend.kept_seconds)
     return Rooms(
         closer=closer,
         ingest=Ingest(
@@ -197,7 +202,7 @@ def rooms(
             clock,
             settings,
             rules_of,
-            Retries(backend.store, replay),
+            Retries(backend.store, backend.objects, replay),
             folder_is_client=folder_is_client,
         ),
         aggregate=Aggregate(backend.store, backend.queue, backend.objects, closer, operator, clock, settings),

@@ -66,6 +66,7 @@ async def work(
         )
         empties = EmptyTiers(backend.store, clock)
         subscriber = Subscriber(backend.queue, room.handle, clock, settings.worker, on_halt, empties.note)
+        heartbeat.halted = lambda: subscriber.halted
         await heartbeat.beat()  # before the first claim: a claim without a heartbeat is dead
         loops = (heartbeat.run(), empties.run(), _health(subscriber, heartbeat, backend.store, settings, clock))
         background = [asyncio.create_task(loop) for loop in loops]
@@ -93,7 +94,7 @@ class EmptyTiers:
         self._seen: set[Tier] = set()
 
     def note(self, tier: Tier) -> None:
-        """A pull of the tier found nothing."""
+        """Several pulls in a row found nothing in the tier."""
         self._seen.add(tier)
 
     async def run(self) -> None:

@@ -59,7 +59,8 @@ locals {
     ingest      = { cpu = "1", memory = "1Gi", concurrency = 1, instances = 5 }
     aggregate   = { cpu = "1", memory = "1Gi", concurrency = 20, instances = 10 }
     dead_letter = { cpu = "1", memory = "512Mi", concurrency = 10, instances = 2 }
-    reconcile   = { cpu = "1", memory = "1Gi", concurrency = 1, instances = 1 }
+    # Beside a long run it answers batches that complete.
+    reconcile = { cpu = "1", memory = "1Gi", concurrency = 4, instances = 1 }
   }
 }
 
@@ -112,6 +113,7 @@ resource "google_cloudfunctions2_function" "this" {
     time_sleep.functions_build,
     google_firestore_field.indexed,
     google_firestore_index.counts,
+    google_firestore_index.moved,
   ]
 }
 

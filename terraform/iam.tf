@@ -143,6 +143,15 @@ resource "google_cloud_run_service_iam_member" "invoker" {
   member   = google_service_account.caller[each.value].member
 }
 
+# The event that a batch has completed is pushed to reconcile too.
+resource "google_cloud_run_service_iam_member" "completed_invokes" {
+  project  = var.project_id
+  location = var.region
+  service  = google_cloudfunctions2_function.this["reconcile"].name
+  role     = "roles/run.invoker"
+  member   = google_service_account.caller["trigger"].member
+}
+
 resource "google_project_iam_member" "trigger_receives" {
   project = var.project_id
   role    = "roles/eventarc.eventReceiver"

@@ -21,23 +21,24 @@ locals {
 
   # Every door has the same settings: a number that two of them see differently is a fault waiting.
   settings = merge({
-    GOOGLE_CLOUD_PROJECT             = var.project_id
-    RUUM_GOOGLE_DATABASE             = google_firestore_database.this.name
-    RUUM_GOOGLE_PREFIX               = "${var.name}-"
-    RUUM_BUCKETS_INTAKE              = google_storage_bucket.this["intake"].name
-    RUUM_BUCKETS_RESULTS             = google_storage_bucket.this["results"].name
-    RUUM_BUCKETS_WORK                = google_storage_bucket.this["work"].name
-    RUUM_BUCKETS_SOURCE              = google_storage_bucket.this["source"].name
-    RUUM_STAGING_MODEL               = var.staging_model
-    RUUM_LIMITS                      = jsonencode(local.limits)
-    RUUM_WORKER_IN_FLIGHT            = tostring(var.worker.in_flight)
-    RUUM_FLEET_IMAGES_PER_INSTANCE   = tostring(var.worker.in_flight)
-    RUUM_FLEET_MOST_INSTANCES        = tostring(var.worker.most_instances)
-    RUUM_FLEET_POOL                  = local.worker_pool
-    RUUM_BUCKETS_SIGNED_LINK_SECONDS = tostring(var.signed_link_seconds)
-    RUUM_TIERS_EXPRESS_FACTOR        = tostring(var.tier_factors.express)
-    RUUM_TIERS_NORMAL_FACTOR         = tostring(var.tier_factors.normal)
-    RUUM_TIERS_ECONOMY_FACTOR        = tostring(var.tier_factors.economy)
+    GOOGLE_CLOUD_PROJECT               = var.project_id
+    RUUM_GOOGLE_DATABASE               = google_firestore_database.this.name
+    RUUM_GOOGLE_PREFIX                 = "${var.name}-"
+    RUUM_GOOGLE_DOCUMENTS_KEPT_SECONDS = tostring(var.documents_kept_days * 86400)
+    RUUM_BUCKETS_INTAKE                = google_storage_bucket.this["intake"].name
+    RUUM_BUCKETS_RESULTS               = google_storage_bucket.this["results"].name
+    RUUM_BUCKETS_WORK                  = google_storage_bucket.this["work"].name
+    RUUM_BUCKETS_SOURCE                = google_storage_bucket.this["source"].name
+    RUUM_STAGING_MODEL                 = var.staging_model
+    RUUM_LIMITS                        = jsonencode(local.limits)
+    RUUM_WORKER_IN_FLIGHT              = tostring(var.worker.in_flight)
+    RUUM_FLEET_IMAGES_PER_INSTANCE     = tostring(var.worker.in_flight)
+    RUUM_FLEET_MOST_INSTANCES          = tostring(var.worker.most_instances)
+    RUUM_FLEET_POOL                    = local.worker_pool
+    RUUM_BUCKETS_SIGNED_LINK_SECONDS   = tostring(var.signed_link_seconds)
+    RUUM_TIERS_EXPRESS_FACTOR          = tostring(var.tier_factors.express)
+    RUUM_TIERS_NORMAL_FACTOR           = tostring(var.tier_factors.normal)
+    RUUM_TIERS_ECONOMY_FACTOR          = tostring(var.tier_factors.economy)
   }, var.settings)
 
   pubsub_agent   = "serviceAccount:service-${data.google_project.this.number}@gcp-sa-pubsub.iam.gserviceaccount.com"

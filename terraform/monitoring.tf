@@ -31,7 +31,7 @@ locals {
   calls       = "metric.type=\"run.googleapis.com/request_count\" AND resource.type=\"cloud_run_revision\" AND resource.label.service_name=one_of(${local.doors_named})"
 
   # Webhooks too: a CRM whose endpoint refuses its events does not know it.
-  pushes = "metric.type=\"pubsub.googleapis.com/subscription/push_request_count\" AND ${local.subscription}(\"${local.door_subscriptions}|${var.name}-batch-events-.*-webhook\")"
+  pushes = "metric.type=\"pubsub.googleapis.com/subscription/push_request_count\" AND ${local.subscription}(\"${local.door_subscriptions}|${var.name}-batch-events-.*-webhook|${var.name}-completed\")"
 
   # Alerts that one log line is reason enough for, within five minutes.
   line_alerts = {

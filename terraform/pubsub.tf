@@ -75,6 +75,32 @@ resource "google_pubsub_subscription" "webhook" {
   }
 }
 
+# A batch has completed: workers that have nothing left to do are stopped now, and not at reconcile's next run. Each
+# worker would idle for five minutes on average, which costs more than a batch of 20 images. A lost event is only dear.
+resource "google_pubsub_subscription" "completed" {
+  project              = var.project_id
+  name                 = "${var.name}-completed"
+  topic                = google_pubsub_topic.this["batch-events"].id
+  ack_deadline_seconds = local.topology.policies.door.ack_deadline_seconds
+  # The shortest there is: by then the schedule has come.
+  message_retention_duration = "600s"
+  filter                     = "attributes.\"ce-type\" = \"ruum.batch.completed\""
+  expiration_policy {
+    ttl = ""
+  }
+  push_config {
+    push_endpoint = "${google_cloudfunctions2_function.this["reconcile"].service_config[0].uri}/settle"
+    oidc_token {
+      service_account_email = google_service_account.caller["trigger"].email
+      audience              = google_cloudfunctions2_function.this["reconcile"].service_config[0].uri
+    }
+  }
+  retry_policy {
+    minimum_backoff = "${local.topology.policies.door.retry_minimum_seconds}s"
+    maximum_backoff = "${local.topology.policies.door.retry_maximum_seconds}s"
+  }
+}
+
 # Events that ingest or aggregate failed for most of a day. Eventarc makes the subscriptions that carry them, so Terraform
 # cannot set their dead-letter policy: terraform/after-apply.sh does.
 resource "google_pubsub_topic" "undelivered_events" {

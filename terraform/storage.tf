@@ -2,13 +2,13 @@ locals {
   # Days until objects are deleted, by bucket and prefix. Work is kept longer than any replay is worth, cached pictures
   # a day longer than the cache's own 30.
   lifecycle = {
-    intake  = [{ prefix = "", days = 90 }]
+    intake = [{ prefix = "", days = 90 }]
     results = concat(
       [{ prefix = "closing/", days = 7 }], # what a closing has gathered: of no use once it is over
       var.results_kept_days == null ? [] : [{ prefix = "results/", days = var.results_kept_days }],
     )
-    work    = [{ prefix = "work/", days = 30 }, { prefix = "cache/", days = 31 }]
-    source  = []
+    work   = [{ prefix = "work/", days = 30 }, { prefix = "cache/", days = 31 }]
+    source = []
   }
 }
 

@@ -185,6 +185,22 @@ variable "results_kept_days" {
   }
 }
 
+variable "documents_kept_days" {
+  description = "Days after which a batch's documents are deleted from Firestore: its photos' addresses, property codes, states and costs."
+  type        = number
+  default     = 400
+  nullable    = false
+  validation {
+    condition     = var.documents_kept_days >= 90
+    error_message = "documents_kept_days must be 90 or more: no replay begins in the last 30 days, and a batch must end before."
+  }
+  validation {
+    # Commands such as results and image find pictures by their documents.
+    condition     = var.results_kept_days == null ? true : var.documents_kept_days > var.results_kept_days
+    error_message = "documents_kept_days must be more than results_kept_days: commands find pictures by their documents."
+  }
+}
+
 variable "signed_link_seconds" {
   description = "For how long the links to reports in events open without an account; 0 gives gs:// addresses. Signing needs a right of its own."
   type        = number

@@ -50,5 +50,6 @@ resource "google_cloud_run_v2_worker_pool" "stage_image" {
     time_sleep.worker,
     google_firestore_field.indexed,
     google_firestore_index.counts,
+    google_firestore_index.moved,
   ]
 }

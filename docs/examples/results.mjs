@@ -2,7 +2,7 @@
 // BATCH and ROUND are the batchId and round of the completed event, such as acme.first-1 and 1.
 
 import { createHash } from "node:crypto";
-import { writeFile } from "node:fs/promises";
+import { mkdir, writeFile } from "node:fs/promises";
 import { basename, join } from "node:path";
 
 const [bucket, batch, round, folder] = process.argv.slice(2);
@@ -24,6 +24,7 @@ async function download(name) {
   return Buffer.from(await answer.arrayBuffer());
 }
 
+await mkdir(folder, { recursive: true });
 const [client, ...rest] = batch.split(".");
 const report = await download(`results/${client}/${rest.join(".")}/round-${round}/results.jsonl`);
 for (const line of report.toString().trim().split("\n")) {

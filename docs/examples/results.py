@@ -13,6 +13,7 @@ from google.cloud import storage
 
 def fetch(bucket, batch, number, folder):
     """Write every staged picture into the folder, and print what became of each image."""
+    folder.mkdir(parents=True, exist_ok=True)
     client, _, name = batch.partition(".")
     lines = bucket.blob(f"results/{client}/{name}/round-{number}/results.jsonl").download_as_bytes().splitlines()
     for image in map(json.loads, lines):

@@ -30,7 +30,7 @@ function handle(kind, id, data) {
     console.log(`${data.batchId}: ${data.counts.completed} of ${data.total} staged, ${data.counts.failed} failed`);
     console.log(`  pictures and errors: ${data.reports["results.jsonl"].uri}`);
   } else if (kind === "ruum.batch.rejected") {
-    console.log(`${data.manifest}: ${data.problems} problems, the first: ${data.firstProblems[0]}`);
+    console.log(`${data.manifest}: rejected (problems: ${data.problems}): ${data.firstProblems[0]}`);
   } else {
     console.log(`${id}: ${kind}`); // an unknown type is no error: new ones may be added
   }

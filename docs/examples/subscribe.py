@@ -16,7 +16,7 @@ def handle(kind, event_id, data):
         print(f"{data['batchId']}: {counts['completed']} of {data['total']} staged, {counts['failed']} failed")
         print(f"  pictures and errors: {reports['results.jsonl']['uri']}")
     elif kind == "ruum.batch.rejected":
-        print(f"{data['manifest']}: {data['problems']} problems, the first: {data['firstProblems'][0]}")
+        print(f"{data['manifest']}: rejected (problems: {data['problems']}): {data['firstProblems'][0]}")
     else:
         print(f"{event_id}: {kind}")  # an unknown type is no error: new ones may be added
 

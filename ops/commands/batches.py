@@ -164,8 +164,11 @@ def _progress(found: dict[str, Any], waits: list[Any]) -> list[str]:
     done = found["completed"] + found["failed"] + found["cancelled"]
     # The speed measured is the past's: beside a wait it would contradict the time left.
     pace = f", {found['imagesPerMinute']:.1f} a minute" if found["imagesPerMinute"] and not waits else ""
-    moving = not any(wait.kind in ("paused", "nobody") for wait in waits)
+    # Nothing moves, and nobody knows until when: a pause, an outage, no worker. A spent day has its end.
+    moving = not any(wait.serious and wait.kind != "day" for wait in waits)
     left = f", {words.duration(found['etaSeconds'])} left" if found["etaSeconds"] and moving else ""
+    if not left and found["state"] == "processing" and done < found["total"]:
+        left = ", time left not known"
     return [f"  {done} of {found['total']} finished ({found['progress']:.0%}){pace}{left}"] if found["total"] else []
 
 

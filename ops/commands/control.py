@@ -32,7 +32,7 @@ MOST_REASON: Final = 300  # characters of a reason: it is shown in a line
 BatchOrNone = Annotated[str | None, typer.Argument(metavar="[BATCH]", help="A batch id, such as acme.demo.")]
 OfClient = Annotated[str | None, typer.Option("--client", metavar="NAME", help="Every open batch of this client.")]
 OfAll = Annotated[bool, typer.Option("--all", help="Every open batch.")]
-Reason = Annotated[str | None, typer.Option("--reason", metavar="TEXT", help="Why; the client is told it too.")]
+Reason = Annotated[str | None, typer.Option("--reason", metavar="TEXT", help="Why; the client sees it too.")]
 OwnReason = Annotated[str | None, typer.Option("--reason", metavar="TEXT", help="Why; kept with the batch.")]
 ByOption = Annotated[str | None, typer.Option("--by", metavar="NAME", help="Who asks for it.  [default: your login]")]
 
@@ -81,10 +81,24 @@ def pause(
     async def one(target: Target, known: Batch) -> Batch | Refusal:
         return await rooms_of(target).operator.pause(known.id, why, by=person(by))
 
-    async def said(target: Target, known: Batch, _: Counts) -> list[str]:
-        return [f"{known.id}: paused; go on with: ruum-batch resume {known.id}{target.options}"]
+    async def said(target: Target, known: Batch, counts: Counts) -> list[str]:
+        return [
+            f"{known.id}: paused; go on with: ruum-batch resume {known.id}{target.options}",
+            *_drains(target, counts),
+        ]
 
     _each("pause", one, said, batch, client, every, data, project, as_json)
+
+
+def _drains(target: Target, counts: Counts) -> list[str]:
+    """How many images are still in progress, and what becomes of them: the numbers go on moving for a while."""
+    if not counts.processing or not target.somebody_works():
+        return []
+    images = words.count(counts.processing, "image")
+    return [
+        f"  {images} still in progress: a paid call that has started ends first, then its image is queued again.",
+        "  No further call starts. Waiting for quota counts as in progress until its turn comes; it costs nothing.",
+    ]
 
 
 def resume(
@@ -155,9 +169,14 @@ async def _cancelled(target: Target, known: Batch, counts: Counts) -> list[str]:
     kept = f"{counts.completed} of {words.count(known.total, 'image')} completed, {counts.failed} failed"
     if now.state is BatchState.CLOSED:
         return [f"{known.id}: cancelled: {kept}, {counts.cancelled} cancelled"]
-    left = counts.open
-    rest = f"; {left} still in progress end first: finished if their call is paid for, cancelled if not" if left else ""
-    return [f"{known.id}: being cancelled: {kept}, {counts.cancelled} cancelled{rest}"]
+    lines = [f"{known.id}: being cancelled: {kept}, {counts.cancelled} cancelled"]
+    if counts.queued:
+        lines.append(f"  {counts.queued} still queued: they are cancelled in a moment and cost nothing")
+    if counts.processing:
+        lines.append(
+            f"  {counts.processing} in progress end first: finished if their call is paid for, cancelled if not"
+        )
+    return lines
 
 
 def _each(
@@ -240,7 +259,7 @@ def resend(
 ) -> None:
     """Send a batch's latest event again, with the id it had: completed, rejected, paused, cancelled or accepted.
 
-    For a client who lost it. Whoever had it knows the id, and drops it.
+    For a client that lost it. A client that has had it knows the id and ignores it.
     """
 
     async def work(target: Target) -> int:

@@ -39,7 +39,8 @@ def costs(
 ) -> None:
     """Say what each client's batches have cost, by the recorded tokens, and what the client pays.
 
-    Cost is what the vendors charge, also for images not finished yet. Price is the cost times the tier's factor.
+    Cost is what the vendors charge, also for images not finished yet. A call whose use the vendor did not report is
+    counted as a usual one, and the sum of those is shown. Price is the cost times the tier's factor.
     """
     first, last = moment("--since", since), moment("--until", until)
 
@@ -82,20 +83,22 @@ async def _row(target: Target, batch: Batch) -> dict[str, Any]:
     from shared.messages import iso
     from shared.model import BatchState
 
-    store, unfinished = target.backend.store, 0.0
+    store, unfinished, estimated = target.backend.store, 0.0, 0.0
     if batch.state is BatchState.CLOSED and batch.completion:  # the price is the one that was announced
         done = batch.completion
-        cost, price, completed = done.cost_usd, done.price_usd, done.counts.completed
+        cost, price, completed, estimated = done.cost_usd, done.price_usd, done.counts.completed, done.estimated_usd
     else:
         completed, cost = (await store.counts(batch.id)).completed, 0.0
         async for image in store.images(batch.id):
             cost += image.cost_micro_usd / 1_000_000
+            estimated += image.estimated_micro_usd / 1_000_000
             if image.settled_at is None:
                 unfinished += image.cost_micro_usd / 1_000_000
         price = forecast.price_usd(target.settings, batch.tier, cost)
     return {"batchId": batch.id, "client": batch.client, "tier": batch.tier.value, "createdAt": iso(batch.created_at),
             "completed": completed, "images": batch.total, "costUsd": round(cost, 6),
-            "unfinishedUsd": round(unfinished, 6), "priceUsd": round(price, 6)}  # fmt: skip
+            "unfinishedUsd": round(unfinished, 6), "estimatedUsd": round(estimated, 6),
+            "priceUsd": round(price, 6)}  # fmt: skip
 
 
 def _by_client(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -107,12 +110,13 @@ def _by_client(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
             "completed": 0,
             "costUsd": 0.0,
             "unfinishedUsd": 0.0,
+            "estimatedUsd": 0.0,
             "priceUsd": 0.0,
         }
         total = found.setdefault(row["client"], empty)
         total["batches"] += 1
         total["completed"] += row["completed"]
-        for name in ("costUsd", "unfinishedUsd", "priceUsd"):
+        for name in ("costUsd", "unfinishedUsd", "estimatedUsd", "priceUsd"):
             total[name] = round(total[name] + row[name], 6)
     return sorted(found.values(), key=lambda row: str(row["client"]))
 
@@ -134,3 +138,9 @@ def _show(clients: list[dict[str, Any]], batches: list[dict[str, Any]]) -> None:
     unfinished = sum(row["unfinishedUsd"] for row in clients)
     if unfinished:
         show.out.print(f"{words.money(unfinished)} of the cost is for images that are not finished yet")
+    estimated = sum(row["estimatedUsd"] for row in clients)
+    if estimated:
+        show.out.print(
+            f"{words.money(estimated)} of the cost is estimated: the vendor did not say what the calls used, "
+            "so each was counted as a usual one"
+        )

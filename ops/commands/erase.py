@@ -6,10 +6,21 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ops import show, words
-from ops.cli_common import NOT_NOW, OK, DataOption, JsonFlag, ProjectOption, YesFlag, fail, with_target
+from ops import show
+from ops.cli_common import (
+    NOT_NOW,
+    OK,
+    WRONG_USAGE,
+    DataOption,
+    JsonFlag,
+    ProjectOption,
+    YesFlag,
+    fail,
+    with_target,
+)
 
 if TYPE_CHECKING:
+    from ops.erasing import Plan
     from ops.target import Target
 
 
@@ -33,26 +44,45 @@ def erase(
 
     async def work(target: Target) -> int:
         from ops import batch_lookup, erasing, idle, spending
+        from shared import names
 
-        known = await batch_lookup.batches_of(target, client)
-        still = [batch.id for batch in known if batch.is_open]
-        if still:
-            fail(f"{words.some(still)} {'is' if len(still) == 1 else 'are'} not finished: cancel first", NOT_NOW)
-        plan = await erasing.plan(target, known)
-        if not dry_run:
-            spending.sure(f"Erase {plan} of {known[0].client} in {target.where} for good?", yes=yes)
-            show.keep_going()
-            async with idle.held(target) as alone:
-                if target.data is not None and not alone:
-                    fail(f"a run works in {target.data}: wait for its end", NOT_NOW)
-                await erasing.erase(target, known, plan)
+        slug = names.slug(client).lower() if client.isprintable() else ""
+        try:
+            known = await erasing.batches_of(target, slug)
+            plan = await erasing.plan(target, slug, known) if slug else None
+            if plan is None or plan.is_empty:
+                await batch_lookup.batches_of(target, client)  # raises, and says which clients there are
+                fail(f"there is nothing of {client} in {target.where}", WRONG_USAGE)
+            if not dry_run:
+                spending.sure(f"Erase {plan} of {slug} in {target.where} for good?", yes=yes)
+                show.keep_going()
+                async with idle.held(target) as alone:
+                    if target.data is not None and not alone:
+                        fail(f"a run works in {target.data}: wait for its end", NOT_NOW)
+                    await _erase(target, slug, plan)
+        except erasing.NotFinished as error:
+            fail(str(error), NOT_NOW)
         if as_json:
             show.as_json({
-                "client": known[0].client, "erased": not dry_run, "batches": plan.batches, "images": plan.images,
+                "client": slug, "erased": not dry_run, "batches": plan.batches, "images": plan.images,
                 "cacheEntries": len(plan.cache), "files": len(plan.objects),
             })  # fmt: skip
         else:
-            show.out.print(f"{known[0].client}: {plan} {'would be ' if dry_run else ''}erased")
+            show.out.print(f"{slug}: {plan} {'would be ' if dry_run else ''}erased")
+            if not target.settings.buckets.source and target.data is None:
+                show.err.print("photos in the photo bucket were not looked for: RUUM_BUCKETS_SOURCE does not name it")
         return OK
 
     with_target(work, data, project)
+
+
+async def _erase(target: Target, client: str, agreed: Plan) -> None:
+    """Look once more, as the question may have waited for hours; then erase what was agreed to."""
+    from ops import erasing
+
+    known = await erasing.batches_of(target, client)
+    plan = await erasing.plan(target, client, known)
+    if plan != agreed:
+        fail(f"{client} has changed meanwhile ({plan}); nothing was erased. Run the same command again", NOT_NOW)
+    await erasing.shut(target, known)
+    await erasing.erase(target, known, plan)

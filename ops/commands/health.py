@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from shared.model import Batch
 
 LOOK_BACK_SECONDS: Final = 3600.0
+MANY_FAILED: Final = 20  # images of one client with one fault of the photo: fewer are everyday, as in the threshold
 
 
 class Health(msgspec.Struct, rename="camel"):
@@ -64,6 +65,7 @@ async def look(target: Target) -> Health:
     known = await store.batches()
     alive = await workers.living(target)
     waits = await waiting.of_models(store, target.settings, now, models=target.settings.limits)
+    waits = waiting.of_workers(alive) + waits
     is_open = [batch for batch in known if batch.is_open]
     counts = {batch.id: await store.counts(batch.id) for batch in is_open}
     found = Health(
@@ -121,11 +123,28 @@ async def _failures(target: Target, known: list[Batch], since: float) -> list[di
     return [{"client": client, "code": code, "images": number} for (client, code), number in counted.most_common()]
 
 
+def _failed_lines(found: Health, options: str) -> list[str]:
+    """The failures that need a person: all that are not the photos' own fault, and many of one client's photos."""
+    from ops import failures
+
+    lines = []
+    for row in found.failures:
+        client, code = row["client"], row["code"]
+        failed = f"{words.count(row['images'], 'image')} of {client} failed with {code} in the last hour"
+        if code not in set(failures.OF_THE_PHOTO):
+            replay = f"ruum-batch replay --client {client} --code {code}{options}"
+            lines.append(f"{failed} ({failures.advice(code)}). When the cause is gone: {replay}")
+        elif row["images"] >= MANY_FAILED:
+            listed = f"ruum-batch dead-letters list --client {client}{options}"
+            lines.append(f"{failed}. The client can {failures.advice(code)}: {listed}")
+    return lines
+
+
 async def _trouble(target: Target, found: Health, is_open: list[Batch], waits: list[Wait], now: float) -> list[str]:
     from ops import waiting
     from shared.model import Control
 
-    lines = [wait.sentence for wait in waits if wait.serious]
+    lines = [wait.sentence for wait in waits if wait.serious or wait.kind == "halt"]
     for batch in is_open:
         if batch.control is Control.PAUSED:
             since = f" for {words.ago(now - batch.controlled_at)}" if batch.controlled_at else ""
@@ -137,6 +156,7 @@ async def _trouble(target: Target, found: Health, is_open: list[Batch], waits: l
     elif running and not found.workers:
         lines.append(f"No worker is alive, and {words.count(found.open_images, 'image')} "
                      f"{words.are(found.open_images)} open")  # fmt: skip
+    lines += _failed_lines(found, target.options)
     stalled = target.settings.reconcile.stalled_seconds
     if found.oldest and found.oldest["secondsStill"] >= stalled:
         still, oldest = words.ago(found.oldest["secondsStill"]), found.oldest
@@ -160,5 +180,6 @@ def _lines(found: Health) -> list[str]:
     lines += [f"waits      {wait.sentence}" for wait in found.waits] or ["waits      nothing waits for a vendor"]
     failed = [f"failures   {row['images']} {row['code']} of {row['client']} in the last hour" for row in found.failures]
     lines += failed or ["failures   none in the last hour"]
-    lines += [f"LOOK       {line}" for line in found.trouble] or [f"all is well in {found.where}"]
+    well = f"nothing else needs a person in {found.where}" if found.failures else f"all is well in {found.where}"
+    lines += [f"LOOK       {line}" for line in found.trouble] or [well]
     return lines

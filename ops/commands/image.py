@@ -74,6 +74,7 @@ def _story(target: Target, batch: Batch, found: Image, holder: Worker | None) ->
         f"  wanted    {found.room_type}, {found.design_style}, tier {found.tier.value}",
         f"  created   {_moment(found.created_at)}",
         f"  tries     round {found.round}, {tries}",
+        *_trials(found),
     ]
     if found.error:
         what = "failed" if found.state.value == "failed" else "last try"
@@ -90,6 +91,21 @@ def _story(target: Target, batch: Batch, found: Image, holder: Worker | None) ->
     return lines
 
 
+def _trials(found: Image) -> list[str]:
+    """What is known of an image that workers died with; nothing for most images."""
+    from shared import claims
+
+    trials, lines = found.trials, []
+    if trials.deaths or trials.passed:
+        where = f", the last at the step {trials.step}" if trials.step else ""
+        died, passed = words.count(trials.deaths, "worker"), words.count(trials.passed, "trial")
+        lines.append(f"  alone     {died} died while it held nothing else{where}; {passed} passed")
+    if claims.is_suspect(found) and found.settled_at is None:
+        age = words.duration(claims.TRIAL_AFTER_SECONDS)
+        lines.append(f"  suspect   it is tried alone, by a worker that has lived for {age}")
+    return lines
+
+
 def _calls(found: Image) -> list[str]:
     if not found.calls:
         return ["  calls     none paid for"]
@@ -97,7 +113,7 @@ def _calls(found: Image) -> list[str]:
     for call in found.calls:
         tokens = f"{call.input_tokens} + {call.output_tokens} tokens"
         lines.append(f"            {call.step:<8} {call.model}  {tokens}  {call.duration_ms / 1000:.1f} s  "
-                     f"${call.cost_micro_usd / 1e6:.4f}")  # fmt: skip
+                     f"${call.cost_micro_usd / 1e6:.4f}{' (estimated)' if call.estimated else ''}")  # fmt: skip
     return lines
 
 

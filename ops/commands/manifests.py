@@ -37,11 +37,11 @@ def validate(manifest: ManifestPath, photos: PhotosOption = None, as_json: JsonF
 
     Photos on this machine are looked for, addresses are not fetched. Exit code 3: valid, but photos are missing.
     """
-    from ops import manifest_file
+    from ops import manifest_file, run_notes
     from ops import photos as local_photos
 
     found = manifest_file.read_or_reject(manifest, photos or (), as_json=as_json)
-    absent = local_photos.missing(found)
+    absent = local_photos.missing(found, run_notes.photo_folders(manifest) if found.is_retry else ())
     if as_json:
         show.as_json({
             "valid": True, "batchId": found.batch, "images": len(found.images), "problems": [],
@@ -77,11 +77,11 @@ def estimate(
     """
     import msgspec
 
-    from ops import estimates, manifest_file
+    from ops import estimates, manifest_file, run_notes
     from ops import photos as local_photos
 
     found = manifest_file.read_or_reject(manifest, photos or (), as_json=as_json)
-    absent = local_photos.missing(found)
+    absent = local_photos.missing(found, run_notes.photo_folders(manifest) if found.is_retry else ())
 
     async def work(target: Target) -> int:
         estimated = await estimates.of_manifest(target, found)
@@ -103,12 +103,15 @@ def _show(found: Estimate) -> None:
     images = words.count(found.images, "image")
     show.out.print(f"{images}{kept}: {found.to_buy} to buy, {words.money(found.cost_usd)} ({basis})")
     waiting = words.count(sum(found.backlog.values()), "image")
-    standing = f", standing still for {words.duration(found.blocked_seconds)}" if found.blocked_seconds else ""
+    still = f", nothing moves for {words.duration(found.blocked_seconds)}" if found.blocked_seconds else ""
+    if found.outage:
+        still = ". The vendor does not answer now, so nobody knows when it will be done"
     pace = f"{found.images_per_minute:g} images a minute, limited by {found.limited_by}"
-    show.out.print(f"  {pace}; {waiting} waiting before it{standing}")
+    show.out.print(f"  {pace}; {waiting} waiting before it{still}")
+    least = "at least " if found.outage else ""
     show.table(
         [
-            [f"  {name}", words.money(tier.price_usd), f"done in {words.duration(tier.seconds)}",
+            [f"  {name}", words.money(tier.price_usd), f"done in {least}{words.duration(tier.seconds)}",
              "<- the manifest's" if name == found.tier else ""]
             for name, tier in found.tiers.items()
         ],

@@ -53,7 +53,7 @@ def submit(
 
     async def work(target: Target) -> int:
         found = _checked(target, manifest, content, as_json=as_json)
-        _ask_for_missing(found, manifest, yes=yes)
+        _ask_for_missing(await _without_known_paths(target, found), manifest, yes=yes)
         return await _submit(target, manifest, content, found, watch_it=watch_it, as_json=as_json)
 
     with_target(work, None, project, need_google=True)
@@ -73,6 +73,19 @@ def _checked(target: Target, manifest: Path, content: bytes, *, as_json: bool) -
     if found is None:
         manifest_file.rejected(manifest, problems, None, as_json=as_json)
     return found
+
+
+async def _without_known_paths(target: Target, found: Manifest) -> Manifest:
+    """Without the rows of a failed.csv whose path leads to a photo beside the batch's manifest: that one is taken."""
+    import msgspec
+
+    known = await target.backend.store.batch(found.batch) if found.is_retry else None
+    bucket, objects = target.settings.buckets.intake, target.backend.objects
+    if known is None or not known.manifest.base.startswith(f"gs://{bucket}/"):
+        return found
+    folder = known.manifest.base.removeprefix(f"gs://{bucket}/")
+    there = {image.path for image in found.images if image.path and await objects.stat(bucket, folder + image.path)}
+    return msgspec.structs.replace(found, images=tuple(image for image in found.images if image.path not in there))
 
 
 def _ask_for_missing(found: Manifest, manifest: Path, *, yes: bool) -> None:
@@ -122,7 +135,7 @@ def _as_before(target: Target, known: Batch) -> str:
 def watch(
     batch: BatchArgument, data: DataOption = None, project: ProjectOption = None, as_json: JsonFlag = False
 ) -> None:
-    """Follow a batch until it is done, is paused, or stands still because nobody works. Exit codes as for run."""
+    """Follow a batch until it is done, is paused, or makes no progress because nobody works. Exit codes as for run."""
     with_target(lambda target: follow(target, batch, as_json=as_json), data, project)
 
 
@@ -130,14 +143,14 @@ async def follow(target: Target, batch_id: str, *, as_json: bool, awaited: Await
     """Follow a batch to its end; the exit code."""
     import asyncio
 
-    from ops import remote
+    from ops import batch_lookup, remote
 
     progress = show.BatchProgress()
     waits = _Waits(target, progress)
 
     async def not_yet() -> None:
         known = [known.id for known in await target.backend.store.batches()]
-        there = ", ".join(known[:20]) or "none"
+        there = batch_lookup.listed(known)
         limit = words.duration(remote.APPEAR_SECONDS)
         show.err.print(f"no batch {batch_id} yet in {target.where}; waiting up to {limit} for it (there are: {there})")
 
@@ -188,6 +201,7 @@ class _Waits:
                 self.standing_still = nobody.sentence
                 return True
         self._progress.waits = waits[0].short if waits else ""
+        self._progress.stuck = any(wait.serious for wait in waits)
         long_still = now - self._moved_at >= 10.0  # starting workers, and a picture, take that long
         said = next((wait for wait in waits if wait.serious and (wait.kind != "nobody" or long_still)), None)
         if said is None and waits and long_still:
@@ -228,7 +242,7 @@ async def ended(
         for line in [*failures.lines(groups), *waiting.paused_lines(target.options, batch, goes_on=same)]:
             show.err.print(line)
     else:
-        show.err.print(f"{batch.id} stands still with {state}. {standing_still or ''}".rstrip())
+        show.err.print(f"{batch.id} makes no progress, with {state}. {standing_still or ''}".rstrip())
     return SOME_FAILED
 
 
@@ -242,14 +256,14 @@ def results_place(target: Target, name: str) -> str:
 
 def next_steps(target: Target, batch: Batch, groups: list[Any]) -> list[str]:
     """What to run next after failures, wherever the batch is."""
-    from ops import failures, local, run_notes
+    from ops import failures, run_notes
     from shared import names
 
     retry = f"ruum-batch retry-failed {batch.id}{target.options}"
     failed_csv = names.round_folder(batch) + "failed.csv"
     if target.data is not None:
-        out = local.results_of(target.data)
-        again = f"ruum-batch run {run_notes.quoted(out / failed_csv)} --out {run_notes.quoted(out)}"
+        out = run_notes.results_of(target.data)
+        again = run_notes.run_command(target.data, batch, out / failed_csv)
         if not target.somebody_works():
             retry += f", then: {run_notes.run_command(target.data, batch)}"
     else:

@@ -12,6 +12,7 @@ from typing import Protocol, TypeVar
 
 import msgspec
 
+from shared.claims import PictureStep
 from shared.errors import AnswerRefused, ErrorCode, ImageRejected, WrongShape
 from shared.model import Checkpoint
 from shared.ports import Answer, Finished, Photo, Pictures, Request, StagingModel
@@ -25,7 +26,7 @@ MOST_DEFECTS = 8  # named to the next generation: more would drown the wish for 
 
 
 class Desk(Protocol):
-    """What the agents ask of whoever employs them."""
+    """What the agents ask of their caller."""
 
     @property
     def checkpoint(self) -> Checkpoint:
@@ -39,6 +40,9 @@ class Desk(Protocol):
 
     async def kept_picture(self) -> bytes | None:
         """The picture of the checkpoint, if it still exists."""
+
+    async def picture_work(self, step: PictureStep, work: Callable[[], Awaitable[T]]) -> T:
+        """Decode or write a picture, and know that it is being done: it may end the process."""
 
     def measured(self, step: str, duration_ms: int) -> None:
         """Note how long a step took."""
@@ -106,7 +110,9 @@ class Agents:
 
     async def _generated(self, photo: Photo, analysis: Analysis, request: Request, desk: Desk) -> Finished | None:
         """Buy a picture, look whether it can be used at all, and only then keep it. None: it is of another shape."""
-        shown = photo if frame(photo.width, photo.height) is None else await self._pictures.framed(photo)
+        shown = photo
+        if frame(photo.width, photo.height) is not None:
+            shown = await desk.picture_work(PictureStep.FRAME, partial(self._pictures.framed, photo))
         defects = desk.checkpoint.defects
         generate = partial(self._model.generate, shown, analysis, request, defects)
         raw = await self._bought(desk, "generate", self._model.image_model, generate)
@@ -119,7 +125,7 @@ class Agents:
     async def _finished(self, raw: bytes, photo: Photo, desk: Desk, bought: Checkpoint) -> Finished | None:
         """The picture as it would be published. None: it has not its photo's shape, which is a defect like others."""
         try:
-            return await self._pictures.finish(raw, photo)
+            return await desk.picture_work(PictureStep.FINISH, partial(self._pictures.finish, raw, photo))
         except WrongShape as error:
             await desk.keep(bought, None)
             await self._reject(desk, (f"the picture has the wrong shape: {error.message}",))

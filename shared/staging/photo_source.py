@@ -64,7 +64,7 @@ class PhotoSource:
         except (ValueError, OSError, RuntimeError):
             raise ImageRejected(ErrorCode.SOURCE_NOT_FOUND, "the address leads to no file") from None
         if not any(real.is_relative_to(folder) for folder in self._folders):
-            raise ImageRejected(ErrorCode.SOURCE_NOT_ALLOWED, "the file lies outside the folders photos may come from")
+            raise ImageRejected(ErrorCode.SOURCE_NOT_ALLOWED, "the file is outside the folders photos may come from")
         try:
             if not real.is_file():  # neither folders nor pipes, which would never end
                 raise ImageRejected(ErrorCode.SOURCE_NOT_FOUND, "no such file")

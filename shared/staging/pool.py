@@ -120,7 +120,7 @@ class PicturePool:
         return blame(code, message)
 
     def close(self) -> None:
-        """End all subprocesses; work in them is lost, and whoever waits for it is cancelled."""
+        """End all subprocesses; work in them is lost, and waiting callers are cancelled."""
         self._closed = True
         for waiting in self._open:
             waiting.cancel()

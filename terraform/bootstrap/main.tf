@@ -1,9 +1,10 @@
-# What the first build needs, applied once by an Owner: the state's bucket, two accounts, the triggers. See
+# What the first build needs, applied once by an Owner: the state's bucket, three accounts, the triggers. See
 # docs/operations.md, "First deployment".
 #
-# Two accounts, because approval must guard everything that is dangerous. The account that tests and plans runs the code of a
-# commit and of its dependencies, with no approval: it can read, push an image, and ask for an apply. The account that
-# applies can change the project; only an approved build runs as it, with the steps that stand in this file.
+# Three accounts, because approval must guard everything that is dangerous. The one that tests pull requests can write a
+# log. The one that tests and plans runs the code of a commit and of its dependencies, with no approval: it can read, push
+# an image, and ask for an apply. The one that applies can change the project; only an approved build runs as it, with the
+# steps in this file.
 terraform {
   required_version = ">= 1.9"
   required_providers {
@@ -158,10 +159,17 @@ resource "google_storage_bucket_iam_member" "plan_keeps_plans" {
 # --- accounts
 
 resource "google_service_account" "build" {
-  for_each     = { plan = "test and plan", apply = "deploy what was approved" }
+  for_each     = { check = "test pull requests", plan = "test and plan", apply = "deploy what was approved" }
   account_id   = "${var.name}-${each.key}"
   display_name = "Ruum Batch: ${each.value}"
   depends_on   = [google_project_service.this]
+}
+
+# A pull request is anybody's code: its tests can write their log, and nothing else.
+resource "google_project_iam_member" "check" {
+  project = var.project_id
+  role    = "roles/logging.logWriter"
+  member  = google_service_account.build["check"].member
 }
 
 # To compare the project with the configuration, Terraform reads all of it, grants included; and the worker's image is
@@ -271,6 +279,41 @@ locals {
     _BILLING_ACCOUNT = var.billing_account
   }
   plans = "gs://${google_storage_bucket.state.name}/plans/"
+}
+
+# What is proposed is tested before it is merged. The step stands here, so that a pull request cannot change what runs; from
+# people without write access it waits until somebody who has comments "/gcbrun".
+resource "google_cloudbuild_trigger" "check" {
+  name            = "${var.name}-check"
+  description     = "Tests of every pull request to main"
+  location        = var.region
+  service_account = google_service_account.build["check"].id
+  repository_event_config {
+    repository = var.repository
+    pull_request {
+      branch          = "^main$"
+      comment_control = "COMMENTS_ENABLED_FOR_EXTERNAL_CONTRIBUTORS_ONLY"
+    }
+  }
+  build {
+    timeout = "5400s"
+    options {
+      logging      = "CLOUD_LOGGING_ONLY"
+      machine_type = "E2_HIGHCPU_8"
+    }
+    step {
+      id         = "test"
+      name       = "gcr.io/google.com/cloudsdktool/google-cloud-cli:528.0.0-emulators"
+      entrypoint = "bash"
+      env        = ["CI=true"]
+      args = ["-ceu", <<-EOT
+        apt-get update --quiet && apt-get install --quiet --yes --no-install-recommends \
+          make python3-venv nodejs chromium chromium-driver
+        make test
+      EOT
+      ]
+    }
+  }
 }
 
 resource "google_cloudbuild_trigger" "plan" {

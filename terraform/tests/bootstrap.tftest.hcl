@@ -42,6 +42,14 @@ run "approval_guards_what_is_dangerous" {
     error_message = "An apply is approved, and its steps are the bootstrap's and no commit's."
   }
   assert {
+    condition     = google_project_iam_member.check.role == "roles/logging.logWriter"
+    error_message = "A pull request's tests can write their log, and nothing else."
+  }
+  assert {
+    condition     = google_cloudbuild_trigger.check.filename == null && google_cloudbuild_trigger.check.repository_event_config[0].pull_request[0].comment_control == "COMMENTS_ENABLED_FOR_EXTERNAL_CONTRIBUTORS_ONLY"
+    error_message = "A stranger's pull request runs the bootstrap's steps only, and only when somebody has looked at it."
+  }
+  assert {
     condition     = google_storage_bucket_iam_member.plan_keeps_plans.role == "roles/storage.objectCreator"
     error_message = "A plan that waits for approval cannot be overwritten."
   }

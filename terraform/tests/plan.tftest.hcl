@@ -48,6 +48,10 @@ run "the_defaults" {
     error_message = "The dead-letter topic has two subscriptions: one pushed to the door, one kept for operators."
   }
   assert {
+    condition     = google_pubsub_subscription.completed.filter == "attributes.\"ce-type\" = \"ruum.batch.completed\"" && google_pubsub_subscription.completed.message_retention_duration == "600s" && length(google_pubsub_subscription.completed.push_config) == 1
+    error_message = "Workers are stopped when a batch completes, and reconcile is told of nothing else."
+  }
+  assert {
     condition = alltrue([
       for bucket in concat(values(google_storage_bucket.this), [google_storage_bucket.code]) :
       bucket.uniform_bucket_level_access && bucket.public_access_prevention == "enforced"
@@ -87,6 +91,10 @@ run "the_defaults" {
     error_message = "Firestore is granted for this pipeline's database only."
   }
   assert {
+    condition     = local.settings.RUUM_GOOGLE_DOCUMENTS_KEPT_SECONDS == "34560000" && toset(keys(google_firestore_field.expires)) == toset(["batches", "cache", "hosts", "images", "reconciled", "tallies", "workers"])
+    error_message = "Every document that is kept for a time is deleted after it."
+  }
+  assert {
     condition     = jsondecode(local.settings.RUUM_LIMITS)["gemini-nano-banana-2.1"].per_minute == 60
     error_message = "Quotas are those of shared/topology.json unless laid over."
   }
@@ -123,6 +131,10 @@ run "a_first_apply" {
   assert {
     condition     = [for field in google_firestore_index.counts.fields : field.field_path] == ["counts.cancelled", "counts.completed", "counts.failed", "counts.processing", "counts.queued"] && alltrue([for field in google_firestore_index.counts.fields : field.order == "ASCENDING"])
     error_message = "A batch's counts are five sums in one query, which wants one index."
+  }
+  assert {
+    condition     = [for field in google_firestore_index.moved.fields : "${field.field_path} ${field.order}"] == ["state ASCENDING", "movedAt ASCENDING"]
+    error_message = "Reconcile asks for images by state and by the time they moved, in one index."
   }
   assert {
     condition     = alltrue([for field in google_firestore_field.unindexed : field.field == "*" && length(field.index_config[0].indexes) == 0])
@@ -198,10 +210,10 @@ run "what_is_seen" {
   assert {
     condition = (
       endswith(google_monitoring_alert_policy.failing_push.conditions[0].condition_threshold[0].filter, "metric.label.response_class!=\"ack\"")
-      && strcontains(google_monitoring_alert_policy.failing_push.conditions[0].condition_threshold[0].filter, "full_match(\"ruum-dead-letter|eventarc-southamerica-east1-ruum-(ingest|aggregate)-.*|ruum-batch-events-.*-webhook\")")
+      && strcontains(google_monitoring_alert_policy.failing_push.conditions[0].condition_threshold[0].filter, "full_match(\"ruum-dead-letter|eventarc-southamerica-east1-ruum-(ingest|aggregate)-.*|ruum-batch-events-.*-webhook|ruum-completed\")")
       && !strcontains(google_monitoring_alert_policy.failing_push.conditions[0].condition_threshold[0].denominator_filter, "response_class")
     )
-    error_message = "A push that is answered 403 or 404 is noticed, whoever pushes."
+    error_message = "A push that is answered 403 or 404 is noticed, no matter who pushes."
   }
   assert {
     condition = anytrue([
@@ -273,6 +285,26 @@ run "another_name" {
   assert {
     condition     = strcontains(google_monitoring_dashboard.this.dashboard_json, "logging_googleapis_com:user_ruum_two_cost_usd_sum")
     error_message = "PromQL knows no hyphen."
+  }
+}
+
+# Names are made of both, and a bucket's may have 63 characters.
+run "another_project_of_the_longest_name" {
+  command = plan
+  variables {
+    project_id = "a-project-of-thirty-characters"
+    name       = "ruum-fourteen1"
+  }
+  assert {
+    condition = alltrue([
+      for bucket in concat(values(google_storage_bucket.this), [google_storage_bucket.code]) :
+      length(bucket.name) <= 63 && startswith(bucket.name, "a-project-of-thirty-characters-ruum-fourteen1-")
+    ])
+    error_message = "Buckets are named by project and name, in 63 characters at most."
+  }
+  assert {
+    condition     = local.settings.GOOGLE_CLOUD_PROJECT == "a-project-of-thirty-characters" && !strcontains(jsonencode(local.settings), "demo-project")
+    error_message = "Nothing names another project."
   }
 }
 

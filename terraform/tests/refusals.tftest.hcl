@@ -121,6 +121,23 @@ run "results_kept_for_a_day" {
   expect_failures = [var.results_kept_days]
 }
 
+run "documents_kept_for_two_months" {
+  command = plan
+  variables {
+    documents_kept_days = 60
+    results_kept_days   = 30
+  }
+  expect_failures = [var.documents_kept_days]
+}
+
+run "documents_deleted_before_the_pictures_they_name" {
+  command = plan
+  variables {
+    results_kept_days = 400
+  }
+  expect_failures = [var.documents_kept_days]
+}
+
 run "links_for_a_month" {
   command = plan
   variables {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import math
 import random
 import threading
 from collections import Counter
@@ -42,6 +43,7 @@ from shared.model import (
     ReportFile,
     Tally,
     Tier,
+    Trials,
     Worker,
     shards_for,
 )
@@ -679,6 +681,69 @@ def test_changes_while_images_are_read_lose_and_double_nothing(backend: Backend)
     backend.run(case)
 
 
+MOVED_STATES = [[state] for state in ImageState] + [[ImageState.QUEUED, ImageState.PROCESSING], list(ImageState)]
+
+
+def test_what_has_moved_is_found_by_state_and_time_and_nothing_else(backend: Backend) -> None:
+    async def case() -> None:
+        batch_id, store, total = backend.unique("batch"), backend.store, 603
+        # Many moved at one moment, so that a page ends among them; of some it was never noted when.
+        times: list[dict[str, float]] = [{}, {"moved_at": 1000.0}, {"moved_at": 1000.5}, {"moved_at": 2000.25}]
+        images = [
+            an_image(batch_id, index, state=list(ImageState)[index * 7 % 5], **times[index % 4])
+            for index in range(total)
+        ]
+        for start in range(0, total, 400):
+            await store.create_images(images[start : start + 400])
+        await store.create_images([an_image(batch_id + ".other", 0, moved_at=1000.0)])
+        ranges: list[dict[str, float]] = [
+            {}, {"since": 1000.0}, {"since": 1000.1}, {"since": 2000.25}, {"since": 2000.3}, {"before": 1000.0},
+            {"before": 1000.5}, {"since": 1000.5, "before": 2000.25}, {"since": -600.0, "before": 1e9},
+        ]  # fmt: skip
+        for states in MOVED_STATES:
+            for each in ranges:
+                since, before = each.get("since", 0.0), each.get("before", math.inf)
+                wanted = [i for i in images if i.moved_at and i.state in states and since <= i.moved_at < before]
+                found = [image async for image in store.moved_images(batch_id, states, **each)]
+                assert found == sorted(wanted, key=lambda image: (image.moved_at, image.index)), (states, each)
+        assert [image async for image in store.moved_images(backend.unique("none"), list(ImageState))] == []
+
+    backend.run(case)
+
+
+@pytest.mark.parametrize("count", [500, 501, 1000])
+def test_no_number_of_moved_images_is_special(backend: Backend, count: int) -> None:
+    async def case() -> None:
+        batch_id, store = backend.unique("batch"), backend.store
+        await store.create_images([an_image(batch_id, index, moved_at=7.0) for index in range(count)])
+        assert [i.index async for i in store.moved_images(batch_id, [ImageState.QUEUED])] == list(range(count))
+        assert [i.index async for i in store.moved_images(batch_id, [ImageState.FAILED])] == []
+
+    backend.run(case)
+
+
+def test_an_image_that_moves_is_found_where_it_is_now(backend: Backend) -> None:
+    async def case() -> None:
+        batch_id, store, token = backend.unique("batch"), backend.store, backend.clock.token
+        await store.create_images([an_image(batch_id, index, moved_at=100.0) for index in range(3)])
+
+        def take(image: Image) -> Image | Refusal:
+            return claims.claim(image, task_round=1, worker="w", now=200.5, holder=None)
+
+        claimed = await store.change_image(batch_id, 1, take, token())
+        assert isinstance(claimed, Image)
+        found = [image async for image in store.moved_images(batch_id, list(ImageState), since=200.0)]
+        assert found == [claimed]
+        checkpointed = await store.change_image(
+            batch_id, 1, lambda i: claims.checkpoint(i, fence=1, checkpoint=Checkpoint(), calls=()), token()
+        )
+        assert isinstance(checkpointed, Image)
+        queued = [image.index async for image in store.moved_images(batch_id, [ImageState.QUEUED])]
+        assert (queued, checkpointed.moved_at) == ([0, 2], 200.5)
+
+    backend.run(case)
+
+
 def test_readers_do_not_disturb_each_other(backend: Backend) -> None:
     async def case() -> None:
         batch_id, store = backend.unique("batch"), backend.store
@@ -773,7 +838,8 @@ def test_documents_survive_exactly(backend: Backend) -> None:
             fence=7,
             attempts=1,
             crashes=2,
-            claim=Claim(worker=text, at=1_772_442_000.1234567, alone=True),
+            claim=Claim(worker=text, at=1_772_442_000.1234567, alone=True, step=text),
+            trials=Trials(deaths=3, step=text, in_a_row=2, passed=1),
             checkpoint=Checkpoint(analysis=text, picture=text, generations=2, defects=(text, "", text)),
             output=msgspec.structs.replace(OUTPUT, picture=text),
             error=Failure(code=text, message=text),
@@ -786,6 +852,7 @@ def test_documents_survive_exactly(backend: Backend) -> None:
             cached=True,
             created_at=0.1 + 0.2,
             touched_at=1 / 3,
+            moved_at=2 / 3,
             settled_at=1e-9,
         )
 

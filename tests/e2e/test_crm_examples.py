@@ -180,7 +180,6 @@ async def run_to_its_end(name: str, environment: Mapping[str, str], what: str, *
 
 async def fetched(here: World, name: str, environment: Mapping[str, str], folder: Path) -> None:
     """The program that fetches results writes what the report lists, and says what failed."""
-    folder.mkdir()
     said = await run_to_its_end(name, environment, "results", "results", "acme.b1", 1, folder)
     assert said == ["0 APT 0: 0-APT-0.jpg", "1 APT 1: 1-APT-1.jpg", said[2]]
     assert said[2].startswith("2 APT 2: source_not_found: ")
@@ -237,8 +236,8 @@ def test_the_guides_programs_on_a_stack(tmp_path: Path) -> None:
             f"  pictures and errors: {completed['reports']['results.jsonl']['uri']}",
         ]
         rejections = [
-            f"gs://intake/manifests/acme/bad {name}.json: {rejected['problems']} problems, "
-            f"the first: {rejected['firstProblems'][0]}"
+            f"gs://intake/manifests/acme/bad {name}.json: rejected (problems: {rejected['problems']}): "
+            f"{rejected['firstProblems'][0]}"
             for name in COMMANDS
         ]
         known = ("ruum.batch.completed", "ruum.batch.rejected")

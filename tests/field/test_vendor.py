@@ -44,6 +44,9 @@ class Desk:
     async def kept_picture(self) -> bytes | None:
         return None
 
+    async def picture_work(self, step: str, work: Callable[[], Awaitable[Any]]) -> Any:
+        return await work()
+
     def measured(self, step: str, duration_ms: int) -> None:
         """Not asked for here."""
 

@@ -599,13 +599,6 @@ def test_the_page_speaks_the_readers_language(chrome: Chrome, tmp_path: Path) ->
     assert ReportPage(chrome, tmp_path, *images, language="de-DE").texts("article .name")[0] == "bedroom · rustic"
 
 
-@pytest.mark.parametrize(("lang", "spoken"), [("pt", "pt-BR"), ("pt-BR", "pt-BR"), ("en", "en-US"), ("xx", "en-US"), ("__proto__", "en-US")])  # fmt: skip
-def test_the_clients_language_goes_before_the_browsers(chrome: Chrome, tmp_path: Path, lang: str, spoken: str) -> None:
-    page = ReportPage(chrome, tmp_path, image(0), edit=lambda data: data.update(lang=lang))
-    assert page.run("return document.documentElement.lang") == spoken
-    assert page.complaints() == []
-
-
 def test_both_languages_have_the_same_words(chrome: Chrome, tmp_path: Path) -> None:
     page = ReportPage(chrome, tmp_path, image(0))
     shape = """

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import inspect
 import json
+import math
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ import msgspec
 
 from ops.noop import ANALYSIS, GOOD
 from shared import closing
-from shared.claims import HEARTBEAT_STALE_SECONDS
+from shared.claims import HEARTBEAT_STALE_SECONDS, TRIAL_AFTER_SECONDS
 from shared.errors import ErrorCode, WorldError
 from shared.heartbeat import Heartbeat
 from shared.messages import Letter, Task, decode, encode, is_letter, task_for
@@ -234,6 +235,9 @@ class PictureWorks(Scripted):
         photo = Photo(jpeg=b"photo of " + data, width=4, height=3, sha256=hashlib.sha256(data).hexdigest())
         return await self._meet("normalise", photo)
 
+    async def framed(self, photo: Photo) -> Photo:
+        return await self._meet("framed", photo)
+
     async def finish(self, picture: bytes, photo: Photo) -> Finished:
         jpeg = b"finished " + picture
         digest = hashlib.sha256(jpeg).hexdigest()
@@ -265,7 +269,7 @@ class Fakes:
         """The fake that a step belongs to."""
         if step == "fetch":
             return self.source
-        return self.pictures if step in ("normalise", "finish") else self.model
+        return self.pictures if step in ("normalise", "framed", "finish") else self.model
 
     def will(self, step: str, *entries: Any) -> None:
         self.of(step).will(step, *entries)
@@ -344,10 +348,10 @@ class World:
         self.rooms = self.rooms_on(self.parts)
         self._deliveries = 0
 
-    def rooms_on(self, backend: Any, *, folder_is_client: bool = True) -> Rooms:
+    def rooms_on(self, backend: Any, *, folder_is_client: bool = True, kept_seconds: float = math.inf) -> Rooms:
         """The rooms without model on these ports."""
         return rooms(
-            Backend(backend.store, backend.queue, backend.objects),
+            Backend(backend.store, backend.queue, backend.objects, kept_seconds=kept_seconds),
             self.clock,
             self.settings,
             lambda stored: SourceRules(base="gs://intake/" + stored.name.rpartition("/")[0] + "/"),
@@ -385,6 +389,7 @@ class World:
                     shard=index % batch.shards,
                     property_code=f"APT {index}",
                     created_at=batch.created_at,
+                    moved_at=batch.created_at,
                 )
                 for index in range(total)
             ]
@@ -402,7 +407,8 @@ class World:
         return changed
 
     async def change_image(self, index: int = 0, batch: str = "acme.b1", **changes: Any) -> Image:
-        """Put an image into a state that a test starts from."""
+        """Put an image into a state that a test starts from; it moved there just now, unless the test says otherwise."""
+        changes.setdefault("moved_at", self.clock.now())
         changed = await self.store.change_image(
             batch,
             index,
@@ -414,7 +420,9 @@ class World:
 
     async def held_by(self, worker: str, index: int = 0, **changes: Any) -> Image:
         """An image that `worker` claimed just now."""
-        claim = Claim(worker=worker, at=self.clock.now(), alone=changes.pop("alone", False))
+        claim = Claim(
+            worker=worker, at=self.clock.now(), alone=changes.pop("alone", False), step=changes.pop("step", "")
+        )
         return await self.change_image(
             index, state=ImageState.PROCESSING, claim=claim, fence=changes.pop("fence", 1), **changes
         )
@@ -435,10 +443,17 @@ class World:
         """A living worker, on the world's backend or another view of it."""
         return await Hand(self, backend or self.parts, self.fakes).start()
 
+    async def grown_worker(self, backend: Any = None) -> Hand:
+        """A worker that has lived for long enough to try suspects."""
+        hand = await self.worker(backend)
+        await self.clock.sleep(TRIAL_AFTER_SECONDS)
+        await hand.heartbeat.beat()
+        return hand
+
     async def killed_at(self, step: str, delivery: Delivery) -> Hand:
         """A worker of its own is killed at this step of the delivery's image; what it leaves behind is left."""
         process = Fuse()
-        hand = await self.worker(fused(self.parts, process))
+        hand = await self.grown_worker(fused(self.parts, process))
 
         async def die() -> None:
             raise process.blow()

@@ -54,6 +54,9 @@ class Desk:
         self.notes.append("look for the picture")
         return self._kept
 
+    async def picture_work(self, step: str, work: Callable[[], Awaitable[Any]]) -> Any:
+        return await work()
+
     def measured(self, step: str, duration_ms: int) -> None:
         """Nobody asks here."""
 

@@ -298,7 +298,7 @@ async def test_what_is_no_manifest_by_its_name_is_ignored(world: World, name: st
 @pytest.mark.parametrize(
     ("name", "advice"),
     [
-        ("plan.xls", "save it as .xlsx"), ("plan.txt", "name it .csv"), ("plan.tsv", "name it .csv"), ("plan", ".jsonl"),
+        ("plan.xls", "save it as .xlsx, .ods or CSV"), ("plan.txt", "name it .csv"), ("plan.tsv", "name it .csv"), ("plan", ".jsonl"),
         ("plan.numbers", "export it"), ("plan.zip", "unpack it"), ("plan.csv.gz", "unpack it"), ("a/plan.pdf", ".csv"),
         ("plan.ndjson", ".jsonl"), ("json", ".json"), ("batch.json.errors.json.txt", "name it .csv"),
     ],

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from shared import closing
-from shared.model import BatchState, Counts, Image, ImageState, Output, Tally, Tier
+from shared.model import BatchState, Call, Counts, Image, ImageState, Output, Tally, Tier
 from shared.names import closing_folder, round_folder
 from shared.ports import StoredObject
 from tests.rooms.parts import Killed, World, virtual
@@ -136,3 +136,16 @@ async def test_the_reports_are_the_same_however_often_their_closer_is_killed(wor
     assert ended.closing_at == again_at
     found = [await report_sha(again, name) for name in ("results.jsonl", "results.csv", "failed.csv")]
     assert found == expected[:3]
+
+
+@virtual
+async def test_a_closing_counts_what_the_vendor_did_not_say(world: World) -> None:
+    await world.batch(2)
+    guessed = Call(step="generate", model="m", cost_micro_usd=50_000, estimated=True)
+    known = msgspec.structs.replace(guessed, estimated=False)
+    for index, calls in enumerate([(known, guessed), (known,)]):
+        await world.change_image(index, state=ImageState.COMPLETED, settled_at=world.clock.now(), calls=calls)
+    await world.rooms.reconcile.run()
+    done = (await world.the_batch()).completion
+    assert done is not None
+    assert (done.cost_usd, done.estimated_usd) == (0.15, 0.05)

@@ -222,3 +222,48 @@ def test_the_plans_number_is_part_of_it() -> None:
 
     plan = ReplayPlan(lease=Lease(holder="x", until=1.0), number=3)
     assert msgspec.json.decode(msgspec.json.encode(plan), type=ReplayPlan) == plan
+
+
+# --- documents that expire
+
+LAST = 30 * 86_400.0
+KEPT = LAST + 7200.0  # a short time, so that the worlds need not live for a year
+
+
+@pytest.mark.parametrize(
+    ("left", "begins"), [(LAST + 1.0, True), (LAST, True), (LAST - 1.0, False), (LAST - 3600.0, False)]
+)
+@virtual
+async def test_no_replay_begins_shortly_before_its_documents_are_deleted(
+    world: World, left: float, begins: bool
+) -> None:
+    """An image that is deleted while it waits in the queue is lost."""
+    await failed_batch(world, 2)
+    made = (await world.the_batch()).created_at
+    await world.clock.sleep(made + KEPT - left - world.clock.now())
+    replay = world.rooms_on(world.parts, kept_seconds=KEPT).replay
+    if begins:
+        assert await replay.run("acme.b1") == 2
+        return
+    before = await world.the_batch()
+    with pytest.raises(Busy, match="its documents are deleted within 30 days; submit the failed photos as a new batch"):
+        await replay.run("acme.b1")
+    assert await world.the_batch() == before
+    assert await states(world) == [FAILED, FAILED]
+    assert await world.rooms.replay.run("acme.b1") == 2, "where documents are kept for ever there is no such day"
+
+
+@virtual
+async def test_a_replay_that_began_in_time_is_carried_on(world: World) -> None:
+    """Killed on its last day, and taken up by reconcile after it: left as it is, its batch would never close."""
+    await failed_batch(world, 3)
+    made = (await world.the_batch()).created_at
+    await world.clock.sleep(made + KEPT - LAST - world.clock.now() - 1.0)
+    killed = Fuse(2, on="change_image")
+    rooms = world.rooms_on(fused(world.parts, killed), kept_seconds=KEPT)
+    assert await killed.kills(rooms.replay.run("acme.b1"))
+    await world.clock.sleep(LEASE_SECONDS + 1.0)
+    report = await world.rooms_on(world.parts, kept_seconds=KEPT).reconcile.run()
+    assert report.replays == 1
+    assert (await world.the_batch()).state is BatchState.PROCESSING
+    assert await states(world) == [ImageState.QUEUED] * 3

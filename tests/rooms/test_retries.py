@@ -7,6 +7,7 @@ import io
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pytest
 
 from shared.model import Batch, BatchState, Checkpoint, Control, Failure, ImageState
@@ -179,6 +180,20 @@ async def test_one_without_anything_left_to_try_is_answered_with_what_is_known(w
 
 
 @virtual
+async def test_a_batch_whose_documents_expire_says_so(world: World) -> None:
+    """Tried for a day, the drop would be given up and nobody told."""
+    batch = await closed_batch(world)
+    content = written(await failed_csv(world, batch))
+    await world.clock.sleep(3600)
+    world.rooms = world.rooms_on(world.parts, kept_seconds=30 * 86_400.0 + 3599.0)
+    refused = await dropped(world, content)
+    assert refused.state is BatchState.REJECTED
+    (event,) = await world.events()
+    assert "its documents are deleted within 30 days; submit the failed photos" in event["data"]["firstProblems"][0]
+    assert "a batch whose documents are kept for 30 more days" in event["data"]["firstProblems"][0]
+
+
+@virtual
 async def test_a_paused_batch_says_so(world: World) -> None:
     batch = await closed_batch(world)
     content = written(await failed_csv(world, batch))
@@ -236,3 +251,48 @@ async def test_a_drop_that_never_comes_again_is_ended_after_a_day(world: World) 
     await world.clock.sleep(90_000)
     await world.rooms.reconcile.run()
     assert (await world.the_batch()).state is not BatchState.REOPENING
+
+
+# --- a path, corrected in a folder of reports
+
+
+@pytest.mark.parametrize(
+    ("there", "source"),
+    [
+        ((), "gs://intake/manifests/acme/new/7.jpg"),  # nowhere: the error names the place that was meant
+        (("manifests/acme/new/7.jpg",), "gs://intake/manifests/acme/new/7.jpg"),
+        (("manifests/acme/retries/new/7.jpg",), "gs://intake/manifests/acme/retries/new/7.jpg"),
+        (
+            ("manifests/acme/new/7.jpg", "manifests/acme/retries/new/7.jpg"),
+            "gs://intake/manifests/acme/retries/new/7.jpg",
+        ),
+    ],
+)
+@virtual
+async def test_a_path_is_looked_for_beside_the_file_and_then_beside_the_manifest(
+    world: World, there: tuple[str, ...], source: str
+) -> None:
+    batch = await closed_batch(world)
+    await world.change_batch(
+        batch.id, manifest=msgspec.structs.replace(batch.manifest, base="gs://intake/manifests/acme/")
+    )
+    for name in there:
+        await put(world, b"photo", name)
+    rows = await failed_csv(world, batch)
+    rows[0]["url"] = "new/7.jpg"
+    rows[1]["url"] = "https://example.com/other.jpg"
+    await dropped(world, written(rows), "manifests/acme/retries/failed.csv")
+    assert await states(world) == queued(1, 3, 4)
+    assert [(await world.image(index)).source for index in (1, 3, 4)] == [
+        source, "https://example.com/other.jpg", PHOTO.format(4)
+    ]  # fmt: skip
+
+
+@virtual
+async def test_a_path_that_climbs_is_no_correction(world: World) -> None:
+    batch = await closed_batch(world)
+    rows = await failed_csv(world, batch)
+    rows[0]["url"] = "../globex/1.jpg"
+    refused = await dropped(world, written(rows), "manifests/acme/retries/failed.csv")
+    assert refused.state is BatchState.REJECTED
+    assert await states(world) == queued()

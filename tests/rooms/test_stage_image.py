@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from ops.noop import GOOD
-from shared.claims import CLAIM_CAP_SECONDS, HEARTBEAT_STALE_SECONDS
+from shared.claims import CLAIM_CAP_SECONDS, HEARTBEAT_STALE_SECONDS, TRIAL_AFTER_SECONDS
 from shared.errors import (
     ConfigurationError,
     DailyQuotaSpent,
@@ -26,8 +26,8 @@ from shared.gate import Gate
 from shared.heartbeat import Heartbeat
 from shared.ledger import Circuit, Ledger
 from shared.messages import Letter, decode, encode, task_for
-from shared.model import Checkpoint, Control, Failure, Image, ImageState, Worker
-from shared.ports import Message, Usage
+from shared.model import Checkpoint, Control, Failure, Image, ImageState, Trials, Worker
+from shared.ports import Message, Photo, Usage
 from shared.stage_image import Action
 from tests.clocks import VirtualClock
 from tests.rooms.parts import (
@@ -769,7 +769,7 @@ async def test_a_stuck_claim_of_a_living_worker_is_taken_over_and_no_crash(world
 async def test_the_third_claim_after_two_crashes_is_alone(world: World) -> None:
     await world.batch(4)
     await world.held_by("ghost", 3, crashes=1)
-    hand = await world.worker()
+    hand = await world.grown_worker()
     busy, suspect = Stall(), Stall()
     world.fakes.will("fetch", busy)
     before = hand.begin(await world.task(0))
@@ -799,19 +799,133 @@ async def test_the_third_claim_after_two_crashes_is_alone(world: World) -> None:
 
 
 @virtual
-async def test_a_crash_while_alone_is_the_images_own(world: World) -> None:
+async def test_a_young_worker_gives_a_suspect_back_until_it_has_lived_for_a_while(world: World) -> None:
+    """So the suspect holds no slot, and is in no hand that may be killed."""
+    await world.batch()
+    await world.held_by("ghost", crashes=1)
+    hand = await world.worker()
+    await world.clock.sleep(5)
+    task = await world.task()
+    done = await hand.handle(task)
+    assert done.action is Action.WAIT
+    image = await world.image()
+    assert (image.state, image.crashes, image.attempts, image.claim) == (QUEUED, 2, 0, None)
+    assert done.wait is not None
+    before = world.clock.monotonic()
+    await done.wait()
+    assert world.clock.monotonic() - before == TRIAL_AFTER_SECONDS - 5
+    assert world.fakes.source.calls == []
+    assert (await hand.handle(task)).action is Action.ACK
+    assert (await world.image()).trials == Trials(passed=1)
+
+
+@virtual
+async def test_when_its_photo_is_prepared_a_suspect_goes_on_in_company(world: World) -> None:
+    """First all suspects prepare their photos, one by one; then all images go on side by side."""
+    await world.batch(3)
+    for index in range(2):
+        await world.held_by("ghost", index, crashes=1)
+    hand = await world.grown_worker()
+    drawing = [Stall() for _ in range(3)]
+    world.fakes.will("generate", *drawing)
+    fetching = Stall()
+    world.fakes.will("fetch", fetching)
+    work = [hand.begin(await world.task(index)) for index in range(2)]
+    await fetching.reached.wait()
+    work.append(hand.begin(await world.task(2)))
+    await ticks()
+    fetching.go_on.set()
+    for stall in drawing:
+        await stall.reached.wait()
+    assert world.fakes.source.most_inside == 1, "the third is no suspect, and waited for the others' photos"
+    for index in range(2):
+        image = await world.image(index)
+        assert (image.trials, image.crashes, image.claim.alone, image.claim.step) == (Trials(passed=1), 0, False, "")
+    for stall in drawing:
+        stall.go_on.set()
+    assert [(await done).action for done in work] == [Action.ACK] * 3
+
+
+@virtual
+async def test_after_two_trials_a_suspect_is_alone_to_the_end(world: World) -> None:
+    await world.batch(2)
+    await world.held_by("ghost", 0, crashes=1, trials=Trials(passed=2))
+    hand = await world.grown_worker()
+    drawing = Stall()
+    world.fakes.will("generate", drawing)
+    suspect = hand.begin(await world.task(0))
+    await drawing.reached.wait()
+    other = hand.begin(await world.task(1))
+    await ticks()
+    assert (await world.image()).claim.alone
+    assert (await world.image(1)).state is QUEUED
+    drawing.go_on.set()
+    assert [(await work).action for work in (suspect, other)] == [Action.ACK] * 2
+
+
+# Where a worker that is alone with an image dies -> the step that its document names.
+NOTED = {"fetch": "", "normalise": "prepare", "analyse": "", "generate": "", "finish": "finish", "verify": ""}
+
+
+@pytest.mark.parametrize("step", list(NOTED))
+@virtual
+async def test_a_lone_workers_successor_knows_where_it_died(world: World, step: str) -> None:
+    await world.batch()
+    await world.change_image(crashes=2, trials=Trials(passed=2))
+    task = await world.task()
+    await world.killed_at(step, task)
+    image = await world.image()
+    assert image.claim is not None
+    assert (image.claim.alone, image.claim.step) == (True, NOTED[step])
+    await world.clock.sleep(STALE_SECONDS)
+    assert (await (await world.grown_worker()).handle(task)).action is Action.ACK
+    image = await world.image()
+    row = 1 if NOTED[step] else 0
+    assert (image.state, image.trials) == (COMPLETED, Trials(deaths=1, step=NOTED[step], in_a_row=row, passed=2))
+
+
+@virtual
+async def test_a_photo_within_bars_is_noted_too(world: World) -> None:
+    """No model draws a shape as long as this."""
+    await world.batch()
+    await world.change_image(crashes=2, trials=Trials(passed=2))
+    world.fakes.will("normalise", Photo(jpeg=b"long", width=4000, height=400, sha256="0"))
+    await world.killed_at("framed", await world.task())
+    image = await world.image()
+    assert image.claim is not None
+    assert (image.claim.alone, image.claim.step) == (True, "frame")
+
+
+@pytest.mark.parametrize("step", list(NOTED))
+@virtual
+async def test_an_image_in_company_writes_no_steps(world: World, step: str) -> None:
     await world.batch()
     task = await world.task()
-    for crashes in range(3):
+    await world.killed_at(step, task)
+    image = await world.image()
+    assert image.claim is not None
+    assert (image.claim.alone, image.claim.step) == (False, "")
+    assert image.revision <= 3, "its claim and its checkpoint"
+
+
+@virtual
+async def test_six_lone_deaths_in_one_step_are_the_images_own(world: World) -> None:
+    await world.batch()
+    task = await world.task()
+    for deaths in range(8):
+        assert (await world.image()).trials.deaths == max(0, deaths - 3)
         await world.killed_at("normalise", task)
-        assert (await world.image()).crashes == crashes
         await world.clock.sleep(STALE_SECONDS)
     last = await world.worker()
     assert (await last.handle(task)).action is Action.ACK
     image = await world.image()
-    assert (image.state, image.crashes, image.claim) == (FAILED, 3, None)
+    assert (image.state, image.crashes, image.claim) == (FAILED, 8, None)
+    assert image.trials == Trials(deaths=6, step="prepare", in_a_row=6)
     assert image.error is not None
     assert image.error.code == ErrorCode.WORKER_CRASHED
+    assert image.error.message == (
+        "6 workers died with nothing but this image in hand, the last 6 of them at the step prepare"
+    )
     (letter,) = await world.letters()
     assert letter.code == ErrorCode.WORKER_CRASHED
     assert letter.task is not None
@@ -824,7 +938,7 @@ async def test_a_suspect_that_only_waited_for_its_turn_is_not_to_blame(world: Wo
     """The worker dies while the suspect still waits until others are done: it was not alone, and nothing touched it."""
     await world.batch(2)
     await world.held_by("ghost", 1, crashes=1)
-    hand = await world.worker()
+    hand = await world.grown_worker()
     other = Stall()
     world.fakes.will("fetch", other)
     _ = hand.begin(await world.task(0))
@@ -835,9 +949,9 @@ async def test_a_suspect_that_only_waited_for_its_turn_is_not_to_blame(world: Wo
     assert world.fakes.source.calls == ["fetch"], "the suspect is not even fetched yet"
     hand.fall_silent()
     await world.clock.sleep(STALE_SECONDS)
-    await (await world.worker()).handle(await world.task(1))
+    await (await world.grown_worker()).handle(await world.task(1))
     image = await world.image(1)
-    assert image.state is not FAILED, image.error
+    assert (image.state, image.trials) == (COMPLETED, Trials(passed=1))
 
 
 @virtual
@@ -856,14 +970,18 @@ async def test_of_many_suspects_only_the_one_that_worked_is_to_blame(world: Worl
         return await normalise(data)
 
     world.fakes.pictures.normalise = deadly  # type: ignore[method-assign]
-    for _ in range(6):  # workers, one after another; each takes whatever is open
+    for life in range(8):  # workers, one after another; each takes whatever is open
         process = Fuse()
-        hand = await world.worker(fused(world.parts, process))
+        hand = await world.grown_worker(fused(world.parts, process))
         waiting = [index for index in range(10) if (await world.image(index)).state in (QUEUED, PROCESSING)]
         tasks = [await world.task(index) for index in waiting]
         await process.kills(all_of([hand.handle(task) for task in tasks]))
         hand.fall_silent()
         await world.clock.sleep(STALE_SECONDS)
+        if (
+            life > 1
+        ):  # its second death at the latest is known to be its own: it is tried last, when all others are done
+            assert [index for index in range(10) if (await world.image(index)).state is PROCESSING] in ([4], [])
     states = {index: (await world.image(index)).state for index in range(10)}
     assert states == {index: FAILED if index == 4 else COMPLETED for index in range(10)}
 
@@ -1429,7 +1547,7 @@ async def test_a_stopping_worker_releases(world: World, step: str) -> None:
 async def test_a_stopping_worker_releases_a_suspect_that_waits(world: World) -> None:
     await world.batch(2)
     await world.held_by("ghost", 1, crashes=1)
-    hand = await world.worker()
+    hand = await world.grown_worker()
     busy = Stall()
     world.fakes.will("fetch", busy)
     first = hand.begin(await world.task(0))
@@ -1713,6 +1831,52 @@ async def test_the_gate_when_one_who_wants_to_be_alone_gives_up(world: World) ->
     second.cancel()
     async with asyncio.timeout(60):
         await newcomer
+
+
+@virtual
+async def test_the_gate_lets_the_lowest_rank_go_first(world: World) -> None:
+    gate = Gate()
+    order: list[str] = []
+
+    async def alone(name: str, rank: int) -> None:
+        async with gate.alone(rank):
+            order.append(name)
+
+    async with gate.together():
+        visits = [asyncio.create_task(alone(name, rank)) for name, rank in (("a", 2), ("b", 0), ("c", 1), ("d", 0))]
+        await ticks()
+        assert order == []
+    await asyncio.gather(*visits)
+    assert order == ["b", "d", "c", "a"]
+
+
+@virtual
+async def test_the_gate_goes_on_when_the_next_to_be_alone_gives_up(world: World) -> None:
+    """Somebody is inside all the time: nobody else wakes those that wait."""
+    gate = Gate()
+    inside = asyncio.Event()
+
+    async def together() -> None:
+        async with gate.together():
+            inside.set()
+
+    async def alone(rank: int) -> None:
+        async with gate.alone(rank):
+            pass
+
+    async with gate.together():
+        first = asyncio.create_task(alone(0))
+        await ticks()
+        newcomer = asyncio.create_task(together())
+        await ticks()
+        assert not inside.is_set()
+        first.cancel()
+        async with asyncio.timeout(60):
+            await newcomer
+    second, third = asyncio.create_task(alone(1)), asyncio.create_task(alone(2))
+    await ticks()
+    async with asyncio.timeout(60):
+        await asyncio.gather(second, third)
 
 
 @virtual

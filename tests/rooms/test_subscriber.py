@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from itertools import pairwise
+from itertools import count, pairwise
 from typing import Any
 
 import pytest
@@ -375,15 +375,18 @@ async def test_halting(world: World) -> None:
     crew = Crew(world, handle)
     await world.clock.sleep(1.5 + LIMITS.halt_seconds - 1)
     assert crew.reports == ["the key is not valid"]
+    assert crew.subscriber.halted == "the key is not valid"
     assert max(at for at, _ in crew.begun) <= 1.0, "nothing is pulled while halted"
     first = len(crew.begun)
     await world.clock.sleep(PULL_SECONDS + 1)
     assert [at for at, _ in crew.begun[first:]] == [pytest.approx(1.0 + LIMITS.halt_seconds, abs=0.1)]
     assert len(crew.reports) == 2, "once per pause"
+    assert crew.subscriber.halted == "the key is not valid", "also while one delivery tries"
     fault = False
     await world.clock.sleep(600)
     assert await waiting(world) == 0, "nothing of it is lost"
     assert len(crew.reports) == 2
+    assert not crew.subscriber.halted
     await crew.end()
 
 
@@ -513,6 +516,40 @@ async def test_a_pull_that_failed_has_seen_no_empty_tier(world: World, error: Ru
     stop.set()
     await running
     assert empty == []
+
+
+@virtual
+async def test_a_busy_tier_whose_answers_come_late_now_and_then_is_not_seen_empty(world: World) -> None:
+    """Each 29th pull finds nothing although much waits: in a day that would be two looks, and all would come twice."""
+    await fill(world, Tier.NORMAL, 400)
+    pulls = count(1)
+
+    class Late:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(world.queue, name)
+
+        async def pull(self, subscription: str, most: int, wait_seconds: float) -> Any:
+            if subscription == NORMAL and next(pulls) % 29 == 0:
+                await world.clock.sleep(wait_seconds)
+                return []
+            return await world.queue.pull(subscription, most, wait_seconds)
+
+    empty: list[tuple[Tier, int]] = []
+    stop = asyncio.Event()
+    subscriber = Subscriber(
+        Late(), takes(world, 10.0), world.clock, LIMITS,  # type: ignore[arg-type]
+        on_empty=lambda tier: empty.append((tier, left[0])),
+    )  # fmt: skip
+    left = [400]
+    running = asyncio.create_task(subscriber.run(stop, 5.0))
+    for _ in range(200):
+        await world.clock.sleep(10)
+        left[0] = await waiting(world)
+    assert next(pulls) > 29 * 3, "it was late several times"
+    assert {left for tier, left in empty if tier is Tier.NORMAL} == {0}
+    assert any(left for tier, left in empty if tier is not Tier.NORMAL), "the idle tiers were seen empty meanwhile"
+    stop.set()
+    await running
 
 
 @pytest.mark.parametrize("fault", [True, False])

@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 from shared import wiring
-from shared.errors import ConfigurationError, RuumError
+from shared.errors import ConfigurationError, RuumError, WorldError
 from shared.fleet import Scaling
 from shared.ledger import Ledger
 from shared.messages import ImageChanged, decode
@@ -352,13 +352,14 @@ async def test_a_batch_that_is_being_reopened_needs_workers(world: World) -> Non
 
 @virtual
 async def test_settled_images_need_no_workers(world: World) -> None:
-    world, fleet = woken(world), Fleet(2)
+    world, fleet = woken(world), Fleet(3)
     on = rooms(world, fleet)
     await world.batch(5)
-    for index in range(3):
+    for index in range(5):
         await world.change_image(index, state=ImageState.COMPLETED, settled_at=1.0)
-    assert (await reconciled(on)).instances == 1, "counted after reconcile has folded them in"
-    assert fleet.scaled == [1]
+    report = await reconciled(on)
+    assert (report.closed, report.instances) == (1, 0), "counted again after reconcile has folded them in"
+    assert fleet.scaled == [0]
 
 
 @virtual
@@ -397,13 +398,39 @@ async def test_nothing_open_sends_all_home(world: World) -> None:
 
 
 @virtual
-async def test_the_schedule_sets_the_number_in_both_directions(world: World) -> None:
+async def test_the_schedule_starts_workers_and_stops_none_that_may_have_work(world: World) -> None:
+    """A worker that is stopped loses the calls it has paid for; one that idles until all is done costs cents."""
     world = woken(world)
     await world.batch(3)
     for there in (0, 1, 2, 4):
         fleet = Fleet(there)
-        assert (await reconciled(rooms(world, fleet))).instances == 2
-        assert fleet.scaled == ([] if there == 2 else [2])
+        assert (await reconciled(rooms(world, fleet))).instances == max(there, 2)
+        assert fleet.scaled == ([] if there >= 2 else [2])
+
+
+@virtual
+async def test_workers_are_set_before_anything_is_read(world: World) -> None:
+    """A run that is cut off in the middle of a large batch has started the workers all the same."""
+    world, fleet = woken(world), Fleet(0)
+    await world.batch(3)
+    cut = Fuse(1, on="moved_images")
+    on = rooms(world, fleet, store=cut.wrap(world.store))
+    assert await cut.kills(on.reconcile.run())
+    assert fleet.scaled == [2]
+
+
+@virtual
+async def test_a_fleet_that_is_away_at_first_keeps_no_batch_waiting(world: World) -> None:
+    """The number is set at the end; when that fails too, the run fails, and the schedule comes again."""
+    world, fleet = woken(world), Fleet(0)
+    await world.batch(1)
+    await world.change_image(0, state=ImageState.FAILED, settled_at=1.0)
+    fleet.count, fleet.error = 2, ("instances", unreachable())
+    with pytest.raises(WorldError):
+        await reconciled(rooms(world, fleet))
+    assert (await world.the_batch()).state is BatchState.CLOSED
+    fleet.error = None
+    assert (await reconciled(rooms(world, fleet))).instances == 0
 
 
 class Watched:

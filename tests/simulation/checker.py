@@ -159,6 +159,10 @@ class Checker:
         stops = self.batches[batch].control is not Control.RUN
         return stops or self._stopped.get(batch, -math.inf) >= since - CACHED_SECONDS - LATE_SECONDS
 
+    def taken_over(self) -> None:
+        """The only process there is has begun: it knows that all others are dead, however lately they were heard of."""
+        self._beats.clear()
+
     def beat(self, worker: Worker) -> None:
         beat = (self._faults.loop.time(), worker.at - self._epoch, worker.stopped)
         self._beats.setdefault(worker.id, deque(maxlen=KEPT_BEATS)).append(beat)
@@ -499,6 +503,7 @@ class TappedQueue(Tap):
     async def pull(self, subscription: str, most: int, wait_seconds: float) -> list[Delivery]:
         self._checker.tasks.pulled(subscription)
         found: list[Delivery] = await self._port.pull(subscription, most, wait_seconds)
+        self._checker.tasks.brought(subscription, len(found))
         self._checker.hosts.pulled(found)
         return found
 

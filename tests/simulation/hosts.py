@@ -28,6 +28,9 @@ SLOW_SECONDS: Final = 12.0  # a look at the store may take this long where ports
 CALM_SECONDS: Final = 600.0  # turns are kept this long after a wait
 LONGEST_SECONDS: Final = 900.0  # the longest wait of a host that names none
 SOURCE_UNAVAILABLE: Final = "source_unavailable"
+# An image is a suspect after so many crashes, and no worker younger than this tries it.
+SUSPECT_CRASHES: Final = 2
+YOUNG_SECONDS: Final = 30.0
 END_SECONDS: Final = 100.0  # above the longest call and stall, below a slot's lease of 180 s
 
 
@@ -131,8 +134,11 @@ class Hosts:
         """A ledger was written: a host's refusal is known to all; no slot ran out in a living worker's hands."""
         at = self._faults.loop.time()
         if isinstance(now, HostLedger) and now.not_before > (before.not_before if before else 0.0):
+            # A refusal whose worker died before it wrote it down is known to nobody, whatever others note.
+            known_until = at + now.not_before - server_now + 1e-6
             for wait in self._waits.get(now.id.removeprefix("host:").partition(" ")[0], ()):
-                wait.noted_at = min(wait.noted_at, at)
+                if wait.until <= known_until:
+                    wait.noted_at = min(wait.noted_at, at)
         left = {slot.id for slot in now.slots}
         for slot in before.slots if before else ():
             if slot.id not in left and slot.until <= server_now:
@@ -163,12 +169,17 @@ class Hosts:
         self._parked.pop(delivery.message_id, None)
 
     def put_down(self, hand: Hand, action: str, delivery: Delivery, image: Image | None) -> None:
-        """A worker has answered a delivery: it may wait for its own host only, and the host must have asked for it."""
+        """A worker has answered a delivery: it may wait for its own host only, and the host must have asked for it.
+
+        Suspects wait for a worker that has lived for a while.
+        """
         if action != "wait" or image is None:
             return
         self._parked[delivery.message_id] = (hand.process, hand.process.faults)
         self.most_parked = max(self.most_parked, len(self._parked))
         now, host = self._faults.loop.time(), image.source.split("/")[2]
+        if image.crashes >= SUSPECT_CRASHES and hand.began - hand.process.began < YOUNG_SECONDS + LATE_SECONDS:
+            return
         asked = max((wait.until for wait in self._waits.get(host, ())), default=-math.inf)
         if now > asked + LONGEST_SECONDS + CALM_SECONDS + LATE_SECONDS:
             self._blame(f"{hand.key}: waits for {host}, which has asked for nothing")

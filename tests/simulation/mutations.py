@@ -1,8 +1,9 @@
 """Rules left out on purpose, and what notices: `make mutation-proof`, or `python -m tests.simulation.mutations [seeds [words]]`.
 
-Every rule is taken out of the product by itself (with words, those whose name has one of them). First the schedules of `scenarios.py` are played without it, then
-seeds, until one of them breaks a promise. A mutation that nothing notices is a hole in the checker, or a rule that
-another rule covers: the exit code is 1.
+Every rule is taken out of the product by itself (with words, those whose name has one of them). First the schedules of
+`scenarios.py` are played without it (for a rule about blame: those of `kills.py`), then seeds, until one of them breaks
+a promise. A mutation that nothing notices is a hole in the checker, or a rule that another rule covers: the exit code
+is 1.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ from shared.ledger import Circuit
 from shared.model import Batch, BatchMove, BatchState, Checkpoint, Control, ImageState, Refusal
 from tests.simulation import checker
 from tests.simulation.faults import PROCESS
+from tests.simulation.kills import STORMS
 from tests.simulation.run import run_seed
 from tests.simulation.scenarios import SCENARIOS, play
 
@@ -163,7 +165,7 @@ def _heard_of_what_was_not_made(known: Any, ask: Any, now: float) -> Any:
     return _heard(known, msgspec.structs.replace(ask, probe_succeeded=ask.probe_succeeded or ask.probe_unused), now)
 
 
-_failed, _refused, _photo, _key_of = ledger.failed, hosts.refused, claimed.ClaimedImage._photo, hosts.key_of
+_failed, _refused, _photo, _key_of = ledger.failed, hosts.refused, claimed.ClaimedImage.photo, hosts.key_of
 _told, _after_wait = hosts.Hosts._refused, subscriber.Subscriber._after_wait
 
 
@@ -267,7 +269,7 @@ async def _keep_in_mind(self: Any, checkpoint: Any, picture: Any) -> None:
 # --- promise 1, and what workers and operators must leave alone
 
 _start_pulls, _stopped = subscriber.Subscriber._start_pulls, stage_image.StageImage._stopped
-_begin_replay = replay.begin
+_begin_replay, _forgotten = replay.begin, reconcile.forgotten_before
 
 
 def _pull_on(self: Any) -> None:
@@ -283,7 +285,14 @@ async def _ack_whatever(self: Any, task: Any, deliveries: int) -> Any:
     return stage_image.ACK if paused else await _stopped(self, task, deliveries)
 
 
-async def _publish_backlog(self: Any, batch: Any) -> int:
+def _forgotten_by_old_looks(batch: Any, emptied: Any, now: float, rules: Any) -> Any:
+    """`forgotten_before` that takes looks from before the batch was last published again."""
+    if now - batch.republished_at >= rules.every_seconds:
+        batch = msgspec.structs.replace(batch, republished_at=0.0)
+    return _forgotten(batch, emptied, now, rules)
+
+
+async def _publish_backlog(self: Any, batch: Any, unmarked: Any) -> int:
     return await self._operator.publish_queued(batch)
 
 
@@ -305,6 +314,17 @@ def _begin_any_replay(batch: Any, *, now: float, **more: Any) -> Any:
 def _give_up_quietly(image: Any, **more: Any) -> Any:
     refusal = _give_up(image, **more)
     return Refusal.SETTLED if refusal is Refusal.UNCHANGED else refusal
+
+
+# --- no healthy image is blamed for a kill
+
+_died_alone = claims.died_alone
+
+
+def _claim_as_if_alone(image: Any, **more: Any) -> Any:
+    if image.claim is not None:
+        image = msgspec.structs.replace(image, claim=msgspec.structs.replace(image.claim, alone=True, step="prepare"))
+    return _claim(image, **more)
 
 
 # --- promise 3: one completion a round
@@ -355,7 +375,7 @@ MUTATIONS: Final[dict[str, list[Patch]]] = {
         (ledger, "failed", _failed_without_answers),
     ],
     "an answer counts from when it is told": [(ledger, "heard", _heard_only_now)],
-    "waiting for a host spends an attempt": [(claimed.ClaimedImage, "_photo", _photo_or_fail)],
+    "waiting for a host spends an attempt": [(claimed.ClaimedImage, "photo", _photo_or_fail)],
     "a refusal of a host that is not noted spends an attempt": [(hosts.Hosts, "_refused", _tell_or_fail)],
     "a parked image keeps its slot": [(slots.Slots, "outside", _wait_inside)],
     "a parked image is nacked": [
@@ -387,10 +407,19 @@ MUTATIONS: Final[dict[str, list[Patch]]] = {
     "one attempt only": [(claims, "release", lambda image, **more: _release(image, **more | {"max_attempts": 1}))],
     "a pause acks what is processing": [(stage_image.StageImage, "_stopped", _ack_whatever)],
     "reconcile publishes a healthy backlog": [(reconcile.Reconcile, "_publish_forgotten", _publish_backlog)],
+    "reconcile publishes again by old looks": [(reconcile, "forgotten_before", _forgotten_by_old_looks)],
+    "reconcile reads no further back than its last run": [(reconcile, "OVERLAP_SECONDS", 0.0)],
+    "a pull in vain is an empty tier": [(subscriber, "PULLS_IN_VAIN", 1)],
     "DEAD LETTER drops what has attempts left": [(claims, "give_up", _give_up_quietly)],
     "a pause or cancel is told to nobody": [
         (room, "announce_control", _say_nothing) for room in (closing, operator, reconcile)
     ],
+    "one lone death blames": [(claims, "is_to_blame", lambda trials: trials.deaths > 0)],
+    "deaths in company blame": [(claims, "claim", _claim_as_if_alone)],
+    "lone deaths in whatever step blame": [
+        (claims, "died_alone", lambda known, step: _died_alone(known, "prepare")),
+    ],
+    "a young worker tries suspects, and kills blame": [(claims, "TRIAL_AFTER_SECONDS", 0.0)],
     "checkpoint never used": [(claimed.ClaimedImage, "kept_picture", _no_picture)],
     "checkpoint never written": [(claimed.ClaimedImage, "keep", _keep_in_mind)],
     "release drops the checkpoint": [(claims, "release", _release_without_checkpoint)],
@@ -444,7 +473,7 @@ def attempt(job: tuple[str, int]) -> Caught:
     schedules: list[str] = []
     noticed = None
     with patched(MUTATIONS[name]):
-        for scenario in SCENARIOS:
+        for scenario in STORMS if " blame" in name else SCENARIOS:
             if violations := play(scenario).checker.violations:
                 schedules.append(scenario.__name__)
                 told += violations[:1]
@@ -460,7 +489,7 @@ def main(show: Callable[[str], None] = lambda text: print(text, flush=True)) -> 
     seeds = int(sys.argv[1]) if len(sys.argv) > 1 else SEEDS
     wanted = [name for name in MUTATIONS if not sys.argv[2:] or any(word in name for word in sys.argv[2:])]
     began = time.monotonic()
-    sound = [scenario.__name__ for scenario in SCENARIOS if not well(scenario)]
+    sound = [scenario.__name__ for scenario in (*SCENARIOS, *STORMS) if not well(scenario)]
     for name in sound:
         show(f"{name} is not well with every rule in place")
     missed = 0

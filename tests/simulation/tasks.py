@@ -11,8 +11,9 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from shared.messages import Task, decode
-from shared.model import Batch, BatchState, Control, Image, ImageState, TierEmpty
+from shared.model import Batch, BatchState, Control, Image, ImageState, Tier, TierEmpty
 from shared.ports import Message
+from shared.topology import topic_of
 from tests.simulation.faults import LATE_SECONDS, PROCESS, Faults, Hand, Key, Process
 from tests.simulation.waiting import TASKS
 
@@ -24,6 +25,7 @@ PASSING: Final = frozenset({
 })  # fmt: skip
 UNTOUCHED_SECONDS: Final = 900.0
 HALT_SECONDS: Final = 60.0
+PULLS_IN_VAIN: Final = 12  # in a row, until a worker may say that a tier is empty
 UNDER_WAY_SECONDS: Final = 5.5  # a pull that was begun before a halt reaches the queue so late
 
 
@@ -46,6 +48,8 @@ class Tasks:
         self._empty: dict[str, TierEmpty] = {}
         self._owed: dict[str, tuple[float, Process | None]] = {}  # events of pauses and cancels, by whom since when
         self._known: set[str] = set()
+        # Of each process and subscription: pulls that brought nothing, in a row; the most of them since it was last told.
+        self._in_vain: dict[tuple[Process, str], tuple[int, int]] = {}
 
     # --- images and who has them
 
@@ -82,6 +86,14 @@ class Tasks:
         if UNDER_WAY_SECONDS < self._faults.loop.time() - process.halted_at < HALT_SECONDS:
             self._blame(f"{process.name} pulls, {self._faults.loop.time() - process.halted_at:.1f} s after a halt")
 
+    def brought(self, subscription: str, count: int) -> None:
+        """A pull has come to its end."""
+        process = PROCESS.get()
+        if subscription in TASKS and process is not None:
+            row, most = self._in_vain.get((process, subscription), (0, 0))
+            row = 0 if count else row + 1
+            self._in_vain[process, subscription] = (row, max(row, most))
+
     def letter(self, process: Process, key: Key, task_round: int) -> None:
         """DEAD LETTER has taken a letter away."""
         image = self._images.get(key)
@@ -101,11 +113,26 @@ class Tasks:
                 self._forgotten(process, (task.batch, task.index))
 
     def emptied(self, now: TierEmpty) -> None:
-        """A tier was found empty."""
+        """A tier was found empty, by a process that has pulled in vain often enough."""
         self._empty[now.tier.value] = now
+        process = PROCESS.get()
+        if process is None:
+            return
+        row, most = self._in_vain.get((process, topic_of(now.tier)), (0, 0))
+        self._in_vain[process, topic_of(now.tier)] = (row, 0)
+        if most < PULLS_IN_VAIN:
+            self._blame(f"{process.name} found {now.tier.value} empty after {most} pulls in vain")
+
+    def looks(self, tier: Tier) -> tuple[float, ...]:
+        """When the tier was last found empty."""
+        known = self._empty.get(tier.value)
+        return known.seen_at if known is not None else ()
 
     def _forgotten(self, process: Process, key: Key) -> None:
-        """Reconcile publishes what nothing has touched for long and nobody found in the queue, twice."""
+        """Reconcile publishes what nothing has touched for long and nobody found in the queue, twice since then.
+
+        And twice since the batch was last published again: that filled the queue.
+        """
         image, batch = self._images[key], self._batches[key[0]]
         carried_on = batch.state is BatchState.REOPENING or batch.epoch_published < batch.control_epoch
         moved = max(self._written.get(key, -math.inf), self._written.get(batch.id, -math.inf)) >= process.began
@@ -114,7 +141,8 @@ class Tasks:
         touched = max(image.touched_at, image.created_at, image.claim.at if image.claim else 0.0)
         untouched = self._epoch + self._faults.loop.time() + process.clock.fastest(process.began) - touched
         empty = self._empty.get(batch.tier.value)
-        if untouched < UNTOUCHED_SECONDS or empty is None or len(empty.seen_at) < 2 or empty.seen_at[0] <= touched:
+        since = max(touched, batch.republished_at)
+        if untouched < UNTOUCHED_SECONDS or empty is None or len(empty.seen_at) < 2 or empty.seen_at[0] <= since:
             self._blame(f"{key}: published again {untouched:.0f} s after it was touched, queue {empty}")
 
     # --- what is told of a batch

@@ -9,11 +9,13 @@ import pytest
 
 from shared.model import Counts, ImageState, Tally, Tier
 from tests.simulation.faults import Crash, Rates
+from tests.simulation.kills import STORMS, blow
 from tests.simulation.run import explained, run_seed
 from tests.simulation.scenarios import SCENARIOS, play
 from tests.simulation.world import Plan, Wanted, World, simulate
 
 SEEDS, CHUNK = 300, 25
+STORM_SEEDS, STORM_CHUNK = 27, 9
 # One image's way, with a replay of another that fails: every process has a part in it. The pause outlasts what workers
 # remember of the batch's control, so that the image is released with its picture and claimed again.
 WAY = Plan(
@@ -37,6 +39,21 @@ def test_the_worst_schedules_keep_every_promise(scenario) -> None:
     world = play(scenario)
     assert not world.checker.violations, f"{world.checker.violations}\n{world.faults.told(200)}"
     assert world.followed, world.faults.told(200)
+
+
+@pytest.mark.parametrize("storm", STORMS, ids=lambda storm: storm.__name__)
+def test_kills_blame_no_healthy_image_and_deadly_ones_fail_alone(storm) -> None:
+    world = play(storm)
+    assert not world.checker.violations, f"{world.checker.violations}\n{world.faults.told(200)}"
+    assert world.followed, world.faults.told(200)
+    assert world.kills >= 50 or not storm.storm.every
+
+
+@pytest.mark.parametrize("first", range(0, STORM_SEEDS, STORM_CHUNK))
+def test_storms_by_seed_blame_no_healthy_image(first: int) -> None:
+    for seed in range(first, first + STORM_CHUNK):
+        world = blow(seed)
+        assert not world.checker.violations, f"storm {seed}: {world.checker.violations}\n{world.faults.told(100)}"
 
 
 def test_photo_hosts_refuse_in_a_good_share_of_the_seeds() -> None:

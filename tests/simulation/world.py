@@ -231,7 +231,7 @@ class World:
             self.settings,
             heartbeat=heartbeat,
             source=self.source,
-            pictures=Pictures(),
+            pictures=self.pictures(process),
             model=Model(self.vendor, self.faults),
         )
 
@@ -258,6 +258,10 @@ class World:
                 task.cancel()
             await asyncio.gather(*background, return_exceptions=True)
             await heartbeat.stop()
+
+    def pictures(self, process: Process) -> Pictures:
+        """What a worker decodes and writes pictures with."""
+        return Pictures()
 
     def worker_limits(self, process: Process) -> WorkerLimits:
         """How a worker shares its time: all the same, but where a schedule has it otherwise."""

@@ -10,6 +10,8 @@ from collections.abc import Collection
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from shared.fair import TIER_WEIGHTS
 from shared.model import Tier
@@ -309,3 +311,20 @@ def test_over_time_every_waiting_tier_gets_its_share():
     total = sum(counts.values())
     shares = {tier: counts[tier] / total for tier in Tier}
     assert all(abs(shares[tier] - TIER_WEIGHTS[tier] / 10) < 0.1 for tier in Tier), shares
+
+
+@given(st.lists(st.tuples(st.sampled_from(Tier), st.integers(0, 3)), max_size=200))
+def test_a_tier_seems_empty_after_twelve_pulls_in_vain_and_not_before(pulls: list[tuple[Tier, int]]) -> None:
+    """Pub/Sub never answers a short pull of an empty subscription, and answers one of a full one late now and then."""
+    turns = Turns()
+    since: dict[Tier, int] = dict.fromkeys(Tier, 0)
+    for tier, count in pulls:
+        since[tier] = 0 if count else since[tier] + 1
+        assert turns.shows_empty(tier, count) is (since[tier] == 12)
+        since[tier] %= 12
+
+
+def test_each_tier_is_looked_at_by_itself() -> None:
+    turns = Turns()
+    looks = [(tier, turns.shows_empty(tier, 0)) for _ in range(24) for tier in Tier]
+    assert [tier for tier, empty in looks if empty] == [*Tier, *Tier]

@@ -22,6 +22,7 @@ from shared.model import (
     Output,
     Refusal,
     Tier,
+    Trials,
     Worker,
     image_key,
 )
@@ -67,6 +68,11 @@ HOLDERS = {
     "another worker": a_worker(since=1000, id="w9"),
     "fresh, waiting for quota": a_worker(waited_seconds={KEY: CAP}),
 }
+
+
+def moved(image: Image, **changes: Any) -> Image:
+    """The image after a move: whatever moves it notes when, and nothing else does."""
+    return msgspec.structs.replace(image, moved_at=NOW, **changes)
 
 
 # --- is a claim alive -------------------------------------------------------------------------------------------------
@@ -140,7 +146,7 @@ def test_claims_of_another_round_or_a_settled_image_are_refused(state, task_roun
 def test_a_queued_image_is_claimed_with_a_new_fence(crashes: int):
     image = an_image(crashes=crashes, attempts=1, checkpoint=PAID, calls=BOUGHT, error=WORLDS_FAULT)
     claimed = take(image)
-    assert claimed == msgspec.structs.replace(
+    assert claimed == moved(
         image, state=S.PROCESSING, fence=4, revision=6, claim=Claim(worker="w2", at=NOW, alone=False)
     )
     assert claims.is_suspect(claimed) is (crashes >= 2)
@@ -171,31 +177,119 @@ AT = {
 }  # fmt: skip
 
 
+# What is known of an image's trials -> what the next lone death in the step "prepare" makes of them.
+SO_FAR = {
+    "nothing": (Trials(), Trials(deaths=1, step="prepare", in_a_row=1)),
+    "a death elsewhere": (Trials(deaths=1, passed=1), Trials(deaths=2, step="prepare", in_a_row=1, passed=1)),
+    "a death in another step": (Trials(deaths=9, step="finish", in_a_row=5), Trials(deaths=10, step="prepare", in_a_row=1)),
+    "a row": (Trials(deaths=4, step="prepare", in_a_row=4), Trials(deaths=5, step="prepare", in_a_row=5)),
+    "almost a full row": (Trials(deaths=5, step="prepare", in_a_row=5), Trials(deaths=6, step="prepare", in_a_row=6)),
+    "almost too many": (Trials(deaths=99, passed=2), Trials(deaths=100, step="prepare", in_a_row=1, passed=2)),
+}  # fmt: skip
+BLAMED = ("almost a full row", "almost too many")
+
+
 @pytest.mark.parametrize("alone", [False, True])
-@pytest.mark.parametrize("crashes", [0, 1, 2, 3])
+@pytest.mark.parametrize("crashes", [0, 1, 2, 200])
+@pytest.mark.parametrize("so_far", list(SO_FAR))
 @pytest.mark.parametrize("case", list(TAKE_OVERS), ids=str)
-def test_taking_a_claim_over(case, crashes: int, alone: bool):
-    (who, age, waited), (taken, crash) = case, TAKE_OVERS[case]
+def test_taking_a_claim_over(case, so_far: str, crashes: int, alone: bool):
+    """Only the death of a worker that had it alone says anything about the image."""
+    (who, age, waited), (taken, crash), (known, then) = case, TAKE_OVERS[case], SO_FAR[so_far]
     holder = None if who == "unknown" else a_worker(waited_seconds={KEY: waited}, **AT[who])
+    claim = Claim(worker="w1", at=NOW - age, alone=alone, step="prepare" if alone else "")
     image = an_image(
-        S.PROCESSING, claim=Claim(worker="w1", at=NOW - age, alone=alone), crashes=crashes, attempts=1, checkpoint=PAID,
-        calls=BOUGHT,
-    )  # fmt: skip
+        S.PROCESSING, claim=claim, crashes=crashes, trials=known, attempts=1, checkpoint=PAID, calls=BOUGHT
+    )
     answer = take(image, holder)
+    trials = then if crash and alone else known
     if not taken:
         assert answer is Refusal.HELD
-    elif crash and alone:  # it died with nothing else in hand
+    elif crash and alone and so_far in BLAMED:
         assert isinstance(answer, Image)
         assert answer.error is not None
         assert answer.error.code == "worker_crashed"
-        assert answer == msgspec.structs.replace(
-            image, state=S.FAILED, fence=4, revision=6, crashes=crashes + 1, claim=None, settled_at=NOW,
+        assert f"{trials.deaths} workers died" in answer.error.message
+        assert answer == moved(
+            image, state=S.FAILED, fence=4, revision=6, crashes=crashes + 1, trials=trials, claim=None, settled_at=NOW,
             error=answer.error,
         )  # fmt: skip
     else:
-        assert answer == msgspec.structs.replace(
-            image, fence=4, revision=6, crashes=crashes + crash, claim=Claim(worker="w2", at=NOW, alone=False),
+        assert answer == moved(
+            image, fence=4, revision=6, crashes=crashes + crash, trials=trials, claim=Claim(worker="w2", at=NOW),
         )  # fmt: skip
+
+
+# --- whose fault it is ------------------------------------------------------------------------------------------------
+
+PICTURE_STEPS = [step.value for step in claims.PictureStep]
+
+
+def after_deaths(steps: list[str]) -> Trials:
+    trials = Trials()
+    for step in steps:
+        trials = claims.died_alone(trials, step)
+    return trials
+
+
+@pytest.mark.parametrize("length", range(9))
+def test_six_lone_deaths_in_a_row_in_one_step_are_the_images_fault(length: int):
+    """Every sequence of lone deaths, by another way of counting."""
+    for steps in itertools.product(["", "prepare", "finish"], repeat=length):
+        last_row = [(step, len([*row])) for step, row in itertools.groupby(steps)][-1:]
+        blamed = any(step and row >= 6 for step, row in last_row)
+        trials = after_deaths([*steps])
+        assert claims.is_to_blame(trials) is blamed, steps
+        assert (trials.deaths, trials.step) == (length, steps[-1] if steps else "")
+
+
+@pytest.mark.parametrize("step", PICTURE_STEPS)
+def test_every_picture_step_is_judged_alike(step: str):
+    assert [claims.is_to_blame(after_deaths([step] * deaths)) for deaths in (5, 6, 7)] == [False, True, True]
+
+
+@settings(max_examples=300, deadline=None, database=None, derandomize=True)
+@given(steps=st.lists(st.sampled_from(["", *PICTURE_STEPS]), max_size=110))
+def test_a_hundred_lone_deaths_end_it_wherever_they_were(steps: list[str]):
+    rows = [len([*row]) for step, row in itertools.groupby(steps) if step]
+    if max(rows, default=0) < 6:
+        assert claims.is_to_blame(after_deaths(steps)) is (len(steps) >= 100)
+    assert claims.is_to_blame(after_deaths(["", *steps, "", *[""] * 100]))
+
+
+def test_a_death_that_came_before_the_step_ends_the_row():
+    assert not claims.is_to_blame(after_deaths([*["prepare"] * 5, "", *["prepare"] * 5]))
+
+
+def test_a_photo_that_was_prepared_alone_is_no_suspect_any_more():
+    image = held(
+        claim=Claim(worker="w1", at=NOW - 100, alone=True, step="prepare"),
+        trials=Trials(deaths=7, step="prepare", in_a_row=5, passed=1),
+    )
+    after = claims.pass_trial(msgspec.structs.replace(image, crashes=4), fence=3)
+    assert after == msgspec.structs.replace(
+        image, revision=6, crashes=0, trials=Trials(deaths=7, passed=2), claim=Claim(worker="w1", at=NOW - 100)
+    )
+    assert not claims.is_suspect(after)
+    assert claims.is_tried_to_the_end(after)
+
+
+@pytest.mark.parametrize(("passed", "to_the_end"), [(0, False), (1, False), (2, True), (3, True)])
+def test_who_passes_twice_and_is_a_suspect_again_is_alone_to_the_end(passed: int, to_the_end: bool):
+    assert claims.is_tried_to_the_end(an_image(trials=Trials(passed=passed))) is to_the_end
+
+
+OLD_CLAIMS = ['{"worker":"w1","at":1.0}', '{"worker":"w1","at":1.0,"alone":true}']
+
+
+@pytest.mark.parametrize("claim", OLD_CLAIMS)
+def test_documents_of_earlier_versions_say_nothing_of_trials(claim: str):
+    """A worker of an earlier version died alone with it, and did not say where."""
+    old = msgspec.json.encode(an_image(S.PROCESSING)).replace(b'{"worker":"w1","at":999900.0}', claim.encode())
+    image = msgspec.json.decode(old, type=Image)
+    assert (image.trials, image.claim.step) == (Trials(), "")
+    after = take(image, a_worker(since=STALE))
+    assert (after.state, after.crashes, after.trials) == (S.PROCESSING, 1, Trials(deaths=int("alone" in claim)))
 
 
 def third_claim() -> Image:
@@ -211,18 +305,30 @@ def third_claim() -> Image:
     return image
 
 
-def test_the_third_worker_is_to_go_alone_and_its_death_fails_the_image():
+def test_the_third_worker_is_to_go_alone_and_its_death_is_counted():
     image = claims.go_alone(third_claim(), fence=3)
     assert image.claim == Claim(worker="c", at=NOW, alone=True)
+    image = claims.enter_step(image, fence=3, step="prepare")
+    assert image.claim == Claim(worker="c", at=NOW, alone=True, step="prepare")
     after = claims.claim(image, task_round=1, worker="d", now=NOW, holder=Worker(id="c", at=0.0))
-    assert (after.state, after.crashes, after.claim, after.fence) == (S.FAILED, 3, None, 4)
-    assert after.attempts == 0
+    assert (after.state, after.crashes, after.fence, after.attempts) == (S.PROCESSING, 3, 4, 0)
+    assert after.trials == Trials(deaths=1, step="prepare", in_a_row=1)
+    assert claims.is_suspect(after)
 
 
-def test_the_death_of_a_worker_that_was_not_yet_alone_fails_nothing():
+def test_the_death_of_a_worker_that_was_not_yet_alone_says_nothing():
     after = claims.claim(third_claim(), task_round=1, worker="d", now=NOW, holder=Worker(id="c", at=0.0))
     assert (after.state, after.crashes, after.claim.worker, after.claim.alone) == (S.PROCESSING, 3, "d", False)
     assert claims.is_suspect(after)
+    assert after.trials == Trials()
+
+
+def test_deaths_in_company_never_blame_however_many():
+    image = an_image(round=1, fence=0)
+    for life in range(200):
+        holder = Worker(id=image.claim.worker, at=0.0) if image.claim else None
+        image = claims.claim(image, task_round=1, worker=f"w{life}", now=NOW, holder=holder)
+    assert (image.state, image.crashes, image.trials) == (S.PROCESSING, 199, Trials())
 
 
 # --- what the holder does ---------------------------------------------------------------------------------------------
@@ -239,9 +345,11 @@ HOLDER_DECISIONS = {
     "fail": lambda image, fence: claims.fail(image, fence=fence, error=REJECTED, calls=BOUGHT, now=NOW),
     "cancel": lambda image, fence: claims.cancel(image, fence=fence, calls=BOUGHT, now=NOW),
     "go alone": lambda image, fence: claims.go_alone(image, fence=fence),
+    "enter a step": lambda image, fence: claims.enter_step(image, fence=fence, step="prepare"),
+    "pass the trial": lambda image, fence: claims.pass_trial(image, fence=fence),
 }
 # Who has no claim at all hears it in other words.
-UNCLAIMED = {"go alone": Refusal.STALE_FENCE}
+UNCLAIMED = dict.fromkeys(("go alone", "enter a step", "pass the trial"), Refusal.STALE_FENCE)
 
 
 @pytest.mark.parametrize("name", list(HOLDER_DECISIONS))
@@ -277,6 +385,16 @@ def test_going_alone_is_noted_in_the_claim_and_changes_nothing_else(alone: bool)
     assert after == msgspec.structs.replace(image, revision=6, claim=Claim(worker="w1", at=NOW - 100, alone=True))
 
 
+@pytest.mark.parametrize("step", ["", *PICTURE_STEPS])
+@pytest.mark.parametrize("known", ["", "prepare"])
+def test_a_step_is_noted_in_the_claim_and_changes_nothing_else(known: str, step: str):
+    image = held(claim=Claim(worker="w1", at=NOW - 100, alone=True, step=known), checkpoint=PAID, calls=BOUGHT)
+    after = claims.enter_step(image, fence=3, step=step)
+    assert after == msgspec.structs.replace(
+        image, revision=6, claim=Claim(worker="w1", at=NOW - 100, alone=True, step=step)
+    )
+
+
 @pytest.mark.parametrize("attempts", [0, 1, 2, 3])
 @pytest.mark.parametrize("most", [1, 2, 3])
 @pytest.mark.parametrize("spend", [False, True])
@@ -289,7 +407,7 @@ def test_a_release(attempts, most, spend, error, note, known):
         image, fence=3, calls=BOUGHT, checkpoint=note, error=error, spend_attempt=spend, max_attempts=most, now=NOW
     )
     last = spend and attempts + 1 >= most
-    assert after == msgspec.structs.replace(
+    assert after == moved(
         image,
         state=S.FAILED if last else S.QUEUED,
         revision=6,
@@ -326,7 +444,7 @@ def test_the_third_failed_attempt_is_the_last():
 
 def test_a_completed_image_has_its_output_and_no_error():
     image = held(error=WORLDS_FAULT, checkpoint=PAID)
-    assert HOLDER_DECISIONS["complete"](image, 3) == msgspec.structs.replace(
+    assert HOLDER_DECISIONS["complete"](image, 3) == moved(
         image, state=S.COMPLETED, revision=6, claim=None, error=None, output=OUTPUT, calls=BOUGHT,
         durations_ms={"generate": 9}, prompts="7", settled_at=NOW,
     )  # fmt: skip
@@ -336,7 +454,7 @@ def test_a_completed_image_has_its_output_and_no_error():
 def test_an_image_fails_by_its_own_fault_at_once(note):
     image = held(error=WORLDS_FAULT, checkpoint=Checkpoint(analysis="{}"))
     after = claims.fail(image, fence=3, error=REJECTED, calls=BOUGHT, checkpoint=note, now=NOW)
-    assert after == msgspec.structs.replace(
+    assert after == moved(
         image, state=S.FAILED, revision=6, claim=None, error=REJECTED, calls=BOUGHT, attempts=2, settled_at=NOW,
         checkpoint=note or image.checkpoint,
     )  # fmt: skip
@@ -346,9 +464,7 @@ def test_an_image_fails_by_its_own_fault_at_once(note):
 def test_a_cancelled_image_keeps_its_bill_and_no_error(error):
     image = held(checkpoint=PAID, error=error)
     after = claims.cancel(image, fence=3, calls=BOUGHT, now=NOW)
-    assert after == msgspec.structs.replace(
-        image, state=S.CANCELLED, revision=6, claim=None, error=None, calls=BOUGHT, settled_at=NOW
-    )
+    assert after == moved(image, state=S.CANCELLED, revision=6, claim=None, error=None, calls=BOUGHT, settled_at=NOW)
 
 
 # --- what others do ---------------------------------------------------------------------------------------------------
@@ -364,9 +480,7 @@ def test_only_what_nobody_works_on_is_cancelled_from_outside(state, holder, erro
     elif state is S.PROCESSING and holder in ("unknown", "another worker", "fresh", "fresh, waiting for quota"):
         assert answer is Refusal.HELD
     else:
-        assert answer == msgspec.structs.replace(
-            image, state=S.CANCELLED, fence=4, revision=6, claim=None, error=None, settled_at=NOW
-        )
+        assert answer == moved(image, state=S.CANCELLED, fence=4, revision=6, claim=None, error=None, settled_at=NOW)
 
 
 @pytest.mark.parametrize("state", list(S))
@@ -400,7 +514,7 @@ def test_dead_letter_gives_up_only_what_nobody_can_stage_any_more(state, letter_
     elif attempts < 3:
         assert answer is Refusal.UNCHANGED
     else:
-        assert answer == msgspec.structs.replace(
+        assert answer == moved(
             image, state=S.FAILED, fence=4, revision=6, claim=None, error=error or LETTERS_ERROR, settled_at=NOW
         )
 
@@ -425,10 +539,11 @@ KEPT = {
 @pytest.mark.parametrize(("paid", "code", "kept"), list(KEPT.values()), ids=list(KEPT))
 def test_a_requeued_image_keeps_its_paid_work_but_no_rejected_picture(paid, code, kept):
     error = Failure(code=code, message="") if code else None
-    image = an_image(S.FAILED, attempts=3, crashes=2, error=error, checkpoint=paid, calls=BOUGHT)
-    assert claims.requeue(image, replay=3, now=NOW) == msgspec.structs.replace(
-        image, state=S.QUEUED, round=3, revision=6, attempts=0, crashes=0, error=None, settled_at=None, checkpoint=kept,
-        touched_at=NOW, earlier_cost_micro_usd=image.cost_micro_usd, replay=3,
+    trials = Trials(deaths=6, step="prepare", in_a_row=6, passed=2)
+    image = an_image(S.FAILED, attempts=3, crashes=2, trials=trials, error=error, checkpoint=paid, calls=BOUGHT)
+    assert claims.requeue(image, replay=3, now=NOW) == moved(
+        image, state=S.QUEUED, round=3, revision=6, attempts=0, crashes=0, trials=Trials(), error=None, settled_at=None,
+        checkpoint=kept, touched_at=NOW, earlier_cost_micro_usd=image.cost_micro_usd, replay=3,
     )  # fmt: skip
 
 
@@ -486,8 +601,8 @@ def act(image: Image, name: str, behind: int, holder: str | None, now: float) ->
             return claims.cancel_queued(image, now=now, holder=known)
         case "requeue":
             return claims.requeue(image, replay=image.replay + 1, now=now)
-        case "go alone":
-            return claims.go_alone(image, fence=fence)
+        case "go alone" | "enter a step" | "pass the trial":
+            return HOLDER_DECISIONS[name](image, fence)
         case "checkpoint":
             return claims.checkpoint(image, fence=fence, checkpoint=PAID, calls=calls)
         case "release":
@@ -539,10 +654,18 @@ def test_whatever_happens_in_whatever_order(acts):
         if held_before and name in ("claim", "give up", "cancel queued"):
             assert holder in ("stale", "stopped")
         if name == "requeue":
-            assert (after.attempts, after.crashes) == (0, 0)
+            assert (after.attempts, after.crashes, after.trials) == (0, 0, Trials())
+        elif name == "pass the trial":
+            assert (after.crashes, after.trials) == (
+                0,
+                Trials(deaths=before.trials.deaths, passed=before.trials.passed + 1),
+            )
         else:
+            died = name == "claim" and held_before and holder == "stale"
             assert after.attempts - before.attempts == (name in ("release, attempt spent", "fail"))
-            assert after.crashes - before.crashes == (name == "claim" and held_before and holder == "stale")
+            assert after.crashes - before.crashes == died
+            assert after.trials.deaths - before.trials.deaths == (died and before.claim.alone)
+            assert after.trials.passed == before.trials.passed
         # What goes together goes together.
         assert (after.claim is not None) == (after.state is S.PROCESSING)
         assert (after.settled_at is not None) == (after.state in SETTLED_STATES)
@@ -554,23 +677,36 @@ def test_whatever_happens_in_whatever_order(acts):
             assert after.claim == Claim(worker=f"w{now}", at=now, alone=False)
         elif name == "go alone":
             assert after.claim == msgspec.structs.replace(before.claim, alone=True)
-        # Only a crash of a worker that was alone with it fails an image at its claim.
-        assert (name == "claim" and after.state is S.FAILED) == (
-            name == "claim" and held_before and holder == "stale" and before.claim.alone
-        )
+        # Only lone deaths fail an image at its claim, and not the first five.
+        if name == "claim" and after.state is S.FAILED:
+            assert held_before
+            assert holder == "stale"
+            assert before.claim.alone
+            assert after.trials.deaths >= 6
         for fence in granted[:-1]:  # no earlier claim can still write
             assert all(decide(after, fence) is Refusal.STALE_FENCE for decide in HOLDER_DECISIONS.values())
     assert granted == sorted(set(granted))
 
 
-def test_no_image_is_asked_more_often_than_it_has_attempts_and_crashes():
-    """Whatever its workers do, with nobody stopping politely a round ends after so many claims."""
-    image = an_image(revision=1, fence=0, round=1)
-    for worker in range(10):
+# Where the workers of an image die, and after how many deaths it is failed, with nobody stopping politely: two in
+# company, then lone ones. What passes its trial takes two others along before the next.
+BOUNDS = {"prepare": 2 + 6, "frame": 3 * 2 + 6, "finish": 3 * 2 + 6, "download": 2 + 100, "generate": 3 * 2 + 100}
+
+
+@pytest.mark.parametrize("where", list(BOUNDS))
+def test_an_image_that_kills_every_worker_fails_within_a_bound(where: str):
+    image, deaths = an_image(round=1, fence=0), -1
+    while image.state is not S.FAILED:
+        deaths += 1
         holder = Worker(id=image.claim.worker, at=0.0) if image.claim else None
-        image = claims.claim(image, task_round=1, worker=f"w{worker}", now=NOW, holder=holder)
-        if image.state is S.FAILED:
-            break
-        if claims.is_suspect(image):
+        image = claims.claim(image, task_round=1, worker=f"w{deaths}", now=NOW, holder=holder)
+        if image.state is S.PROCESSING and claims.is_suspect(image):
             image = claims.go_alone(image, fence=image.fence)
-    assert (image.state, image.fence, image.crashes) == (S.FAILED, 4, 3)
+            if where in ("prepare", "download"):
+                image = claims.enter_step(image, fence=image.fence, step="prepare" if where == "prepare" else "")
+            elif claims.is_tried_to_the_end(image):
+                image = claims.enter_step(image, fence=image.fence, step="" if where == "generate" else where)
+            else:
+                image = claims.pass_trial(image, fence=image.fence)
+    assert deaths == BOUNDS[where]
+    assert (image.error.code, image.fence) == ("worker_crashed", deaths + 1)

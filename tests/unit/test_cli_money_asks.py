@@ -15,6 +15,7 @@ from ops import local, remote, run_notes, spending, target
 from ops.commands import submit
 from shared import wiring
 from shared.clock import SystemClock
+from shared.model import Batch, BatchState, Lease, ManifestRef, ReplayPlan, Tier
 from shared.settings import Gemini, Settings, StagingRules
 from tests.unit.commands import Ruum
 from tests.unit.test_operator_commands import Data, Terminal, at_work, failed
@@ -271,3 +272,69 @@ def test_what_run_takes_validate_takes_too(ruum: Ruum, folder: Path, staged: lis
     said = ruum("validate", elsewhere / "failed.csv")
     assert said.code == 2
     assert "--photos FOLDER" in said.err
+
+
+RETRY = "batchId,index,clientName,url,roomType,designStyle\nb1,0,acme,{},bedroom,modern\n"
+
+
+@pytest.mark.parametrize(("url", "code"), [("photos/there.jpg", 0), ("photos/nowhere.jpg", 3)])
+def test_a_path_corrected_in_failed_csv_is_meant_as_in_the_manifest(
+    ruum: Ruum, folder: Path, url: str, code: int
+) -> None:
+    """The file is in a folder of reports: a path that began there was never found."""
+    assert ruum("run", manifest(folder, ["photos/gone.jpg"]), "--out", folder / "out", "--model", "preview").code == 3
+    failed = folder / "out/results/acme/b1/round-1/failed.csv"
+    failed.write_text(RETRY.format(url))
+    assert ruum("validate", failed).code == code
+    said = ruum("run", failed, "--out", folder / "out", "--model", "preview")
+    assert said.code == code
+    assert ("source_not_found" in said.out) is (code == 3)
+    again = folder / "out/results/acme/b1/round-2/failed.csv"  # and once more: the manifest is still the batch's own
+    again.write_text(RETRY.format("photos/there.jpg"))
+    assert ruum("validate", again).code == 0
+    note = run_notes.run_note(folder / "out/.ruum", "acme.b1")
+    assert note is not None
+    assert (Path(note.manifest).name, note.retry) == ("b.json", str(failed))
+
+
+@pytest.mark.parametrize("interrupted", [True, False])
+def test_an_interrupted_retry_goes_on_with_its_own_file(folder: Path, interrupted: bool) -> None:
+    batch = Batch(
+        id="acme.b1", client="acme", client_name="acme", tier=Tier.NORMAL, total=1, shards=1, created_at=1.0,
+        manifest=ManifestRef(uri="x", generation=1, sha256="0", base=""), state=BatchState.REOPENING,
+        replay=ReplayPlan(number=1, codes=(), lease=Lease(holder="h", until=2.0), failed_before=1.0,
+                          drop="d" if interrupted else ""),
+    )  # fmt: skip
+    note = run_notes.RunNote(
+        manifest="/m/b.json", out=str(folder / "out"), model="preview", photos=("/p",), retry="/m/failed.csv"
+    )
+    run_notes.note_run(folder / "data", batch.id, note)
+    name = "failed.csv" if interrupted else "b.json"
+    more = f"--out {folder}/out --data {folder}/data --photos /p --model preview"
+    assert run_notes.run_command(folder / "data", batch) == f"ruum-batch run /m/{name} {more}"
+    other = run_notes.run_command(folder / "data", batch, Path("/r/failed.csv"))
+    assert other == f"ruum-batch run /r/failed.csv {more}", (
+        "without the model it would choose Gemini where a key is set"
+    )
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_submit_knows_photos_beside_the_batch_s_own_manifest(
+    ruum: Ruum, folder: Path, stack: Stack, there: bool
+) -> None:
+    async def known() -> None:
+        batch = Batch(
+            id="acme.b1", client="acme", client_name="acme", tier=Tier.NORMAL, total=1, shards=1, created_at=1.0,
+            manifest=ManifestRef(uri="gs://intake/manifests/acme/m/m.json", generation=1, sha256="0",
+                                 base="gs://intake/manifests/acme/m/"), state=BatchState.CLOSED,
+        )  # fmt: skip
+        await stack.embedded.store.create_batch(batch)
+        if there:
+            name = "manifests/acme/m/photos/new.jpg"
+            await stack.embedded.objects.put("intake", name, b"x", content_type="image/jpeg")
+
+    asyncio.run(known())
+    (folder / "failed.csv").write_text(RETRY.format("photos/new.jpg"))
+    said = ruum("submit", folder / "failed.csv")
+    assert said.code == (0 if there else 64)
+    assert ("1 of 1 photo is not there" in said.err) is not there

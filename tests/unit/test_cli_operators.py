@@ -3,22 +3,32 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import re
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
-from ops import local, run_notes, waiting
+from ops import erasing, local, run_notes, show, spending, waiting
+from ops import words as words_module
+from ops.commands import control
+from ops.target import Target
+from shared import closing, wiring
+from shared.adapters.embedded.objects import EmbeddedObjects
 from shared.cache import CacheEntry
 from shared.clock import SystemClock
+from shared.hosts import HostLedger
 from shared.ledger import Circuit, Ledger, Waiter
-from shared.model import BatchState, Control, Worker
-from shared.settings import Limit
+from shared.model import BatchState, Control, Counts, ImageState, Trials, Worker
+from shared.ports import StoredObject
+from shared.settings import Buckets, Limit, Settings
 from tests.unit.commands import Ruum
 from tests.unit.test_operator_commands import BUG, PICTURE, TIMEOUT, Data, at_work, failed, ok, queued
 
@@ -69,7 +79,9 @@ def test_watch_ends_where_nobody_works(ruum: Ruum, data: Data) -> None:
     said = ruum("watch", batch, "--data", data.folder)
     assert time.monotonic() - started < 5
     assert said.code == 3
-    assert f"{batch} stands still with 1 of 2 finished. Nothing runs in {data.folder}. Go on with: {RUN}" in said.err
+    assert (
+        f"{batch} makes no progress, with 1 of 2 finished. Nothing runs in {data.folder}. Go on with: {RUN}" in said.err
+    )
 
 
 def test_watch_ends_with_a_pause_and_the_commands_that_help(ruum: Ruum, data: Data) -> None:
@@ -84,6 +96,14 @@ def test_watch_ends_with_a_pause_and_the_commands_that_help(ruum: Ruum, data: Da
         assert f"ruum-batch {verb} {batch} --data {data.folder}" in said.err
     assert f"and then: {RUN}/m/acme.json" in said.err
     assert f"1 {TIMEOUT} (" in said.err
+
+
+@pytest.mark.parametrize("by", ["", "ana"])
+def test_failures_explain_a_pause_only_where_nobody_asked_for_it(ruum: Ruum, data: Data, by: str) -> None:
+    batch = data.batch("a", [queued()], closed=False, control=Control.PAUSED, paused_reason="tea", controlled_by=by)
+    said = ruum("status", batch, "--data", data.folder).out
+    assert ("see why:" in said) is (not by)
+    assert "or stop:" in said
 
 
 @pytest.mark.parametrize("working", [False, True])
@@ -103,6 +123,37 @@ def test_status_says_what_is_waited_for(ruum: Ruum, data: Data) -> None:
     assert f"Gemini does not answer ({PICTURE}). The next test call is at" in said.out
     assert [wait["kind"] for wait in found["waitsFor"]] == ["circuit"]
     assert "Nothing runs in" in ruum("status", batch, "--data", data.folder).out
+
+
+@pytest.mark.parametrize(
+    ("wait", "age", "left"),
+    [
+        ({}, 1.0, "1 min 00 s left"),
+        ({"waiters": {"w normal": Waiter(count=4, until=2e9)}}, 1.0, "1 min 00 s left"),
+        ({"day_spent_until": 600.0}, 1.0, "11 min 00 s left"),
+        ({"circuit": Circuit.OPEN, "open_until": 300.0}, 1.0, "time left not known"),
+        ({"circuit": Circuit.HALF_OPEN, "probe_until": 100.0}, 1.0, "time left not known"),
+        ({}, 400.0, "time left not known"),  # nothing has moved for long: the workers sleep, or have halted
+    ],
+)
+def test_status_tells_a_time_left_only_where_it_is_known(
+    ruum: Ruum, data: Data, monkeypatch: pytest.MonkeyPatch, wait: dict[str, Any], age: float, left: str
+) -> None:
+    batch = data.batch("a", [queued()] * 60 + [ok()], closed=False)
+    later = {name: data.now + at for name, at in wait.items() if name.endswith("_until")}
+    data.ledger(PICTURE, **{**wait, **later})
+    status = StoredObject("results", "status.json", 1, 9, {}, data.now - age)
+
+    async def stat(*_: Any) -> StoredObject:
+        return status
+
+    monkeypatch.setattr(EmbeddedObjects, "stat", stat)
+    monkeypatch.setattr(closing, "known_speed", lambda known: 1.0)
+    with at_work(data.folder):
+        said = ruum("status", batch, "--data", data.folder).out
+    seconds = re.search(r"finished \(2%\)(?:, 60.0 a minute)?, (.*)", said)
+    assert seconds is not None, said
+    assert re.sub(r"(1[01]) min \d\d s|59 s", lambda m: "11 min 00 s" if m[1] else "1 min 00 s", seconds[1]) == left
 
 
 def ledger(**changes: Any) -> Ledger:
@@ -205,6 +256,106 @@ def test_health_of_a_healthy_system(ruum: Ruum, data: Data) -> None:
     assert "all is well" in said.out
 
 
+def test_health_names_a_host_that_asked_to_wait(ruum: Ruum, data: Data) -> None:
+    data.batch("a", [ok()])
+    data.record(HostLedger(id="host:photos.example", not_before=data.now + 300, refusals=1), "host:photos.example")
+    said = ruum("health", "--data", data.folder)
+    assert "waits      photos.example asked us to wait until" in said.out
+    assert said.code == 0
+
+
+@pytest.mark.parametrize(
+    ("code", "images", "words"),
+    [
+        (TIMEOUT, 1, [f"1 image of acme failed with {TIMEOUT} in the last hour (", "replay --client acme --code"]),
+        (BUG, 40, ["40 images of acme failed with internal in the last hour (our own fault"]),
+        (
+            "source_not_found",
+            20,
+            ["20 images of acme", "The client can correct the addresses: ruum-batch dead-letters"],
+        ),
+        ("source_not_found", 19, []),
+    ],
+)
+def test_health_is_not_well_after_failures(ruum: Ruum, data: Data, code: str, images: int, words: list[str]) -> None:
+    data.batch("a", [failed(code, 5)] * images)
+    said = ruum("health", "--data", data.folder)
+    assert "all is well" not in said.out
+    assert said.code == (3 if words else 0)
+    assert ("LOOK" in said.out) is bool(words)
+    for word in words or [f"19 {code} of acme in the last hour", "nothing else needs a person"]:
+        assert word in said.out
+
+
+@pytest.mark.parametrize("images", [1, 3, 4, 100, 101, 1234])
+def test_failures_are_counted_beyond_those_that_are_named(ruum: Ruum, data: Data, images: int) -> None:
+    batch = data.batch("a", [failed(f"{number}") | {"code": TIMEOUT} for number in range(images)])
+    said = ruum("status", batch, "--data", data.folder).out
+    (line,) = [line for line in said.splitlines() if f"{images} {TIMEOUT}" in line]
+    more = re.search(r" and ([\d,]+) more$", line)
+    assert (int(more[1].replace(",", "")) if more else 0) == images - min(images, 3)
+    assert line.count("bad.jpg") == min(images, 3)
+
+
+@pytest.mark.parametrize(
+    ("things", "total", "words"),
+    [([], None, ""), (["a"], None, "a"), (["a", "b", "c"], None, "a, b, c"), (["a", "b", "c", "d"], None, "a, b, c and 1 more"),
+     (["a", "b", "c", "d"], 4000, "a, b, c and 3,997 more"), (["a", "b"], 5, "a, b and 3 more"), (["a"], 1, "a")],
+)  # fmt: skip
+def test_some_of_many(things: list[str], total: int | None, words: str) -> None:
+    assert words_module.some(things, total=total) == words
+
+
+@pytest.mark.parametrize("processing", [0, 1, 45])
+@pytest.mark.parametrize("works", [True, False])
+def test_a_pause_says_what_is_still_in_progress(ruum: Ruum, data: Data, processing: int, works: bool) -> None:
+    """The numbers go on moving for a while: whoever pauses must not think that nothing happened."""
+    holder = [queued(state=ImageState.PROCESSING, counted=ImageState.PROCESSING)] * processing
+    batch = data.batch("a", [queued(), *holder], closed=False)
+    with at_work(data.folder) if works else contextlib.nullcontext():
+        said = ruum("pause", batch, "--data", data.folder)
+    said.done()
+    expected = f"{processing} image{'s' if processing > 1 else ''} still in progress: a paid call that has started"
+    assert (expected in said.out) is (processing > 0 and works)
+    assert ("still in progress" in said.out) is (processing > 0 and works)
+
+
+def test_a_cancel_does_not_call_queued_images_in_progress(data: Data) -> None:
+    batch = data.found(data.batch("a", [queued()], closed=False, control=Control.CANCELLING))
+
+    async def said(counts: Counts) -> list[str]:
+        embedded = local.open_backend(SystemClock(), data.folder, data.folder)
+        try:
+            where = Target(embedded.backend, SystemClock(), Settings(), "here", data=data.folder, embedded=embedded)
+            return await control._cancelled(where, batch, counts)
+        finally:
+            embedded.database.close()
+
+    both = asyncio.run(said(Counts(queued=85, processing=45, completed=20)))
+    assert both[1].startswith("  85 still queued: they are cancelled")
+    assert both[2].startswith("  45 in progress end first")
+    assert len(asyncio.run(said(Counts(queued=85)))) == len(asyncio.run(said(Counts(processing=45)))) == 2
+    assert len(asyncio.run(said(Counts(cancelled=1)))) == 1
+
+
+@pytest.mark.parametrize(
+    ("stuck", "idle", "numbers"),
+    [(False, 1.0, "60/min, 49 s left"), (False, 59.0, "60/min"), (False, 61.0, "time left not known"),
+     (True, 1.0, "time left not known")],
+)  # fmt: skip
+def test_progress_tells_a_time_left_only_while_something_moves(
+    data: Data, stuck: bool, idle: float, numbers: str
+) -> None:
+    """An outage, or a halt of the workers, that nothing in the store tells of."""
+    batch = data.found(data.batch("a", [queued()] * 60, closed=False))
+    progress = show.BatchProgress()
+    progress.stuck = stuck
+    progress._speed.note(0, 60, 1000.0)
+    progress._speed.note(10, 50, 1010.0)
+    shown = progress._numbers(batch, Counts(queued=50, completed=10), 1010.0 + idle)
+    assert shown == f"10 of 60 finished, {numbers}"
+
+
 def test_health_names_what_needs_a_person(ruum: Ruum, data: Data) -> None:
     data.batch("a", [queued(), failed(minutes_ago=5), failed(BUG, 200)], closed=False)
     paused = data.batch("b", [queued()], closed=False, control=Control.PAUSED, paused_reason="tea", client="globex")
@@ -225,6 +376,27 @@ def test_health_names_what_needs_a_person(ruum: Ruum, data: Data) -> None:
         assert words in said.out
 
 
+KEY = "the key of Gemini is not valid."
+
+
+@pytest.mark.parametrize(("halted", "every"), [(1, False), (2, True)])
+def test_a_halt_of_the_workers_is_said(ruum: Ruum, data: Data, halted: int, every: bool) -> None:
+    """Workers that live and do nothing, because our configuration is wrong, need a person at once."""
+    batch = data.batch("a", [queued()], closed=False)
+    with at_work(data.folder):
+        for number in range(2):
+            worker = Worker(id=f"w{number}", at=time.time() + 30, halted=KEY if number < halted else "")
+            data.run(lambda e, worker=worker: e.store.beat(worker))
+        said = ruum("health", "--data", data.folder)
+        assert said.code == 3
+        who = "The workers have" if every else "1 of 2 workers have"
+        assert f"LOOK       {who} stopped taking images" in said.out
+        assert "the key of Gemini is not valid. Correct it" in said.out
+        assert "stopped taking images" in ruum("status", batch, "--data", data.folder).out
+        found = json.loads(ruum("health", "--data", data.folder, "--json").out)
+        assert [(wait["kind"], wait["serious"]) for wait in found["waits"]] == [("halt", every)]
+
+
 # --- image
 
 
@@ -239,6 +411,18 @@ def test_an_image_s_whole_story(ruum: Ruum, data: Data) -> None:
     assert (found["index"], found["state"], found["error"]["code"]) == (1, "failed", BUG)
     for index in (3, 10**30):
         ruum("image", batch, index, "--data", data.folder).refused(64, "0 to 2")
+
+
+def test_an_image_that_workers_died_with_says_so(ruum: Ruum, data: Data) -> None:
+    died = Trials(deaths=3, step="prepare", in_a_row=2, passed=1)
+    images = [queued(crashes=2), queued(crashes=1, trials=died), queued(crashes=1)]
+    batch = data.batch("a", images, closed=False)
+    stories = [" ".join(ruum("image", batch, index, "--data", data.folder).out.split()) for index in range(3)]
+    told = [
+        "it is tried alone",
+        "3 workers died while it held nothing else, the last at the step prepare; 1 trial passed",
+    ]
+    assert [[words in story for words in told] for story in stories] == [[True, False], [False, True], [False, False]]
 
 
 # --- resend
@@ -267,6 +451,8 @@ def test_a_client_is_erased_and_no_other(ruum: Ruum, data: Data) -> None:
     async def objects(embedded: Any) -> None:
         for bucket, name in (("results", "results/acme/a/images/0.jpg"), ("results", "results/globex/b/images/0.jpg"),
                              ("work", "cache/k1/k1"), ("work", "cache/k2/k2"), ("work", f"work/{mine}/0/1-1"),
+                             ("results", "results/acme/a/originals/0.jpg"), ("results", f"closing/{mine}/1-9/00005000"),
+                             ("results", f"closing/{mine}b/1-9/00005000".replace("acme", "globex")),
                              ("intake", "manifests/acme/x.json"), ("results", "manifests/acme/x.json.errors.json")):  # fmt: skip
             await embedded.objects.put(bucket, name, b"x", content_type="a/b")
 
@@ -275,7 +461,7 @@ def test_a_client_is_erased_and_no_other(ruum: Ruum, data: Data) -> None:
     before = data.everything()
     dry = ruum("erase", "--client", "acme", "--dry-run", "--data", data.folder)
     dry.done()
-    assert "1 batch with 2 images, 5 files, 1 cache entry would be erased" in dry.out
+    assert "1 batch with 2 images, 7 files, 1 cache entry would be erased" in dry.out
     ruum("erase", "--client", "acme", "--data", data.folder).refused(64, "Erase 1 batch", "--yes")
     assert data.everything() == before
 
@@ -288,11 +474,95 @@ def test_a_client_is_erased_and_no_other(ruum: Ruum, data: Data) -> None:
     ruum("erase", "--client", "acme", "--yes", "--data", data.folder).refused(64, "no client acme")
 
 
-def test_what_is_not_finished_is_not_erased(ruum: Ruum, data: Data) -> None:
-    batch = data.batch("a", [queued()], closed=False)
+OPEN = (BatchState.INGESTING, BatchState.PROCESSING, BatchState.REOPENING, BatchState.CLOSING, BatchState.CLOSED)
+
+
+@pytest.mark.parametrize("control", Control)
+@pytest.mark.parametrize("state", OPEN)
+def test_what_is_not_finished_is_not_erased(ruum: Ruum, data: Data, state: BatchState, control: Control) -> None:
+    """Beside a run, a cancel, a replay or a closing something is still written; an unannounced end is none."""
+    batch = data.batch("a", [queued()], closed=False, state=state, control=control)
+    data.batch("b", [ok()])
     before = data.everything()
-    ruum("erase", "--client", "acme", "--yes", "--data", data.folder).refused(4, batch, "cancel first")
+    finishes = control is Control.CANCELLING or state in (BatchState.CLOSING, BatchState.CLOSED)
+    said = ruum("erase", "--client", "acme", "--yes", "--data", data.folder)
+    said.refused(4, f"{batch} is {'about to finish: try again' if finishes else 'not finished: cancel it first'}")
     assert data.everything() == before
+
+
+@pytest.mark.parametrize("meanwhile", ["replayed", "another", "a run"])
+def test_a_question_that_waited_long_erases_nothing_that_has_changed(
+    ruum: Ruum, data: Data, monkeypatch: pytest.MonkeyPatch, meanwhile: str
+) -> None:
+    batch = data.batch("a", [failed()])
+    beside = contextlib.ExitStack()
+
+    def sure(question: str, *, yes: bool) -> None:
+        with ThreadPoolExecutor(1) as other:
+            if meanwhile == "replayed":
+                other.submit(data.change, batch, state=BatchState.PROCESSING, round=2).result()
+            elif meanwhile == "another":
+                other.submit(data.batch, "b", [ok()]).result()
+            else:
+                beside.enter_context(at_work(data.folder))
+
+    monkeypatch.setattr(spending, "sure", sure)
+    with beside:
+        said = ruum("erase", "--client", "acme", "--data", data.folder)
+    said.refused(4, {"replayed": "cancel it first", "another": "acme has changed", "a run": "a run works"}[meanwhile])
+    assert data.standing(batch) == [("failed", 1)]
+
+
+def test_no_replay_opens_a_batch_that_is_being_erased(ruum: Ruum, data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+    batch = data.batch("a", [failed()])
+
+    async def killed(target: Any, known: Any, plan: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(erasing, "erase", killed)
+        assert ruum("erase", "--client", "acme", "--yes", "--data", data.folder).code == 130
+    said = ruum("retry-failed", batch, "--data", data.folder)
+    assert (said.code, data.standing(batch)) == (0, [("failed", 1)])
+    assert "left alone" in said.err
+    assert data.tasks() == []
+    ruum("erase", "--client", "acme", "--yes", "--data", data.folder).done()
+
+
+def test_a_batch_that_opens_after_the_last_look_is_not_erased(data: Data) -> None:
+    batch = data.batch("a", [failed()])
+    seen = data.found(batch)
+    data.change(batch, state=BatchState.REOPENING, round=2)
+
+    async def shut(embedded: Any) -> None:
+        where = Target(embedded.backend, SystemClock(), Settings(), "here", data=data.folder, embedded=embedded)
+        with pytest.raises(erasing.NotFinished, match="cancel it first"):
+            await erasing.shut(where, [seen])
+
+    data.run(shut)
+    assert data.found(batch).control is Control.RUN
+
+
+def test_photos_of_the_photo_bucket_are_erased_also_of_a_client_without_batches() -> None:
+    """The bucket `source` holds the client's folder itself: <client>/…, and nobody else's that begins alike."""
+    settings = Settings(buckets=Buckets(source="photos"))
+
+    async def body() -> list[str]:
+        embedded = wiring.embedded(SystemClock())
+        try:
+            for name in ("acme/1.jpg", "acme/new/2.jpg", "acme2/1.jpg", "globex/acme/1.jpg"):
+                await embedded.objects.put("photos", name, b"x", content_type="image/jpeg")
+            where = Target(embedded.backend, SystemClock(), settings, "here", embedded=embedded)
+            known = await erasing.batches_of(where, "acme")
+            plan = await erasing.plan(where, "acme", known)
+            assert (plan.batches, plan.is_empty, len(plan.objects)) == (0, False, 2)
+            await erasing.erase(where, known, plan)
+            assert (await erasing.plan(where, "acme", known)).is_empty
+            return [stored.name async for stored in embedded.objects.list("photos", "")]
+        finally:
+            embedded.database.close()
+
+    assert asyncio.run(body()) == ["acme2/1.jpg", "globex/acme/1.jpg"]
 
 
 def test_nothing_is_erased_beside_a_run(ruum: Ruum, data: Data) -> None:

@@ -1,12 +1,19 @@
-"""What is said of a photo host that asked to wait."""
+"""What is said while a batch runs: of a photo host that asked to wait, of what its calls have cost."""
 
 from __future__ import annotations
 
+import asyncio
+from typing import Any
+
+import pytest
+
 from ops import waiting
+from ops.noted_model import NotedModel, Notes
 from shared.hosts import HostLedger, refused
 from shared.ledger import Grant
 from shared.model import Tier
-from shared.settings import Settings
+from shared.ports import Answer, Usage
+from shared.settings import Settings, cost_micro_usd
 from tests.clocks import VirtualClock, run_virtual
 from tests.rooms.parts import World
 
@@ -25,3 +32,26 @@ def test_a_host_that_limits_is_named() -> None:
         assert await waiting.of_models(world.store, Settings(), now + 100) == []
 
     run_virtual(main)
+
+
+@pytest.mark.parametrize("told", [True, False])
+@pytest.mark.parametrize("step", ["analyse", "generate", "verify"])
+def test_a_call_of_unknown_use_is_not_shown_as_free(step: str, told: bool) -> None:
+    """The sum beside the bar is the one that the images' own bills come to."""
+    settings = Settings()
+    model = settings.gemini.image_model if step == "generate" else settings.gemini.text_model
+    usage = Usage(model, 700, 90) if told else Usage(model, told=False)
+
+    class Model:
+        def __getattr__(self, name: str) -> Any:
+            async def answered(*_: Any) -> Answer[Any]:
+                return Answer(None, usage)
+
+            return answered
+
+    notes = Notes()
+    noted: Any = NotedModel(Model(), notes, settings)  # type: ignore[arg-type]
+    arguments = {"analyse": 2, "generate": 4, "verify": 4}[step]
+    asyncio.run(getattr(noted, step)(*[None] * arguments))
+    tokens = (700, 90) if told else settings.typical.tokens(picture=step == "generate")
+    assert notes.cost_micro_usd == cost_micro_usd(settings.prices, model, *tokens) > 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import pty
 import re
@@ -14,11 +15,13 @@ from pathlib import Path
 
 import pytest
 
+from ops import cli_common
 from ops.cli_common import EXIT_CODES
 from tests.unit import cli_inputs
 from tests.unit.cli_inputs import run
 
 RUUM = str(Path(sys.executable).with_name("ruum-batch"))
+OURS = str(Path(cli_common.__file__).parent) + os.sep  # wherever the checkout is
 COMMANDS = cli_inputs.commands()
 NAMES = [" ".join(words) for words in COMMANDS]
 WORKS_ON_DATA = [words for words, command in COMMANDS.items() if "--data" in cli_inputs.options(command)]
@@ -200,6 +203,25 @@ def test_any_encoding_of_the_terminal(words: tuple[str, ...], encoding: str, wor
     run([*words[:1], "☃ é \udcff"], {}, encoding=encoding).in_a_line((words, encoding))
 
 
+def logging_state() -> dict[str, tuple[object, ...]]:
+    loggers = [logging.getLogger(), *map(logging.getLogger, list(logging.root.manager.loggerDict))]
+    found = {log.name: (log.level, log.handlers[:], log.filters[:], log.propagate, log.disabled) for log in loggers}
+    return found | {"disable": (logging.root.manager.disable,)}
+
+
+@pytest.mark.parametrize("words", [("health",), ("status", "acme.a"), ("image", "acme.a", "9"), ("nonsense",), ("-h",)])
+@pytest.mark.parametrize("level", ["DEBUG", "CRITICAL", "BANANA"])
+def test_a_command_leaves_the_process_its_own_logging(
+    words: tuple[str, ...], level: str, world: dict[str, Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Tests that ran after a command's saw no log lines: the command had taken pytest's handlers away."""
+    before = logging_state()
+    run([*words, *(["--data", str(world["data"])] if len(words[0]) > 2 else [])], {"LOG_LEVEL": level})
+    assert {name: state for name, state in logging_state().items() if name in before} == before
+    logging.getLogger("shared.somewhere").warning("after a command")
+    assert "after a command" in caplog.text
+
+
 # --- real processes: what a process of its own is needed for
 
 
@@ -261,7 +283,7 @@ def test_ctrl_c_in_the_first_second_is_one_line(tmp_path: Path, command: tuple[s
         _, err = started.communicate(timeout=30)
         if "Traceback" in err and 'File "/' in err and err.count("File ") == 1 and "/bin/ruum-batch" in err:
             continue  # the entry script had not got to its first import
-        if "ops" not in err and "Traceback" in err:
+        if OURS not in err and "Traceback" in err:
             continue  # the interpreter itself was still starting: nothing of ours can be asked yet
         assert "Traceback" not in err, (milliseconds, err)
         assert len(err.splitlines()) <= 1, err

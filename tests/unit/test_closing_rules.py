@@ -742,6 +742,40 @@ def test_the_same_news_again_refreshes_the_status():
     asyncio.run(run())
 
 
+LATER = {"counts": (1, B.PROCESSING, 2), "closed": (1, B.CLOSED, 2), "round": (2, B.PROCESSING, 1)}
+
+
+@pytest.mark.parametrize(
+    ("news", "later", "at_once", "written"),
+    [
+        ("counts", 0.0, False, False),
+        ("counts", 0.999, False, False),
+        ("counts", 1.0, False, True),
+        ("counts", 60.0, False, True),
+        ("counts", -0.5, False, False),  # our clock is behind the store's
+        ("counts", -1.0, False, True),  # it is wrong: nothing can be told from it
+        ("counts", 0.0, True, True),
+        ("closed", 0.0, False, True),
+        ("round", 0.0, False, True),
+    ],
+)
+def test_a_status_written_a_moment_ago_is_left_alone(news: str, later: float, at_once: bool, written: bool):
+    """Cloud Storage takes one write a second to one name. A new round and the end are always written."""
+
+    async def run() -> None:
+        clock = Clock()
+        parts = embedded(clock)
+        await closing.write_status(parts.objects, "results", *told((1, B.PROCESSING, 1)), clock.now())
+        before = await parts.objects.stat("results", names.status_name(a_batch()))
+        batch, counts = told(LATER[news])
+        await closing.write_status(parts.objects, "results", batch, counts, clock.now() + later, at_once=at_once)
+        after = await parts.objects.stat("results", names.status_name(a_batch()))
+        assert before is not None and after is not None
+        assert (after.generation > before.generation) is written
+
+    asyncio.run(run())
+
+
 def test_a_status_tells_the_batch_in_plain_words():
     batch = a_batch(B.CLOSING, round=2, total=8)
     assert closing.status_of(batch, Counts(queued=1, processing=1, completed=3, failed=2, cancelled=1), NOW) == {

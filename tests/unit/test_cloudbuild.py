@@ -141,6 +141,29 @@ def test_what_tests_and_plans_cannot_deploy() -> None:
     assert not re.search(r"terraform .*\bapply\b", BUILD)
 
 
+def test_a_pull_request_is_tested_as_a_commit_is_and_can_do_nothing() -> None:
+    """Its code is anybody's: the account may write a log, and its steps stand in the bootstrap."""
+    body = resource("google_cloudbuild_trigger", "check")
+    assert 'google_service_account.build["check"].id' in body
+    assert "filename" not in body
+    assert "COMMENTS_ENABLED_FOR_EXTERNAL_CONTRIBUTORS_ONLY" in body
+    of_check = [
+        found
+        for found in re.findall(r'^resource "\w+" "\w+" \{\n.*?^\}', BOOTSTRAP, re.MULTILINE | re.DOTALL)
+        if 'build["check"].member' in found
+    ]
+    assert len(of_check) == 1
+    assert re.findall(r"roles/[\w.]+", of_check[0]) == ["roles/logging.logWriter"]
+    step = steps()["test"]
+    for same in (
+        "google-cloud-cli:528.0.0-emulators",
+        "make python3-venv nodejs chromium chromium-driver",
+        "make test",
+    ):
+        assert same in body, "a pull request and a commit are tested alike"
+        assert same in step
+
+
 def test_only_an_approved_build_runs_as_the_account_that_deploys() -> None:
     triggers = re.findall(r'^resource "google_cloudbuild_trigger" "(\w+)" \{\n(.*?)^\}', BOOTSTRAP, re.M | re.S)
     deploying = {name for name, body in triggers if 'build["apply"].id' in body}

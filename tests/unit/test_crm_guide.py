@@ -488,6 +488,7 @@ def test_every_error_code_stands_once(page: str) -> None:
         "email_verified",
         "project_id",
         "results_kept_days",
+        "documents_kept_days",
         "signed_link_seconds",
     }
     assert everywhere - others <= {code.value for code in ErrorCode}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
 
 from ops import settings_page
@@ -32,3 +33,40 @@ def test_links_lead_somewhere() -> None:
     for page in [DOCS.parent / "README.md", *DOCS.rglob("*.md")]:
         for target in re.findall(r"\]\(([^)#]+)\)", page.read_text("utf-8")):
             assert target.startswith("https://") or (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_every_module_has_its_line_in_the_architecture() -> None:
+    """And no line names a module that has gone."""
+    root = DOCS.parent
+    table = (
+        (DOCS / "architecture.md")
+        .read_text("utf-8")
+        .partition("## Where a line lives")[2]
+        .partition("Imports point")[0]
+    )
+    listed: set[str] = set()
+    for row in re.findall(r"^\| (`.*?) \|", table, re.MULTILINE):
+        folder = ""
+        for name in re.findall(r"`([^`]+)`", row):
+            if name.endswith("/"):
+                folder = name
+                continue
+            path = name if "/" in name else folder + name
+            folder = path.rpartition("/")[0] + "/"
+            listed.add(path)
+    modules = {
+        path.relative_to(root).as_posix()
+        for package in ("shared", "ops")
+        for path in (root / package).rglob("*.py")
+        if path.name != "__init__.py"
+    }
+    assert modules - listed == set()
+    assert {path for path in listed - modules if not list(root.glob(path))} == set()
+
+
+def test_the_newest_version_of_the_changelog_is_the_projects() -> None:
+    root = DOCS.parent
+    versions = re.findall(
+        r"^## \[(\d+\.\d+\.\d+)\] - \d{4}-\d\d-\d\d$", (root / "CHANGELOG.md").read_text("utf-8"), re.MULTILINE
+    )
+    assert versions[0] == tomllib.loads((root / "pyproject.toml").read_text("utf-8"))["project"]["version"]

@@ -22,7 +22,16 @@ from hypothesis import strategies as st
 
 from shared import report, tables
 from shared.errors import ManifestRejected
-from shared.manifest import MOST_VALUE_SHOWN, Manifest, ManifestImage, Problem, batch_of, read
+from shared.manifest import (
+    MOST_VALUE_SHOWN,
+    Manifest,
+    ManifestImage,
+    Problem,
+    batch_of,
+    in_words,
+    read,
+    wrong_name,
+)
 from shared.model import Tier
 from shared.settings import ManifestLimits
 from shared.sources import SourceRules
@@ -158,7 +167,7 @@ def test_other_files_say_what_they_are(raw: bytes, reason: str, suffix: str) -> 
 def test_other_names_are_refused(name: str) -> None:
     problem = only(refuse(as_json(IMAGE), name))
     assert "name" in problem.reason
-    assert ".jsonl" in (problem.allowed or "")
+    assert problem == wrong_name(name)
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
@@ -1421,3 +1430,76 @@ def test_a_field_in_another_spelling_is_recognised(name: str) -> None:
 @pytest.mark.parametrize("path", ["photos\\a.jpg", "C:\\fotos\\a.jpg", "C:/fotos/a.jpg"])
 def test_a_path_of_windows_says_so(path: str) -> None:
     assert "Windows" in only(refuse(as_json({"url": path}))).reason
+
+
+# --- problems in words
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 4, 999])
+def test_one_cause_is_one_sentence(rows: int) -> None:
+    """10,000 rows with the same mistake filled a screen, and hid the one problem that was another."""
+    wrong = [
+        Problem("is not known", line + 2, None, "roomType", '"livng room"', "nearest: living_room")
+        for line in range(rows)
+    ]
+    other = Problem("is missing", 7, None, "url")
+    found = in_words([*wrong, other])
+    more = f" and {rows - 1:,} more" if rows > 1 else ""
+    assert found == [
+        (f'line 2{more}: roomType "livng room" is not known. Did you mean living_room?', rows),
+        ("line 7: url is missing", 1),
+    ]
+
+
+def test_values_of_one_cause_are_named() -> None:
+    reason = "is plain http, which can be read and altered on the way"
+    many = [Problem(reason, None, f"/images/{n}/url", "url", f'"http://a/{n}.jpg"', "https") for n in range(5000)]
+    ((sentence, number),) = in_words(many)
+    assert number == 5000
+    values = '"http://a/0.jpg", "http://a/1.jpg", "http://a/2.jpg" and 4,997 others'
+    assert sentence == f"/images/0/url and 4,999 more: url {values} {reason} (allowed: https)"
+
+
+def test_different_causes_stay_apart_and_in_order() -> None:
+    apart = [Problem("a", 1), Problem("b", 2), Problem("a", 3, field="x"), Problem("a", 4, allowed="y"), Problem("c")]
+    assert in_words(apart) == [(str(problem), 1) for problem in apart]
+    assert in_words([]) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "instead"),
+    [
+        ("plan.xls", "save it as .xlsx, .ods or CSV"), ("plan.XLSM", "save it as .xlsx, .ods or CSV"),
+        ("a.b/plan.numbers", "export it as .xlsx or CSV"), ("plan.txt", "name it .csv: tabs are understood"),
+        ("plan.zip", "unpack it first"), ("plan", "a name ending in .json, .jsonl, .csv, .xlsx or .ods"),
+        ("plan.pdf", "a name ending in .json, .jsonl, .csv, .xlsx or .ods"), ("xls", "save it as .xlsx, .ods or CSV"),
+    ],
+)  # fmt: skip
+def test_a_file_of_another_kind_is_told_what_to_become(name: str, instead: str) -> None:
+    problem = wrong_name(name)
+    assert str(problem) == f"is not a manifest by its name (allowed: {instead})"
+    with pytest.raises(ManifestRejected) as refused:
+        read(io.BytesIO(b"{}"), name, ManifestLimits(), SourceRules(base=""))
+    assert refused.value.problems == (problem,)
+
+
+def test_a_field_in_another_spelling_is_one_problem_and_not_missing_too() -> None:
+    """One cause is one problem: snake_case was told six times in a manifest of one photo."""
+    photo = {"url": "https://a.example/1.jpg", "room_type": "bedroom", "Design-Style": "modern"}
+    text = json.dumps(
+        {"client_name": "acme", "images": [photo, {"url": "https://a.example/2.jpg", "roomType": "bedroom"}]}
+    )
+    with pytest.raises(ManifestRejected) as refused:
+        read(io.BytesIO(text.encode()), "m.json", ManifestLimits(), SourceRules(base=""))
+    assert [(p.pointer, p.reason[:10]) for p in refused.value.problems] == [
+        ("/client_name", "is not a f"), ("/images/0/room_type", "is not a f"), ("/images/0/Design-Style", "is not a f"),
+        ("/images/1/designStyle", "is missing"),
+    ]  # fmt: skip
+    header = json.dumps(
+        {"clientName": "acme", "room_type": "bedroom", "designStyle": "modern", "images": [{"url": photo["url"]}] * 9}
+    )
+    with pytest.raises(ManifestRejected) as refused:
+        read(io.BytesIO(header.encode()), "m.json", ManifestLimits(), SourceRules(base=""))
+    assert [str(problem) for problem in refused.value.problems] == [
+        "/room_type: room_type is not a field here. Did you mean roomType?"
+    ]

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from ops import local
+from ops import local, run_notes
 from shared import closing, names
 from shared import ledger as ledgers
 from shared.clock import SystemClock
@@ -92,7 +92,9 @@ class Data:
         counts = Counts()
         for image in images:
             counts += Counts(**{image["state"].value: 1})
-        cost = sum(call.cost_micro_usd for image in images for call in image["calls"]) / 1_000_000
+        calls = [call for image in images for call in image["calls"]]
+        cost = sum(call.cost_micro_usd for call in calls) / 1_000_000
+        estimated = sum(call.cost_micro_usd for call in calls if call.estimated) / 1_000_000
         batch = Batch(
             id=f"{client}.{name}", client=client, client_name=client, tier=changes.pop("tier", NORMAL),
             manifest=ManifestRef(uri="memory://m", generation=1, sha256="0", base="file:///nowhere/"),
@@ -104,7 +106,7 @@ class Data:
             completion = Completion(
                 outcome="completed", counts=counts, success_rate=1.0, cost_usd=cost, duration_seconds=60.0, reports={},
                 cached=sum(image.get("cached", False) for image in images),
-                price_usd=round(cost * factor, 6) if price_usd is None else price_usd,
+                price_usd=round(cost * factor, 6) if price_usd is None else price_usd, estimated_usd=estimated,
             )  # fmt: skip
             batch = msgspec.structs.replace(
                 batch, closed_at=at, completion=completion, announced_round=1, tasks_published=len(images)
@@ -148,7 +150,7 @@ class Data:
                 return super().now() - seconds_ago
 
         async def body() -> None:
-            embedded = local.open_backend(Then(), self.folder, local.results_of(self.folder))
+            embedded = local.open_backend(Then(), self.folder, run_notes.results_of(self.folder))
             try:
                 batch = await embedded.store.batch(batch_id)
                 assert batch is not None
@@ -186,7 +188,7 @@ def test_on_an_idle_system(ruum: Ruum, tmp_path: Path) -> None:
     assert found == {
         "images": 100, "repeated": 0, "alreadyStaged": 0, "toBuy": 100, "cachedShare": 0.0,
         "costPerImageUsd": TYPICAL_USD, "costMeasured": False, "costUsd": 6.0785, "imagesPerMinute": 60.0,
-        "limitedBy": SLOTS, "blockedSeconds": 0.0, "backlog": {"express": 0, "normal": 0, "economy": 0},
+        "limitedBy": SLOTS, "blockedSeconds": 0.0, "outage": False, "backlog": {"express": 0, "normal": 0, "economy": 0},
         "tier": "normal", "missingPhotos": [],
         "tiers": {
             "express": {"priceUsd": 9.11775, "seconds": 150.0},
@@ -399,6 +401,15 @@ def test_the_ledger_is_asked(
     assert found["blockedSeconds"] == pytest.approx(blocked, abs=15)
     expected = blocked + 60 / per_minute * 60 + 50
     assert found["tiers"]["normal"]["seconds"] == pytest.approx(expected, abs=15)
+    assert found["outage"] is ("circuit" in changes)
+
+
+@pytest.mark.parametrize("circuit", Circuit)
+def test_nobody_knows_when_an_outage_ends(ruum: Ruum, tmp_path: Path, data: Data, circuit: Circuit) -> None:
+    data.ledger(PICTURE, circuit=circuit, open_until=data.now + 300, probe_until=data.now + 300)
+    said = ruum("estimate", manifest(tmp_path, range(60)), "--data", data.folder).out
+    assert ("done in at least" in said) is (circuit is not Circuit.CLOSED)
+    assert ("The vendor does not answer now" in said) is (circuit is not Circuit.CLOSED)
 
 
 def test_a_slow_trickle_is_no_slow_fleet(ruum: Ruum, tmp_path: Path, data: Data) -> None:
@@ -543,11 +554,25 @@ def test_costs_by_client_from_what_was_recorded(ruum: Ruum, data: Data) -> None:
     assert ruum("costs", "--data", data.folder, "--json").json == {
         "clients": [
             {"client": "acme", "batches": 3, "completed": 4, "costUsd": 0.300015, "unfinishedUsd": pytest.approx(0, abs=1e-4),
-             "priceUsd": pytest.approx(0.45 + 0.000002 + 0.000012, abs=1e-9)},
+             "estimatedUsd": 0.0, "priceUsd": pytest.approx(0.45 + 0.000002 + 0.000012, abs=1e-9)},
             {"client": "globex", "batches": 1, "completed": 1, "costUsd": 1.0, "unfinishedUsd": 0.0,
-             "priceUsd": 1.0},
+             "estimatedUsd": 0.0, "priceUsd": 1.0},
         ]
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("closed", [True, False])
+def test_costs_say_what_is_estimated(ruum: Ruum, data: Data, closed: bool) -> None:
+    """The vendor did not report what some calls used: nobody should take the sum for the vendor's invoice."""
+    guessed = (*call(30_000), Call(step="generate", model=PICTURE, cost_micro_usd=50_000, estimated=True))
+    data.batch("a", [wish(1, calls=guessed), wish(2, calls=call(70_000))], closed=closed)
+    (row,) = ruum("costs", "--data", data.folder, "--json").json["clients"]
+    assert (row["costUsd"], row["estimatedUsd"]) == (0.15, 0.05)
+    assert "$0.05 of the cost is estimated: the vendor did not say" in ruum("costs", "--data", data.folder).out
+    story = ruum("image", "acme.a", 0, "--data", data.folder).out
+    assert story.count("(estimated)") == 1
+    data.batch("b", [wish(1, calls=call(70_000))], client="globex")
+    assert "estimated" not in ruum("costs", "--client", "globex", "--data", data.folder).out
 
 
 def test_costs_of_one_client(ruum: Ruum, data: Data) -> None:

@@ -19,7 +19,7 @@ from shared import claims, closing, names, report, wiring
 from shared.errors import ErrorCode, ImageRejected, Throttled, WorldError
 from shared.heartbeat import Heartbeat
 from shared.messages import ImageChanged, decode
-from shared.model import BatchState, Control, Failure, ImageState, Lease, ReplayPlan, Tier, TierEmpty
+from shared.model import BatchState, Control, Failure, ImageState, Lease, ReplayPlan, Tier, TierEmpty, Trials
 from shared.ports import Message, Queue
 from shared.replay import fold_image
 from shared.settings import Buckets, CacheRules, FleetRules, Gemini, Settings, ThresholdRules
@@ -280,6 +280,8 @@ async def failures_dropped_again(cloud: Cloud) -> None:
     await cloud.changes()
     results = await cloud.world.kept("results")
     (failed,) = [content for name, (_, content, *_) in results.items() if name.endswith("failed.csv")]
+    failed = failed.replace(b"gs://intake/manifests/acme/1.jpg", b"1.jpg")  # a path, as the manifest has it
+    assert b",1.jpg," in failed
     await cloud.world.objects.put("intake", "manifests/acme/failed.csv", failed, content_type="text/csv")
     await cloud.rooms["ingest"].ingest.handle("intake", "manifests/acme/failed.csv")
     assert (await cloud.world.the_batch()).round == 2
@@ -413,7 +415,8 @@ async def others_hold_what_is_delivered(cloud: Cloud) -> None:
     await cloud.manifest("0.jpg", "1.jpg", "2.jpg", cache=False)
     living = await cloud.world.worker()
     await cloud.world.held_by(living.heartbeat.worker, 0)
-    await cloud.world.held_by("worker-dead", 1, alone=True)
+    trials = Trials(deaths=5, step="prepare", in_a_row=5)
+    await cloud.world.held_by("worker-dead", 1, alone=True, step="prepare", trials=trials)
     await cloud.world.change_image(
         2, state=ImageState.FAILED, settled_at=1.0, error=Failure(code="not_a_picture", message="x")
     )
@@ -503,7 +506,7 @@ async def two_workers_died_with_it(cloud: Cloud) -> None:
     """A suspect is staged alone."""
     await cloud.manifest("0.jpg", cache=False)
     await cloud.world.change_image(crashes=2)
-    await cloud.work(20)
+    await cloud.work(20 + claims.TRIAL_AFTER_SECONDS)
     assert (await cloud.world.image()).state is ImageState.COMPLETED
 
 

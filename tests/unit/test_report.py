@@ -144,7 +144,7 @@ def test_lines_and_rows_say_the_same() -> None:
         "designStyle": "modern", "state": "completed", "output": "results/acme/b1/images/0.jpg",
         "thumbnail": "results/acme/b1/thumbnails/0.jpg", "error": None, "attempts": 1, "round": 1, "cached": False,
         "durationsMs": {"generate": 1500, "verify": 500}, "costUsd": 0.0504,
-        "sha256": hashlib.sha256(b"0").hexdigest(), "prompts": "v1",
+        "costEstimated": False, "sha256": hashlib.sha256(b"0").hexdigest(), "prompts": "v1",
     }  # fmt: skip
     assert lines[1]["error"] == {"code": "not_a_picture", "message": "the file is an HTML page"}
     assert [line["attempts"] for line in lines] == [1, 3, 0, 3], "failed attempts, and the one that succeeded"
@@ -448,3 +448,33 @@ def test_small_costs_are_plain_numbers() -> None:
     (row,) = table(files(one)["results.csv"])
     assert "e" not in row["costUsd"]
     assert float(row["costUsd"]) == 0.000001
+
+
+# --- what the vendor did not say
+
+
+GUESSED = Call(step="verify", model="m", cost_micro_usd=7_000, estimated=True)
+
+
+def test_a_line_says_whether_a_part_of_its_cost_is_estimated() -> None:
+    known = image().calls
+    for calls, estimated in (((), False), (known, False), ((*known, GUESSED), True), ((GUESSED, *known), True)):
+        line = json.loads(files(image(calls=calls))["results.jsonl"])
+        assert (line["costEstimated"], line["costUsd"]) == (estimated, sum(c.cost_micro_usd for c in calls) / 1e6)
+
+
+@pytest.mark.parametrize("cut", range(4))
+def test_what_is_estimated_is_summed_over_parts(cut: int) -> None:
+    """A closing that is taken over counts each image's estimates once; parts of an older version hold none."""
+    images = [image(0, calls=(GUESSED,)), image(1), image(2, FAILED, calls=(*image().calls, GUESSED))]
+    first = report.RoundReport(batch())
+    for one in images[:cut]:
+        first.add(one)
+    second = report.RoundReport(batch())
+    kept = msgspec.msgpack.encode(first.part())
+    assert second.absorb(msgspec.msgpack.decode(kept, type=report.Part))
+    for one in images[cut:]:
+        second.add(one)
+    assert (second.estimated_micro_usd, second.cost_micro_usd) == (14_000, 14_000 + 2 * 50_400)
+    older = msgspec.msgpack.encode(msgspec.msgpack.decode(kept)[:-1])
+    assert msgspec.msgpack.decode(older, type=report.Part).estimated_micro_usd == 0

@@ -12,10 +12,10 @@ import pytest
 
 from shared import report_page, vocabulary
 from shared.errors import ErrorCode
-from shared.model import Counts, Failure
+from shared.model import Failure
 from shared.settings import PhotoLimits
 from shared.staging import preview
-from tests.unit.test_report import COMPLETED, FAILED, HOSTILE, Page, batch, files, image
+from tests.unit.test_report import COMPLETED, FAILED, Page, batch, files, image
 
 SHELL = resources("shared").joinpath("report.html").read_text(encoding="utf-8")
 LANGUAGES = re.findall(r"^  (\w\w): \{$(.*?)^  \},$", SHELL, re.DOTALL | re.MULTILINE)
@@ -77,17 +77,6 @@ def test_the_policy_allows_its_own_script_and_style_only() -> None:
 def test_no_attribute_needs_what_the_policy_forbids() -> None:
     shell = SHELL.split("<body>")[1].split("<script")[0]
     assert not re.search(r"\s(style|on\w+)=", shell)
-
-
-def test_the_clients_language_is_optional() -> None:
-    made = {
-        lang: report_page.page(batch(), outcome="completed", counts=Counts(), cost_usd=0.0, rows=b"", lang=lang)
-        for lang in (None, "pt", *HOSTILE)
-    }
-    assert "lang" not in Page(made[None]).data
-    for lang, content in made.items():
-        assert Page(content).data.get("lang") == lang
-        assert Page(content).tags == Page(made[None]).tags
 
 
 def test_a_row_says_whether_the_preview_model_made_it() -> None:

@@ -430,10 +430,13 @@ def test_batch_ids_begin_with_their_client() -> None:
             assert event["data"]["batchId"].startswith(event["data"]["client"] + ".")
 
 
-def test_few_problems_are_told_whole_and_many_in_part() -> None:
+def test_problems_are_told_by_their_causes() -> None:
+    """A sentence may be about many problems: those of one cause in many rows."""
     rejected = [event["data"] for event in sent() if event["ce-type"] == "ruum.batch.rejected"]
     for data in rejected:
-        assert len(data["firstProblems"]) == min(10, data["problems"])
+        others = [re.match(r".* and ([\d,]+) more: ", sentence) for sentence in data["firstProblems"]]
+        told = len(others) + sum(int(more[1].replace(",", "")) for more in others if more)
+        assert told == data["problems"] and len(others) <= 10
     assert {data["problems"] > 10 for data in rejected} == {True, False}
 
 

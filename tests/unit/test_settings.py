@@ -65,7 +65,10 @@ def other(kind: Any, default: Any) -> tuple[str, Any]:
     if bare is int:
         return ("60", 60) if default != 60 else ("61", 61)
     if bare is float:
-        return ("0.25", 0.25) if default != 0.25 else ("0.75", 0.75)
+        notes = getattr(kind, "__metadata__", ())
+        least = next((note.ge for note in notes if isinstance(note, msgspec.Meta) and note.ge is not None), 0)
+        value = next(value for value in (least + 0.25, least + 0.75) if value != default)
+        return str(value), value
     assert bare is str or (isinstance(bare, types.UnionType) and str in get_args(bare)), f"how is a {bare} set?"
     return "something else", "something else"
 

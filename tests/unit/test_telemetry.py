@@ -21,7 +21,7 @@ from shared import telemetry
 from shared.adapters.google.gemini import GeminiModel
 from shared.errors import ConfigurationError, ErrorCode, ImageRejected, RuumError, Throttled, WorldError
 from shared.messages import ImageChanged, decode
-from shared.model import Control, Failure, ImageState, Tier
+from shared.model import Control, Failure, ImageState, Tier, Trials
 from shared.ports import Photo, Request
 from shared.settings import Gemini, Limit, Price, Settings
 from shared.stage_image import Action
@@ -599,8 +599,9 @@ async def given_up(run: Run) -> ImageState:
 
 
 async def crashed(run: Run) -> ImageState:
-    """Its worker died with nothing else in hand: the next one's claim settles it."""
-    await run.world.held_by("worker-dead", batch=BATCH, alone=True)
+    """The sixth worker died with nothing else in hand: the next one's claim settles it."""
+    trials = Trials(deaths=5, step="prepare", in_a_row=5)
+    await run.world.held_by("worker-dead", batch=BATCH, alone=True, step="prepare", trials=trials)
     await run.world.clock.sleep(STALE_SECONDS)
     await run.tasks()
     return ImageState.FAILED

@@ -168,7 +168,12 @@ def test_doors_are_called_where_internal_callers_may() -> None:
     """An internal-only function answers Pub/Sub and the scheduler 404 anywhere but on its run.app address."""
     assert not re.search(r"google_cloudfunctions2_function\.this\[[^]]+\]\.(url|uri)\b", ALL)
     addresses = re.findall(r"google_cloudfunctions2_function\.this\[[^]]+\]\.service_config\[0\]\.uri", ALL)
-    assert len(addresses) == 3, "the dead-letter push, the scheduler's call, and the audience of its token"
+    assert len(addresses) == 5, (
+        "the dead-letter push; the scheduler's and the completed batch's calls, and their audience"
+    )
+    door = (ROOT / "functions/reconcile/main.py").read_text("utf-8")
+    (path,) = re.findall(r'^SETTLE_PATH = "(/\w+)"', door, re.MULTILINE)
+    assert re.findall(r'push_endpoint += "\$\{.*\}(/\w+)"', ALL) == [path]
     assert re.search(r"push_endpoint = push_config\.value\n.*?audience +=  *push_config\.value", ALL, re.DOTALL)
 
 
@@ -314,7 +319,11 @@ def test_the_local_stack_is_made_from_the_same_file() -> None:
 def test_settings_are_handed_over_by_their_names() -> None:
     names = set(re.findall(r"^ +(RUUM_\w+) +=", TERRAFORM["locals.tf"], re.MULTILINE))
     assert len(names) >= 12
-    samples = {"RUUM_LIMITS": '{"runway": {"concurrent": 3}}', "RUUM_STAGING_MODEL": "preview"}
+    samples = {
+        "RUUM_LIMITS": '{"runway": {"concurrent": 3}}',
+        "RUUM_STAGING_MODEL": "preview",
+        "RUUM_GOOGLE_DOCUMENTS_KEPT_SECONDS": str(90 * 86_400),
+    }
     given = {name: samples.get(name, "7") for name in names}
     settings = from_environment(given)
     assert settings.limits["runway"].concurrent == 3

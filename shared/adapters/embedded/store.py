@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from typing import Final, TypeVar
 
 import msgspec
@@ -176,6 +177,34 @@ class EmbeddedStore:
         def work(connection: sqlite3.Connection) -> list[Image]:
             rows = connection.execute(f"{query} ORDER BY position LIMIT {PAGE}", values).fetchall()
             return [_image.decode(row[0]) for row in rows]
+
+        return await self._database.read("image page", work)
+
+    async def moved_images(
+        self, batch_id: str, states: Collection[ImageState], *, since: float = 0.0, before: float = math.inf
+    ) -> AsyncIterator[Image]:
+        last = (since, -1)
+        while True:
+            page = await self._moved_page(batch_id, states, last, before)
+            for image in page:
+                yield image
+            if len(page) < PAGE:
+                return
+            last = (page[-1].moved_at, page[-1].index)
+
+    async def _moved_page(
+        self, batch_id: str, states: Collection[ImageState], after: tuple[float, int], before: float
+    ) -> list[Image]:
+        """Read by SQLite's own JSON: a column for it would make earlier data folders unreadable."""
+        moved = "json_extract(CAST(doc AS TEXT), '$.movedAt')"
+        query = (
+            f"SELECT doc FROM images WHERE batch = ? AND state IN ({', '.join('?' for _ in states)})"
+            f" AND ({moved}, position) > (?, ?) AND {moved} < ? ORDER BY {moved}, position LIMIT {PAGE}"
+        )
+        values = (batch_id, *(state.value for state in states), *after, before)
+
+        def work(connection: sqlite3.Connection) -> list[Image]:
+            return [_image.decode(row[0]) for row in connection.execute(query, values).fetchall()]
 
         return await self._database.read("image page", work)
 

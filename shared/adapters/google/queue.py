@@ -73,7 +73,7 @@ class PubSubQueue:
             try:
                 answer = await self._subscriber.pull(subscription=path, max_messages=most, retry=None, timeout=wait)
             except exceptions.DeadlineExceeded:
-                return []  # an empty subscription: the call blocks until our own deadline
+                return []  # an empty subscription, or a slow answer: the call blocks until our own deadline
             return [
                 Delivery(
                     ack_id=received.ack_id,

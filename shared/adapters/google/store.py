@@ -6,8 +6,10 @@ No read-write transaction ever touches a shared document: two that read and then
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Final, TypeVar
 
@@ -31,12 +33,26 @@ COMMIT: Final = 500  # documents created in one commit: Firestore's limit
 CREATES_PER_SECOND: Final = 500  # Firestore's "500/50/5" rule: a new collection starts at 500 a second
 # Documents this process wrote last, by path: the next change of one needs no read. 5,000 of 2 KB are 10 MB.
 REMEMBERED: Final = 5000
-COLLECTIONS: Final = {"Ledger": "quotas", "CacheEntry": "cache", "TierEmpty": "tiers", "HostLedger": "hosts"}
+COLLECTIONS: Final = {
+    "Ledger": "quotas",
+    "CacheEntry": "cache",
+    "TierEmpty": "tiers",
+    "HostLedger": "hosts",
+    "Reconciled": "reconciled",
+}
+# A batch outlives its images and tallies: a manifest that is dropped again must not meet images that are left over.
+# Firestore usually deletes an expired document within a day.
+BATCH_OUTLIVES_SECONDS: Final = 7 * 86_400.0
+EXPIRY: Final = "expireTime"  # the field that Firestore's TTL policies go by; a timestamp
 _STATES: Final = tuple(state.value for state in ImageState)
 
 
 def image_id(index: int) -> str:
-    """Zero-padded, so that the order of ids is the order of images."""
+    """Zero-padded, so that the order of ids is the order of images.
+
+    Sequential ids are a hot spot above 500 writes a second. Ingest creates no more than that, and later writes come in
+    the order in which images are done.
+    """
     return f"{index:06d}"
 
 
@@ -49,11 +65,12 @@ class _Known(msgspec.Struct, frozen=True):
 
 
 class FirestoreStore:
-    """See `shared.ports.BatchStore`."""
+    """See `shared.ports.BatchStore`. Batches, images and tallies expire `kept_seconds` after they were created."""
 
-    def __init__(self, client: AsyncClient, clock: Clock) -> None:
+    def __init__(self, client: AsyncClient, clock: Clock, kept_seconds: float) -> None:
         self._client = client
         self._clock = clock
+        self._kept_seconds = kept_seconds
         self._known: OrderedDict[str, _Known] = OrderedDict()
         self._create_at = 0.0  # when the next images may be created
         self.operations: dict[str, int] = {}  # reads and writes by kind, for the benchmarks
@@ -70,6 +87,12 @@ class FirestoreStore:
     def _tally_ref(self, batch_id: str, shard: int) -> AsyncDocumentReference:
         ref: AsyncDocumentReference = self._batch_ref(batch_id).collection("tallies").document(str(shard))
         return ref
+
+    def _new_fields(self, document: Batch | Image | Tally) -> Fields:
+        """The fields of a document that is created now, with its expiry, which no later write changes."""
+        outlives = BATCH_OUTLIVES_SECONDS if isinstance(document, Batch) else 0.0
+        expires_at = self._clock.now() + self._kept_seconds + outlives
+        return {**to_fields(document), EXPIRY: datetime.fromtimestamp(expires_at, UTC)}
 
     # --- one document
 
@@ -130,6 +153,8 @@ class FirestoreStore:
         """Compare-and-set; False when the document moved on, or when the reply to our own success was lost."""
         self._count(f"{kind.__name__.lower()} write")
         fields = to_fields(after)
+        if EXPIRY in known.fields:
+            fields[EXPIRY] = known.fields[EXPIRY]
         update = changes(known.fields, fields, DELETE_FIELD)
         option = self._client.write_option(last_update_time=known.update_time)
         try:
@@ -152,10 +177,10 @@ class FirestoreStore:
     # --- batches
 
     async def create_batch(self, batch: Batch) -> Batch:
-        ref = self._batch_ref(batch.id)
+        ref, fields = self._batch_ref(batch.id), self._new_fields(batch)
         self._count("batch write")
         try:
-            await retried(ref.path, lambda: ref.create(to_fields(batch), retry=None, timeout=CALL_SECONDS), self._clock)
+            await retried(ref.path, lambda: ref.create(fields, retry=None, timeout=CALL_SECONDS), self._clock)
         except exceptions.AlreadyExists:
             existing = await self.batch(batch.id)
             if existing is not None:
@@ -190,7 +215,7 @@ class FirestoreStore:
     # --- tallies
 
     async def create_tallies(self, tallies: Sequence[Tally]) -> None:
-        await self._create_all([(self._tally_ref(t.batch, t.shard), to_fields(t)) for t in tallies], "tally")
+        await self._create_all([(self._tally_ref(t.batch, t.shard), self._new_fields(t)) for t in tallies], "tally")
 
     async def tally(self, batch_id: str, shard: int) -> Tally | None:
         return await self._get(Tally, self._tally_ref(batch_id, shard))
@@ -222,7 +247,7 @@ class FirestoreStore:
         now = self._clock.monotonic()
         await self._clock.sleep(max(0.0, self._create_at - now))
         self._create_at = max(now, self._create_at) + len(images) / CREATES_PER_SECOND
-        await self._create_all([(self._image_ref(i.batch, i.index), to_fields(i)) for i in images], "image")
+        await self._create_all([(self._image_ref(i.batch, i.index), self._new_fields(i)) for i in images], "image")
 
     async def _create_all(self, documents: list[tuple[AsyncDocumentReference, Fields]], kind: str) -> None:
         """Create what does not exist. A commit creates all or nothing, so a refused one is repeated without those."""
@@ -273,6 +298,31 @@ class FirestoreStore:
             if len(snapshots) < PAGE:
                 return
             last = snapshots[-1].reference
+
+    async def moved_images(
+        self, batch_id: str, states: Collection[ImageState], *, since: float = 0.0, before: float = math.inf
+    ) -> AsyncIterator[Image]:
+        query = (
+            self._batch_ref(batch_id)
+            .collection("images")
+            .where(filter=FieldFilter("state", "in", [state.value for state in states]))
+            .where(filter=FieldFilter("movedAt", ">=", since))
+            .where(filter=FieldFilter("movedAt", "<", before))
+            .order_by("movedAt")
+            .order_by("__name__")
+            .limit(PAGE)
+        )
+        last: Any = None
+        while True:
+            page = query.start_after(last) if last is not None else query
+            read = partial(page.get, retry=None, timeout=DEADLINE_SECONDS)
+            snapshots = await retried("moved images", read, self._clock)
+            self._count("image read", len(snapshots))
+            for snapshot in snapshots:
+                yield from_fields(Image, snapshot.to_dict())
+            if len(snapshots) < PAGE:
+                return
+            last = snapshots[-1]
 
     async def change_image(
         self, batch_id: str, index: int, decide: Decision[Image], token: str, seen: Image | None = None

@@ -5,7 +5,7 @@ terraform {
   required_providers {
     google = { source = "hashicorp/google", version = ">= 7.46, < 9.0" }
   }
-  # The state in a bucket, made by hand before the first run: docs/operations.md, step 3.
+  # The state in a bucket, made by terraform/bootstrap: docs/operations.md, step 3.
   backend "gcs" {
     prefix = "ruum-batch"
   }
@@ -79,10 +79,11 @@ module "ruum_batch" {
     emails        = ["oncall@example.com"]
     slack_channel = "#ruum-batch"
   }
-  slack_auth_token  = var.slack_token
-  alert_limits      = { oldest_message_seconds = 7200, failed_share = 0.03 }
-  results_kept_days = 730
-  budget            = var.billing_account == "" ? null : { billing_account = var.billing_account, amount = 500 }
+  slack_auth_token    = var.slack_token
+  alert_limits        = { oldest_message_seconds = 7200, failed_share = 0.03 }
+  results_kept_days   = 730
+  documents_kept_days = 765
+  budget              = var.billing_account == "" ? null : { billing_account = var.billing_account, amount = 500 }
 }
 
 output "environment" {
