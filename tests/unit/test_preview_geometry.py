@@ -74,12 +74,17 @@ def test_a_camera_sees_along_the_ray_of_each_pixel(yaw: float, pitch: float, rol
 
 def test_lines_of_the_room_meet_in_the_vanishing_points() -> None:
     view = View(800, 600, 520, 400, 300, 0.3, 0.05, 0.02, 1.5)
+    seen = 0
     for axis, point in enumerate(view.vanishing()):
-        way = np.eye(3, dtype=np.float32)[axis]
-        u, v, depth = view.project((np.array([0.3, 4.0, 1.2], np.float32) + 20_000 * way)[None])
-        if depth[0] > 1:
-            assert abs(point[0] / point[2] - float(u[0])) < 3
-            assert abs(point[1] / point[2] - float(v[0])) < 3
+        for sign in (1, -1):
+            far = np.array([0.3, 4.0, 1.2], np.float32) + sign * 20_000 * np.eye(3, dtype=np.float32)[axis]
+            u, v, depth = view.project(far[None])
+            if depth[0] > 1:
+                seen += 1
+                meeting = np.array([point[0], point[1]]) / point[2]
+                apart = np.hypot(*(meeting - [float(u[0]), float(v[0])]))
+                assert apart < 0.01 * max(300, np.hypot(*meeting))
+    assert seen == 3, "each axis goes away from the camera on one side"
 
 
 def test_another_size_of_the_picture_is_the_same_camera() -> None:
@@ -123,7 +128,8 @@ def test_a_dark_and_noisy_picture_is_cleared_before_edges_are_looked_for() -> No
     before = np.abs(noisy[:, 160:] - noisy[:, 160:].mean()).mean() / 20
     after = np.abs(clear[:, 160:] - clear[:, 160:].mean()).mean() / (clear[:, :140].mean() - clear[:, 160:].mean())
     assert after < 0.6 * before
-    assert np.allclose(segments.cleared(np.full((60, 80), 200, np.float32)), 240, atol=1)
+    assert np.allclose(segments.cleared(np.full((60, 80), 80, np.float32)), 240, atol=1)
+    assert np.allclose(segments.cleared(np.full((60, 80), 200, np.float32)), 200, atol=1), "well exposed"
     assert segments.cleared(np.zeros((60, 80), np.float32)).max() == 0
 
 

@@ -15,6 +15,7 @@ _NOISE: Final = 2.6  # times the median gradient: what sensor noise does not rea
 _TURN: Final = math.radians(11.5)  # between neighbours of one line
 _GRAIN: Final = 3.0  # of 255: each time as much asks for one more smoothing
 _MOST_GAIN: Final = 4.0
+_DARK: Final = 140.0  # of 255: a photo whose brightest parts are below is underexposed
 _SHORTEST: Final = 16.0  # pixels
 _STRAIGHT: Final = 1.2  # pixels rms off the line
 
@@ -51,11 +52,11 @@ def smoothed(picture: Floats) -> Floats:
 
 
 def cleared(grey: Floats) -> Floats:
-    """Return the picture with its grain smoothed away and its brightest parts at 240: phones' photos at dusk are neither."""
+    """Return the picture with its grain smoothed away and, where it is underexposed, its brightest parts at 240."""
     second = grey[:, 2:] - 2 * grey[:, 1:-1] + grey[:, :-2]
     grain = float(np.median(np.abs(second))) / 0.6745 / 2.449 if second.size else 0.0
     bright = float(np.percentile(grey, 99))
-    gain = np.float32(min(_MOST_GAIN, 240 / bright) if bright > 4 else 1)
+    gain = np.float32(min(_MOST_GAIN, 240 / bright) if 4 < bright < _DARK else 1)
     for _ in range(min(3, int(grain * gain / _GRAIN))):
         grey = smoothed(grey)
     return grey * gain
