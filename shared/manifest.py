@@ -54,6 +54,10 @@ _WIDE_NULS: Final = {"0x0x0x0x": "utf-16-be", "x0x0x0x0": "utf-16-le", "000x000x
 MORE_THAN_LISTED: Final = "more problems than"  # begins the last problem of a list that is cut
 NEAREST: Final = "nearest: "  # begins what is allowed, where something known is like what was written
 _UTF8_MARK: Final = "\ufeff".encode()
+_NEEDED: Final = {  # what would do in a field that may not be left out
+    "url": "an https:// address, or a path beside the manifest", "clientName": "the customer's name",
+}  # fmt: skip
+_PLURAL: Final = {"is": "are", "has": "have", "holds": "hold", "differs": "differ", "leaves": "leave"}
 _ALLOWED_FILES: Final = "JSON, JSON Lines or CSV as text, or a spreadsheet (.xlsx, .ods)"
 _PIECE_BYTES: Final = 64 * 1024
 HEADER_LINES: Final = 20  # a header is looked for so far down, as in a spreadsheet
@@ -87,15 +91,24 @@ class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
         return f"line {self.line}" if self.line else self.pointer or ""
 
     def in_words(self, values: str | None = None, more: int = 0) -> str:
-        """The sentence for it. `values` stand for several problems' values, `more` places have the same problem."""
+        """The sentence for it. `values` stand for several different values, `more` places have the same problem."""
         others = f" and {more:,} more" if more else ""
         place = f"{self.place}{others}: " if self.place else ""
         name = f"{self.field} " if self.field else ""
         value = values if values is not None else f"{self.value} " if self.value is not None else ""
+        reason = self.reason if values is None else _of_several(self.reason)
         if self.allowed and self.allowed.startswith(NEAREST):
-            return f"{place}{name}{value}{self.reason}. Did you mean {self.allowed.removeprefix(NEAREST)}?"
+            return f"{place}{name}{value}{reason}. Did you mean {self.allowed.removeprefix(NEAREST)}?"
         allowed = f" (allowed: {self.allowed})" if self.allowed else ""
-        return f"{place}{name}{value}{self.reason}{allowed}"
+        return f"{place}{name}{value}{reason}{allowed}"
+
+
+def _of_several(reason: str) -> str:
+    """A reason, said of more than one value."""
+    verb, _, rest = reason.partition(" ")
+    if verb == "is" and re.match(r"(?:an?|no|not an?|neither|one) ", rest):  # "are no threshold" is no English
+        return f"each {reason}"
+    return f"{_PLURAL.get(verb, verb)} {rest}"
 
 
 def in_words(problems: Sequence[Problem]) -> list[tuple[str, int]]:
@@ -109,8 +122,9 @@ def in_words(problems: Sequence[Problem]) -> list[tuple[str, int]]:
     found = []
     for alike in causes.values():
         values = list(dict.fromkeys(problem.value for problem in alike if problem.value is not None))
-        others = f" and {len(values) - 3:,} others" if len(values) > 3 else ""
-        shown = f"{', '.join(values[:3])}{others} " if values else None
+        last = f"{len(values) - 3:,} other{'s' if len(values) > 4 else ''}" if len(values) > 3 else values[-1:]
+        first = values[:3] if len(values) > 3 else values[:-1]
+        shown = f"{', '.join(first)} and {''.join(last)} " if len(values) > 1 else None
         found.append((alike[0].in_words(shown, len(alike) - 1), len(alike)))
     return found
 
@@ -809,9 +823,8 @@ class _Reader:
         value = fields.get(field)
         if value is None or value == "":
             if required and field not in self._misspelt:
-                self._problem(
-                    "is missing" if value is None else "is empty", place.at(field), field=field, allowed="a text"
-                )
+                reason = "is missing" if value is None else "is empty"
+                self._problem(reason, place.at(field), field=field, allowed=_NEEDED[field])
             return None
         if not required and not self._is_retry and isinstance(value, str) and tables.is_null(value):
             return None

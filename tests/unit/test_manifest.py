@@ -1457,7 +1457,37 @@ def test_values_of_one_cause_are_named() -> None:
     ((sentence, number),) = in_words(many)
     assert number == 5000
     values = '"http://a/0.jpg", "http://a/1.jpg", "http://a/2.jpg" and 4,997 others'
-    assert sentence == f"/images/0/url and 4,999 more: url {values} {reason} (allowed: https)"
+    assert sentence == f"/images/0/url and 4,999 more: url {values} are{reason[2:]} (allowed: https)"
+
+
+@pytest.mark.parametrize(
+    ("reason", "said"),
+    [("is not known", "are not known"), ("has 300 characters", "have 300 characters"),
+     ("holds control characters", "hold control characters"), ("differs from the first row", "differ from the first row"),
+     ("is not UTF-8", "are not UTF-8"), ("is no threshold", "each is no threshold"),
+     ("is not a batch id", "each is not a batch id"), ("is an address", "each is an address"),
+     ("is neither yes nor no", "each is neither yes nor no"), ("leaves its folder", "leave its folder")],
+)  # fmt: skip
+def test_several_values_are_said_in_the_plural(reason: str, said: str) -> None:
+    def sentence(*values: str) -> str:
+        ((text, _),) = in_words(
+            [Problem(reason, line, None, "roomType", f'"{value}"') for line, value in enumerate(values, start=1)]
+        )
+        return text.partition(": ")[2]
+
+    assert sentence("a", "a") == f'roomType "a" {reason}'
+    assert sentence("a", "b") == f'roomType "a" and "b" {said}'
+    assert sentence("a", "b", "c") == f'roomType "a", "b" and "c" {said}'
+    assert sentence("a", "b", "c", "d") == f'roomType "a", "b", "c" and 1 other {said}'
+    assert sentence(*"abcde") == f'roomType "a", "b", "c" and 2 others {said}'
+
+
+def test_what_is_missing_says_what_would_do() -> None:
+    problems = refuse(json.dumps({"images": [{"roomType": "bedroom", "designStyle": "boho"}]}))
+    assert [str(problem) for problem in problems] == [
+        "/clientName: clientName is missing (allowed: the customer's name)",
+        "/images/0/url: url is missing (allowed: an https:// address, or a path beside the manifest)",
+    ]
 
 
 def test_different_causes_stay_apart_and_in_order() -> None:
