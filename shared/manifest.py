@@ -208,11 +208,16 @@ class _Place(msgspec.Struct, frozen=True):
 class _Object(dict[str, Any]):
     """A JSON object that remembers which of its keys stood there more than once."""
 
+    __slots__ = ("twice",)
+
     def __init__(self, pairs: list[tuple[str, Any]]) -> None:
         super().__init__(pairs)
-        self.twice = (
-            [] if len(self) == len(pairs) else [key for key, times in Counter(k for k, _ in pairs).items() if times > 1]
-        )
+        self.twice: tuple[str, ...] = ()
+        if len(self) < len(pairs):
+            self.twice = tuple(key for key, times in Counter(key for key, _ in pairs).items() if times > 1)
+
+
+_NOT_KEPT: Final = _Object([])  # stands for every object of a JSON that has far too many
 
 
 class _Stop(Exception):
@@ -227,7 +232,7 @@ class _Reader:
         self._rules = rules
         self._hash = hashlib.sha256()
         self._bytes = 0
-        self._objects = 0  # JSON objects made so far
+        self._objects = 0  # JSON objects met in what is parsed
         self._seen = 0  # images met so far, bad ones too
         self._problems: list[Problem] = []
         self._images: list[ManifestImage] = []
@@ -260,9 +265,10 @@ class _Reader:
                 self._sniff()
                 {".json": self._json, ".jsonl": self._json_lines, ".csv": self._csv}[suffix]()
             if not self._images and not self._problems:
-                self._stop("names no image", allowed=f"1 to {self._limits.most_images} images")
+                self._stop("names no image", allowed=f"1 to {self._limits.most_images:,} images")
+            self._note_too_many(exactly=True)
         except _Stop:
-            pass
+            self._note_too_many(exactly=False)
         header = self._header or {}
         client_name = header.get("clientName")
         if self._problems or client_name is None:
@@ -296,6 +302,15 @@ class _Reader:
     def _stop(self, reason: str, place: _Place | None = None, **more: Any) -> NoReturn:
         self._problem(reason, place, **more)
         raise _Stop
+
+    def _note_too_many(self, *, exactly: bool) -> None:
+        """Put before the other problems that there are too many images. `exactly`: all of them were counted."""
+        most = self._limits.most_images
+        if self._seen <= most:
+            return
+        reason = f"has {self._seen:,} images" if exactly else f"has more than {most:,} images"
+        del self._problems[self._limits.most_problems + 1 :]
+        self._problems.insert(0, Problem(reason, allowed=f"at most {most:,}; split it into several manifests"))
 
     def _leave_rest_unread(self) -> NoReturn:
         """Stop after the last problem, and say there that more may be wrong further down."""
@@ -398,6 +413,8 @@ class _Reader:
         if text is None:
             raise _Stop
         document = self._parse(text, _Place(pointer=""))
+        if document is _NOT_KEPT:
+            self._stop("holds too many objects", _Place(pointer=""), allowed="flat images with a few fields each")
         if isinstance(document, list):
             self._stop("is a list", _Place(pointer=""), allowed='an object with "clientName" and "images"')
         if not isinstance(document, dict):
@@ -433,12 +450,15 @@ class _Reader:
                 self._take_image(item, place)
 
     def _object(self, pairs: list[tuple[str, Any]]) -> _Object:
-        """One object more. Bounded while parsing: `{},{},…` would take 160 bytes of memory for each of the file's."""
+        """One object more. Bounded while parsing: `{},{},…` would take 160 bytes of memory for each of the file's.
+
+        Above the bound only what holds more images than are allowed is kept, which is the manifest itself.
+        """
         self._objects += 1
-        if self._objects > 2 * (self._limits.most_images + self._limits.most_problems) + 100:
-            self._stop(
-                f"holds more than {self._limits.most_images} images", allowed=f"1 to {self._limits.most_images} images"
-            )
+        if self._objects > 2 * (self._limits.most_images + self._limits.most_problems) + 100 and not any(
+            isinstance(value, list) and len(value) > self._limits.most_images for _, value in pairs
+        ):
+            return _NOT_KEPT
         return _Object(pairs)
 
     def _parse(self, text: str, place: _Place) -> Any:
@@ -447,6 +467,7 @@ class _Reader:
         NaN and Infinity pass as the numbers they are: no field takes one, so that each is refused with its pointer and
         field. A hook that refuses them here would not know where they stand, and hide all other problems of a JSON.
         """
+        self._objects = 0
         text = text.rstrip("\r\n")  # else a line that breaks off is said to do so in the next
         allowed = "a JSON object" if place.line is None else "a JSON object in one line"
         try:
@@ -596,6 +617,7 @@ class _Reader:
             self._separator = ";"  # reports for a Brazilian spreadsheet, which opens no other in columns
         for number, row in rows:
             self._take_row(row, columns, _Place(line=number))
+        self._seen += sheet.more
 
     def _columns(self, row: list[str], place: _Place) -> list[str]:
         """What each column of the header is; one problem for each cause."""
@@ -739,12 +761,8 @@ class _Reader:
 
     def _take_image(self, item: Any, place: _Place, index: int | None = None) -> None:
         self._seen += 1
-        if self._seen > self._limits.most_images:
-            self._stop(
-                f"more than {self._limits.most_images} images",
-                place,
-                allowed=f"1 to {self._limits.most_images} images: split it into several manifests",
-            )
+        if self._seen > self._limits.most_images:  # counted on, so that one knows how to split it, and not kept
+            return
         if not isinstance(item, dict):
             self._problem("is not an object", place, value=item, allowed='an object with "url"')
             return
