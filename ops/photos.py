@@ -36,12 +36,16 @@ def missing(found: Manifest, also: Sequence[Path] = ()) -> Missing | None:
 
     `also`: folders in which a path of a round's failed.csv is looked for too, as `shared.retries` does.
     """
-    local = [
-        path
+    return missing_of([
+        image.source
         for image in found.images
-        if (path := local_path(image.source)) is not None
-        and not (image.path and any(_is_file(folder / image.path) for folder in also))
-    ]
+        if not (image.path and any(_is_file(folder / image.path) for folder in also))
+    ])  # fmt: skip
+
+
+def missing_of(addresses: Iterable[str]) -> Missing | None:
+    """Those photos on this machine that are not there; None when all are. Other addresses count for nothing."""
+    local = [path for address in addresses if (path := local_path(address)) is not None]
     absent = {path for path in set(local) if not _is_file(path)}
     if not absent:
         return None

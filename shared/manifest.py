@@ -236,6 +236,7 @@ class _Reader:
         self._seen = 0  # images met so far, bad ones too
         self._problems: list[Problem] = []
         self._images: list[ManifestImage] = []
+        self._local: list[str] = []  # addresses of photos on this machine, of bad images too
         self._header: dict[str, str | None] | None = None  # None until it was read
         self._use_cache = True
         self._threshold: FailureThreshold | None = None
@@ -272,7 +273,7 @@ class _Reader:
         header = self._header or {}
         client_name = header.get("clientName")
         if self._problems or client_name is None:
-            raise ManifestRejected(self._problems)
+            raise ManifestRejected(self._problems, self._local)
         return Manifest(
             client_name=client_name,
             client=names.slug(client_name).lower(),
@@ -769,6 +770,8 @@ class _Reader:
         before = len(self._problems)
         self._unknown(item, IMAGE_FIELDS, place)
         source, unchecked, path = self._source(item, place)
+        if source and source.startswith("file:") and not path:  # a retry's path may lead elsewhere
+            self._local.append(source)
         room = self._cached(self._rooms, item, "roomType", ROOM_NAMES, place)
         style = self._cached(self._styles, item, "designStyle", STYLE_NAMES, place)
         code = self._text(item, "propertyCode", place)

@@ -149,6 +149,25 @@ def test_validate_and_estimate_look_for_photos(ruum: Ruum, folder: Path) -> None
     assert (ruum("validate", good).code, ruum("validate", good).err) == (0, "")
 
 
+def test_validate_finds_missing_photos_beside_other_problems(ruum: Ruum, folder: Path) -> None:
+    """Else who corrects the rooms learns only then of the photos."""
+    path = folder / "b.csv"
+    path.write_text(
+        "clientName,url,roomType,designStyle\nacme,photos/there.jpg,bedroom,modern\nacme,photos/no.jpg,bedroom,modern\n"
+        "acme,photos/gone.jpg,livng,modern\nacme,../x.jpg,bedroom,modern\n"
+    )
+    for command in ("validate", "estimate"):
+        said = ruum(command, path)
+        assert said.code == 2
+        assert said.err.splitlines()[-1] == "2 of 3 photos are not there: photos/no.jpg, photos/gone.jpg."
+        assert "rejected, 2 problems" in said.err
+    assert json.loads(ruum("validate", path, "--json").out)["missingPhotos"] == ["photos/no.jpg", "photos/gone.jpg"]
+    path.write_text("clientName,url,roomType,designStyle\nacme,photos/there.jpg,livng,modern\n")
+    said = ruum("validate", path, "--json")
+    assert "not there" not in said.err
+    assert json.loads(said.out)["missingPhotos"] == []
+
+
 def test_a_run_names_them_before_it_stages(
     ruum: Ruum, folder: Path, staged: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
