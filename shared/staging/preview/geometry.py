@@ -424,8 +424,8 @@ def box_score(view: View, box: Box, maps: Any) -> float:
     return float(((hit - _CHANCE) * np.minimum(1, length / (0.12 * view.width)) * weight).sum())
 
 
-def fit(grey: Floats) -> Fit:
-    """Return the room in a grey picture (0 to 255), whose longest side is about `WORK_SIDE` pixels."""
+def fit(grey: Floats) -> tuple[Fit, Edges]:
+    """Return the room in a grey picture (0 to 255), whose longest side is about `WORK_SIDE` pixels, and its edges."""
     height, width = grey.shape
     edges, angle = edges_of(grey)
     segments = segments_of(edges, angle, (height, width))
@@ -438,7 +438,7 @@ def fit(grey: Floats) -> Fit:
         fits += tried[:2]
     fits.sort(key=_worth)
     best = min((_joint(candidate, edges, segments, (height, width)) for candidate in fits[:4]), key=_worth)
-    return replace(best, box=_nearer_lines(best, edges, grey))
+    return replace(best, box=_nearer_lines(best, edges, grey)), edges
 
 
 def _worth(found: Fit) -> float:

@@ -23,7 +23,7 @@ from shared.staging.answers import (
 from shared.staging.preview import geometry
 from shared.staging.preview.layout import Space
 from shared.staging.preview.openings import Hole, Sides, Stretch, openings
-from shared.staging.preview.segments import cleared, edges_of
+from shared.staging.preview.segments import cleared
 from shared.staging.preview.views import Floats, View
 
 GATE_SCORE: Final = 2.5  # of the box: noise alone reaches 1.9, the least clear of the sample rooms 3.8
@@ -93,7 +93,7 @@ def room_of(photo: Image.Image) -> RoomGeometry:
         size = round(photo.width * scale), round(photo.height * scale)
         grey = np.asarray(photo.convert("L").resize(size, Image.Resampling.BICUBIC), np.float32)
     grey = cleared(grey)
-    fit = geometry.fit(grey)
+    fit, edges = geometry.fit(grey)
     box, view = fit.box, fit.view
     eye = geometry.EYE
     if box.ceiling > 0:
@@ -104,7 +104,6 @@ def room_of(photo: Image.Image) -> RoomGeometry:
     metres = View(
         view.width, view.height, view.focal, view.centre_x, view.centre_y, view.yaw, view.pitch, view.roll, eye
     )
-    edges, _ = edges_of(grey)
     holes, plain = openings(metres, grey, geometry.edge_maps(edges, metres, grey.shape), sides)
     return RoomGeometry(
         camera=CameraPose(
