@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo test lint format unit bench simulate mutation-proof lock lock-doors clean
+.PHONY: help setup demo pictures test lint format bench simulate mutation-proof lock lock-doors clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -22,6 +22,9 @@ $(READY): requirements.lock pyproject.toml
 
 demo: setup ## stage the sample batch with the preview model
 	@$(BIN)/ruum-batch run samples/batch.json --out staged --model preview
+
+pictures: demo ## make the pictures of README.md anew (needs chromium and chromedriver)
+	@$(BIN)/python -m tests.pages.pictures staged
 
 lint: setup ## lint, formatting, types, import contracts
 	$(BIN)/ruff check .

@@ -194,7 +194,7 @@ class _Run:
         now = time.monotonic()
         if counts.settled != self._settled:
             self._settled, self._moved_at = counts.settled, now
-        if counts.open and now - self._looked_at >= WAITS_EVERY_SECONDS and self._order.model != "preview":
+        if counts.open and now - self._looked_at >= WAITS_EVERY_SECONDS:
             self._looked_at = now
             await self._say_waits(self._here, now)
         elif not counts.open:
@@ -204,7 +204,8 @@ class _Run:
 
     async def _say_waits(self, here: local.LocalRun, now: float) -> None:
         fault = self._notes.last_fault
-        waits = await waiting.of_models(here.store, self._order.settings, self._now(), fault=fault)
+        models = () if self._order.model == "preview" else None  # it asks no vendor, yet photos' hosts may make it wait
+        waits = await waiting.of_models(here.store, self._order.settings, self._now(), fault=fault, models=models)
         self._progress.waits = waits[0].short if waits else ""
         serious = next((wait for wait in waits if wait.serious), None)
         self._progress.stuck = serious is not None

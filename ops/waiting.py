@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -12,7 +12,7 @@ from shared import ledger as ledgers
 from shared.forecast import calls_by_model
 from shared.hosts import HostLedger
 from shared.ledger import Circuit, Ledger
-from shared.model import Batch, BatchState, Control
+from shared.model import Batch, BatchState, Control, Worker
 from shared.settings import Limit, Settings
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ SLOW: Final = 0.999
 class Wait(msgspec.Struct, frozen=True, rename="camel"):
     """One thing that work waits for. `serious`: nothing moves until it is over. `short` fits beside a number."""
 
-    kind: str  # circuit, day, pause, quota, host, paused, nobody
+    kind: str  # circuit, day, pause, quota, host, halt, paused, nobody
     sentence: str
     short: str
     serious: bool = True
@@ -111,18 +111,32 @@ async def of_batch(target: Target, batch: Batch) -> list[Wait]:
     if not target.somebody_works():
         return [Wait("nobody", nobody(target, batch), "nobody works on it")]
     found = await of_models(target.backend.store, target.settings, target.clock.now())
-    return found + await _workers(target, batch)
+    return sorted(await _workers(target, batch) + found, key=lambda wait: not wait.serious)
+
+
+def of_workers(living: Sequence[Worker]) -> list[Wait]:
+    """Whether workers have stopped pulling because our configuration is wrong, and for what."""
+    halted = [worker for worker in living if worker.halted]
+    if not halted:
+        return []
+    every = len(halted) == len(living)
+    who = "The workers have" if every else f"{len(halted)} of {words.count(len(living), 'worker')} have"
+    sentence = (
+        f"{who} stopped taking images, because our configuration is wrong: {halted[0].halted.rstrip('.')}. "
+        "Correct it; they try again by themselves, and nothing is lost."
+    )
+    return [Wait("halt", sentence, "our configuration is wrong", serious=every)]
 
 
 async def _workers(target: Target, batch: Batch) -> list[Wait]:
-    """Whether nobody is there to stage, in the cloud or on a stack."""
+    """Whether nobody is there to stage, or nobody can."""
     from ops import workers
 
-    if target.data is not None or batch.state is not BatchState.PROCESSING:
+    if batch.state is not BatchState.PROCESSING:
         return []
     known = await workers.living(target)
-    if known:
-        return []
+    if known or target.data is not None:
+        return of_workers(known)
     start = "Start it again: ruum-batch up" if target.local_stack else "Look: ruum-batch health" + target.options
     return [Wait("nobody", f"No worker is alive. {start}, or wait for one to start.", "no worker is alive")]
 

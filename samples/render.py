@@ -17,7 +17,7 @@ from typing import Final
 import numpy as np
 from light import Light, plane, resized, solve_light, sunlight, surface_of
 from PIL import Image
-from rooms import CEILING, FLOOR, PHOTOS, Opening, Photo, Room, Surface
+from rooms import CEILING, FLOOR, ODD, PHOTOS, Block, Opening, Photo, Room, Surface
 from surfaces import CLOUDY, GRITTY, Array, Hits, band, line, linear, material, mix, sample, shade
 
 JITTER: Final = ((0.17, 0.5), (0.5, 0.83), (0.83, 0.17))  # rays of a pixel: no two in one row or column
@@ -195,7 +195,50 @@ def trace(room: Room, light: Light, across: Array, up: Array, height: float) -> 
         pixels = [reach * (across[1] - across[0]) * np.hypot(1, slope) for slope in slopes]
         hit = Hits(*(origin[k] + reach * way[k] for k in (u_axis, v_axis)), *slopes, *pixels)
         picture[rows, columns] = face_colour(room, light, face, hit)
+    reach = np.where(level, far_z[:, None], range_side[None, :])
+    for block in room.blocks:
+        draw_block(room, light, block, ways, origin, reach, picture)
     return picture
+
+
+def draw_block(
+    room: Room, light: Light, block: Block, ways: list[Array], origin: tuple[float, ...], reach: Array, picture: Array
+) -> None:
+    """Draw a solid where it is nearer than what was drawn; `reach` is how far that is, and is brought up to date.
+
+    A side gets the light of the room's face that looks the same way.
+    """
+    way = np.broadcast_arrays(ways[0][None, :], ways[1][None, :], ways[2][:, None])
+    if block.kind == "slope":
+        rise = (block.high[2] - block.low[2]) / (block.high[0] - block.low[0])
+        over = way[2] - rise * way[0]
+        at = np.where(
+            over > 1e-4, (block.low[2] - origin[2] + rise * (origin[0] - block.low[0])) / np.maximum(over, 1e-4), np.inf
+        )
+        side = np.full(at.shape, CEILING)
+    else:
+        near, far = np.zeros(reach.shape), np.full(reach.shape, np.inf)
+        side = np.zeros(reach.shape, int)
+        for axis in range(3):
+            one, other = ((edge[axis] - origin[axis]) / way[axis] for edge in (block.low, block.high))
+            entry = np.minimum(one, other)
+            side = np.where(entry > near, 2 * axis + (way[axis] > 0), side)  # the face that looks as this side does
+            near, far = np.maximum(near, entry), np.minimum(far, np.maximum(one, other))
+        at = np.where(far > near, near, np.inf)
+    for face in range(6):
+        rows, columns = np.nonzero((at < reach) & (at > 0.01) & (side == face))
+        if not rows.size:
+            continue
+        _, _, u_axis, v_axis = plane(face)
+        place = [origin[k] + at[rows, columns] * way[k][rows, columns] for k in range(3)]
+        falling = light.at(face, place[u_axis] / room.size[u_axis], place[v_axis] / room.size[v_axis])
+        colour = linear(block.color) * falling
+        if block.kind == "radiator":
+            colour = shade(colour, 0.45 * (np.mod(place[u_axis], 0.06) < 0.012).astype(np.float32))
+        elif block.kind == "wall" and room.skirting:
+            colour = np.where((place[2] < room.skirting)[:, None], linear(room.trim) * falling, colour)
+        picture[rows, columns] = colour
+        reach[rows, columns] = at[rows, columns]
 
 
 def rays(photo: Photo, width: int, height: int, jitter: tuple[float, float]) -> tuple[Array, Array]:
@@ -286,9 +329,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Render the sample photos.")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "photos", help="folder to write to")
     parser.add_argument("--only", default="", metavar="PREFIX", help="only photos whose names begin with this")
+    parser.add_argument(
+        "--odd", action="store_true", help="the rooms that are no boxes, which are not part of the batch"
+    )
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
-    for photo in PHOTOS:
+    for photo in ODD if arguments.odd else PHOTOS:
         if photo.name.startswith(arguments.only):
             picture = develop(expose(photo), zlib.crc32(photo.name.encode()))
             turn = UPRIGHT_TO_STORED.get(photo.orientation)

@@ -5,7 +5,7 @@ Lengths are metres: x to the right, y away from the wall behind the camera, z up
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 LEFT, RIGHT, NEAR, FAR, FLOOR, CEILING = range(6)
@@ -47,6 +47,19 @@ class Opening:
 
 
 @dataclass(frozen=True)
+class Block:
+    """What makes a room no box: a solid from its low to its high corner.
+
+    A `slope` is the part of the room above the line from its low corner up to its high one: a sloped ceiling.
+    """
+
+    low: tuple[float, float, float]
+    high: tuple[float, float, float]
+    kind: str = "wall"  # wall, radiator, slope
+    color: str = "#f0ede6"
+
+
+@dataclass(frozen=True)
 class Room:
     """A box, its light, and who looks at it. The sun shines towards `sun_heading` (0 is along y, 90 along x)."""
 
@@ -76,6 +89,7 @@ class Room:
     sun_blur: float = 0.018  # penumbra, metres for each metre of way
     outdoors: float = 1.7  # how bright the view is; 1 is a well exposed white
     exposure: float = 1.0
+    blocks: tuple[Block, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -273,5 +287,42 @@ PHOTOS: Final = (
             sun=0.9, sun_heading=215, sun_height=38, outdoors=0.72, exposure=0.95,
         ),
     ),
+)
+
+# Rooms that are no boxes: not part of the sample batch, but what the preview is measured on as well.
+_BOX: Final = Room(
+    size=(5.4, 6.2, 2.7), floor=OAK, walls=WHITE, camera=(3.6, 0.5, 1.45), yaw=-10, skirting=0.08,
+    openings=(
+        Opening(LEFT, 2.0, 0.9, 1.6, 1.2, columns=2),
+        Opening(FAR, 3.9, 0, 0.86, 2.08, kind="door", depth=0.05, casing=0.07),
+    ),
+    sun=1.4, sun_heading=75, sun_height=38,
+)
+_GREY: Final = replace(_BOX, walls=Surface("paint", "#d9dcdb"), floor=ASH)
+ODD: Final = (
+    Photo("l-shape", (1600, 1200), replace(
+        _BOX, blocks=(Block((3.2, 4.0, 0), (5.4, 6.2, 2.7)),), openings=_BOX.openings[:1],
+    )),
+    Photo("alcove", (1600, 1200), replace(
+        _BOX, blocks=(Block((0, 5.5, 0), (1.6, 6.2, 2.7)), Block((3.4, 5.5, 0), (5.4, 6.2, 2.7))),
+        openings=_BOX.openings[:1],
+    )),
+    Photo("sloped", (1600, 1200), replace(
+        _GREY, blocks=(Block((0, 0, 1.3), (2.2, 6.2, 2.7), "slope", "#f2f0ec"),),
+        openings=_BOX.openings[1:], lamps=0.12,
+    )),
+    Photo("columns", (1600, 1200), replace(
+        _GREY, blocks=(Block((1.5, 3.6, 0), (1.85, 3.95, 2.7), color="#e9e6df"),
+                       Block((3.9, 3.6, 0), (4.25, 3.95, 2.7), color="#e9e6df")),
+    )),
+    Photo("radiator", (1600, 1200), replace(
+        _GREY, openings=(Opening(FAR, 1.9, 0.95, 1.5, 1.2, columns=2),),
+        blocks=(Block((1.9, 6.08, 0.12), (3.4, 6.2, 0.78), "radiator", "#f6f5f1"), Block((0, 6.0, 0), (0.5, 6.2, 2.7))),
+    )),
+    Photo("passage", (1600, 1200), replace(
+        _BOX, size=(6.6, 6.2, 2.7), openings=_BOX.openings[:1],
+        blocks=(Block((5.2, 0, 0), (6.6, 2.6, 2.7)), Block((5.2, 4.0, 0), (6.6, 6.2, 2.7)),
+                Block((5.2, 2.6, 2.2), (6.6, 4.0, 2.7))),
+    )),
 )
 # fmt: on

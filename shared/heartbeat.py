@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from shared.errors import RuumError
@@ -11,6 +11,8 @@ from shared.model import Image, Worker
 from shared.ports import BatchStore, Clock
 
 log = logging.getLogger(__name__)
+
+MAX_REASON = 500  # characters of a halt's reason: it is written every few seconds
 
 
 class Heartbeat:
@@ -21,6 +23,7 @@ class Heartbeat:
         self._store = store
         self._clock = clock
         self._every_seconds = every_seconds
+        self.halted: Callable[[], str] = lambda: ""  # asked at each beat, so that commands can say why nothing moves
         self._waited: dict[str, float] = {}
         self._waiting_since: dict[str, float] = {}
 
@@ -28,7 +31,8 @@ class Heartbeat:
         """Write the heartbeat once; must have happened before the first claim."""
         now = self._clock.monotonic()
         waited = {key: seconds + now - self._waiting_since.get(key, now) for key, seconds in self._waited.items()}
-        await self._store.beat(Worker(id=self.worker, at=self._clock.now(), waited_seconds=waited))
+        halted = self.halted()[:MAX_REASON]
+        await self._store.beat(Worker(id=self.worker, at=self._clock.now(), halted=halted, waited_seconds=waited))
 
     async def stop(self) -> None:
         """Say goodbye: claims that may be left are free at once, and count no crash."""

@@ -452,11 +452,13 @@ class Worker(Document, frozen=True, kw_only=True):
     """A worker's heartbeat: when it last lived, and per image in hand how long it has waited for quota in all.
 
     `stopped` is its last word: it went of its own accord, so what it may have left in hand was not its murderer.
+    `halted` is the fault of our configuration for which it pulls nothing at present; empty while it works.
     """
 
     id: str
     at: float
     stopped: bool = False
+    halted: str = ""
     waited_seconds: dict[str, float] = {}
 
 

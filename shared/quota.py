@@ -407,8 +407,8 @@ class SharedQuota(Generic[L]):
         await self._clock.sleep(VERDICT_SECONDS)
         with suppress(RuumError):
             after = await self._store.record(self._kind, model) or after
-        # This worker's own answers ride on its next reservation, so the ledger may not know of them yet. One of the same
-        # moment shows nothing, here as in the ledger.
+        # This worker's own answers ride on its next reservation, so the ledger may not know of them yet. One of the
+        # same moment shows nothing, here as in the ledger.
         silent = (state.answered or failed_here) <= failed_here and ledgers.may_be_outage(after, failed_at)
         return silent or ledgers.is_of_outage(after, grant)
 

@@ -133,6 +133,7 @@ class Subscriber:
         self._parked: dict[asyncio.Task[None], str] = {}  # jobs that wait without a slot, to their subscription
         self._kept: dict[str, set[str]] = {topic_of(tier): set() for tier in Tier}  # leases to be kept alive
         self._halted_until = 0.0
+        self._fault = ""  # of our configuration, for which it halted last
         self._halting = set[asyncio.Task[None]]()  # jobs that wait for a halt to end
         self._trial = asyncio.Lock()
         self._wake = asyncio.Event()
@@ -147,6 +148,11 @@ class Subscriber:
     def waiting(self) -> int:
         """Images that wait for their photo's host, or for a worker that has lived long enough to try them alone."""
         return len(self._parked)
+
+    @property
+    def halted(self) -> str:
+        """The fault of our configuration for which nothing is pulled at present; empty while it works."""
+        return self._fault if self._halting or self._clock.monotonic() < self._halted_until else ""
 
     async def run(self, stop: asyncio.Event, grace_seconds: float) -> None:
         """Work until `stop` is set; then finish what can be finished in `grace_seconds` and release the rest."""
@@ -288,6 +294,7 @@ class Subscriber:
             else:
                 log.warning("pulling stops: %s", disposition.reason)
             self._on_halt(disposition.reason)
+        self._fault = disposition.reason if disposition.fault else ""
         seconds = max(self._limits.halt_seconds, min(disposition.seconds, LONGEST_HALT_SECONDS))
         self._halted_until = max(self._halted_until, now + seconds)
 

@@ -66,6 +66,7 @@ async def work(
         )
         empties = EmptyTiers(backend.store, clock)
         subscriber = Subscriber(backend.queue, room.handle, clock, settings.worker, on_halt, empties.note)
+        heartbeat.halted = lambda: subscriber.halted
         await heartbeat.beat()  # before the first claim: a claim without a heartbeat is dead
         loops = (heartbeat.run(), empties.run(), _health(subscriber, heartbeat, backend.store, settings, clock))
         background = [asyncio.create_task(loop) for loop in loops]

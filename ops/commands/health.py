@@ -65,6 +65,7 @@ async def look(target: Target) -> Health:
     known = await store.batches()
     alive = await workers.living(target)
     waits = await waiting.of_models(store, target.settings, now, models=target.settings.limits)
+    waits = waiting.of_workers(alive) + waits
     is_open = [batch for batch in known if batch.is_open]
     counts = {batch.id: await store.counts(batch.id) for batch in is_open}
     found = Health(
@@ -143,7 +144,7 @@ async def _trouble(target: Target, found: Health, is_open: list[Batch], waits: l
     from ops import waiting
     from shared.model import Control
 
-    lines = [wait.sentence for wait in waits if wait.serious]
+    lines = [wait.sentence for wait in waits if wait.serious or wait.kind == "halt"]
     for batch in is_open:
         if batch.control is Control.PAUSED:
             since = f" for {words.ago(now - batch.controlled_at)}" if batch.controlled_at else ""

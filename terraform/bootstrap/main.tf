@@ -1,9 +1,10 @@
-# What the first build needs, applied once by an Owner: the state's bucket, two accounts, the triggers. See
+# What the first build needs, applied once by an Owner: the state's bucket, three accounts, the triggers. See
 # docs/operations.md, "First deployment".
 #
-# Two accounts, because approval must guard everything that is dangerous. The account that tests and plans runs the code of a
-# commit and of its dependencies, with no approval: it can read, push an image, and ask for an apply. The account that
-# applies can change the project; only an approved build runs as it, with the steps that stand in this file.
+# Three accounts, because approval must guard everything that is dangerous. The one that tests pull requests can write a
+# log. The one that tests and plans runs the code of a commit and of its dependencies, with no approval: it can read, push
+# an image, and ask for an apply. The one that applies can change the project; only an approved build runs as it, with the
+# steps in this file.
 terraform {
   required_version = ">= 1.9"
   required_providers {

@@ -288,6 +288,26 @@ run "another_name" {
   }
 }
 
+# Names are made of both, and a bucket's may have 63 characters.
+run "another_project_of_the_longest_name" {
+  command = plan
+  variables {
+    project_id = "a-project-of-thirty-characters"
+    name       = "ruum-fourteen1"
+  }
+  assert {
+    condition = alltrue([
+      for bucket in concat(values(google_storage_bucket.this), [google_storage_bucket.code]) :
+      length(bucket.name) <= 63 && startswith(bucket.name, "a-project-of-thirty-characters-ruum-fourteen1-")
+    ])
+    error_message = "Buckets are named by project and name, in 63 characters at most."
+  }
+  assert {
+    condition     = local.settings.GOOGLE_CLOUD_PROJECT == "a-project-of-thirty-characters" && !strcontains(jsonencode(local.settings), "demo-project")
+    error_message = "Nothing names another project."
+  }
+}
+
 run "least_privilege" {
   command = plan
 

@@ -1,4 +1,4 @@
-"""Make docs/images from a batch staged on this machine: `make demo`, then `python -m tests.pages.pictures staged`.
+"""Make docs/images from a batch staged on this machine: `make pictures`.
 
 report.jpg shows the report on a desktop, and its viewer on a phone beside it. before-after.jpg shows one room.
 """
@@ -18,7 +18,7 @@ from tests.pages.test_report_page import DESKTOP, LARGER_PHONE, started
 ROOT: Final = Path(__file__).resolve().parents[2]
 PHOTO: Final = "bedroom-01.jpg"
 STAGED: Final = "2-APT-101.jpg"
-UPRIGHT: Final = "#image-10"
+UPRIGHT: Final = "#image-11"
 GAP: Final = 24
 WIDTH: Final = 1400
 LIMIT_BYTES: Final = 150_000

@@ -375,15 +375,18 @@ async def test_halting(world: World) -> None:
     crew = Crew(world, handle)
     await world.clock.sleep(1.5 + LIMITS.halt_seconds - 1)
     assert crew.reports == ["the key is not valid"]
+    assert crew.subscriber.halted == "the key is not valid"
     assert max(at for at, _ in crew.begun) <= 1.0, "nothing is pulled while halted"
     first = len(crew.begun)
     await world.clock.sleep(PULL_SECONDS + 1)
     assert [at for at, _ in crew.begun[first:]] == [pytest.approx(1.0 + LIMITS.halt_seconds, abs=0.1)]
     assert len(crew.reports) == 2, "once per pause"
+    assert crew.subscriber.halted == "the key is not valid", "also while one delivery tries"
     fault = False
     await world.clock.sleep(600)
     assert await waiting(world) == 0, "nothing of it is lost"
     assert len(crew.reports) == 2
+    assert not crew.subscriber.halted
     await crew.end()
 
 

@@ -376,6 +376,27 @@ def test_health_names_what_needs_a_person(ruum: Ruum, data: Data) -> None:
         assert words in said.out
 
 
+KEY = "the key of Gemini is not valid."
+
+
+@pytest.mark.parametrize(("halted", "every"), [(1, False), (2, True)])
+def test_a_halt_of_the_workers_is_said(ruum: Ruum, data: Data, halted: int, every: bool) -> None:
+    """Workers that live and do nothing, because our configuration is wrong, need a person at once."""
+    batch = data.batch("a", [queued()], closed=False)
+    with at_work(data.folder):
+        for number in range(2):
+            worker = Worker(id=f"w{number}", at=time.time() + 30, halted=KEY if number < halted else "")
+            data.run(lambda e, worker=worker: e.store.beat(worker))
+        said = ruum("health", "--data", data.folder)
+        assert said.code == 3
+        who = "The workers have" if every else "1 of 2 workers have"
+        assert f"LOOK       {who} stopped taking images" in said.out
+        assert "the key of Gemini is not valid. Correct it" in said.out
+        assert "stopped taking images" in ruum("status", batch, "--data", data.folder).out
+        found = json.loads(ruum("health", "--data", data.folder, "--json").out)
+        assert [(wait["kind"], wait["serious"]) for wait in found["waits"]] == [("halt", every)]
+
+
 # --- image
 
 

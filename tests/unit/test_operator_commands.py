@@ -45,6 +45,7 @@ from shared.model import (
     TierEmpty,
     Trials,
     Worker,
+    last_moved,
     shards_for,
 )
 from shared.ports import Message
@@ -124,6 +125,7 @@ class Data:
             )
             for index, image in enumerate(images)
         ]  # fmt: skip
+        documents = [msgspec.structs.replace(image, moved_at=last_moved(image)) for image in documents]
         tallies = closing.empty_tallies(batch)
         for document, image in zip(documents, images, strict=True):
             counted = image.get("counted", document.state)
@@ -196,11 +198,13 @@ class Data:
         return len(self.messages(EVENTS_SUBSCRIPTION))
 
     def everything(self) -> str:
-        """All of the database, as text."""
+        """All of the database, as text, but for what a reconcile notes for its own next run."""
         connection = sqlite3.connect(self.folder / "batch.sqlite")
         try:
             tables = ("batches", "images", "tallies", "records", "messages", "objects", "workers")
-            return repr([connection.execute(f"SELECT * FROM {table}").fetchall() for table in tables])
+            rows = {table: connection.execute(f"SELECT * FROM {table}").fetchall() for table in tables}
+            rows["records"] = [row for row in rows["records"] if row[0] != "Reconciled"]
+            return repr(rows)
         finally:
             connection.close()
 

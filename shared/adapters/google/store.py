@@ -48,7 +48,11 @@ _STATES: Final = tuple(state.value for state in ImageState)
 
 
 def image_id(index: int) -> str:
-    """Zero-padded, so that the order of ids is the order of images."""
+    """Zero-padded, so that the order of ids is the order of images.
+
+    Sequential ids are a hot spot above 500 writes a second. Ingest creates no more than that, and later writes come in
+    the order in which images are done.
+    """
     return f"{index:06d}"
 
 

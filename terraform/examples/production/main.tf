@@ -5,7 +5,7 @@ terraform {
   required_providers {
     google = { source = "hashicorp/google", version = ">= 7.46, < 9.0" }
   }
-  # The state in a bucket, made by hand before the first run: docs/operations.md, step 3.
+  # The state in a bucket, made by terraform/bootstrap: docs/operations.md, step 3.
   backend "gcs" {
     prefix = "ruum-batch"
   }
