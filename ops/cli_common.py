@@ -81,7 +81,7 @@ def with_target(
     """Run a command against its target; every failure that can be expected is one line."""
     import asyncio
 
-    from ops import batch_lookup, target
+    from ops import batch_lookup, show, target
 
     if data is not None and project is not None:
         fail("--data and --project exclude each other: a command works in one place", WRONG_USAGE)
@@ -89,6 +89,8 @@ def with_target(
     async def body() -> int:
         where = target.opened(data=data, project=project, need_google=need_google, or_nothing=or_nothing)
         async with where as found:
+            if data is None and project is None and (found.data is not None or found.environ):
+                show.err.print(f"in {found.where}")
             return await work(found)
 
     try:

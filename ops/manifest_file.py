@@ -13,6 +13,7 @@ from typing import Final, NoReturn
 import msgspec
 import typer
 
+from ops import photos as local_photos
 from ops import run_notes, show
 from ops.cli_common import REJECTED, WRONG_USAGE, fail, readable
 from shared import manifest as manifests
@@ -86,24 +87,36 @@ def checked(
 
 
 def read_or_reject(manifest: Path, photos: Sequence[Path] = (), *, as_json: bool = False) -> Manifest:
-    """The manifest; a bad one ends the command with its problems."""
+    """The manifest; a bad one ends the command with its problems, and the photos that are missing as well."""
     settings = settings_here()
     check_folders(photos)
     raw = content(manifest, settings, as_json=as_json)
-    found, problems = checked(raw, manifest.name, settings, rules(manifest, settings, photos))
-    if found is None:
-        rejected(manifest, problems, None, as_json=as_json)
-    return found
+    try:
+        return manifests.read(io.BytesIO(raw), manifest.name, settings.manifest, rules(manifest, settings, photos))
+    except ManifestRejected as error:
+        absent = local_photos.missing_of(error.local_photos)
+        rejected(manifest, error.problems, None, as_json=as_json, absent=absent)
 
 
-def rejected(manifest: Path, problems: Sequence[Problem], written: str | None, *, as_json: bool) -> NoReturn:
+def rejected(
+    manifest: Path,
+    problems: Sequence[Problem],
+    written: str | None,
+    *,
+    as_json: bool,
+    absent: local_photos.Missing | None = None,
+) -> NoReturn:
     """End the command with a manifest's problems, for people and for programs."""
+    base = manifest.parent.resolve()
     if as_json:
+        missing = [local_photos.shown(path, base) for path in absent.paths] if absent else []
         show.as_json({
             "valid": False, "batchId": None, "images": None,
-            "problems": [msgspec.to_builtins(problem) for problem in problems],
+            "problems": [msgspec.to_builtins(problem) for problem in problems], "missingPhotos": missing,
         })  # fmt: skip
     show.problems(readable(manifest), problems, written)
+    if absent:
+        show.err.print(local_photos.sentence(absent, base))
     raise typer.Exit(REJECTED)
 
 
@@ -118,7 +131,7 @@ def show_rejection(manifest: Path, out: Path, *, as_json: bool) -> None:
     found = msgspec.convert(json.loads(written.read_bytes())["problems"], list[Problem])
     if as_json:
         problems = [msgspec.to_builtins(problem) for problem in found]
-        show.as_json({"valid": False, "batchId": None, "images": None, "problems": problems})
+        show.as_json({"valid": False, "batchId": None, "images": None, "problems": problems, "missingPhotos": []})
     show.problems(readable(manifest), found, str(written))
 
 

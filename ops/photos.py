@@ -10,7 +10,7 @@ from urllib.parse import unquote, urlsplit
 
 import msgspec
 
-from ops import words
+from ops import run_notes, words
 from ops.cli_common import WRONG_USAGE, fail, readable
 
 if TYPE_CHECKING:
@@ -36,18 +36,36 @@ def missing(found: Manifest, also: Sequence[Path] = ()) -> Missing | None:
 
     `also`: folders in which a path of a round's failed.csv is looked for too, as `shared.retries` does.
     """
-    local = [
-        path
+    return missing_of([
+        image.source
         for image in found.images
-        if (path := local_path(image.source)) is not None
-        and not (image.path and any(_is_file(folder / image.path) for folder in also))
-    ]
+        if not (image.path and any(_is_file(folder / image.path) for folder in also))
+    ])  # fmt: skip
+
+
+def missing_of(addresses: Iterable[str]) -> Missing | None:
+    """Those photos on this machine that are not there; None when all are. Other addresses count for nothing."""
+    local = [path for address in addresses if (path := local_path(address)) is not None]
     absent = {path for path in set(local) if not _is_file(path)}
     if not absent:
         return None
     ordered = tuple(path for path in dict.fromkeys(local) if path in absent)
     near = next((near for path in ordered[:100] if (near := _nearly(path)) is not None), None)
     return Missing(ordered, len(set(local)), sum(path in absent for path in local), near)
+
+
+def missing_for(found: Manifest, manifest: Path) -> Missing | None:
+    """The local photos that are not there, of the manifest in this file.
+
+    A path in a round's failed.csv may lead to a photo beside the batch's own manifest. Where that was never on this
+    machine, nobody can look for it here.
+    """
+    if not found.is_retry:
+        return missing(found)
+    folders = run_notes.photo_folders(manifest)
+    if not folders:
+        found = msgspec.structs.replace(found, images=tuple(image for image in found.images if not image.path))
+    return missing(found, folders)
 
 
 def _is_file(path: Path) -> bool:

@@ -137,7 +137,8 @@ async def watch(
                 await not_yet()
         else:
             counts = await target.backend.store.counts(batch_id)
-            show(batch, counts)
+            if batch.state is not BatchState.REJECTED:  # which has no images: "0 of 0 finished"
+                show(batch, counts)
             done = batch.state is BatchState.CLOSED and batch.announced_round >= batch.round
             if batch.state is BatchState.REJECTED or done or (look is not None and await look(batch, counts)):
                 return batch, counts

@@ -10,14 +10,48 @@ from typing import Any, Final, Literal, get_args, get_origin
 
 import msgspec
 
+from ops import words
 from shared import settings
 from shared.topology import Policy, topology
 
 INTRODUCTION: Final = """# Settings
 
 Made from `shared/settings.py` by `python -m ops.settings_page`; a test holds the two together. A setting is overridden
-by its environment variable. What is fixed by a proof is no setting: the numbers of the quota's ledger stand, with their
+by its environment variable, which takes a plain number in the unit named: `67108864` where this page shows 64 MiB,
+`3600` where it shows 1 h. What is fixed by a proof is no setting: the numbers of the quota's ledger stand, with their
 reasons, in `shared/ledger.py`."""
+
+USUAL: Final = """
+## What an operator usually touches
+
+Most settings are right as they are. These depend on your contracts, your customers and your money:
+
+| to change | in the cloud, Terraform's variable | on one machine, the environment |
+|---|---|---|
+| what a vendor allows per minute or at once | `vendor_limits` | `RUUM_LIMITS` |
+| what a vendor charges | `settings`, `RUUM_PRICES` | `RUUM_PRICES` |
+| what customers pay for express, normal and economy | `tier_factors` | `RUUM_TIERS_…_FACTOR` |
+| how many images a worker has in flight | `worker` | `RUUM_WORKER_IN_FLIGHT` |
+| which model draws, which one looks and checks | `settings`, `RUUM_GEMINI_…_MODEL` | `RUUM_GEMINI_…_MODEL` |
+| when a batch that mostly fails is paused | `settings`, `RUUM_THRESHOLD_PERCENT` | `RUUM_THRESHOLD_PERCENT` |
+| whom the host of the photos can write to | `settings`, `RUUM_DOWNLOAD_CONTACT` | `RUUM_DOWNLOAD_CONTACT` |
+
+In the cloud, put them into `terraform.tfvars` and apply; every function and worker gets them:
+
+```hcl
+settings = {
+  RUUM_DOWNLOAD_CONTACT  = "https://example.com/contact"
+  RUUM_THRESHOLD_PERCENT = "30"
+}
+vendor_limits = { "gemini-nano-banana-2.1" = { per_minute = 120 } }
+```
+
+On one machine, set them before the command:
+
+```sh
+export RUUM_LIMITS='{"gemini-nano-banana-2.1": {"per_minute": 120}}'
+RUUM_THRESHOLD_PERCENT=30 ruum-batch run samples/batch.json
+```"""
 
 RETRIES: Final = """
 ## Retries
@@ -36,9 +70,17 @@ OF_POLICIES: Final = {
     ),
     "max_deliveries": (
         "deliveries",
-        "then a dead letter; deploys and restarts need some above an image's 3 attempts. None: never",
+        "then a dead letter; deploys and restarts need some above an image's 3 attempts",
     ),
     "dead_letter_topic": ("name", "where the letter then goes"),
+}
+
+_NOTHING: Final = {"max_deliveries": "no limit", "dead_letter_topic": "none"}
+
+# By unit: its larger measures, largest first.
+_MEASURES: Final = {
+    "seconds": ((86_400, "day"), (3600, "h"), (60, "min"), (1, "s")),
+    "bytes": ((1024**3, "GiB"), (1024**2, "MiB"), (1024, "KiB")),
 }
 
 # Read, but no settings of ours, by variable: (unit, default, reason).
@@ -88,9 +130,23 @@ def _unit(kind: Any) -> str:
     return next((note.name for note in getattr(kind, "__metadata__", ()) if isinstance(note, settings.Unit)), "")
 
 
-def _written(value: object) -> str:
-    """A value as the environment would give it."""
-    return str(value).lower() if isinstance(value, bool) else "empty" if value == "" else str(value)
+def written(value: object, unit: str = "", nothing: str = "unset") -> str:
+    """A value as people read it; `nothing`: the words for none."""
+    if value is None:
+        return nothing
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int | float):
+        return _number(value, unit)
+    return str(value) or "empty"
+
+
+def _number(value: float, unit: str) -> str:
+    """A number, in the largest measure of its unit in which it is whole."""
+    for size, name in _MEASURES.get(unit, ()):
+        if value >= size and value % size == 0:
+            return f"{value / size:,.0f} {name}" if name != "day" else words.count(round(value / size), name)
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.10g}" + (" s" if unit == "seconds" else "")
 
 
 def _told(name: str, what: str, text: str) -> str:
@@ -108,7 +164,7 @@ def group_section(name: str, group: type[msgspec.Struct]) -> list[str]:
         where = f"{name}.{field.name}"
         unit, reason = _told(where, "unit", _unit(field.type)), _told(where, "reason", reasons[field.name])
         variable = f"{settings.ENVIRONMENT_PREFIX}{name}_{field.name}".upper()
-        parts.append(f"| `{variable}` | {unit} | {_written(field.default)} | {reason} |")
+        parts.append(f"| `{variable}` | {unit} | {written(field.default, unit)} | {reason} |")
     return parts
 
 
@@ -124,7 +180,7 @@ def table_section(
         f"| model | {' | '.join(heads)} | reason |\n|---|{'---|' * len(heads)}---|",
     ]
     for model, values in rows.items():
-        cells = [_written(getattr(values, field.name)) for field in fields]
+        cells = [written(getattr(values, field.name), nothing="no limit") for field in fields]
         reason = _told(f"{name}.{model}", "reason", reasons.get(model, ""))
         parts.append(f"| {model} | {' | '.join(cells)} | {reason} |")
     return parts
@@ -136,14 +192,17 @@ def retries_section() -> list[str]:
     parts = [RETRIES, f"| number | unit | {' | '.join(policies)} | reason |\n|---|---|{'---|' * len(policies)}---|"]
     for field in msgspec.structs.fields(Policy):
         unit, reason = (_told(field.name, "unit and reason", text) for text in OF_POLICIES.get(field.name, ("", "")))
-        cells = [_written(getattr(policy, field.name)) for policy in policies.values()]
+        cells = [
+            written(getattr(policy, field.name), unit, _NOTHING.get(field.name, "unset"))
+            for policy in policies.values()
+        ]
         parts.append(f"| {field.name} | {unit} | {' | '.join(cells)} | {reason} |")
     return parts
 
 
 def page() -> str:
     """The whole page. Raises `ValueError` for a setting without a unit or a reason."""
-    parts = [INTRODUCTION]
+    parts = [USUAL]
     for field in msgspec.structs.fields(settings.Settings):
         if field.name not in settings.TABLES:
             parts += group_section(field.name, field.type)
@@ -152,7 +211,14 @@ def page() -> str:
     parts += retries_section()
     parts.append("\n## Other variables\n\n| variable | unit | default | reason |\n|---|---|---|---|")
     parts += [f"| `{variable}` | {' | '.join(told)} |" for variable, told in OTHERS.items()]
-    return "\n".join(parts) + "\n"
+    sections = "\n".join(parts)
+    return f"{INTRODUCTION}\n\n{contents(sections)}\n{sections}\n"
+
+
+def contents(sections: str) -> str:
+    """A list of the headings, each with a link to it as GitHub makes them."""
+    titles = [line.removeprefix("## ") for line in sections.splitlines() if line.startswith("## ")]
+    return "\n".join(f"- [{title}](#{title.lower().replace(' ', '-')})" for title in titles)
 
 
 if __name__ == "__main__":

@@ -64,11 +64,15 @@ class CustomerError(RuumError):
 
 
 class ManifestRejected(CustomerError):
-    """A manifest that cannot be accepted; `problems` holds every one that was found, in file order."""
+    """A manifest that cannot be accepted; `problems` holds every one that was found, in file order.
 
-    def __init__(self, problems: Sequence[Problem]) -> None:
+    `local_photos`: the file:// addresses it names all the same, so that those missing can be told at once.
+    """
+
+    def __init__(self, problems: Sequence[Problem], local_photos: Sequence[str] = ()) -> None:
         super().__init__(f"{len(problems)} problem(s) in the manifest")
         self.problems = tuple(problems)
+        self.local_photos = tuple(local_photos)
 
 
 class CodedError(RuumError):

@@ -54,6 +54,10 @@ _WIDE_NULS: Final = {"0x0x0x0x": "utf-16-be", "x0x0x0x0": "utf-16-le", "000x000x
 MORE_THAN_LISTED: Final = "more problems than"  # begins the last problem of a list that is cut
 NEAREST: Final = "nearest: "  # begins what is allowed, where something known is like what was written
 _UTF8_MARK: Final = "\ufeff".encode()
+_NEEDED: Final = {  # what would do in a field that may not be left out
+    "url": "an https:// address, or a path beside the manifest", "clientName": "the customer's name",
+}  # fmt: skip
+_PLURAL: Final = {"is": "are", "has": "have", "holds": "hold", "differs": "differ", "leaves": "leave"}
 _ALLOWED_FILES: Final = "JSON, JSON Lines or CSV as text, or a spreadsheet (.xlsx, .ods)"
 _PIECE_BYTES: Final = 64 * 1024
 HEADER_LINES: Final = 20  # a header is looked for so far down, as in a spreadsheet
@@ -87,15 +91,24 @@ class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
         return f"line {self.line}" if self.line else self.pointer or ""
 
     def in_words(self, values: str | None = None, more: int = 0) -> str:
-        """The sentence for it. `values` stand for several problems' values, `more` places have the same problem."""
+        """The sentence for it. `values` stand for several different values, `more` places have the same problem."""
         others = f" and {more:,} more" if more else ""
         place = f"{self.place}{others}: " if self.place else ""
         name = f"{self.field} " if self.field else ""
         value = values if values is not None else f"{self.value} " if self.value is not None else ""
+        reason = self.reason if values is None else _of_several(self.reason)
         if self.allowed and self.allowed.startswith(NEAREST):
-            return f"{place}{name}{value}{self.reason}. Did you mean {self.allowed.removeprefix(NEAREST)}?"
+            return f"{place}{name}{value}{reason}. Did you mean {self.allowed.removeprefix(NEAREST)}?"
         allowed = f" (allowed: {self.allowed})" if self.allowed else ""
-        return f"{place}{name}{value}{self.reason}{allowed}"
+        return f"{place}{name}{value}{reason}{allowed}"
+
+
+def _of_several(reason: str) -> str:
+    """A reason, said of more than one value."""
+    verb, _, rest = reason.partition(" ")
+    if verb == "is" and re.match(r"(?:an?|no|not an?|neither|one) ", rest):  # "are no threshold" is no English
+        return f"each {reason}"
+    return f"{_PLURAL.get(verb, verb)} {rest}"
 
 
 def in_words(problems: Sequence[Problem]) -> list[tuple[str, int]]:
@@ -109,8 +122,9 @@ def in_words(problems: Sequence[Problem]) -> list[tuple[str, int]]:
     found = []
     for alike in causes.values():
         values = list(dict.fromkeys(problem.value for problem in alike if problem.value is not None))
-        others = f" and {len(values) - 3:,} others" if len(values) > 3 else ""
-        shown = f"{', '.join(values[:3])}{others} " if values else None
+        last = f"{len(values) - 3:,} other{'s' if len(values) > 4 else ''}" if len(values) > 3 else values[-1:]
+        first = values[:3] if len(values) > 3 else values[:-1]
+        shown = f"{', '.join(first)} and {''.join(last)} " if len(values) > 1 else None
         found.append((alike[0].in_words(shown, len(alike) - 1), len(alike)))
     return found
 
@@ -194,11 +208,16 @@ class _Place(msgspec.Struct, frozen=True):
 class _Object(dict[str, Any]):
     """A JSON object that remembers which of its keys stood there more than once."""
 
+    __slots__ = ("twice",)
+
     def __init__(self, pairs: list[tuple[str, Any]]) -> None:
         super().__init__(pairs)
-        self.twice = (
-            [] if len(self) == len(pairs) else [key for key, times in Counter(k for k, _ in pairs).items() if times > 1]
-        )
+        self.twice: tuple[str, ...] = ()
+        if len(self) < len(pairs):
+            self.twice = tuple(key for key, times in Counter(key for key, _ in pairs).items() if times > 1)
+
+
+_NOT_KEPT: Final = _Object([])  # stands for every object of a JSON that has far too many
 
 
 class _Stop(Exception):
@@ -213,10 +232,11 @@ class _Reader:
         self._rules = rules
         self._hash = hashlib.sha256()
         self._bytes = 0
-        self._objects = 0  # JSON objects made so far
+        self._objects = 0  # JSON objects met in what is parsed
         self._seen = 0  # images met so far, bad ones too
         self._problems: list[Problem] = []
         self._images: list[ManifestImage] = []
+        self._local: list[str] = []  # addresses of photos on this machine, of bad images too
         self._header: dict[str, str | None] | None = None  # None until it was read
         self._use_cache = True
         self._threshold: FailureThreshold | None = None
@@ -246,13 +266,14 @@ class _Reader:
                 self._sniff()
                 {".json": self._json, ".jsonl": self._json_lines, ".csv": self._csv}[suffix]()
             if not self._images and not self._problems:
-                self._stop("names no image", allowed=f"1 to {self._limits.most_images} images")
+                self._stop("names no image", allowed=f"1 to {self._limits.most_images:,} images")
+            self._note_too_many(exactly=True)
         except _Stop:
-            pass
+            self._note_too_many(exactly=False)
         header = self._header or {}
         client_name = header.get("clientName")
         if self._problems or client_name is None:
-            raise ManifestRejected(self._problems)
+            raise ManifestRejected(self._problems, self._local)
         return Manifest(
             client_name=client_name,
             client=names.slug(client_name).lower(),
@@ -282,6 +303,15 @@ class _Reader:
     def _stop(self, reason: str, place: _Place | None = None, **more: Any) -> NoReturn:
         self._problem(reason, place, **more)
         raise _Stop
+
+    def _note_too_many(self, *, exactly: bool) -> None:
+        """Put before the other problems that there are too many images. `exactly`: all of them were counted."""
+        most = self._limits.most_images
+        if self._seen <= most:
+            return
+        reason = f"has {self._seen:,} images" if exactly else f"has more than {most:,} images"
+        del self._problems[self._limits.most_problems + 1 :]
+        self._problems.insert(0, Problem(reason, allowed=f"at most {most:,}; split it into several manifests"))
 
     def _leave_rest_unread(self) -> NoReturn:
         """Stop after the last problem, and say there that more may be wrong further down."""
@@ -384,6 +414,8 @@ class _Reader:
         if text is None:
             raise _Stop
         document = self._parse(text, _Place(pointer=""))
+        if document is _NOT_KEPT:
+            self._stop("holds too many objects", _Place(pointer=""), allowed="flat images with a few fields each")
         if isinstance(document, list):
             self._stop("is a list", _Place(pointer=""), allowed='an object with "clientName" and "images"')
         if not isinstance(document, dict):
@@ -419,12 +451,15 @@ class _Reader:
                 self._take_image(item, place)
 
     def _object(self, pairs: list[tuple[str, Any]]) -> _Object:
-        """One object more. Bounded while parsing: `{},{},…` would take 160 bytes of memory for each of the file's."""
+        """One object more. Bounded while parsing: `{},{},…` would take 160 bytes of memory for each of the file's.
+
+        Above the bound only what holds more images than are allowed is kept, which is the manifest itself.
+        """
         self._objects += 1
-        if self._objects > 2 * (self._limits.most_images + self._limits.most_problems) + 100:
-            self._stop(
-                f"holds more than {self._limits.most_images} images", allowed=f"1 to {self._limits.most_images} images"
-            )
+        if self._objects > 2 * (self._limits.most_images + self._limits.most_problems) + 100 and not any(
+            isinstance(value, list) and len(value) > self._limits.most_images for _, value in pairs
+        ):
+            return _NOT_KEPT
         return _Object(pairs)
 
     def _parse(self, text: str, place: _Place) -> Any:
@@ -433,6 +468,7 @@ class _Reader:
         NaN and Infinity pass as the numbers they are: no field takes one, so that each is refused with its pointer and
         field. A hook that refuses them here would not know where they stand, and hide all other problems of a JSON.
         """
+        self._objects = 0
         text = text.rstrip("\r\n")  # else a line that breaks off is said to do so in the next
         allowed = "a JSON object" if place.line is None else "a JSON object in one line"
         try:
@@ -582,6 +618,7 @@ class _Reader:
             self._separator = ";"  # reports for a Brazilian spreadsheet, which opens no other in columns
         for number, row in rows:
             self._take_row(row, columns, _Place(line=number))
+        self._seen += sheet.more
 
     def _columns(self, row: list[str], place: _Place) -> list[str]:
         """What each column of the header is; one problem for each cause."""
@@ -725,18 +762,16 @@ class _Reader:
 
     def _take_image(self, item: Any, place: _Place, index: int | None = None) -> None:
         self._seen += 1
-        if self._seen > self._limits.most_images:
-            self._stop(
-                f"more than {self._limits.most_images} images",
-                place,
-                allowed=f"1 to {self._limits.most_images} images: split it into several manifests",
-            )
+        if self._seen > self._limits.most_images:  # counted on, so that one knows how to split it, and not kept
+            return
         if not isinstance(item, dict):
             self._problem("is not an object", place, value=item, allowed='an object with "url"')
             return
         before = len(self._problems)
         self._unknown(item, IMAGE_FIELDS, place)
         source, unchecked, path = self._source(item, place)
+        if source and source.startswith("file:") and not path:  # a retry's path may lead elsewhere
+            self._local.append(source)
         room = self._cached(self._rooms, item, "roomType", ROOM_NAMES, place)
         style = self._cached(self._styles, item, "designStyle", STYLE_NAMES, place)
         code = self._text(item, "propertyCode", place)
@@ -809,9 +844,8 @@ class _Reader:
         value = fields.get(field)
         if value is None or value == "":
             if required and field not in self._misspelt:
-                self._problem(
-                    "is missing" if value is None else "is empty", place.at(field), field=field, allowed="a text"
-                )
+                reason = "is missing" if value is None else "is empty"
+                self._problem(reason, place.at(field), field=field, allowed=_NEEDED[field])
             return None
         if not required and not self._is_retry and isinstance(value, str) and tables.is_null(value):
             return None

@@ -16,6 +16,7 @@ import msgspec
 from shared import report_page
 from shared.events import ImageError, ResultLine
 from shared.model import Batch, Counts, Image, ImageState
+from shared.sources import as_written
 from shared.tables import neutral
 
 RESULT_COLUMNS: Final = (
@@ -184,9 +185,9 @@ class RoundReport:
         ])  # fmt: skip
         if image.state is ImageState.FAILED:
             self._failed.add([
-                self._batch.id.partition(".")[2], image.index, self._batch.client_name, image.source,
-                image.property_code or "", image.room_type, image.design_style, image.tier.value, error.code,
-                error.message,
+                self._batch.id.partition(".")[2], image.index, self._batch.client_name,
+                as_written(image.source, self._batch.manifest.base), image.property_code or "", image.room_type,
+                image.design_style, image.tier.value, error.code, error.message,
             ])  # fmt: skip
         self._rows += (b"," if self._rows else b"") + msgspec.json.encode(report_page.row(self._batch, image))
         self.counts = self.counts + Counts(**{image.state.value: 1})

@@ -6,6 +6,7 @@ remembers which drops it has taken, and a retry that was killed is carried on by
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
@@ -13,11 +14,12 @@ from urllib.parse import unquote, urlsplit
 
 from shared.errors import ManifestRejected
 from shared.manifest import Manifest, ManifestImage, Problem
-from shared.model import Batch, BatchState, Control, Correction, ImageState, Refusal
+from shared.model import Batch, BatchState, Control, Correction, Image, ImageState, Refusal
 from shared.ports import BatchStore, ObjectStore
 from shared.replay import Busy, Replay
 from shared.sources import SourceRules, resolve
 
+_AT_ONCE: Final = 50  # photos looked for at once: 10,000 one after another would outlast ingest's function
 _FROM_FAILED_CSV: Final = "what the batch's own failed.csv had"
 
 # What does not pass while the event of a drop comes again, for a day; to what is allowed instead.
@@ -74,6 +76,7 @@ class Retries:
             if index >= batch.total
         ]
         corrections: dict[int, Correction] = {}
+        failed: list[tuple[ManifestImage, Image]] = []
         async for image in self._store.images(batch.id, ImageState.FAILED):
             listed = wanted.get(image.index)
             if listed is None:
@@ -81,19 +84,28 @@ class Retries:
             if listed.unchecked is not None and listed.source != image.source:
                 problems.append(Problem(listed.unchecked, field="url", value=listed.source, allowed=_FROM_FAILED_CSV))
                 continue
-            corrections[image.index] = _correction(listed, await self._source(listed, batch))
+            failed.append((listed, image))
         if problems:
             raise ManifestRejected(problems)
+        for start in range(0, len(failed), _AT_ONCE):
+            some = failed[start : start + _AT_ONCE]
+            sources = await asyncio.gather(*(self._source(listed, image, batch) for listed, image in some))
+            for (listed, image), source in zip(some, sources, strict=True):
+                corrections[image.index] = _correction(listed, source)
         return corrections
 
-    async def _source(self, listed: ManifestImage, batch: Batch) -> str:
+    async def _source(self, listed: ManifestImage, image: Image, batch: Batch) -> str:
         """The corrected address. A path is looked for beside failed.csv, then where the batch's own paths begin.
 
-        failed.csv is in a folder of reports: who corrects a path there means it as the manifest had it.
+        failed.csv is in a folder of reports: who corrects a path there means it as the manifest had it. A path that was
+        not corrected is looked for at its own place first: beside failed.csv may lie another photo of that name.
         """
-        if listed.path is None or not batch.manifest.base or await self._is_there(listed.source):
+        if listed.path is None or not batch.manifest.base or listed.source == image.source:
             return listed.source
-        return resolve(listed.path, SourceRules(base=batch.manifest.base))
+        own = resolve(listed.path, SourceRules(base=batch.manifest.base))
+        if own == image.source and await self._is_there(own):
+            return own
+        return listed.source if await self._is_there(listed.source) else own
 
     async def _is_there(self, source: str) -> bool:
         if source.startswith("file:"):

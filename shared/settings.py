@@ -91,7 +91,7 @@ class PhotoLimits(_Group, frozen=True, kw_only=True):
 
 
 class DownloadLimits(_Group, frozen=True, kw_only=True):
-    """How long and how far a photo's address is followed."""
+    """How a photo is fetched from its address: for how long at most, and through how many redirects."""
 
     total_seconds: Seconds = 60.0  # 40 MB at 6 Mbit/s
     connect_seconds: Seconds = 10.0  # three tries of TCP on a slow line
@@ -165,7 +165,7 @@ class Gemini(_Group, frozen=True, kw_only=True):
     """The vendor's API. Model ids and prices change: look at the vendor's page before trusting them."""
 
     api_version: Name = "v1"  # google-genai 3 defaults to it; v1beta has previews
-    base_url: Address = None  # None: Google's; tests name a local server
+    base_url: Address = None  # unset: Google's; tests name a local server
     text_model: Name = "gemini-3.5-flash-lite"  # analyse and verify; the cheapest that sees pictures
     image_model: Name = "gemini-nano-banana-2.1"  # generate; $0.05 for a 2K picture
     image_size: PictureSize = "2K"  # what listings show; 4K costs twice as much
@@ -175,7 +175,7 @@ class Gemini(_Group, frozen=True, kw_only=True):
 
 
 class Limit(_Group, frozen=True, kw_only=True):
-    """What a vendor allows a model: calls started in any rolling minute, calls at once, or both. None: any number."""
+    """What a vendor allows a model: calls started in any rolling minute, calls at once, or both."""
 
     per_minute: Annotated[Count | None, Unit("calls a minute")] = None
     concurrent: Annotated[Count | None, Unit("calls at once")] = None
@@ -221,7 +221,7 @@ PRICE_REASONS: Final = {
 class FleetRules(_Group, frozen=True, kw_only=True):
     """How many workers are started, where starting them is ours to do."""
 
-    pool: Name = ""  # projects/<p>/locations/<region>/workerPools/<name>; empty: workers are somebody else's business
+    pool: Name = ""  # projects/<p>/locations/<region>/workerPools/<name>; empty: workers are started by hand
     images_per_instance: Images = 50  # a worker's slots: keep it equal to WORKER_IN_FLIGHT
     most_instances: Workers = 4  # 200 in flight use 240 calls a minute: four times the quota
 

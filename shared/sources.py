@@ -10,6 +10,7 @@ from urllib.parse import quote, unquote, urlsplit
 import msgspec
 
 from shared.share_links import SharedPage, direct
+from shared.tables import is_null
 from shared.text import is_hostile
 
 _NOT_IN_HOSTS = frozenset(' \\<>"{}|^`')
@@ -61,6 +62,19 @@ def resolve(url: str, rules: SourceRules) -> str:
     if separator:
         return _absolute(scheme.lower(), url, rules)
     return _local(url, rules)
+
+
+def as_written(source: str, base: str) -> str:
+    """An absolute address as the manifest in the folder `base` can name it: the path beside it, where there is one."""
+    if not base or not source.startswith(base):
+        return source
+    path = source.removeprefix(base)
+    path = unquote(path) if base.startswith("file:") else path
+    try:
+        same = resolve(path, SourceRules(base=base)) == source
+    except BadSource:
+        return source
+    return path if same and "://" not in path and not is_null(path) else source
 
 
 def _absolute(scheme: str, url: str, rules: SourceRules) -> str:

@@ -28,14 +28,18 @@ class Unreadable(Exception):
 
 
 class Sheet(msgspec.Struct, frozen=True):
-    """A sheet's rows that are not empty, as texts, each with its number as the spreadsheet shows it."""
+    """A sheet's rows that are not empty, as texts, each with its number as the spreadsheet shows it.
+
+    `more`: how many came after these, and were only counted.
+    """
 
     name: str
     rows: list[tuple[int, list[str]]]
+    more: int = 0
 
 
 def sheet_of(data: bytes, is_header: Callable[[Sequence[str]], bool], max_rows: int) -> Sheet:
-    """Return the first sheet that has a header row, from that row on, at most `max_rows` of it. Raises `Unreadable`.
+    """Return the first sheet that has a header row, from that row on, `max_rows` below it. Raises `Unreadable`.
 
     `is_header` tells a header row; it must be a module's function, for it is called in the subprocess. Without a
     header anywhere the first sheet that is not empty is returned from its first row.
@@ -61,17 +65,19 @@ def _read(data: bytes, is_header: Callable[[Sequence[str]], bool], max_rows: int
             if name not in visible:
                 continue  # what a person does not see is not meant
             rows: list[tuple[int, list[str]]] = []
-            headed = False
+            headed, more = False, 0
             for number, row in enumerate(book.get_sheet_by_name(name).iter_rows(), start=1):
                 texts = [_text(cell) for cell in row[:_MAX_COLUMNS]]
                 if not headed and number <= _HEADER_ROWS and is_header(texts):
                     headed, rows = True, []
-                if any(texts):
+                if any(texts) and len(rows) <= max_rows:
                     rows.append((number, texts))
-                if len(rows) > max_rows or (not headed and number > _HEADER_ROWS):
+                elif any(texts):
+                    more += 1
+                if not headed and number > _HEADER_ROWS:
                     break
             if headed:
-                return Sheet(name, rows)
+                return Sheet(name, rows, more)
             if first is None and rows:
                 first = Sheet(name, rows)
     except python_calamine.PasswordError:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ops.target import Target
     from shared.model import Batch, Counts
 
+_OPEN = ("ingesting", "processing", "closing", "reopening")
 STATES = ("open", "running", "paused", "cancelling", "closed", "failed", "rejected")
 
 
@@ -50,15 +51,9 @@ def batches(
 
     async def work(target: Target) -> int:
         from ops import batch_lookup
-        from shared import closing
 
         chosen = [b for b in await batch_lookup.batches_of(target, client) if state is None or state in states_of(b)]
-        found = []
-        for batch in chosen[:limit]:
-            counts = await target.backend.store.counts(batch.id)
-            row = closing.status_of(batch, counts, target.clock.now())
-            found.append(row | {"tier": batch.tier.value, "createdAt": iso(batch.created_at),
-                                "costUsd": batch.completion.cost_usd if batch.completion else None})  # fmt: skip
+        found = [await _row(target, batch) for batch in chosen[:limit]]
         if as_json:
             show.as_json({"batches": found})
         else:
@@ -66,6 +61,32 @@ def batches(
         return OK
 
     with_target(work, data, project)
+
+
+async def _row(target: Target, batch: Batch) -> dict[str, Any]:
+    """A batch as `batches` lists it: its status, with the time left and what it costs, where that is known."""
+    from ops import remote, waiting
+    from shared import closing
+
+    store = target.backend.store
+    if batch.is_open:
+        row = await remote.status(target, batch.id)
+        if not _estimate_holds(await waiting.of_batch(target, batch)):
+            row["etaSeconds"] = None
+    else:
+        row = closing.status_of(batch, await store.counts(batch.id), target.clock.now())
+    cost = batch.completion.cost_usd if batch.completion and not batch.is_open else None
+    if batch.is_open and (target.data is not None or target.local_stack):  # a project's images cost a read each
+        micro = 0
+        async for image in store.images(batch.id):
+            micro += image.cost_micro_usd
+        cost = micro / 1_000_000
+    return row | {"tier": batch.tier.value, "createdAt": iso(batch.created_at), "costUsd": cost}
+
+
+def _estimate_holds(waits: list[Any]) -> bool:
+    """Whether a time left means anything: not while nothing moves until nobody knows when; a spent day has its end."""
+    return not any(wait.serious and wait.kind != "day" for wait in waits)
 
 
 def iso(at: float) -> str:
@@ -94,7 +115,7 @@ def states_of(batch: Batch) -> set[str]:
 def state_word(found: dict[str, Any]) -> str:
     """A batch's state as people read it, with what operators want of it."""
     state = str(found["state"]).replace("_", " ")
-    if found["state"] in ("ingesting", "processing", "closing", "reopening"):
+    if found["state"] in _OPEN:
         return {"paused": "paused", "cancelling": "cancelling"}.get(str(found["control"]), state)
     return state
 
@@ -104,15 +125,17 @@ def _show(found: list[dict[str, Any]], target: Target) -> None:
     if not found:
         show.out.print(f"no batches in {target.where}")
         return
-    rows = [["BATCH", "STATE", "TIER", "CREATED", "COMPLETED", "FAILED", "COST"]]
+    rows = [["BATCH", "STATE", "TIER", "CREATED", "COMPLETED", "FAILED", "LEFT", "COST"]]
     for batch in found:
         created = time.strftime("%Y-%m-%d %H:%M", time.localtime(_seconds(batch["createdAt"])))
-        cost = words.money(batch["costUsd"]) if batch["costUsd"] else ""
+        cost = words.money(batch["costUsd"]) if batch["costUsd"] is not None else ""
+        left = words.duration(batch["etaSeconds"]) if batch["etaSeconds"] is not None else ""
+        left = left or ("not known" if batch["state"] in _OPEN else "")
         rejected = batch["state"] == "rejected"
         done = "" if rejected else f"{batch['completed']} of {batch['total']}"
         failed = "" if rejected else str(batch["failed"])
-        rows.append([batch["batchId"], state_word(batch), batch["tier"], created, done, failed, cost])
-    show.table(rows, right=frozenset({4, 5, 6}))
+        rows.append([batch["batchId"], state_word(batch), batch["tier"], created, done, failed, left, cost])
+    show.table(rows, right=frozenset({4, 5, 6, 7}))
 
 
 def _seconds(written: str) -> float:
@@ -155,7 +178,7 @@ def status(
 
 def _head(batch: Batch, found: dict[str, Any]) -> str:
     state = str(found["state"]).replace("_", " ")
-    is_open = found["state"] in ("ingesting", "processing", "closing", "reopening")
+    is_open = found["state"] in _OPEN
     control = f", {found['control']}" if is_open else ""
     return f"{batch.id}: {state}{control}, round {found['round']}, tier {batch.tier.value}"
 
@@ -164,9 +187,8 @@ def _progress(found: dict[str, Any], waits: list[Any]) -> list[str]:
     done = found["completed"] + found["failed"] + found["cancelled"]
     # The speed measured is the past's: beside a wait it would contradict the time left.
     pace = f", {found['imagesPerMinute']:.1f} a minute" if found["imagesPerMinute"] and not waits else ""
-    # Nothing moves, and nobody knows until when: a pause, an outage, no worker. A spent day has its end.
-    moving = not any(wait.serious and wait.kind != "day" for wait in waits)
-    left = f", {words.duration(found['etaSeconds'])} left" if found["etaSeconds"] and moving else ""
+    known = found["etaSeconds"] and _estimate_holds(waits)
+    left = f", {words.duration(found['etaSeconds'])} left" if known else ""
     if not left and found["state"] == "processing" and done < found["total"]:
         left = ", time left not known"
     return [f"  {done} of {found['total']} finished ({found['progress']:.0%}){pace}{left}"] if found["total"] else []

@@ -213,7 +213,10 @@ def _replay(wish: _Wish, data: Path | None, project: str | None) -> None:
         plans = await _plans(target, rooms.replay, wish)
         cost = await spending.of_replay(target, plans, wish.codes) if plans else 0.0
         total = sum(plan.images for plan in plans)
-        _show_plans(plans, total, cost, wish)
+        if not plans and wish.batch and not wish.as_json:
+            show.out.print(await _nothing(target, wish))
+        else:
+            _show_plans(plans, total, cost, wish)
         if wish.dry_run or not plans:
             if wish.as_json:
                 show.as_json(_as_json(plans, cost, {}))
@@ -241,6 +244,15 @@ async def _plans(target: Target, replay: Any, wish: _Wish) -> list[Plan]:
         elif plan.images or plan.interrupted:
             plans.append(plan)
     return plans
+
+
+async def _nothing(target: Target, wish: _Wish) -> str:
+    """Why there is nothing to try again in the one batch that was named."""
+    counts = await target.backend.store.counts(wish.batch or "")
+    if not counts.failed:
+        return f"nothing has failed in {wish.batch}"
+    wanted = f" with {' or '.join(wish.codes)}" if wish.codes else ""
+    return f"nothing in {wish.batch} that failed{wanted} can be tried again now"
 
 
 def _show_plans(plans: list[Plan], total: int, cost: float, wish: _Wish) -> None:

@@ -37,11 +37,11 @@ def validate(manifest: ManifestPath, photos: PhotosOption = None, as_json: JsonF
 
     Photos on this machine are looked for, addresses are not fetched. Exit code 3: valid, but photos are missing.
     """
-    from ops import manifest_file, run_notes
+    from ops import manifest_file
     from ops import photos as local_photos
 
     found = manifest_file.read_or_reject(manifest, photos or (), as_json=as_json)
-    absent = local_photos.missing(found, run_notes.photo_folders(manifest) if found.is_retry else ())
+    absent = local_photos.missing_for(found, manifest)
     if as_json:
         show.as_json({
             "valid": True, "batchId": found.batch, "images": len(found.images), "problems": [],
@@ -77,11 +77,11 @@ def estimate(
     """
     import msgspec
 
-    from ops import estimates, manifest_file, run_notes
+    from ops import estimates, manifest_file
     from ops import photos as local_photos
 
     found = manifest_file.read_or_reject(manifest, photos or (), as_json=as_json)
-    absent = local_photos.missing(found, run_notes.photo_folders(manifest) if found.is_retry else ())
+    absent = local_photos.missing_for(found, manifest)
 
     async def work(target: Target) -> int:
         estimated = await estimates.of_manifest(target, found)

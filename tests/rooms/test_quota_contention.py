@@ -101,4 +101,5 @@ async def test_two_thousand_calls_a_minute_of_forty_workers(world: World, turn_s
 async def test_fewer_workers_use_it_too(world: World, workers: int) -> None:
     used, writes = await used_by(world, workers, 300, 0.2, minutes=WINDOWS * 61 / 60)
     assert used >= 0.97, f"{used:.3f} of the quota"
-    assert writes <= 5
+    most = 2.1 if workers >= 5 else 5
+    assert writes <= most, f"{writes:.2f} writes a second"

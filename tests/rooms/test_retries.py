@@ -12,6 +12,7 @@ import pytest
 
 from shared.model import Batch, BatchState, Checkpoint, Control, Failure, ImageState
 from shared.names import round_folder
+from shared.report import RoundReport
 from tests.rooms.parts import Fuse, Killed, World, fused, virtual
 from tests.rooms.test_ingest import put
 
@@ -296,3 +297,33 @@ async def test_a_path_that_climbs_is_no_correction(world: World) -> None:
     refused = await dropped(world, written(rows), "manifests/acme/retries/failed.csv")
     assert refused.state is BatchState.REJECTED
     assert await states(world) == queued()
+
+
+@pytest.mark.parametrize(
+    ("there", "source"),
+    [
+        ((), "gs://intake/manifests/acme/1f/photos/1.jpg"),
+        (("1f/photos/1.jpg",), "gs://intake/manifests/acme/1f/photos/1.jpg"),
+        (("photos/1.jpg",), "gs://intake/manifests/acme/photos/1.jpg"),
+        (("1f/photos/1.jpg", "photos/1.jpg"), "gs://intake/manifests/acme/1f/photos/1.jpg"),
+    ],
+)
+@virtual
+async def test_a_path_that_was_not_corrected_is_its_own_photo(
+    world: World, there: tuple[str, ...], source: str
+) -> None:
+    """failed.csv names a photo by its path: another manifest's photo of that path may lie beside the drop."""
+    batch = await closed_batch(world, failed=())
+    base = "gs://intake/manifests/acme/1f/"
+    await world.change_batch(batch.id, manifest=msgspec.structs.replace(batch.manifest, base=base))
+    failure = Failure(code="source_not_found", message="no such object")
+    await world.change_image(1, state=ImageState.FAILED, error=failure, source=base + "photos/1.jpg")
+    report = RoundReport(await world.the_batch())
+    report.add(await world.image(1))
+    content = dict(report.files())["failed.csv"]
+    assert b",photos/1.jpg," in content
+    for name in there:
+        await put(world, b"photo", f"manifests/acme/{name}")
+    again = await dropped(world, content)
+    assert again.round == 2
+    assert (await world.image(1)).source == source

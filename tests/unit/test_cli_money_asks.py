@@ -149,6 +149,25 @@ def test_validate_and_estimate_look_for_photos(ruum: Ruum, folder: Path) -> None
     assert (ruum("validate", good).code, ruum("validate", good).err) == (0, "")
 
 
+def test_validate_finds_missing_photos_beside_other_problems(ruum: Ruum, folder: Path) -> None:
+    """Else who corrects the rooms learns only then of the photos."""
+    path = folder / "b.csv"
+    path.write_text(
+        "clientName,url,roomType,designStyle\nacme,photos/there.jpg,bedroom,modern\nacme,photos/no.jpg,bedroom,modern\n"
+        "acme,photos/gone.jpg,livng,modern\nacme,../x.jpg,bedroom,modern\n"
+    )
+    for command in ("validate", "estimate"):
+        said = ruum(command, path)
+        assert said.code == 2
+        assert said.err.splitlines()[-1] == "2 of 3 photos are not there: photos/no.jpg, photos/gone.jpg."
+        assert "rejected, 2 problems" in said.err
+    assert json.loads(ruum("validate", path, "--json").out)["missingPhotos"] == ["photos/no.jpg", "photos/gone.jpg"]
+    path.write_text("clientName,url,roomType,designStyle\nacme,photos/there.jpg,livng,modern\n")
+    said = ruum("validate", path, "--json")
+    assert "not there" not in said.err
+    assert json.loads(said.out)["missingPhotos"] == []
+
+
 def test_a_run_names_them_before_it_stages(
     ruum: Ruum, folder: Path, staged: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -279,16 +298,20 @@ RETRY = "batchId,index,clientName,url,roomType,designStyle\nb1,0,acme,{},bedroom
 
 @pytest.mark.parametrize(("url", "code"), [("photos/there.jpg", 0), ("photos/nowhere.jpg", 3)])
 def test_a_path_corrected_in_failed_csv_is_meant_as_in_the_manifest(
-    ruum: Ruum, folder: Path, url: str, code: int
+    ruum: Ruum, folder: Path, tmp_path_factory: pytest.TempPathFactory, url: str, code: int
 ) -> None:
     """The file is in a folder of reports: a path that began there was never found."""
     assert ruum("run", manifest(folder, ["photos/gone.jpg"]), "--out", folder / "out", "--model", "preview").code == 3
     failed = folder / "out/results/acme/b1/round-1/failed.csv"
+    assert ",photos/gone.jpg," in failed.read_text("utf-8-sig"), "the path as the manifest had it"
     failed.write_text(RETRY.format(url))
     assert ruum("validate", failed).code == code
     said = ruum("run", failed, "--out", folder / "out", "--model", "preview")
     assert said.code == code
     assert ("source_not_found" in said.out) is (code == 3)
+    elsewhere = tmp_path_factory.mktemp("fetched")  # as from a project: its photos are not of this machine
+    (elsewhere / "failed.csv").write_text(RETRY.format(url))
+    assert ruum("validate", elsewhere / "failed.csv").code == 0
     again = folder / "out/results/acme/b1/round-2/failed.csv"  # and once more: the manifest is still the batch's own
     again.write_text(RETRY.format("photos/there.jpg"))
     assert ruum("validate", again).code == 0

@@ -26,7 +26,7 @@ from shared.cache import CacheEntry
 from shared.clock import SystemClock
 from shared.hosts import HostLedger
 from shared.ledger import Circuit, Ledger, Waiter
-from shared.model import BatchState, Control, Counts, ImageState, Trials, Worker
+from shared.model import BatchState, Call, Control, Counts, ImageState, Trials, Worker
 from shared.ports import StoredObject
 from shared.settings import Buckets, Limit, Settings
 from tests.unit.commands import Ruum
@@ -629,3 +629,79 @@ def test_commands_that_open_and_close_a_data_folder_do_not_shut_one_another_out(
         for _ in range(3)
     ]
     assert [each.communicate(timeout=120)[1] for each in started] == ["", "", ""]
+
+
+# --- the list of batches, and what is said where there is nothing to do
+
+
+def listed(ruum: Ruum, data: Data) -> dict[str, dict[str, str]]:
+    """The table of `batches` as people see it: batch to column to cell."""
+    head, *lines = ruum("batches", "--data", data.folder).out.splitlines()
+    starts = [match.span() for match in re.finditer(r"\S+", head)]
+    found = {}
+    for line in lines:
+        cells = {}
+        for number, (start, end) in enumerate(starts):
+            right = number >= 4  # numbers stand under the end of their heading
+            before, after = (starts[number - 1][1] if right else start), (end if right else None)
+            stop = after if after is not None else (starts[number + 1][0] if number < 3 else starts[4][0])
+            cells[head[start:end]] = line[before:stop].strip()
+        found[cells["BATCH"]] = cells
+    return found
+
+
+def test_batches_say_what_an_open_one_costs_so_far_and_what_is_left(ruum: Ruum, data: Data) -> None:
+    free = data.batch("a", [ok()])
+    running = data.batch("b", [ok(), queued()], closed=False)
+    paused = data.batch("c", [queued()], closed=False, control=Control.PAUSED, paused_reason="tea")
+    bill = (Call(step="generate", model=PICTURE, cost_micro_usd=50_400),)
+    data.run(lambda e: e.store.change_image(running, 0, lambda image: msgspec.structs.replace(image, calls=bill), "t"))
+    with at_work(data.folder):
+        rows = {row["batchId"]: row for row in ruum("batches", "--data", data.folder, "--json").json["batches"]}
+        table = listed(ruum, data)
+    assert rows[running]["costUsd"] == 0.0504
+    assert rows[paused]["costUsd"] == 0
+    assert (rows[paused]["etaSeconds"], table[paused]["LEFT"]) == (None, "not known")
+    assert table[paused]["COST"] == "$0.00"
+    assert table[running]["COST"] == "$0.05"
+    assert (table[free]["LEFT"], table[free]["COST"]) == ("", "$0.00")
+
+
+def test_a_time_left_is_only_said_while_something_moves(
+    ruum: Ruum, data: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = data.batch("a", [ok(), queued()], closed=False)
+    monkeypatch.setattr("ops.remote.speed_now", lambda status, now: 0.5)
+    assert listed(ruum, data)[batch]["LEFT"] == "not known", "nobody works here"
+    with at_work(data.folder):
+        assert listed(ruum, data)[batch]["LEFT"] == "2 s"
+
+
+@pytest.mark.parametrize("images", [[ok()], [ok(), queued()]])
+def test_retry_failed_where_nothing_failed_says_so(ruum: Ruum, data: Data, images: list[Any]) -> None:
+    batch = data.batch("a", images, closed=len(images) == 1)
+    said = ruum("retry-failed", batch, "--data", data.folder)
+    assert (said.code, said.out) == (0, f"nothing has failed in {batch}\n")
+    other = data.batch("b", [failed()])
+    said = ruum("retry-failed", other, "--code", "not_a_picture", "--data", data.folder)
+    assert said.out == f"nothing in {other} that failed with not_a_picture can be tried again now\n"
+
+
+def test_watch_of_a_rejected_batch_begins_with_what_is_wrong(ruum: Ruum, data: Data) -> None:
+    batch = data.batch("a", [], closed=False, state=BatchState.REJECTED, problems=3)
+    said = ruum("watch", batch, "--data", data.folder)
+    assert said.code == 2
+    assert said.err.startswith(f"{batch}: rejected, 3 problems in ")
+    assert "finished" not in said.err
+
+
+def test_the_place_that_nobody_named_is_said(ruum: Ruum, data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+    data.batch("a", [ok()])
+    (data.folder.parent / "staged").mkdir()
+    data.folder.rename(data.folder.parent / "staged/.ruum")
+    monkeypatch.chdir(data.folder.parent)
+    assert ruum("batches").err == "in the data folder staged/.ruum\n"
+    said = ruum("batches", "--json")
+    assert len(said.json["batches"]) == 1
+    assert said.err == "in the data folder staged/.ruum\n"
+    assert ruum("batches", "--data", "staged/.ruum").err == ""

@@ -65,8 +65,6 @@ def usual(words: tuple[str, ...], world: dict[str, Path]) -> list[str]:
 @pytest.mark.parametrize("words", COMMANDS, ids=NAMES)
 def test_help_is_there_and_says_how(words: tuple[str, ...]) -> None:
     for flag in ("--help", "-h"):
-        if words[0] == "dead-letters" and flag == "-h":
-            continue
         said = run([*words, flag], {"COLUMNS": "160"})
         assert said.code == 0, said
         assert "Example: ruum-batch " + " ".join(words) in said.out

@@ -38,12 +38,6 @@ TERRAFORM = "\n".join(path.read_text("utf-8") for path in sorted((ROOT / "terraf
 # The guide's tables, in order.
 GIVEN, PROGRAMS, FIELDS, KINDS, CHECKS, RESULTS, STATUS, CODES, LIMITS, WISHES, BLANKS = range(11)
 FIRST = {"crm-guide.md": ("first.json", "first-1"), "crm-guide.pt-BR.md": ("primeiro.json", "lote-1")}
-# What the guide says of spreadsheets, Portuguese columns, failed.csv's round and the User-Agent: not in the product yet.
-OLD_READER = pytest.mark.xfail(
-    ".xlsx" not in manifest.SUFFIXES, reason="the reader takes JSON, JSON Lines and CSV only"
-)
-OLD_FAILED = pytest.mark.xfail("batchId" not in report.MANIFEST_COLUMNS, reason="failed.csv does not name its batch")
-OLD_AGENT = pytest.mark.xfail(not hasattr(SETTINGS.download, "contact"), reason="the User-Agent names nobody")
 FINAL_CODES = {code.value for code in ErrorCode} - {ErrorCode.CONFIGURATION.value}  # of which no image's error is
 KEPT = topology().policies["keep"]
 
@@ -231,9 +225,7 @@ def test_manifest_blocks_are_accepted(page: str) -> None:
     assert found[0].client == "acme"
 
 
-@pytest.mark.parametrize(
-    "name", ["manifest.jsonl", "manifest.csv", pytest.param("manifesto.csv", marks=OLD_READER), "failed.csv"]
-)
+@pytest.mark.parametrize("name", ["manifest.jsonl", "manifest.csv", "manifesto.csv", "failed.csv"])
 def test_example_manifests_are_accepted(name: str) -> None:
     found = read((DOCS / "examples" / name).read_bytes().decode(), f"manifests/acme/{name}")
     assert found.client == "acme"
@@ -253,7 +245,6 @@ def test_the_first_manifest_says_the_same_in_both_languages() -> None:
     assert (english.batch, portuguese.batch) == ("acme.first-1", "acme.lote-1")
 
 
-@OLD_READER
 @pytest.mark.parametrize("page", GUIDES)
 def test_the_endings_of_manifests_are_the_readers(page: str) -> None:
     (said,) = re.findall(
@@ -412,7 +403,6 @@ def test_how_photos_are_fetched_is_the_settings(page: str) -> None:
     assert f"{minutes // 60:.0f} h {minutes % 60:.0f} min" in text
 
 
-@OLD_AGENT
 @pytest.mark.parametrize("page", GUIDES)
 def test_how_photos_are_fetched_is_what_the_downloader_does(page: str) -> None:
     text, download = prose(PAGES[page]), SETTINGS.download
@@ -428,7 +418,6 @@ def test_how_photos_are_fetched_is_what_the_downloader_does(page: str) -> None:
 # --- failed.csv
 
 
-@OLD_FAILED
 @pytest.mark.parametrize("page", GUIDES)
 def test_failed_csv_has_the_columns_that_the_guide_names(page: str) -> None:
     header = (DOCS / "examples/failed.csv").read_text("utf-8-sig").splitlines()[0]

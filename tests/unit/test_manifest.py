@@ -940,7 +940,7 @@ def test_a_problem_leaves_out_what_it_does_not_know() -> None:
 def test_no_image_is_too_few(write: Writer, name: str) -> None:
     problem = only(refuse(write(), name))
     assert problem.reason == "names no image"
-    assert problem.allowed == "1 to 10000 images"
+    assert problem.allowed == "1 to 10,000 images"
 
 
 @pytest.mark.parametrize("raw", [COLUMNS, COLUMNS + "\r\n\r\n , ,,\r\n", COLUMNS + "\n,,,\n"])
@@ -951,9 +951,17 @@ def test_a_csv_of_only_a_header_names_no_image(raw: str) -> None:
 @pytest.mark.parametrize(("write", "name"), WRITERS)
 def test_the_number_of_images(write: Writer, name: str) -> None:
     assert len(take(write(IMAGE, IMAGE, IMAGE), name, most_images=3).images) == 3
-    problem = only(refuse(write(*[IMAGE] * 4), name, most_images=3))
-    assert "more than 3 images" in problem.reason
-    assert where(problem) in (5, "/images/3")
+    for number in (4, 5, 1234):
+        problem = only(refuse(write(*[IMAGE] * number), name, most_images=3))
+        assert problem.reason == f"has {number:,} images"
+        assert problem.allowed == "at most 3; split it into several manifests"
+
+
+@pytest.mark.parametrize(("write", "name"), WRITERS)
+def test_far_too_many_images_are_counted_and_not_kept(write: Writer, name: str) -> None:
+    """More than a JSON's objects are kept of, and more than a spreadsheet's rows are."""
+    problem = only(refuse(write(*[IMAGE] * 2000), name, most_images=3, most_problems=10))
+    assert problem.reason == "has 2,000 images"
 
 
 @pytest.mark.parametrize(("write", "name"), WRITERS)
@@ -961,7 +969,21 @@ def test_too_many_images_are_noticed_beside_other_problems(write: Writer, name: 
     """Else the customer corrects the one, sends again, and only then learns of the other."""
     reasons = [p.reason for p in refuse(write({"url": "../x"}, *[IMAGE] * 3), name, most_images=3)]
     assert len(reasons) == 2
-    assert "more than 3 images" in reasons[1]
+    assert reasons[0] == "has 4 images"
+
+
+def test_too_many_images_are_said_beside_too_many_problems() -> None:
+    raw = as_lines(*[IMAGE] * 4, *["broken"] * 30)
+    for most in (1, 2, 30, 31):
+        found = refuse(raw.replace(b'"broken"', b"{"), "a.jsonl", most_images=3, most_problems=most)
+        assert found[0].reason == ("has 4 images" if most >= 30 else "has more than 3 images")
+        assert len(found) == min(most + 1, 30) + 1
+
+
+def test_a_json_of_nested_objects_is_no_manifest() -> None:
+    nested = {"url": "a.jpg", "propertyCode": [{} for _ in range(100)]}
+    problem = only(refuse(as_json(nested, nested, nested), most_images=3, most_problems=10))
+    assert problem.reason == "holds too many objects"
 
 
 @pytest.mark.parametrize(("write", "name"), WRITERS)
@@ -980,7 +1002,7 @@ def test_ten_thousand_images(write: Writer, name: str) -> None:
     assert [image.source for image in found.images] == [f"{BASE}{n}.jpg" for n in range(10_000)]
     assert found.images[9_999] == ManifestImage(f"{BASE}9999.jpg", ROOMS[9_999 % 33], "boho", "A-9999")
     problem = only(refuse(write(*images, IMAGE), name))
-    assert "10000" in problem.reason
+    assert problem.reason == "has 10,001 images"
 
 
 def test_a_hundred_thousand_images_with_the_setting() -> None:
@@ -1056,10 +1078,26 @@ def refuse_endless(stream: Endless, name: str, **limits: int) -> tuple[Problem, 
     ("name", "head", "body"),
     [("a.jsonl", as_lines(), b'{"url":"a.jpg"}\n'), ("a.csv", table(COLUMNS).encode(), table(ROW).encode())],
 )
-def test_reading_stops_after_one_image_too_many(name: str, head: bytes, body: bytes) -> None:
+def test_images_are_counted_up_to_the_size_limit(name: str, head: bytes, body: bytes) -> None:
     stream = Endless(head, body)
-    assert "more than 500 images" in only(refuse_endless(stream, name, most_images=500)).reason
-    assert stream.lines_read() == 1 + 500 + 1, "the header, the images, and the one that is too many"
+    found = refuse_endless(stream, name, most_images=500, most_bytes=100_000)
+    assert [problem.reason for problem in found] == ["has more than 500 images", "is larger than 100000 bytes"]
+    assert stream.furthest <= 100_001
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.csv"])
+def test_images_beyond_the_limit_take_no_memory(name: str) -> None:
+    def peak(number: int) -> int:
+        rows = [{**IMAGE, "url": f"{n}.jpg"} for n in range(number)]
+        raw = as_lines(*rows) if name == "a.jsonl" else as_csv(*rows)
+        tracemalloc.start()
+        try:
+            refuse(raw, name, most_images=100)
+            return tracemalloc.get_traced_memory()[1] - len(raw)  # which the stream holds
+        finally:
+            tracemalloc.stop()
+
+    assert peak(20_000) < peak(200) + 200_000
 
 
 @pytest.mark.parametrize(
@@ -1457,7 +1495,37 @@ def test_values_of_one_cause_are_named() -> None:
     ((sentence, number),) = in_words(many)
     assert number == 5000
     values = '"http://a/0.jpg", "http://a/1.jpg", "http://a/2.jpg" and 4,997 others'
-    assert sentence == f"/images/0/url and 4,999 more: url {values} {reason} (allowed: https)"
+    assert sentence == f"/images/0/url and 4,999 more: url {values} are{reason[2:]} (allowed: https)"
+
+
+@pytest.mark.parametrize(
+    ("reason", "said"),
+    [("is not known", "are not known"), ("has 300 characters", "have 300 characters"),
+     ("holds control characters", "hold control characters"), ("differs from the first row", "differ from the first row"),
+     ("is not UTF-8", "are not UTF-8"), ("is no threshold", "each is no threshold"),
+     ("is not a batch id", "each is not a batch id"), ("is an address", "each is an address"),
+     ("is neither yes nor no", "each is neither yes nor no"), ("leaves its folder", "leave its folder")],
+)  # fmt: skip
+def test_several_values_are_said_in_the_plural(reason: str, said: str) -> None:
+    def sentence(*values: str) -> str:
+        ((text, _),) = in_words(
+            [Problem(reason, line, None, "roomType", f'"{value}"') for line, value in enumerate(values, start=1)]
+        )
+        return text.partition(": ")[2]
+
+    assert sentence("a", "a") == f'roomType "a" {reason}'
+    assert sentence("a", "b") == f'roomType "a" and "b" {said}'
+    assert sentence("a", "b", "c") == f'roomType "a", "b" and "c" {said}'
+    assert sentence("a", "b", "c", "d") == f'roomType "a", "b", "c" and 1 other {said}'
+    assert sentence(*"abcde") == f'roomType "a", "b", "c" and 2 others {said}'
+
+
+def test_what_is_missing_says_what_would_do() -> None:
+    problems = refuse(json.dumps({"images": [{"roomType": "bedroom", "designStyle": "boho"}]}))
+    assert [str(problem) for problem in problems] == [
+        "/clientName: clientName is missing (allowed: the customer's name)",
+        "/images/0/url: url is missing (allowed: an https:// address, or a path beside the manifest)",
+    ]
 
 
 def test_different_causes_stay_apart_and_in_order() -> None:

@@ -31,8 +31,8 @@ from shared.model import (
     Tier,
 )
 from shared.settings import ManifestLimits
-from shared.sources import SourceRules
-from shared.tables import neutral, unquoted
+from shared.sources import BadSource, SourceRules, resolve
+from shared.tables import is_error, is_null, neutral, unquoted
 
 COMPLETED, FAILED, CANCELLED = ImageState.COMPLETED, ImageState.FAILED, ImageState.CANCELLED
 HOSTILE = [
@@ -200,6 +200,11 @@ def test_each_line_is_one_line() -> None:
 
 # --- failed.csv
 
+# What the reader takes: printable text without spaces around it, of which some is a letter or digit.
+_PRINTABLE = st.text(
+    st.characters(blacklist_categories=["Cc", "Cf", "Cs", "Zl", "Zp"]), min_size=1, max_size=60
+).filter(lambda text: text == text.strip())
+
 
 def test_failed_csv_is_a_manifest() -> None:
     images = [
@@ -219,6 +224,46 @@ def test_failed_csv_is_a_manifest() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("base", "source", "path"),
+    [
+        ("gs://intake/manifests/acme/1f/", "gs://intake/manifests/acme/1f/photos/a b.jpg", "photos/a b.jpg"),
+        ("gs://intake/manifests/acme/1f/", "gs://intake/manifests/acme/2e/photos/a.jpg", None),
+        ("gs://intake/manifests/acme/1f/", "gs://intake/manifests/acme/1f/www.a.com/a.jpg", None),
+        ("gs://intake/manifests/acme/1f/", "gs://intake/manifests/acme/1f/null", None),
+        ("gs://intake/manifests/acme/1f/", "gs://intake/manifests/acme/1f/", None),
+        ("file:///home/ana/own/", "file:///home/ana/own/fotos/sal%C3%A3o%20%231.jpg", "fotos/salão #1.jpg"),
+        ("file:///home/ana/own/", "file:///home/ana/other/a.jpg", None),
+        ("file:///home/ana/own/", "https://photos.example/file:///home/ana/own/a.jpg", None),
+        ("", "https://photos.example/a.jpg", None),
+    ],
+)
+def test_a_photo_beside_the_manifest_is_named_by_its_path(base: str, source: str, path: str | None) -> None:
+    """The client's own word, not where we have put it."""
+    of = batch(manifest=ManifestRef(uri="gs://m", generation=1, sha256="0", base=base))
+    content = files(image(0, FAILED, source=source), of=of)["failed.csv"]
+    (row,) = table(content)
+    assert row["url"] == (path or source)
+    if path is not None:
+        (again,) = manifest.read(io.BytesIO(content), "failed.csv", LIMITS, SourceRules(base=base)).images
+        assert (again.source, again.path) == (source, path)
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(name=_PRINTABLE, base=st.sampled_from(["gs://intake/manifests/acme/1f/", "file:///home/ana/own/"]))
+def test_whatever_a_photo_is_called_it_is_found_again(name: str, base: str) -> None:
+    rules = SourceRules(base=base)
+    try:
+        source = resolve(name, rules)
+    except BadSource:
+        assume(False)
+    assume(not name.startswith(QUOTED) and not is_null(name) and not is_error(name))
+    of = batch(manifest=ManifestRef(uri="gs://m", generation=1, sha256="0", base=base))
+    content = files(image(0, FAILED, source=source), of=of)["failed.csv"]
+    (again,) = manifest.read(io.BytesIO(content), "failed.csv", LIMITS, rules).images
+    assert again.source == source
+
+
 def test_the_priority_is_kept() -> None:
     for tier in Tier:
         assert read_again(files(image(0, FAILED, tier=tier), of=batch(tier=tier))["failed.csv"]).tier is tier
@@ -226,12 +271,6 @@ def test_the_priority_is_kept() -> None:
 
 def test_without_failures_it_names_no_image() -> None:
     assert table(files(image(0), image(1, CANCELLED))["failed.csv"]) == []
-
-
-# What the reader takes: printable text without spaces around it, of which some is a letter or digit.
-_PRINTABLE = st.text(
-    st.characters(blacklist_categories=["Cc", "Cf", "Cs", "Zl", "Zp"]), min_size=1, max_size=60
-).filter(lambda text: text == text.strip())
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -231,13 +231,61 @@ def rows(page: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in page.splitlines() if line[:3] == "| `"]
 
 
+def plainly(default: str) -> str:
+    """A default as the environment takes it, from how the page shows it: `32 MiB`, `10,000`, `8 min`."""
+    times = {"KiB": 1024, "MiB": 1024**2, "GiB": 1024**3, "s": 1, "min": 60, "h": 3600, "day": 86_400, "days": 86_400}
+    shown = re.fullmatch(r"([\d,.]+)(?: (\w+))?", default)
+    if shown is None:
+        return default
+    number = float(shown[1].replace(",", "")) * times[shown[2] or "s"]
+    return str(int(number) if number.is_integer() else number)
+
+
 @pytest.mark.parametrize("row", rows(PAGE.read_text("utf-8")), ids=lambda row: row[0].strip("`"))
 def test_every_variable_of_the_page_has_a_unit_its_default_and_a_reason(row: list[str]) -> None:
     variable, _, default, _ = row
     assert all(row)
     if variable.startswith("`RUUM_"):
-        given = {} if default == "None" else {variable.strip("`"): "" if default == "empty" else default}
+        given = {} if default == "unset" else {variable.strip("`"): "" if default == "empty" else plainly(default)}
         assert from_environment(given) == Settings(), "what the page calls the default"
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "shown"),
+    [(32 * 1024**2, "bytes", "32 MiB"), (1536 * 1024**2, "bytes", "1,536 MiB"), (2 * 1024**3, "bytes", "2 GiB"),
+     (1000, "bytes", "1,000"), (30 * 86_400.0, "seconds", "30 days"), (86_400.0, "seconds", "1 day"),
+     (480.0, "seconds", "8 min"), (21_600.0, "seconds", "6 h"), (90.0, "seconds", "90 s"), (0.5, "seconds", "0.5 s"),
+     (0.0, "seconds", "0 s"), (10_000, "images", "10,000"), (0.7, "share, 0 to 1", "0.7"), (60, "images", "60"),
+     (True, "", "true"), ("", "name", "empty"), (None, "address", "unset"), ("2K", "1K, 2K or 4K", "2K")],
+)  # fmt: skip
+def test_values_are_shown_as_people_read_them(value: object, unit: str, shown: str) -> None:
+    assert settings_page.written(value, unit) == shown
+
+
+def test_what_has_no_limit_says_so() -> None:
+    section = settings_page.table_section("limits", Limit, {"a": Limit(per_minute=3000)}, {"a": "because"})
+    assert section[-1] == "| a | 3,000 | no limit | because |"
+    assert "None" not in PAGE.read_text("utf-8")
+
+
+def test_the_contents_lead_to_every_section() -> None:
+    page = PAGE.read_text("utf-8")
+    titles = re.findall(r"^## (.+)$", page, re.MULTILINE)
+    assert re.findall(r"^- \[(.+)\]\(#", page, re.MULTILINE) == titles
+    assert {"What an operator usually touches", "manifest", "limits", "Other variables"} <= set(titles)
+
+
+def test_the_usual_ones_are_variables_of_terraform() -> None:
+    usual = settings_page.USUAL
+    named = set(re.findall(r"\| `([a-z_]+)`", usual))
+    declared = set(re.findall(r'^variable "(\w+)"', (ROOT / "terraform/variables.tf").read_text("utf-8"), re.MULTILINE))
+    assert {"settings", "vendor_limits"} <= named <= declared
+    written = {name: value for name, value in re.findall(r'^  (RUUM_\w+) *= "(.*)"$', usual, re.MULTILINE)}
+    exported = re.search(r"^export RUUM_LIMITS='(.*)'$", usual, re.MULTILINE)
+    assert exported and len(written) == 2
+    changed = from_environment({**written, "RUUM_LIMITS": exported[1]})
+    assert changed.threshold.percent == 30
+    assert changed.limits["gemini-nano-banana-2.1"].per_minute == 120
 
 
 def test_a_group_on_the_page() -> None:
