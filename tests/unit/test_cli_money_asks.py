@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -293,6 +294,7 @@ def test_what_run_takes_validate_takes_too(ruum: Ruum, folder: Path, staged: lis
     assert "--photos FOLDER" in said.err
 
 
+ROOT = Path(__file__).parents[2]
 RETRY = "batchId,index,clientName,url,roomType,designStyle\nb1,0,acme,{},bedroom,modern\n"
 
 
@@ -301,6 +303,7 @@ def test_a_path_corrected_in_failed_csv_is_meant_as_in_the_manifest(
     ruum: Ruum, folder: Path, tmp_path_factory: pytest.TempPathFactory, url: str, code: int
 ) -> None:
     """The file is in a folder of reports: a path that began there was never found."""
+    shutil.copy(ROOT / "samples/photos/bedroom-01.jpg", folder / "photos/there.jpg")  # a room, or it is rejected
     assert ruum("run", manifest(folder, ["photos/gone.jpg"]), "--out", folder / "out", "--model", "preview").code == 3
     failed = folder / "out/results/acme/b1/round-1/failed.csv"
     assert ",photos/gone.jpg," in failed.read_text("utf-8-sig"), "the path as the manifest had it"
