@@ -233,8 +233,13 @@ class ClaimedImage:
         if claim is None or not claim.alone:
             return await work()
         await self._change(partial(claims.enter_step, fence=self._image.fence, step=step.value))
-        done = await work()
-        await self._change(partial(claims.enter_step, fence=self._image.fence, step=""))
+        leave = partial(claims.enter_step, fence=self._image.fence, step="")
+        try:
+            done = await work()
+        except CodedError:  # the worker lives, and may go on with the image: a later death is not of this step
+            await self._change(leave)
+            raise
+        await self._change(leave)
         return done
 
     async def fail(self, error: ImageRejected) -> Image:

@@ -21,6 +21,7 @@ from shared.errors import (
     RuumError,
     Throttled,
     WorldError,
+    WrongShape,
 )
 from shared.gate import Gate
 from shared.heartbeat import Heartbeat
@@ -882,6 +883,25 @@ async def test_a_lone_workers_successor_knows_where_it_died(world: World, step: 
     image = await world.image()
     row = 1 if NOTED[step] else 0
     assert (image.state, image.trials) == (COMPLETED, Trials(deaths=1, step=NOTED[step], in_a_row=row, passed=2))
+
+
+@virtual
+async def test_a_picture_that_was_refused_is_not_what_its_worker_died_of(world: World) -> None:
+    """A picture of the wrong shape costs a generation; a death while the next one is bought is a death elsewhere."""
+    await world.batch()
+    await world.change_image(crashes=2, trials=Trials(passed=2))
+    task = await world.task()
+    hand = await world.grown_worker()
+    again = Stall()
+    world.fakes.will("generate", None, again)
+    world.fakes.will("finish", WrongShape("it is square"))
+    work = hand.begin(task)
+    await again.reached.wait()
+    image = await world.image()
+    assert image.claim is not None
+    assert (image.claim.alone, image.claim.step) == (True, "")
+    again.go_on.set()
+    assert (await work).action is Action.ACK
 
 
 @virtual
