@@ -109,7 +109,10 @@ class Retries:
 
     async def _is_there(self, source: str) -> bool:
         if source.startswith("file:"):
-            return Path(unquote(urlsplit(source).path)).is_file()
+            try:
+                return Path(unquote(urlsplit(source).path)).is_file()
+            except (OSError, ValueError):  # a name too long, a folder that may not be entered
+                return False
         bucket, _, name = source.removeprefix("gs://").partition("/")
         return await self._objects.stat(bucket, name) is not None
 

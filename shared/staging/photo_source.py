@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -71,6 +72,8 @@ class PhotoSource:
             with real.open("rb") as file:
                 data = file.read(self._most_bytes + 1)
         except OSError as error:
+            if error.errno in (errno.ENAMETOOLONG, errno.ENOENT):  # no file can have that name, or it has just gone
+                raise ImageRejected(ErrorCode.SOURCE_NOT_FOUND, f"no such file: {error.strerror}") from None
             raise ImageRejected(ErrorCode.SOURCE_FORBIDDEN, f"the file cannot be read: {error.strerror}") from None
         if len(data) > self._most_bytes:
             raise self._too_large()

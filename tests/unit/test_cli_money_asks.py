@@ -298,7 +298,11 @@ ROOT = Path(__file__).parents[2]
 RETRY = "batchId,index,clientName,url,roomType,designStyle\nb1,0,acme,{},bedroom,modern\n"
 
 
-@pytest.mark.parametrize(("url", "code"), [("photos/there.jpg", 0), ("photos/nowhere.jpg", 3)])
+@pytest.mark.parametrize(
+    ("url", "code"),
+    [("photos/there.jpg", 0), ("photos/nowhere.jpg", 3), (f"photos/{'x' * 300}.jpg", 3)],
+    ids=["there", "nowhere", "too long"],
+)
 def test_a_path_corrected_in_failed_csv_is_meant_as_in_the_manifest(
     ruum: Ruum, folder: Path, tmp_path_factory: pytest.TempPathFactory, url: str, code: int
 ) -> None:

@@ -236,7 +236,18 @@ def test_links_that_lead_nowhere_or_in_circles(photos: Photos) -> None:
 
 
 def test_what_is_no_file(photos: Photos) -> None:
-    for tail in ("gone.jpg", "deep", "deep/", "", ".", "a.jpg/x", "gone/gone.jpg"):
+    too_long = "x" * 300
+    for tail in (
+        "gone.jpg",
+        "deep",
+        "deep/",
+        "",
+        ".",
+        "a.jpg/x",
+        "gone/gone.jpg",
+        f"{too_long}.jpg",
+        f"{too_long}/a.jpg",
+    ):
         assert_refused(fetched(photos.source, photos.uri(tail)), ErrorCode.SOURCE_NOT_FOUND)
 
 
