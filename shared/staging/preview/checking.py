@@ -1,7 +1,7 @@
 """Verify: measure what changed between photo and picture, against what was planned.
 
-The plan is made anew from photo and analysis; it is the same each time. From it follow the mask of the furniture and the
-places its shadows may fall. Nothing else may have changed.
+The plan is made anew from photo and analysis; it is the same each time. From it follow the mask of the furniture and
+the places where its shadows may fall. Nothing else may have changed.
 """
 
 from __future__ import annotations

@@ -43,7 +43,7 @@ _NEAR_AXIS: Final = math.radians(9)
 
 @dataclass(frozen=True)
 class Box:
-    """A box room in eye heights, seen from the camera: the side walls' x, the back wall's y, the ceiling above the eye."""
+    """A box room in eye heights, seen from the camera: side walls' x, back wall's y, the ceiling above the eye."""
 
     left: float
     right: float
@@ -354,7 +354,7 @@ def search_box(view: View, maps: Any) -> list[Box]:
 
 
 def _rays(gain: Floats, seen: NDArray[np.bool_]) -> Floats:
-    """Return for each place of the faced picture how well the ray from it outwards is covered, 0 by chance, 0.7 fully."""
+    """Return for each place of the faced picture how well its ray outwards is covered: 0 by chance, 0.7 fully."""
     turns, steps = 480, 330
     angle = (np.arange(turns, dtype=np.float32) + 0.5) * np.float32(2 * math.pi / turns)
     reach = np.arange(steps, dtype=np.float32) * np.float32(0.9 * _STEP)
@@ -390,7 +390,7 @@ def lines_of(box: Box) -> tuple[Any, Any, Any, Any]:
 
 
 def _pixels_of(view: View, first: Any, last: Any) -> tuple[Any, Any, Any]:
-    """Return columns and rows evenly spread over the visible part of each line, and the length of that part in pixels."""
+    """Return columns and rows spread over the visible part of each line, and the length of that part in pixels."""
     axes = view.axes()
     ends = [places @ axes.T for places in (first, last)]
     shares = []

@@ -56,7 +56,8 @@ def measure(jpeg: bytes, room_type: str) -> Analysis:
     room = room_type.replace("_", " ")
     sure = "" if confident(found) else " The lines do not show clearly where walls and floor meet."
     return Analysis(
-        summary=f"Measured, not understood: {room}, {found.right - found.left:.1f} m wide, back wall {found.back:.1f} m away.{sure}",
+        summary=f"Measured, not understood: {room}, {found.right - found.left:.1f} m wide, "
+        f"back wall {found.back:.1f} m away.{sure}",
         floor=outline,
         vanishing_point=Point(x=_share(vanishing[0] / ahead / width), y=_share(vanishing[1] / ahead / height)),
         openings=_in_picture(found, view),
@@ -118,7 +119,8 @@ def room_of(photo: Image.Image) -> RoomGeometry:
         left=sides.left, right=sides.right, back=sides.back, height=sides.height,
         floor=_seen_floor(metres, sides),
         openings=[
-            WallOpening(wall=h.wall, kind=h.kind, start=h.start, end=h.end, bottom=h.bottom, top=h.top) for h in holes[:64]
+            WallOpening(wall=h.wall, kind=h.kind, start=h.start, end=h.end, bottom=h.bottom, top=h.top)
+            for h in holes[:64]
         ],
         plain=[WallStretch(wall=s.wall, start=s.start, end=s.end) for s in plain[:64]],
         box_score=fit.score,

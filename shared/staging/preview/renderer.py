@@ -199,7 +199,7 @@ class _Planes:
 
 
 def _fill(buffer: Any, wide: int, top: int, planes: _Planes, some: Any, first: Any, count: Any) -> None:
-    """Put some triangles into the buffer of a few rows: the nearest face of each sample, its distance in the upper bits.
+    """Put triangles into the buffer of a few rows: the nearest face of each sample, its distance in the upper bits.
 
     `some` are the triangles; each covers `count` rows from `first` on.
     """

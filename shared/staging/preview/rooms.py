@@ -1,7 +1,8 @@
 """What goes into each kind of room: three layouts or more, as groups of pieces in metres.
 
-A layout is a list of steps; a step is a list of alternatives, of which the first that fits is taken. What fits nowhere is
-left out. A group's frame: x along the wall, y from the wall into the room, turns counter-clockwise in degrees; at turn 0
+A layout is a list of steps; a step is a list of alternatives, of which the first that fits is taken. What fits nowhere
+is left out. A group's frame: x along the wall, y from the wall into the room,
+turns counter-clockwise in degrees; at turn 0
 a piece has its back to the wall. `layout` places it at a wall, or free in the room.
 """
 
@@ -461,7 +462,8 @@ _GARAGE: Final[tuple[Layout, ...]] = (
     ),
 )
 _BISTRO: Final = Group(
-    (Item("bistro table", 0, 0, 0, middle=True), Item("bistro chair", -0.62, 0, 90, middle=True), Item("bistro chair", 0.62, 0, -90, middle=True)),
+    (Item("bistro table", 0, 0, 0, middle=True), Item("bistro chair", -0.62, 0, 90, middle=True),
+     Item("bistro chair", 0.62, 0, -90, middle=True)),
     free=True, need=2,
 )  # fmt: skip
 _LOUNGE: Final = Group(
@@ -473,12 +475,14 @@ _LOUNGE: Final = Group(
     rug=Rug("rug", 0, 1.4),
 )
 _LOUNGE_FREE: Final = Group(
-    (Item("outdoor sofa", 0, -0.9, 0, middle=True), Item("low table", 0, 0.25, 0, middle=True), Item("outdoor chair", 1.35, 0.1, -75, middle=True), Item("outdoor chair", -1.35, 0.1, 75, middle=True)),
+    (Item("outdoor sofa", 0, -0.9, 0, middle=True), Item("low table", 0, 0.25, 0, middle=True),
+     Item("outdoor chair", 1.35, 0.1, -75, middle=True), Item("outdoor chair", -1.35, 0.1, 75, middle=True)),
     rug=Rug("rug", 0, 0.1), free=True,
 )  # fmt: skip
 _PLANTERS: Final[Step] = (_one("planter", corner=True),)
 _CHAIRS: Final = Group(
-    (Item("outdoor chair", -0.75, 0, 60, middle=True), Item("low table", 0, 0.15, 0, middle=True), Item("outdoor chair", 0.75, 0, -60, middle=True)),
+    (Item("outdoor chair", -0.75, 0, 60, middle=True), Item("low table", 0, 0.15, 0, middle=True),
+     Item("outdoor chair", 0.75, 0, -60, middle=True)),
     free=True,
 )  # fmt: skip
 _BALCONY: Final[tuple[Layout, ...]] = (
@@ -550,10 +554,12 @@ _ATTIC: Final[tuple[Layout, ...]] = (
 )
 
 LAYOUTS: Final[dict[str, tuple[Layout, ...]]] = {
-    "living_room": _LIVING, "family_room": _LIVING, "open_plan": _OPEN, "bedroom": _BEDROOM, "primary_bedroom": _BEDROOM,
+    "living_room": _LIVING, "family_room": _LIVING, "open_plan": _OPEN, "bedroom": _BEDROOM,
+    "primary_bedroom": _BEDROOM,
     "kids_room": _KIDS, "nursery": _NURSERY, "kitchen": _KITCHEN, "dining_room": _DINING, "bathroom": _BATH,
     "home_office": _OFFICE, "den": _DEN, "media_room": _MEDIA, "gym": _GYM, "basement": _LIVING, "attic": _ATTIC,
-    "loft": _LIVING, "sun_room": _SUN, "laundry": _LAUNDRY, "foyer": _FOYER, "hallway": _HALL, "walk_in_closet": _CLOSET,
+    "loft": _LIVING, "sun_room": _SUN, "laundry": _LAUNDRY, "foyer": _FOYER, "hallway": _HALL,
+    "walk_in_closet": _CLOSET,
     "garage": _GARAGE, "balcony": _BALCONY, "patio": _TERRACE, "terrace": _TERRACE, "pool": _POOL,
     "exterior_front": _FRONT, "exterior_back": _TERRACE, "lobby": _LOBBY, "meeting_room": _MEETING,
     "open_workspace": _WORKSPACE, "other": _DEN,
@@ -563,7 +569,8 @@ LAYOUTS: Final[dict[str, tuple[Layout, ...]]] = {
 MODEST: Final[Layout] = (
     (
         Group(
-            (Item("low table", 0, 0, 0, middle=True), Item("chair", -0.75, 0, 75, middle=True), Item("chair", 0.75, 0, -75, middle=True)),
+            (Item("low table", 0, 0, 0, middle=True), Item("chair", -0.75, 0, 75, middle=True),
+             Item("chair", 0.75, 0, -75, middle=True)),
             rug=Rug("small rug", 0, 0), free=True,
         ),
         Group((Item("low table", 0, 0, 0, middle=True),), rug=Rug("small rug", 0, 0), free=True),
