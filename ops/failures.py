@@ -30,7 +30,7 @@ OF_THE_WORLD: Final = {
     ErrorCode.VENDOR_TIMEOUT: "the vendor took too long: try again",
     ErrorCode.VENDOR_BAD_ANSWER: "the vendor's answers could not be used: try again",
     ErrorCode.STORAGE_UNAVAILABLE: "our storage did not answer: try again",
-    ErrorCode.WORKER_CRASHED: "workers died again and again with nothing but this image in hand: look at the photo",
+    ErrorCode.WORKER_CRASHED: "workers died again and again while they held only this image: look at the photo",
     ErrorCode.DELIVERIES_EXHAUSTED: "delivered too often without a result: try again",
     ErrorCode.CONFIGURATION: "our configuration: look at the log",
     ErrorCode.INTERNAL: "our own fault: look at the log",

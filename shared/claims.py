@@ -145,7 +145,7 @@ def is_to_blame(trials: Trials) -> bool:
 
 
 def _settled_by_crash(image: Image, crashes: int, trials: Trials, now: float) -> Image | Refusal:
-    message = f"{trials.deaths} workers died with nothing but this image in hand"
+    message = f"{trials.deaths} workers died while they held only this image"
     if trials.in_a_row >= LONE_DEATHS_IN_A_STEP:
         message += f", the last {trials.in_a_row} of them at the step {trials.step}"
     return _move(

@@ -944,7 +944,7 @@ async def test_six_lone_deaths_in_one_step_are_the_images_own(world: World) -> N
     assert image.error is not None
     assert image.error.code == ErrorCode.WORKER_CRASHED
     assert image.error.message == (
-        "6 workers died with nothing but this image in hand, the last 6 of them at the step prepare"
+        "6 workers died while they held only this image, the last 6 of them at the step prepare"
     )
     (letter,) = await world.letters()
     assert letter.code == ErrorCode.WORKER_CRASHED
