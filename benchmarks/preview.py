@@ -133,7 +133,7 @@ def barrel(share: float, aspect: float) -> Move:
 
 
 def tilted(photo: Photo, size: tuple[int, int], pitch: float, roll: float) -> tuple[Move, View]:
-    """Return the photo as if the camera had been tilted by `degrees`, lens not shifted; and that camera."""
+    """Return the photo as a camera tilted by `pitch` and `roll` degrees, lens not shifted, sees it; and that camera."""
     width, height = size
     before = true_view(photo, size)
     after = View(
