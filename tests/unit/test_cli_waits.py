@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import math
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from ops import waiting
+from ops import show, staging_run, waiting
 from ops.noted_model import NotedModel, Notes
 from shared.hosts import HostLedger, refused
-from shared.ledger import Grant
-from shared.model import Tier
+from shared.ledger import Circuit, Grant, Ledger
+from shared.model import Counts, Tier
 from shared.ports import Answer, Usage
 from shared.settings import Settings, cost_micro_usd
 from tests.clocks import VirtualClock, run_virtual
@@ -30,6 +32,31 @@ def test_a_host_that_limits_is_named() -> None:
         assert wait.sentence.startswith("photos.example asked us to wait until ")
         assert not wait.serious
         assert await waiting.of_models(world.store, Settings(), now + 100) == []
+
+    run_virtual(main)
+
+
+@pytest.mark.parametrize("model", ["preview", "gemini"])
+def test_a_run_shows_a_host_that_limits_whatever_the_model(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The preview asks no vendor: a circuit that an earlier run left open is nothing it waits for."""
+    monkeypatch.setattr(show.BatchProgress, "show", lambda *_: None)
+
+    async def main(clock: VirtualClock) -> None:
+        world = World(clock)
+        grant, now = Grant(id="g", tier=Tier.NORMAL, start=0.0, epoch=0), clock.now()
+        host = refused(HostLedger(id="host:photos.example"), grant, 90.0, now)
+        await world.store.change_record(HostLedger, host.id, lambda _, __: host, "t")
+        settings = Settings()
+        away = Ledger(id=settings.gemini.image_model, circuit=Circuit.OPEN, open_until=now + 60)
+        await world.store.change_record(Ledger, away.id, lambda _, __: away, "t")
+        order: Any = SimpleNamespace(model=model, settings=settings)
+        running: Any = staging_run._Run(order)
+        running._here, running._now, running._looked_at = SimpleNamespace(store=world.store), clock.now, -math.inf
+        await running._look(await world.batch(1), Counts(queued=1))
+        shown = running._progress.waits
+        assert ("photos.example" in shown) is (model == "preview"), shown
+        assert ("does not answer" in shown) is (model == "gemini"), shown
+        assert running._progress.stuck is (model == "gemini")
 
     run_virtual(main)
 

@@ -23,7 +23,7 @@ _SHADED: Final = 60_000  # samples at once
 _ROWS: Final = 384  # of samples whose distances are kept at once
 _BAND: Final = 96  # rows composed at once
 _CREASE: Final = 0.93  # cosine between neighbouring samples' normals above which one sample stands for four
-_UNSEEN: Final = 0.015  # of the light: this part of every shadow is left out; no eye sees it, and more pixels stay the photo's
+_UNSEEN: Final = 0.015  # of the light: this part of a shadow is left out; unseen, and more pixels stay the photo's
 
 
 def to_linear() -> Floats:
