@@ -26,7 +26,7 @@ import msgspec
 from stack import NAME, as_settings, bench, manifest_of, peak_mib
 
 from ops import emulators
-from shared import wiring
+from shared import ports, wiring
 from shared.clock import SystemClock
 from shared.model import BatchState
 from shared.sources import SourceRules
@@ -47,7 +47,7 @@ def heap_mib(pid: int) -> int:
     return int(used[1]) // 1024 if used else -1
 
 
-async def ingest(backend: wiring.Backend, rules: Any, images: int) -> dict[str, Any]:
+async def ingest(backend: ports.Backend, rules: Any, images: int) -> dict[str, Any]:
     """One manifest; seconds and memory."""
     rooms = wiring.rooms(backend, SystemClock(), as_settings(images, 50), rules, folder_is_client=True)
     await backend.objects.put("intake", NAME, manifest_of(images), content_type="application/jsonl")

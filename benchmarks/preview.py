@@ -38,8 +38,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / "samples")]
 from render import develop, expose  # noqa: E402
 from rooms import ODD, PHOTOS, Photo  # noqa: E402
 
+from shared.answers import RoomGeometry  # noqa: E402
 from shared.staging import preview  # noqa: E402
-from shared.staging.answers import RoomGeometry  # noqa: E402
 from shared.staging.preview import layout, measuring, staging  # noqa: E402
 from shared.staging.preview.families import stuff_of  # noqa: E402
 from shared.staging.preview.openings import Sides  # noqa: E402

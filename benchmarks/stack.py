@@ -38,7 +38,7 @@ from ops import emulators
 from ops.noop import NoopModel, NoopPictures, NoopSource
 from ops.router import STORAGE_EVENTS, TRIGGER, Router
 from ops.stack import PROJECT, ROOT, Options, Stack, subscription_request
-from shared import closing, wiring
+from shared import closing, ports, wiring
 from shared.adapters.google import clients
 from shared.adapters.google.documents import to_fields
 from shared.adapters.google.events import image_changed
@@ -263,7 +263,7 @@ async def worker() -> None:
     await on_google.aclose()
 
 
-def noop_room(backend: wiring.Backend, settings: Settings, heartbeat: Heartbeat) -> Any:
+def noop_room(backend: ports.Backend, settings: Settings, heartbeat: Heartbeat) -> Any:
     """STAGE IMAGE with nothing to do."""
     parts = {"source": NoopSource(), "pictures": NoopPictures(), "model": NoopModel()}
     return wiring.stage_image(backend, SystemClock(), settings, heartbeat=heartbeat, **parts)
@@ -428,7 +428,7 @@ class Part:
     def __init__(self, here: Bench, settings: Settings) -> None:
         self.on_google = wiring.google(SystemClock(), settings, here.environment)
         self.calls: Counter[str] = Counter()
-        self.backend = wiring.Backend(
+        self.backend = ports.Backend(
             self.on_google.store,
             Counted(self.on_google.queue, self.calls, "queue"),
             Counted(self.on_google.objects, self.calls, "object"),

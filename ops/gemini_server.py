@@ -32,7 +32,7 @@ from urllib.parse import unquote
 
 from PIL import Image, ImageDraw
 
-from shared.staging.answers import Analysis, Light, Opening, Point, Verdict
+from shared.answers import Analysis, Light, Opening, Point, Verdict
 
 Json = dict[str, Any]
 Step = Literal["analyse", "generate", "verify", "other"]

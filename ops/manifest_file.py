@@ -18,8 +18,8 @@ from ops import run_notes, show
 from ops.cli_common import REJECTED, WRONG_USAGE, fail, readable
 from shared import manifest as manifests
 from shared import names, report
-from shared.errors import ManifestRejected
-from shared.manifest import Manifest, Problem
+from shared.errors import ManifestRejected, Problem
+from shared.manifest import Manifest
 from shared.settings import BadSetting, Settings, from_environment
 from shared.sources import SourceRules
 

@@ -7,8 +7,9 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
-from shared.ports import Answer, Finished, Photo, Request, Usage
-from shared.staging.answers import Analysis, Light, Point, Verdict
+from shared.answers import Analysis, Light, Point, Verdict
+from shared.model import Usage
+from shared.ports import Answer, Finished, Photo, Request
 
 NAME: Final = "preview"  # priced at nothing, as the preview model is
 

@@ -6,10 +6,11 @@ from collections.abc import Awaitable, Sequence
 from typing import TypeVar
 
 from shared import wiring
+from shared.answers import Analysis, Verdict
 from shared.errors import CodedError, Throttled
-from shared.ports import Answer, Photo, Request, StagingModel, Usage
+from shared.model import Usage
+from shared.ports import Answer, Photo, Request, StagingModel
 from shared.settings import Settings, cost_micro_usd
-from shared.staging.answers import Analysis, Verdict
 from shared.staging.pool import PicturePool
 
 T = TypeVar("T")

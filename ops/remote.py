@@ -158,7 +158,8 @@ async def first_problems(target: Target, batch: Batch) -> tuple[list[str], str] 
     got = await objects.get(bucket, name)
     if got is None:
         return None
-    from shared.manifest import Problem, in_words
+    from shared.errors import Problem
+    from shared.manifest import in_words
 
     listed = msgspec.json.decode(got[1], type=dict[str, Any]).get("problems", [])
     sentences = [sentence for sentence, _ in in_words(msgspec.convert(listed, list[Problem]))]

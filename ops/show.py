@@ -17,7 +17,7 @@ from ops import words
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from shared.manifest import Problem
+    from shared.errors import Problem
     from shared.model import Batch, Counts
 
 MOST_PROBLEMS_SHOWN: Final = 50  # of a manifest, on a terminal; the file has all of them

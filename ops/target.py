@@ -11,7 +11,7 @@ from typing import Final
 import msgspec
 
 from ops import local, run_notes, stack_file
-from shared import wiring
+from shared import ports, wiring
 from shared.clock import SystemClock
 from shared.settings import Settings, from_environment
 
@@ -29,7 +29,7 @@ class Target(msgspec.Struct, frozen=True):
     `local_stack`: nothing there costs money.
     """
 
-    backend: wiring.Backend
+    backend: ports.Backend
     clock: SystemClock
     settings: Settings
     where: str

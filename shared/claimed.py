@@ -42,6 +42,7 @@ from shared.model import (
     Image,
     Output,
     Refusal,
+    Usage,
     image_key,
 )
 from shared.ports import (
@@ -56,7 +57,6 @@ from shared.ports import (
     Pictures,
     Queue,
     Request,
-    Usage,
 )
 from shared.quota import Quota
 from shared.settings import Settings, cost_micro_usd

@@ -17,10 +17,10 @@ import msgspec
 from shared import forecast, names, report
 from shared.control import announce_control
 from shared.errors import LostClaim, PreconditionFailed, RuumError
-from shared.events import BatchCompleted, ReportLink, StateCounts, Status, plain
+from shared.events import BatchCompleted, ReportLink, StateCounts, Status, iso, plain
 from shared.fenced import put_fenced
 from shared.forecast import Capacity
-from shared.messages import batch_event, iso
+from shared.messages import batch_event
 from shared.model import (
     BATCH_MOVES,
     Batch,

@@ -20,13 +20,14 @@ Anything else that is raised is a bug: it spends an attempt, for it may be this 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import Final
 
-if TYPE_CHECKING:
-    from shared.manifest import Problem
-    from shared.ports import Usage
+import msgspec
+
+from shared.model import Usage
 
 
 class ErrorCode(StrEnum):
@@ -53,6 +54,55 @@ class ErrorCode(StrEnum):
     DELIVERIES_EXHAUSTED = "deliveries_exhausted"  # delivered too often without an outcome
     CONFIGURATION = "configuration"  # ours; never the final error of an image
     INTERNAL = "internal"  # a bug of ours
+
+
+NEAREST: Final = "nearest: "  # begins what is allowed, where something known is like what was written
+
+
+_PLURAL: Final = {"is": "are", "has": "have", "holds": "hold", "differs": "differ", "leaves": "leave"}
+
+
+def _of_several(reason: str) -> str:
+    """A reason, said of more than one value."""
+    verb, _, rest = reason.partition(" ")
+    if verb == "is" and re.match(r"(?:an?|no|not an?|neither|one) ", rest):  # "are no threshold" is no English
+        return f"each {reason}"
+    return f"{_PLURAL.get(verb, verb)} {rest}"
+
+
+class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One thing wrong with a manifest.
+
+    `line` counts from 1 (JSON Lines, CSV, syntax errors), `pointer` is a JSON pointer (JSON); `value` is the offending
+    value shortened; `allowed` says what would do.
+    """
+
+    reason: str
+    line: int | None = None
+    pointer: str | None = None
+    field: str | None = None
+    value: str | None = None
+    allowed: str | None = None
+
+    def __str__(self) -> str:
+        return self.in_words()
+
+    @property
+    def place(self) -> str:
+        """Where it is, in words; empty when it is the whole file's."""
+        return f"line {self.line}" if self.line else self.pointer or ""
+
+    def in_words(self, values: str | None = None, more: int = 0) -> str:
+        """The sentence for it. `values` stand for several different values, `more` places have the same problem."""
+        others = f" and {more:,} more" if more else ""
+        place = f"{self.place}{others}: " if self.place else ""
+        name = f"{self.field} " if self.field else ""
+        value = values if values is not None else f"{self.value} " if self.value is not None else ""
+        reason = self.reason if values is None else _of_several(self.reason)
+        if self.allowed and self.allowed.startswith(NEAREST):
+            return f"{place}{name}{value}{reason}. Did you mean {self.allowed.removeprefix(NEAREST)}?"
+        allowed = f" (allowed: {self.allowed})" if self.allowed else ""
+        return f"{place}{name}{value}{reason}{allowed}"
 
 
 class RuumError(Exception):

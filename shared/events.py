@@ -6,6 +6,7 @@ together: a field changes here, and in the documents, or not at all.
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -179,3 +180,8 @@ def plain(document: Public) -> dict[str, Any]:
     """The document as plain JSON values."""
     found: dict[str, Any] = msgspec.to_builtins(document)
     return found
+
+
+def iso(at: float) -> str:
+    """Seconds since the epoch as RFC 3339 in UTC, milliseconds kept."""
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

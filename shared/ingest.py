@@ -16,10 +16,10 @@ from typing import Final
 import msgspec
 
 from shared import closing, manifest, names, report
-from shared.errors import ManifestRejected, ObjectDamaged, ObjectTooLarge, RuumError
+from shared.errors import ManifestRejected, ObjectDamaged, ObjectTooLarge, Problem, RuumError
 from shared.events import BatchAccepted, BatchRejected
 from shared.fleet import Scaling
-from shared.manifest import Manifest, Problem
+from shared.manifest import Manifest
 from shared.messages import batch_event, encode, task_for
 from shared.model import Batch, BatchMove, BatchState, Image, ManifestRef, Refusal, Tier, shards_for
 from shared.ports import BatchStore, Clock, Message, ObjectStore, Queue, StoredObject

@@ -21,7 +21,7 @@ from typing import Any, BinaryIO, Final, NoReturn
 import msgspec
 
 from shared import names, spreadsheet, tables
-from shared.errors import ManifestRejected
+from shared.errors import NEAREST, ManifestRejected, Problem
 from shared.kinds import kind_of
 from shared.model import FailureThreshold, Tier
 from shared.settings import ManifestLimits
@@ -52,12 +52,10 @@ _WIDE_MARKS: Final = {  # UTF-32 first: its mark begins as that of UTF-16
 }  # fmt: skip
 _WIDE_NULS: Final = {"0x0x0x0x": "utf-16-be", "x0x0x0x0": "utf-16-le", "000x000x": "utf-32-be", "x000x000": "utf-32-le"}
 MORE_THAN_LISTED: Final = "more problems than"  # begins the last problem of a list that is cut
-NEAREST: Final = "nearest: "  # begins what is allowed, where something known is like what was written
 _UTF8_MARK: Final = "\ufeff".encode()
 _NEEDED: Final = {  # what would do in a field that may not be left out
     "url": "an https:// address, or a path beside the manifest", "clientName": "the customer's name",
 }  # fmt: skip
-_PLURAL: Final = {"is": "are", "has": "have", "holds": "hold", "differs": "differ", "leaves": "leave"}
 _ALLOWED_FILES: Final = "JSON, JSON Lines or CSV as text, or a spreadsheet (.xlsx, .ods)"
 _PIECE_BYTES: Final = 64 * 1024
 HEADER_LINES: Final = 20  # a header is looked for so far down, as in a spreadsheet
@@ -66,49 +64,6 @@ _DECIMAL: Final = re.compile(r"\d{1,6}[.,]?\d{0,6}")
 _FILE: Final = re.compile(r"\.[A-Za-z0-9]{3,5}$")
 _CODE_PAGES: Final = ("cp1252", "mac_roman", "cp850")  # of Windows, of old Macs, of MS-DOS
 _LETTERS: Final = frozenset("áàâãäåéèêëíìîïóòôõöúùûüçñýÿÁÀÂÃÄÅÉÈÊËÍÌÎÏÓÒÔÕÖÚÙÛÜÇÑºª°§²³€–—‘’“”•…«»´¡¿·\xa0")
-
-
-class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One thing wrong with a manifest.
-
-    `line` counts from 1 (JSON Lines, CSV, syntax errors), `pointer` is a JSON pointer (JSON); `value` is the offending
-    value shortened; `allowed` says what would do.
-    """
-
-    reason: str
-    line: int | None = None
-    pointer: str | None = None
-    field: str | None = None
-    value: str | None = None
-    allowed: str | None = None
-
-    def __str__(self) -> str:
-        return self.in_words()
-
-    @property
-    def place(self) -> str:
-        """Where it is, in words; empty when it is the whole file's."""
-        return f"line {self.line}" if self.line else self.pointer or ""
-
-    def in_words(self, values: str | None = None, more: int = 0) -> str:
-        """The sentence for it. `values` stand for several different values, `more` places have the same problem."""
-        others = f" and {more:,} more" if more else ""
-        place = f"{self.place}{others}: " if self.place else ""
-        name = f"{self.field} " if self.field else ""
-        value = values if values is not None else f"{self.value} " if self.value is not None else ""
-        reason = self.reason if values is None else _of_several(self.reason)
-        if self.allowed and self.allowed.startswith(NEAREST):
-            return f"{place}{name}{value}{reason}. Did you mean {self.allowed.removeprefix(NEAREST)}?"
-        allowed = f" (allowed: {self.allowed})" if self.allowed else ""
-        return f"{place}{name}{value}{reason}{allowed}"
-
-
-def _of_several(reason: str) -> str:
-    """A reason, said of more than one value."""
-    verb, _, rest = reason.partition(" ")
-    if verb == "is" and re.match(r"(?:an?|no|not an?|neither|one) ", rest):  # "are no threshold" is no English
-        return f"each {reason}"
-    return f"{_PLURAL.get(verb, verb)} {rest}"
 
 
 def in_words(problems: Sequence[Problem]) -> list[tuple[str, int]]:

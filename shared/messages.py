@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import msgspec
 
-from shared.events import EVENTS, Public, QuotaChanged, plain
+from shared.events import EVENTS, Public, QuotaChanged, iso, plain
 from shared.model import Batch, Document, Image, ImageState, Tier
 from shared.ports import Message
 
@@ -144,8 +143,3 @@ def quota_event(event_id: str, at: float, data: QuotaChanged) -> Event:
     """An event about a vendor model's quota, for operators."""
     kind = EVENT_TYPE_PREFIX + _KINDS[QuotaChanged]
     return Event(id=event_id, type=kind, subject=data.model, time=at, client=OPERATORS, data=plain(data))
-
-
-def iso(at: float) -> str:
-    """Seconds since the epoch as RFC 3339 in UTC, milliseconds kept."""
-    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

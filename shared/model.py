@@ -491,3 +491,12 @@ def shards_for(total: int) -> int:
 def shard_sizes(total: int, shards: int) -> list[int]:
     """Images in each shard when an image's shard is its index modulo the number of shards."""
     return [(total - shard + shards - 1) // shards for shard in range(shards)]
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """What one call used, as the vendor counts it. `told`: whether the vendor said so at all."""
+
+    model: str
+    input_tokens: int = 0
+    output_tokens: int = 0
+    told: bool = True

@@ -9,8 +9,8 @@ from typing import Generic, Protocol, TypeVar
 
 import msgspec
 
-from shared.model import Batch, Counts, Image, ImageState, Record, Refusal, Tally, Worker
-from shared.staging.answers import Analysis, Verdict
+from shared.answers import Analysis, Verdict
+from shared.model import Batch, Counts, Image, ImageState, Record, Refusal, Tally, Usage, Worker
 
 T = TypeVar("T")
 R = TypeVar("R", bound=Record)
@@ -254,15 +254,6 @@ class Pictures(Protocol):
         """
 
 
-class Usage(msgspec.Struct, frozen=True):
-    """What one call used, as the vendor counts it. `told`: whether the vendor said so at all."""
-
-    model: str
-    input_tokens: int = 0
-    output_tokens: int = 0
-    told: bool = True
-
-
 class Answer(msgspec.Struct, Generic[T], frozen=True):
     """What an agent said, and what it cost."""
 
@@ -303,3 +294,13 @@ class StagingModel(Protocol):
 
     async def aclose(self) -> None:
         """Close what it holds open."""
+
+
+class Backend(msgspec.Struct, frozen=True):
+    """Where state, messages and objects are."""
+
+    store: BatchStore
+    queue: Queue
+    objects: ObjectStore
+    fleet: Fleet | None = None  # None: the workers are somebody else's to start
+    kept_seconds: float = math.inf  # how long a batch's documents are kept after they were created

@@ -18,9 +18,9 @@ import msgspec
 
 from shared import ledger as ledgers
 from shared.errors import DailyQuotaSpent, RuumError
-from shared.events import QuotaChanged
+from shared.events import QuotaChanged, iso
 from shared.ledger import Ask, Grant, L, Ledger, Reserved
-from shared.messages import iso, quota_event
+from shared.messages import quota_event
 from shared.model import Refusal, Tier
 from shared.ports import BatchStore, Clock, Message, Queue
 from shared.settings import Limit

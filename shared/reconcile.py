@@ -16,7 +16,7 @@ import logging
 import math
 from collections.abc import AsyncIterator
 from functools import partial
-from typing import Final, Protocol
+from typing import Final
 
 import msgspec
 
@@ -41,7 +41,7 @@ from shared.model import (
     last_moved,
 )
 from shared.operator import Operator
-from shared.ports import BatchStore, Clock, Message, ObjectStore, Queue
+from shared.ports import Backend, Clock, Message
 from shared.replay import Replay, fold_image, may_carry_on
 from shared.settings import ReconcileRules, Settings
 from shared.telemetry import LogEvent, bound, tell
@@ -93,19 +93,6 @@ def note_run(known: Reconciled | None, server_now: float, *, at: float, moved_at
 # --- the steps
 
 
-class Parts(Protocol):
-    """The backend reconcile works on."""
-
-    @property
-    def store(self) -> BatchStore: ...
-
-    @property
-    def queue(self) -> Queue: ...
-
-    @property
-    def objects(self) -> ObjectStore: ...
-
-
 class Report(msgspec.Struct, rename="camel"):
     """What a run did: batches looked at, and what was carried on, folded, published, cancelled and deleted.
 
@@ -128,7 +115,7 @@ class Reconcile:
 
     def __init__(
         self,
-        parts: Parts,
+        parts: Backend,
         closer: closing.Closer,
         operator: Operator,
         replay: Replay,

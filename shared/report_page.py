@@ -15,7 +15,7 @@ from typing import Any, Final
 import msgspec
 
 from shared import names
-from shared.messages import iso
+from shared.events import iso
 from shared.model import Batch, Counts, Image, ImageState
 
 _DATA: Final = b'"@DATA@"'

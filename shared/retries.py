@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
-from shared.errors import ManifestRejected
-from shared.manifest import Manifest, ManifestImage, Problem
+from shared.errors import ManifestRejected, Problem
+from shared.manifest import Manifest, ManifestImage
 from shared.model import Batch, BatchState, Control, Correction, Image, ImageState, Refusal
 from shared.ports import BatchStore, ObjectStore
 from shared.replay import Busy, Replay

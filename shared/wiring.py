@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
@@ -24,7 +23,18 @@ from shared.hosts import Hosts
 from shared.ingest import Ingest
 from shared.ledger import Ledger
 from shared.operator import Operator
-from shared.ports import BatchStore, Clock, Fleet, ImageSource, ObjectStore, Pictures, Queue, StagingModel, StoredObject
+from shared.ports import (
+    Backend,
+    BatchStore,
+    Clock,
+    Fleet,
+    ImageSource,
+    ObjectStore,
+    Pictures,
+    Queue,
+    StagingModel,
+    StoredObject,
+)
 from shared.quota import Quota, QuotaEvents, SharedQuota
 from shared.reconcile import Reconcile
 from shared.replay import Replay
@@ -37,16 +47,6 @@ from shared.staging.pool import PicturePool
 from shared.topology import topology
 
 ModelMaker = Callable[[Settings, PicturePool], StagingModel]
-
-
-class Backend(msgspec.Struct, frozen=True):
-    """Where state, messages and objects are."""
-
-    store: BatchStore
-    queue: Queue
-    objects: ObjectStore
-    fleet: Fleet | None = None  # None: the workers are somebody else's to start
-    kept_seconds: float = math.inf  # how long a batch's documents are kept after they were created
 
 
 class Embedded(msgspec.Struct, frozen=True):

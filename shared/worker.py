@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from shared import ledger as ledgers
-from shared import wiring
+from shared import ports, wiring
 from shared.errors import RuumError
 from shared.forecast import calls_by_model
 from shared.heartbeat import Heartbeat
@@ -34,7 +34,7 @@ HEALTH_SECONDS: Final = 60.0  # a line a minute tells a living worker from a stu
 
 
 async def work(
-    backend: wiring.Backend,
+    backend: ports.Backend,
     clock: Clock,
     settings: Settings,
     make_model: wiring.ModelMaker,

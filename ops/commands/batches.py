@@ -91,7 +91,7 @@ def _estimate_holds(waits: list[Any]) -> bool:
 
 def iso(at: float) -> str:
     """A moment as RFC 3339."""
-    from shared.messages import iso as written
+    from shared.events import iso as written
 
     return written(at)
 

@@ -115,7 +115,7 @@ async def _failed(target: Target, batch: Batch, codes: set[str], since: float, b
 
 def _row(batch: Batch, image: Image) -> dict[str, Any]:
     from ops import photos
-    from shared.messages import iso
+    from shared.events import iso
 
     error = image.error
     return {

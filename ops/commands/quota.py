@@ -94,7 +94,7 @@ async def _ledger_now(target: Target, model: str) -> tuple[Ledger, float]:
 
 def _row(target: Target, ledger: Ledger, now: float) -> dict[str, Any]:
     from shared import ledger as ledgers
-    from shared.messages import iso
+    from shared.events import iso
 
     ledger = ledgers.recovered(ledger, now)
     limit = ledger.limit or target.settings.limits[ledger.id]

@@ -12,12 +12,12 @@ from typing import Protocol, TypeVar
 
 import msgspec
 
+from shared.answers import Analysis, Verdict
 from shared.claims import PictureStep
 from shared.errors import AnswerRefused, ErrorCode, ImageRejected, WrongShape
 from shared.model import Checkpoint
 from shared.ports import Answer, Finished, Photo, Pictures, Request, StagingModel
 from shared.settings import StagingRules
-from shared.staging.answers import Analysis, Verdict
 from shared.staging.shapes import frame
 
 T = TypeVar("T")

@@ -16,6 +16,7 @@ from google.genai import types
 
 from shared import manifest
 from shared.adapters.google import gemini
+from shared.answers import Analysis
 from shared.errors import ConfigurationError, HostBusy, ImageRejected, ManifestRejected, WorldError
 from shared.hosts import HostLedger, refused
 from shared.ledger import Grant
@@ -24,7 +25,6 @@ from shared.model import Tier
 from shared.settings import DownloadLimits, ManifestLimits, PhotoLimits
 from shared.sources import SourceRules
 from shared.staging import pictures
-from shared.staging.answers import Analysis
 from shared.staging.download import Downloader
 from tests.field import picture_parts
 

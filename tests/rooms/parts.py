@@ -14,18 +14,18 @@ import msgspec
 
 from ops.noop import ANALYSIS, GOOD
 from shared import closing
+from shared.answers import Analysis, Verdict
 from shared.claims import HEARTBEAT_STALE_SECONDS, TRIAL_AFTER_SECONDS
+from shared.disposition import Disposition
 from shared.errors import ErrorCode, WorldError
 from shared.heartbeat import Heartbeat
 from shared.messages import Letter, Task, decode, encode, is_letter, task_for
-from shared.model import Batch, BatchState, Claim, Image, ImageState, ManifestRef, Tier, shards_for
-from shared.ports import Answer, Delivery, Finished, Message, Photo, Request, Usage
+from shared.model import Batch, BatchState, Claim, Image, ImageState, ManifestRef, Tier, Usage, shards_for
+from shared.ports import Answer, Backend, Delivery, Finished, Message, Photo, Request
 from shared.settings import Limit, Price, Settings
 from shared.sources import SourceRules
-from shared.stage_image import Disposition
-from shared.staging.answers import Analysis, Verdict
 from shared.topology import CHANGES_TOPIC, DEAD_LETTER_DOOR, EVENTS_SUBSCRIPTION, topic_of
-from shared.wiring import Backend, Embedded, Rooms, embedded, rooms, stage_image
+from shared.wiring import Embedded, Rooms, embedded, rooms, stage_image
 from tests.clocks import VirtualClock, run_virtual
 
 TEXT, IMAGE = "text-model", "image-model"

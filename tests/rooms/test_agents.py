@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from ops.noop import ANALYSIS, GOOD
+from shared.answers import Verdict
 from shared.errors import (
     AnswerRefused,
     ConfigurationError,
@@ -23,7 +24,6 @@ from shared.model import Checkpoint
 from shared.ports import Answer, Photo, Request
 from shared.settings import StagingRules
 from shared.staging.agents import MOST_DEFECTS, Agents
-from shared.staging.answers import Verdict
 from tests.rooms.parts import BAD, IMAGE, TEXT, Model, PictureWorks, World, virtual
 
 PHOTO = Photo(jpeg=b"photo", width=4, height=3, sha256="0")

@@ -13,6 +13,7 @@ import pytest
 
 from ops.noop import GOOD
 from shared.claims import CLAIM_CAP_SECONDS, HEARTBEAT_STALE_SECONDS, TRIAL_AFTER_SECONDS
+from shared.disposition import Action
 from shared.errors import (
     ConfigurationError,
     DailyQuotaSpent,
@@ -27,9 +28,8 @@ from shared.gate import Gate
 from shared.heartbeat import Heartbeat
 from shared.ledger import Circuit, Ledger
 from shared.messages import Letter, decode, encode, task_for
-from shared.model import Checkpoint, Control, Failure, Image, ImageState, Trials, Worker
-from shared.ports import Message, Photo, Usage
-from shared.stage_image import Action
+from shared.model import Checkpoint, Control, Failure, Image, ImageState, Trials, Usage, Worker
+from shared.ports import Message, Photo
 from tests.clocks import VirtualClock
 from tests.rooms.parts import (
     BAD,

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
+from shared.disposition import ACK, NACK, Action, Disposition
 from shared.errors import ConfigurationError, RuumError
 from shared.messages import Task, encode
 from shared.model import ImageState, Tier
 from shared.ports import Delivery, Message
 from shared.settings import WorkerLimits
-from shared.stage_image import ACK, NACK, Action, Disposition
 from shared.subscriber import (
     GIVE_BACK_SECONDS,
     LONGEST_HALT_SECONDS,

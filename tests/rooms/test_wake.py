@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from shared import wiring
+from shared import ports, wiring
 from shared.errors import ConfigurationError, RuumError, WorldError
 from shared.fleet import Scaling
 from shared.ledger import Ledger
@@ -65,7 +65,7 @@ def woken(world: World) -> World:
 
 def rooms(world: World, fleet: Any, **parts: Any) -> wiring.Rooms:
     """The cloud's rooms on the world, with a fleet; `parts` stand in for the world's own store, queue or objects."""
-    backend = wiring.Backend(
+    backend = ports.Backend(
         parts.get("store", world.store), parts.get("queue", world.queue), parts.get("objects", world.objects), fleet
     )
     return wiring.rooms(

@@ -8,7 +8,7 @@ from typing import Any
 from shared import worker
 from shared.errors import ConfigurationError
 from shared.model import Worker
-from shared.wiring import Backend
+from shared.ports import Backend
 from tests.rooms.parts import SETTINGS, World, virtual
 
 REASON = "the service account may not pull"

@@ -24,6 +24,7 @@ from shared import (
     claimed,
     claims,
     closing,
+    disposition,
     hosts,
     ledger,
     manifest,
@@ -132,7 +133,7 @@ def _release_and_spend(image: Any, *, error: Any = None, spend_attempt: bool = F
 # --- promise 4: waiting is never failing
 
 _probe, _heard = ledger._probe, ledger.heard
-_disposition = stage_image.Disposition
+_disposition = disposition.Disposition
 
 
 async def _buy_or_nack(self: Any, step: str, model: str, call: Any) -> Any:
@@ -282,7 +283,7 @@ def _pull_on(self: Any) -> None:
 async def _ack_whatever(self: Any, task: Any, deliveries: int) -> Any:
     batch = await self._tools.store.batch(task.batch)
     paused = batch is not None and batch.control is Control.PAUSED and batch.control_epoch >= task.epoch
-    return stage_image.ACK if paused else await _stopped(self, task, deliveries)
+    return disposition.ACK if paused else await _stopped(self, task, deliveries)
 
 
 def _forgotten_by_old_looks(batch: Any, emptied: Any, now: float, rules: Any) -> Any:
@@ -355,8 +356,8 @@ MUTATIONS: Final[dict[str, list[Patch]]] = {
     ],
     "closing check sums before it reads": [(closing.Closer, "check", _sum_first)],
     "closing begins at any revision": [(closing, "begin_closing", _begin_closing_anyhow)],
-    "HELD nacks": [(stage_image.StageImage, "_held", lambda self, deliveries: stage_image.NACK)],
-    "HELD acks": [(stage_image.StageImage, "_held", lambda self, deliveries: stage_image.ACK)],
+    "HELD nacks": [(stage_image.StageImage, "_held", lambda self, deliveries: disposition.NACK)],
+    "HELD acks": [(stage_image.StageImage, "_held", lambda self, deliveries: disposition.ACK)],
     "claims never die": [(claims, "claim_is_alive", lambda image, holder, now: True)],
     "configuration spends an attempt": [(claims, "release", _release_and_spend)],
     "rejections are told anew": [
@@ -382,7 +383,7 @@ MUTATIONS: Final[dict[str, list[Patch]]] = {
         (
             stage_image,
             "Disposition",
-            lambda *given, wait=None, **more: stage_image.NACK if wait else _disposition(*given, **more),
+            lambda *given, wait=None, **more: disposition.NACK if wait else _disposition(*given, **more),
         )
     ],
     "a parked image's lease is not kept": [(subscriber.Subscriber, "_after_wait", _wait_without_a_lease)],

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NoReturn
 
 from ops.noop import ANALYSIS, GOOD
+from shared.answers import Analysis, Verdict
 from shared.errors import (
     ConfigurationError,
     DailyQuotaSpent,
@@ -18,8 +19,8 @@ from shared.errors import (
     Throttled,
     WorldError,
 )
-from shared.ports import Answer, Finished, Photo, Request, Usage
-from shared.staging.answers import Analysis, Verdict
+from shared.model import Usage
+from shared.ports import Answer, Finished, Photo, Request
 from tests.simulation.faults import HAND, Faults
 from tests.simulation.hosts import Hosts
 

@@ -14,7 +14,7 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
-from shared import messages, wiring
+from shared import messages, ports, wiring
 from shared.errors import RuumError
 from shared.heartbeat import Heartbeat
 from shared.hosts import HostLedger
@@ -190,9 +190,9 @@ class World:
         skew = self.chance.uniform(-self.plan.skew, self.plan.skew)
         return Process(name, Clock(self.loop, name, self.seed, skew, self.epoch))
 
-    def backend(self, process: Process) -> wiring.Backend:
+    def backend(self, process: Process) -> ports.Backend:
         ports = {"store": self.store, "queue": self.queue, "objects": self.objects}
-        return wiring.Backend(**{name: Port(port, name, process, self.faults) for name, port in ports.items()})
+        return ports.Backend(**{name: Port(port, name, process, self.faults) for name, port in ports.items()})
 
     def rooms(self, process: Process) -> wiring.Rooms:
         rules = lambda stored: SourceRules(base="gs://intake/" + stored.name.rpartition("/")[0] + "/")

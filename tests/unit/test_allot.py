@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shared.disposition import ACK, Disposition
 from shared.fair import TIER_WEIGHTS
 from shared.model import Tier
 from shared.ports import Delivery, Message
 from shared.settings import WorkerLimits
-from shared.stage_image import ACK, Disposition
 from shared.subscriber import PROBE_EVERY_SECONDS, PROBE_SECONDS, PULL_SECONDS, Subscriber, Turns
 from shared.topology import topic_of
 from shared.wiring import embedded

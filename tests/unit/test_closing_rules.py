@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared import claims, closing, messages, names
+from shared import claims, closing, events, names
 from shared.model import (
     SETTLED_STATES,
     Batch,
@@ -737,7 +737,7 @@ def test_the_same_news_again_refreshes_the_status():
             await closing.write_status(parts.objects, "results", batch, counts, at)
         found = await parts.objects.get("results", names.status_name(batch))
         assert found is not None
-        assert msgspec.json.decode(found[1])["updatedAt"] == messages.iso(NOW + 5)
+        assert msgspec.json.decode(found[1])["updatedAt"] == events.iso(NOW + 5)
 
     asyncio.run(run())
 
@@ -782,7 +782,7 @@ def test_a_status_tells_the_batch_in_plain_words():
         "batchId": "acme.a", "client": "acme", "state": "closing", "control": "run", "round": 2, "total": 8,
         "pausedReason": None,
         "queued": 1, "processing": 1, "completed": 3, "failed": 2, "cancelled": 1, "progress": 0.75,
-        "imagesPerMinute": None, "etaSeconds": None, "updatedAt": messages.iso(NOW),
+        "imagesPerMinute": None, "etaSeconds": None, "updatedAt": events.iso(NOW),
     }  # fmt: skip
     assert closing.status_of(msgspec.structs.replace(batch, total=0), Counts(), NOW)["progress"] == 0.0
     assert {state.value for state in SETTLED_STATES} == {"completed", "failed", "cancelled"}

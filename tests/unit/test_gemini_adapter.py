@@ -31,7 +31,8 @@ from shared.errors import (
     Throttled,
     WorldError,
 )
-from shared.ports import Answer, Photo, Request, Usage
+from shared.model import Usage
+from shared.ports import Answer, Photo, Request
 from shared.settings import Gemini, PhotoLimits
 from shared.staging import pictures
 

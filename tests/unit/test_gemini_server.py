@@ -25,7 +25,7 @@ from google.genai import errors, types
 from PIL import Image
 
 from ops.gemini_server import BODY_BYTES, FAULTS, GOOD, ROOM, STEPS, Call, Fault, GeminiServer, Plan, Step, main
-from shared.staging.answers import Analysis, Verdict
+from shared.answers import Analysis, Verdict
 
 TEXT_MODEL, IMAGE_MODEL = "gemini-3.5-flash-lite", "gemini-nano-banana-2.1"
 ROOT = Path(__file__).parents[2]

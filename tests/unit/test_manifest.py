@@ -21,17 +21,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from shared import report, tables
-from shared.errors import ManifestRejected
-from shared.manifest import (
-    MOST_VALUE_SHOWN,
-    Manifest,
-    ManifestImage,
-    Problem,
-    batch_of,
-    in_words,
-    read,
-    wrong_name,
-)
+from shared.errors import ManifestRejected, Problem
+from shared.manifest import MOST_VALUE_SHOWN, Manifest, ManifestImage, batch_of, in_words, read, wrong_name
 from shared.model import Tier
 from shared.settings import ManifestLimits
 from shared.sources import SourceRules

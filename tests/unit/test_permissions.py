@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from shared import claims, closing, names, report, wiring
+from shared import claims, closing, names, ports, report, wiring
 from shared.errors import ErrorCode, ImageRejected, Throttled, WorldError
 from shared.heartbeat import Heartbeat
 from shared.messages import ImageChanged, decode
@@ -140,9 +140,9 @@ class Cloud:
         self.pool = Pool()
         self.rooms = {door: self._rooms(door) for door in ("ingest", "aggregate", "dead_letter", "reconcile")}
 
-    def backend(self, door: str) -> wiring.Backend:
+    def backend(self, door: str) -> ports.Backend:
         world, ledger = self.world, self.ledger
-        return wiring.Backend(
+        return ports.Backend(
             Recorded(world.store, door, ledger, of_store),
             Recorded(world.queue, door, ledger, of_queue),
             Recorded(world.objects, door, ledger, of_objects),

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFilter, ImageOps
 
+from shared.answers import Analysis, Verdict
 from shared.errors import ImageRejected
 from shared.ports import Photo, Request
 from shared.settings import PhotoLimits, StagingRules
 from shared.staging import pictures, preview
-from shared.staging.answers import Analysis, Verdict
 from shared.staging.catalogue import FURNITURE, LOOKS
 from shared.staging.pool import PicturePool
 from shared.staging.preview import checking, measuring, staging

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from shared.staging.answers import RoomGeometry
+from shared.answers import RoomGeometry
 from shared.staging.preview import geometry, measuring, openings, segments
 from shared.staging.preview.openings import Sides
 from shared.staging.preview.views import View

@@ -8,9 +8,9 @@ from string import Template
 
 import pytest
 
+from shared.answers import Analysis, Light, Point, Verdict
 from shared.ports import Request
 from shared.staging import prompts
-from shared.staging.answers import Analysis, Light, Point, Verdict
 from shared.staging.catalogue import FURNITURE, LOOKS
 from shared.vocabulary import ROOMS, STYLES
 

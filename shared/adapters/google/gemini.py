@@ -18,6 +18,7 @@ from google import genai
 from google.genai import errors, types
 from pydantic import BaseModel, ValidationError
 
+from shared.answers import Analysis, Verdict
 from shared.errors import (
     AnswerRefused,
     CodedError,
@@ -29,10 +30,10 @@ from shared.errors import (
     Throttled,
     WorldError,
 )
-from shared.ports import Answer, Photo, Request, Usage
+from shared.model import Usage
+from shared.ports import Answer, Photo, Request
 from shared.settings import Gemini
 from shared.staging import prompts
-from shared.staging.answers import Analysis, Verdict
 from shared.staging.shapes import nearest_ratio
 
 M = TypeVar("M", bound=BaseModel)

@@ -12,9 +12,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
+from shared.answers import Analysis, Verdict
 from shared.errors import ImageRejected, WorldError
-from shared.ports import Answer, Photo, Request, Usage
-from shared.staging.answers import Analysis, Verdict
+from shared.model import Usage
+from shared.ports import Answer, Photo, Request
 from shared.staging.pool import PicturePool
 from shared.staging.preview.checking import compare
 from shared.staging.preview.measuring import measure

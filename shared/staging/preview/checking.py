@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 from PIL import Image, ImageDraw
 
-from shared.staging.answers import Analysis, RoomGeometry, Verdict
+from shared.answers import Analysis, RoomGeometry, Verdict
 from shared.staging.catalogue import LOOKS
 from shared.staging.preview import layout
 from shared.staging.preview.families import FAMILIES

@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 from PIL import Image
 
-from shared.staging.answers import (
+from shared.answers import (
     Analysis,
     CameraPose,
     Light,

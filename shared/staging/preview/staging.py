@@ -8,7 +8,7 @@ from typing import Any, Final
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from shared.staging.answers import Analysis, RoomGeometry
+from shared.answers import Analysis, RoomGeometry
 from shared.staging.preview import layout, rooms
 from shared.staging.preview.families import stuff_of
 from shared.staging.preview.layout import Plan, Planner

@@ -11,8 +11,8 @@ from importlib.resources import files
 from string import Template
 from typing import Final
 
+from shared.answers import Analysis
 from shared.ports import Request
-from shared.staging.answers import Analysis
 from shared.staging.catalogue import FURNITURE, LOOKS
 
 VERSION: Final = "v1"
