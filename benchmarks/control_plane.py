@@ -23,7 +23,7 @@ from pathlib import Path
 import msgspec
 
 from ops.noop import NoopModel, NoopPictures, NoopSource
-from shared import wiring
+from shared.assembly import wiring
 from shared.clock import SystemClock
 from shared.heartbeat import Heartbeat
 from shared.messages import ImageChanged, decode

@@ -26,7 +26,8 @@ import msgspec
 from stack import NAME, as_settings, bench, manifest_of, peak_mib
 
 from ops import emulators
-from shared import ports, wiring
+from shared import ports
+from shared.assembly import wiring
 from shared.clock import SystemClock
 from shared.model import BatchState
 from shared.sources import SourceRules

@@ -31,9 +31,9 @@ from stack import Bench, bench, close, manifest_of, whole
 
 from ops import emulators
 from ops.stack import PROJECT
-from shared import wiring
 from shared.adapters.google import clients
 from shared.adapters.google.queue import PubSubQueue
+from shared.assembly import wiring
 from shared.clock import SystemClock
 from shared.errors import RuumError
 from shared.ports import Delivery, Message

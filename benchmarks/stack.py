@@ -38,11 +38,12 @@ from ops import emulators
 from ops.noop import NoopModel, NoopPictures, NoopSource
 from ops.router import STORAGE_EVENTS, TRIGGER, Router
 from ops.stack import PROJECT, ROOT, Options, Stack, subscription_request
-from shared import closing, ports, wiring
+from shared import closing, ports
 from shared.adapters.google import clients
 from shared.adapters.google.documents import to_fields
 from shared.adapters.google.events import image_changed
 from shared.adapters.google.queue import PubSubQueue
+from shared.assembly import wiring
 from shared.clock import SystemClock
 from shared.heartbeat import Heartbeat
 from shared.model import Batch, BatchState, Counts, Image, ImageState, ManifestRef, Tally, Tier, shards_for

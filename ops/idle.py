@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from ops import local, run_notes
 from ops.events_file import EventsFile
-from shared import wiring
+from shared.assembly import wiring
 from shared.closing import StillClosing
 from shared.errors import RuumError
 from shared.messages import ImageChanged, decode

@@ -17,7 +17,7 @@ import msgspec
 
 from ops import run_notes
 from ops.events_file import EventsFile
-from shared import wiring
+from shared.assembly import wiring
 from shared.clock import SystemClock
 from shared.closing import StillClosing
 from shared.errors import ConfigurationError, RuumError
@@ -200,7 +200,9 @@ class LocalRun:
 
         `look` is called with every look at the batch.
         """
-        from shared import worker  # with the downloader's HTTP library, a tenth of a second that other commands save
+        from shared.assembly import (
+            worker,  # with the downloader's HTTP library, a tenth of a second that other commands save
+        )
 
         faults: list[str] = []
 

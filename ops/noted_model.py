@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Sequence
 from typing import TypeVar
 
-from shared import wiring
 from shared.answers import Analysis, Verdict
+from shared.assembly import wiring
 from shared.errors import CodedError, Throttled
 from shared.model import Usage
 from shared.ports import Answer, Photo, Request, StagingModel

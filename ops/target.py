@@ -11,7 +11,8 @@ from typing import Final
 import msgspec
 
 from ops import local, run_notes, stack_file
-from shared import ports, wiring
+from shared import ports
+from shared.assembly import wiring
 from shared.clock import SystemClock
 from shared.settings import Settings, from_environment
 

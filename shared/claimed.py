@@ -1,6 +1,6 @@
 """One claimed image in a worker's hands: from its photo to its settled document, every change through its fence.
 
-What goes wrong is raised, with nothing settled; `shared.stage_image` decides what becomes of image and message.
+What goes wrong is raised, with nothing settled; `shared.rooms.stage_image` decides what becomes of image and message.
 """
 
 from __future__ import annotations

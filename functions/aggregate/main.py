@@ -11,9 +11,10 @@ import os
 import functions_framework
 from cloudevents.http import CloudEvent
 
-from shared import telemetry, wiring
+from shared import telemetry
 from shared.adapters.google.events import NotAnImageChange, image_changed
-from shared.background import Background
+from shared.assembly import wiring
+from shared.assembly.background import Background
 
 log = logging.getLogger(__name__)
 telemetry.configure(os.environ)

@@ -11,8 +11,9 @@ import os
 import functions_framework
 from cloudevents.http import CloudEvent
 
-from shared import telemetry, wiring
-from shared.background import Background
+from shared import telemetry
+from shared.assembly import wiring
+from shared.assembly.background import Background
 
 log = logging.getLogger(__name__)
 telemetry.configure(os.environ)

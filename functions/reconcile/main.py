@@ -13,8 +13,9 @@ import flask
 import functions_framework
 import msgspec
 
-from shared import telemetry, wiring
-from shared.background import Background
+from shared import telemetry
+from shared.assembly import wiring
+from shared.assembly.background import Background
 
 telemetry.configure(os.environ)
 _background = Background(lambda: wiring.google_rooms(os.environ))

@@ -25,7 +25,7 @@ from ops.cli_common import (
 
 if TYPE_CHECKING:
     from ops.target import Target
-    from shared import wiring
+    from shared.assembly import wiring
     from shared.model import Batch, Counts, Refusal
 
 MOST_REASON: Final = 300  # characters of a reason: it is shown in a line
@@ -51,7 +51,7 @@ def register(app: typer.Typer) -> None:
 
 def rooms_of(target: Target) -> wiring.Rooms:
     """The rooms that need no model, on this target."""
-    from shared import wiring
+    from shared.assembly import wiring
 
     rules = wiring.google_rules(target.settings)
     return wiring.rooms(target.backend, target.clock, target.settings, rules, folder_is_client=True)

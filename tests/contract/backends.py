@@ -15,10 +15,10 @@ from typing import Any, Final, TypeVar
 import pytest
 
 from shared import topology
+from shared.assembly.wiring import Embedded, embedded
 from shared.errors import ErrorCode, WorldError
 from shared.ports import BatchStore, Clock, Delivery, ObjectStore, Queue
 from shared.topology import Policy
-from shared.wiring import Embedded, embedded
 from tests.clocks import VirtualClock, VirtualLoop
 
 T = TypeVar("T")

@@ -17,8 +17,8 @@ import msgspec
 
 from ops import emulators
 from ops.stack import PROJECT, subscription_request
-from shared import wiring
 from shared.adapters.google import clients
+from shared.assembly import wiring
 from shared.clock import SystemClock
 from shared.settings import Settings
 from shared.topology import Policy, topology

@@ -15,6 +15,7 @@ import msgspec
 from ops.noop import ANALYSIS, GOOD
 from shared import closing
 from shared.answers import Analysis, Verdict
+from shared.assembly.wiring import Embedded, Rooms, embedded, rooms, stage_image
 from shared.claims import HEARTBEAT_STALE_SECONDS, TRIAL_AFTER_SECONDS
 from shared.disposition import Disposition
 from shared.errors import ErrorCode, WorldError
@@ -25,7 +26,6 @@ from shared.ports import Answer, Backend, Delivery, Finished, Message, Photo, Re
 from shared.settings import Limit, Price, Settings
 from shared.sources import SourceRules
 from shared.topology import CHANGES_TOPIC, DEAD_LETTER_DOOR, EVENTS_SUBSCRIPTION, topic_of
-from shared.wiring import Embedded, Rooms, embedded, rooms, stage_image
 from tests.clocks import VirtualClock, run_virtual
 
 TEXT, IMAGE = "text-model", "image-model"

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from shared.dead_letter import StillHeld
 from shared.disposition import Action
 from shared.errors import ErrorCode, RuumError
 from shared.messages import ImageChanged, Letter, Task, decode, encode, letter_message
 from shared.model import Failure, ImageState, Tier
+from shared.rooms.dead_letter import StillHeld
 from shared.topology import DEAD_LETTER_DOOR, DEAD_LETTER_TOPIC, topic_of
 from tests.rooms.parts import STALE_SECONDS, Fuse, Killed, Stall, World, fused, unreachable, virtual
 

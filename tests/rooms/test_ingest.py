@@ -10,9 +10,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from shared import closing, ingest
+from shared import closing
 from shared.messages import ImageChanged, decode
 from shared.model import BatchState, Counts, Image, ImageState, Tier
+from shared.rooms import ingest
 from shared.topology import topic_of
 from tests.rooms.parts import Fuse, Killed, World, fused, unreachable, virtual
 

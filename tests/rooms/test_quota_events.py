@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from shared import ledger as ledgers
-from shared import wiring
+from shared.assembly import wiring
 from shared.errors import ConfigurationError, DailyQuotaSpent, ErrorCode, WorldError
 from shared.ledger import Circuit, Grant, Ledger
 from shared.model import Refusal, Tier

@@ -13,7 +13,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from shared import ports, wiring
+from shared import ports
+from shared.assembly import wiring
 from shared.errors import ConfigurationError, RuumError, WorldError
 from shared.fleet import Scaling
 from shared.ledger import Ledger

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from shared import worker
+from shared.assembly import worker
 from shared.errors import ConfigurationError
 from shared.model import Worker
 from shared.ports import Backend

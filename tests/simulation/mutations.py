@@ -35,12 +35,12 @@ from shared import (
     replay,
     report,
     slots,
-    stage_image,
     subscriber,
 )
 from shared.errors import ErrorCode, HostBusy, Throttled, WorkStopped, WorldError
 from shared.ledger import Circuit
 from shared.model import Batch, BatchMove, BatchState, Checkpoint, Control, ImageState, Refusal
+from shared.rooms import stage_image
 from tests.simulation import checker
 from tests.simulation.faults import PROCESS
 from tests.simulation.kills import STORMS

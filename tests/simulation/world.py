@@ -14,7 +14,9 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
-from shared import messages, ports, wiring
+from shared import messages, ports
+from shared.assembly import wiring
+from shared.assembly.worker import EmptyTiers
 from shared.errors import RuumError
 from shared.heartbeat import Heartbeat
 from shared.hosts import HostLedger
@@ -25,7 +27,6 @@ from shared.settings import CacheRules, Limit, Price, Settings, ThresholdRules, 
 from shared.sources import SourceRules
 from shared.subscriber import Subscriber, consume
 from shared.topology import CHANGES_TOPIC, DEAD_LETTER_DOOR, DEAD_LETTER_KEPT, topic_of
-from shared.worker import EmptyTiers
 from tests.clocks import EPOCH
 from tests.simulation.checker import Checker, TappedObjects, TappedQueue, TappedStore, task_of
 from tests.simulation.faults import (
@@ -221,7 +222,7 @@ class World:
     # --- what the processes do
 
     async def work(self, process: Process, stop: asyncio.Event) -> None:
-        """As `shared.worker.work`, with fakes for what is outside."""
+        """As `shared.assembly.worker.work`, with fakes for what is outside."""
         process.stop = stop
         backend = self.backend(process)
         heartbeat = Heartbeat(backend.store, process.clock, self.settings.worker.heartbeat_seconds)

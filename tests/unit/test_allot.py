@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shared.assembly.wiring import embedded
 from shared.disposition import ACK, Disposition
 from shared.fair import TIER_WEIGHTS
 from shared.model import Tier
@@ -20,7 +21,6 @@ from shared.ports import Delivery, Message
 from shared.settings import WorkerLimits
 from shared.subscriber import PROBE_EVERY_SECONDS, PROBE_SECONDS, PULL_SECONDS, Subscriber, Turns
 from shared.topology import topic_of
-from shared.wiring import embedded
 from tests.clocks import VirtualClock, run_virtual
 
 EXPRESS, NORMAL, ECONOMY = Tier.EXPRESS, Tier.NORMAL, Tier.ECONOMY

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from shared.background import Background
+from shared.assembly.background import Background
 from shared.errors import ConfigurationError
 
 

@@ -20,8 +20,9 @@ from ops import erasing, local, run_notes, show, spending, waiting
 from ops import words as words_module
 from ops.commands import control
 from ops.target import Target
-from shared import closing, wiring
+from shared import closing
 from shared.adapters.embedded.objects import EmbeddedObjects
+from shared.assembly import wiring
 from shared.cache import CacheEntry
 from shared.clock import SystemClock
 from shared.hosts import HostLedger

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared import claims, closing, events, names
+from shared.assembly.wiring import Embedded, embedded
 from shared.model import (
     SETTLED_STATES,
     Batch,
@@ -34,7 +35,6 @@ from shared.model import (
 )
 from shared.ports import Message
 from shared.settings import Settings
-from shared.wiring import Embedded, embedded
 
 S, B = ImageState, BatchState
 NOW = 1_000_000.0

@@ -15,6 +15,7 @@ from ops import app, schemas, stack_file
 from ops.stack import PROJECT
 from shared import manifest, names, report
 from shared.adapters.google import clients
+from shared.assembly.wiring import google_rules
 from shared.errors import ErrorCode, ManifestRejected
 from shared.events import EVENTS
 from shared.fair import TIER_WEIGHTS
@@ -26,7 +27,6 @@ from shared.ports import StoredObject
 from shared.settings import Settings
 from shared.topology import EVENTS_SUBSCRIPTION, topology
 from shared.vocabulary import ROOM_NAMES, ROOMS, STYLE_NAMES, STYLES, TIER_NAMES, TIERS
-from shared.wiring import google_rules
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"

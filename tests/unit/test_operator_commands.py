@@ -23,7 +23,8 @@ import pytest
 
 from ops import local, words
 from shared import clock as clocks
-from shared import closing, wiring
+from shared import closing
+from shared.assembly import wiring
 from shared.errors import ConfigurationError
 from shared.ledger import Circuit, Ledger, Slot, Waiter
 from shared.messages import Letter, Task, decode, encode, letter_message, task_for

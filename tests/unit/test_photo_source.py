@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from shared.assembly.wiring import Embedded, embedded
 from shared.clock import SystemClock
 from shared.errors import CodedError, ErrorCode, ImageRejected, ObjectTooLarge
 from shared.ports import StoredObject
@@ -18,7 +19,6 @@ from shared.settings import DownloadLimits
 from shared.sources import SourceRules, resolve
 from shared.staging.download import Downloader
 from shared.staging.photo_source import PhotoSource
-from shared.wiring import Embedded, embedded
 
 MOST = 100
 SECRET = b"secret"

@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 from ops import schemas
 from shared import closing, report
 from shared import ledger as ledgers
+from shared.assembly.wiring import google_rules
 from shared.errors import ErrorCode, ManifestRejected
 from shared.events import EVENTS
 from shared.manifest import HEADER_FIELDS, IMAGE_FIELDS, Manifest, read
@@ -35,7 +36,6 @@ from shared.settings import Limit, ManifestLimits, Settings
 from shared.sources import SourceRules
 from shared.topology import EVENTS_TOPIC
 from shared.vocabulary import ROOM_ALIASES, ROOM_NAMES, STYLE_ALIASES, STYLE_NAMES, TIER_NAMES, Vocabulary
-from shared.wiring import google_rules
 from tests.clocks import run_virtual
 from tests.rooms.parts import World
 

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Final
 
 from shared import ledger as ledgers
-from shared import ports, wiring
+from shared import ports
+from shared.assembly import wiring
 from shared.errors import RuumError
 from shared.forecast import calls_by_model
 from shared.heartbeat import Heartbeat

@@ -11,16 +11,13 @@ from shared.adapters.embedded.database import Database
 from shared.adapters.embedded.objects import EmbeddedObjects
 from shared.adapters.embedded.queue import EmbeddedQueue
 from shared.adapters.embedded.store import EmbeddedStore
-from shared.aggregate import Aggregate
 from shared.claimed import Tools
 from shared.clock import SystemClock
 from shared.closing import Closer
-from shared.dead_letter import DeadLetter
 from shared.errors import ConfigurationError
 from shared.fleet import Scaling
 from shared.heartbeat import Heartbeat
 from shared.hosts import Hosts
-from shared.ingest import Ingest
 from shared.ledger import Ledger
 from shared.operator import Operator
 from shared.ports import (
@@ -39,9 +36,12 @@ from shared.quota import Quota, QuotaEvents, SharedQuota
 from shared.reconcile import Reconcile
 from shared.replay import Replay
 from shared.retries import Retries
+from shared.rooms.aggregate import Aggregate
+from shared.rooms.dead_letter import DeadLetter
+from shared.rooms.ingest import Ingest
+from shared.rooms.stage_image import StageImage
 from shared.settings import Settings, from_environment
 from shared.sources import SourceRules
-from shared.stage_image import StageImage
 from shared.staging.agents import Agents
 from shared.staging.pool import PicturePool
 from shared.topology import topology
@@ -186,7 +186,7 @@ def rooms(
     *,
     folder_is_client: bool,
 ) -> Rooms:
-    """Everything but the staging of images. `rules_of` and `folder_is_client`: see `shared.ingest.Ingest`."""
+    """Everything but the staging of images. `rules_of` and `folder_is_client`: see `shared.rooms.ingest.Ingest`."""
     closer = Closer(backend.store, backend.queue, backend.objects, clock, settings)
     scaling = Scaling(backend.store, backend.fleet, clock, settings)
     operator = Operator(backend.store, backend.queue, closer, scaling, clock)

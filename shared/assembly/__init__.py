@@ -1,0 +1,1 @@
+"""Where ports and backends meet: the only package that doors and ops start from."""
