@@ -129,7 +129,7 @@ async def measure(in_flight: int, images: int, photo: bytes, picture: bytes) -> 
             async with slots:
                 fetched = bytes(bytearray(photo))  # each image its own bytes, as a download has
                 normal = await pool.normalise(fetched)
-                del fetched  # as `shared.claimed` lets go of it
+                del fetched  # as `shared.worker.claimed_image` lets go of it
                 await pool.finish(bytes(bytearray(picture)), normal)
 
         idle = resident_mib()

@@ -45,12 +45,12 @@ from shared.adapters.google.events import image_changed
 from shared.adapters.google.queue import PubSubQueue
 from shared.assembly import wiring
 from shared.clock import SystemClock
-from shared.heartbeat import Heartbeat
 from shared.model import Batch, BatchState, Counts, Image, ImageState, ManifestRef, Tally, Tier, shards_for
 from shared.ports import Message
 from shared.settings import Buckets, ManifestLimits, Settings, WorkerLimits, from_environment
-from shared.subscriber import Subscriber
 from shared.topology import EVENTS_SUBSCRIPTION, topology
+from shared.worker.heartbeat import Heartbeat
+from shared.worker.subscriber import Subscriber
 
 NAME: Final = "manifests/bench/bench.jsonl"
 AT_ONCE: Final = 50  # of bare operations

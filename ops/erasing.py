@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from ops import local, remote, run_notes, words
-from shared import cache, names
-from shared.cache import CacheEntry
+from shared import names
 from shared.model import Batch, BatchState, Control, Reconciled, Refusal
+from shared.worker import cache
+from shared.worker.cache import CacheEntry
 
 if TYPE_CHECKING:
     import sqlite3

@@ -27,8 +27,8 @@ from shared.ports import Delivery, StoredObject
 from shared.replay import Busy
 from shared.settings import Buckets, Settings
 from shared.sources import SourceRules
-from shared.subscriber import consume
 from shared.topology import CHANGES_TOPIC, DEAD_LETTER_DOOR, EVENTS_SUBSCRIPTION
+from shared.worker.subscriber import consume
 
 KEY_VARIABLES: Final = ("GEMINI_API_KEY", "GOOGLE_API_KEY")  # the names Google's own tools read, in this order
 CHANGES_AT_ONCE: Final = 200

@@ -10,10 +10,10 @@ import msgspec
 from ops import words
 from shared import ledger as ledgers
 from shared.forecast import calls_by_model
-from shared.hosts import HostLedger
 from shared.ledger import Circuit, Ledger
 from shared.model import Batch, BatchState, Control, Worker
 from shared.settings import Limit, Settings
+from shared.worker.hosts import HostLedger
 
 if TYPE_CHECKING:
     from ops.target import Target

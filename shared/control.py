@@ -41,28 +41,3 @@ async def announce_control(store: BatchStore, queue: Queue, clock: Clock, batch:
         event = batch_event(batch, f"{batch.id}/{name}", clock.now(), told)
         await queue.publish(EVENTS_TOPIC, [Message(event.body(), event.attributes())])
         await store.change_batch(batch.id, partial(note_control_announced, name=name), clock.token())
-
-
-class ControlCache:
-    """Reads a batch at most every few seconds: workers ask at each claim and before each paid call."""
-
-    def __init__(self, store: BatchStore, clock: Clock, seconds: float) -> None:
-        self._store = store
-        self._clock = clock
-        self._seconds = seconds
-        self._known: dict[str, tuple[float, Batch | None]] = {}
-
-    async def read(self, batch_id: str) -> Batch | None:
-        """The batch, at most the cache's seconds old."""
-        known = self._known.get(batch_id)
-        if known is not None and self._clock.monotonic() - known[0] < self._seconds:
-            return known[1]
-        return await self.read_now(batch_id)
-
-    async def read_now(self, batch_id: str) -> Batch | None:
-        """The batch as it is now; what is known of batches not asked for lately is forgotten."""
-        batch = await self._store.batch(batch_id)
-        now = self._clock.monotonic()
-        self._known = {name: entry for name, entry in self._known.items() if now - entry[0] < self._seconds}
-        self._known[batch_id] = (now, batch)
-        return batch

@@ -11,12 +11,12 @@ import msgspec
 from shared import claims, closing
 from shared.control import announce_control
 from shared.fleet import Scaling
-from shared.heartbeat import known_holder
 from shared.messages import encode, task_for
 from shared.model import Batch, BatchState, Control, Counts, FailureThreshold, Image, ImageState, Refusal
 from shared.ports import BatchStore, Clock, Message, Queue
 from shared.telemetry import LogEvent, bound, image_settled, tell
 from shared.topology import topic_of
+from shared.worker.heartbeat import known_holder
 
 log = logging.getLogger(__name__)
 

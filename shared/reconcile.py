@@ -24,7 +24,6 @@ from shared import claims, closing
 from shared.control import announce_control
 from shared.errors import RuumError
 from shared.fleet import Scaling
-from shared.heartbeat import known_holder
 from shared.messages import encode, task_for
 from shared.model import (
     OPEN_STATES,
@@ -46,6 +45,7 @@ from shared.replay import Replay, fold_image, may_carry_on
 from shared.settings import ReconcileRules, Settings
 from shared.telemetry import LogEvent, bound, tell
 from shared.topology import topic_of
+from shared.worker.heartbeat import known_holder
 
 log = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ from shared.settings import from_environment
 log = logging.getLogger(__name__)
 
 # Cloud Run kills 10 s after SIGTERM; we want to be gone after 8: another 1.5 s to release claims, 0.5 s to give
-# deliveries back and 1 s to say goodbye, each bounded (shared/subscriber.py, shared/assembly/worker.py).
+# deliveries back and 1 s to say goodbye, each bounded (shared/worker/subscriber.py, shared/assembly/worker.py).
 GRACE_SECONDS = 5.0
 
 

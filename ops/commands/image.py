@@ -33,8 +33,8 @@ def image(
         import msgspec
 
         from ops import remote
-        from shared.heartbeat import known_holder
         from shared.telemetry import trace_id
+        from shared.worker.heartbeat import known_holder
 
         known = await remote.batch_of(target, batch)
         found = await target.backend.store.image(batch, index) if index < known.total else None

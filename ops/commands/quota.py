@@ -126,8 +126,8 @@ def set_quota(
     async def work(target: Target) -> int:
         from shared import ledger as ledgers
         from shared.ledger import Ledger
-        from shared.quota import QuotaEvents
         from shared.settings import Limit
+        from shared.worker.quota import QuotaEvents
 
         if model not in target.settings.limits:
             fail(f"{model} has no limit to change (there are: {', '.join(target.settings.limits)})", WRONG_USAGE)

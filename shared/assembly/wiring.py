@@ -11,13 +11,10 @@ from shared.adapters.embedded.database import Database
 from shared.adapters.embedded.objects import EmbeddedObjects
 from shared.adapters.embedded.queue import EmbeddedQueue
 from shared.adapters.embedded.store import EmbeddedStore
-from shared.claimed import Tools
 from shared.clock import SystemClock
 from shared.closing import Closer
 from shared.errors import ConfigurationError
 from shared.fleet import Scaling
-from shared.heartbeat import Heartbeat
-from shared.hosts import Hosts
 from shared.ledger import Ledger
 from shared.operator import Operator
 from shared.ports import (
@@ -32,7 +29,6 @@ from shared.ports import (
     StagingModel,
     StoredObject,
 )
-from shared.quota import Quota, QuotaEvents, SharedQuota
 from shared.reconcile import Reconcile
 from shared.replay import Replay
 from shared.retries import Retries
@@ -45,6 +41,10 @@ from shared.sources import SourceRules
 from shared.staging.agents import Agents
 from shared.staging.pool import PicturePool
 from shared.topology import topology
+from shared.worker.claimed_image import Tools
+from shared.worker.heartbeat import Heartbeat
+from shared.worker.hosts import Hosts
+from shared.worker.quota import Quota, QuotaEvents, SharedQuota
 
 ModelMaker = Callable[[Settings, PicturePool], StagingModel]
 

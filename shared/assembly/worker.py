@@ -15,17 +15,17 @@ from shared import ports
 from shared.assembly import wiring
 from shared.errors import RuumError
 from shared.forecast import calls_by_model
-from shared.heartbeat import Heartbeat
 from shared.ledger import Ledger
 from shared.model import Refusal, Tier, TierEmpty
 from shared.ports import BatchStore, Clock
-from shared.quota import Quota
 from shared.settings import Limit, Settings
 from shared.staging.download import Downloader
 from shared.staging.photo_source import PhotoSource
 from shared.staging.pool import PicturePool
-from shared.subscriber import Subscriber
 from shared.telemetry import LogEvent, tell
+from shared.worker.heartbeat import Heartbeat
+from shared.worker.quota import Quota
+from shared.worker.subscriber import Subscriber
 
 log = logging.getLogger(__name__)
 

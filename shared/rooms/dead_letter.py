@@ -10,13 +10,13 @@ from collections.abc import Mapping
 
 from shared import claims
 from shared.errors import ErrorCode, RuumError
-from shared.heartbeat import known_holder
 from shared.messages import Letter, Task, Unreadable, decode, encode, is_letter, task_for
 from shared.model import Failure, Image, ImageState, Refusal
 from shared.ports import BatchStore, Clock, Message, Queue
 from shared.settings import Settings
 from shared.telemetry import LogEvent, bound, image_settled, tell
 from shared.topology import topic_of
+from shared.worker.heartbeat import known_holder
 
 log = logging.getLogger(__name__)
 

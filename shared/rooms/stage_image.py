@@ -15,9 +15,6 @@ from typing import Final, TypeVar
 import msgspec
 
 from shared import claims
-from shared.claimed import MOST_MESSAGE_CHARACTERS, ClaimedImage, Tools
-from shared.control import ControlCache
-from shared.disposition import ACK, LOST, NACK, Action, Disposition
 from shared.errors import (
     ConfigurationError,
     DailyQuotaSpent,
@@ -29,8 +26,6 @@ from shared.errors import (
     WorkStopped,
     WorldError,
 )
-from shared.gate import Gate
-from shared.heartbeat import known_holder
 from shared.messages import Letter, Task, Unreadable, decode, letter_message
 from shared.model import (
     SETTLED_STATES,
@@ -48,6 +43,11 @@ from shared.ports import (
 )
 from shared.telemetry import LogEvent, bound, image_settled, tell
 from shared.topology import DEAD_LETTER_TOPIC
+from shared.worker.claimed_image import MOST_MESSAGE_CHARACTERS, ClaimedImage, Tools
+from shared.worker.control_cache import ControlCache
+from shared.worker.disposition import ACK, LOST, NACK, Action, Disposition
+from shared.worker.gate import Gate
+from shared.worker.heartbeat import known_holder
 
 log = logging.getLogger(__name__)
 

@@ -16,7 +16,6 @@ import pytest
 
 from shared import claims, closing, messages
 from shared.assembly.wiring import embedded
-from shared.cache import CacheEntry
 from shared.claims import HEARTBEAT_STALE_SECONDS
 from shared.clock import SystemClock
 from shared.closing import Closer
@@ -51,6 +50,7 @@ from shared.model import (
 from shared.ports import BatchStore
 from shared.settings import Settings, WorkerLimits
 from shared.topology import CHANGES_TOPIC, EVENTS_SUBSCRIPTION
+from shared.worker.cache import CacheEntry
 from tests.contract.backends import Backend, Unsteady, drain, take
 
 OUTPUT = Output(picture="p.jpg", thumbnail="t.jpg", before="b.jpg", sha256="0" * 64, width=640, height=480)

@@ -24,8 +24,8 @@ import pytest
 from ops.stack import LOCAL_KEY, Options
 from shared.ledger import MARGIN_SECONDS, Ledger
 from shared.model import Image, ImageState, Tier
-from shared.quota import SharedQuota
 from shared.settings import Gemini, Limit
+from shared.worker.quota import SharedQuota
 from tests.e2e import test_stack
 from tests.e2e.test_stack import World, batch_of, run
 

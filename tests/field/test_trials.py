@@ -18,7 +18,6 @@ from shared import manifest
 from shared.adapters.google import gemini
 from shared.answers import Analysis
 from shared.errors import ConfigurationError, HostBusy, ImageRejected, ManifestRejected, WorldError
-from shared.hosts import HostLedger, refused
 from shared.ledger import Grant
 from shared.manifest import Manifest
 from shared.model import Tier
@@ -26,6 +25,7 @@ from shared.settings import DownloadLimits, ManifestLimits, PhotoLimits
 from shared.sources import SourceRules
 from shared.staging import pictures
 from shared.staging.download import Downloader
+from shared.worker.hosts import HostLedger, refused
 from tests.field import picture_parts
 
 URL = "https://p.example.com/1.jpg"

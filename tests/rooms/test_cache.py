@@ -8,12 +8,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from shared.cache import CacheEntry, Lead, ask, let_go
-from shared.disposition import Action
 from shared.errors import ErrorCode, ImageRejected, WorldError
 from shared.ledger import Ledger
 from shared.model import Batch, Control, Image, ImageState, Refusal
 from shared.settings import CacheRules
+from shared.worker.cache import CacheEntry, Lead, ask, let_go
+from shared.worker.disposition import Action
 from tests.rooms.parts import BAD, IMAGE, SETTINGS, STALE_SECONDS, Hand, Stall, World, virtual
 
 SAME = "https://example.com/same.jpg"

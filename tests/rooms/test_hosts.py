@@ -9,12 +9,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from shared.disposition import Action
 from shared.errors import ErrorCode, HostBusy, ImageRejected, RuumError, WorldError
-from shared.hosts import CALM_SECONDS, KNOWN_SECONDS, TURN_SECONDS, HostLedger, Hosts, key_of
 from shared.ledger import SLOT_SECONDS
 from shared.model import ImageState, Tier
 from shared.settings import DownloadLimits
+from shared.worker.disposition import Action
+from shared.worker.hosts import CALM_SECONDS, KNOWN_SECONDS, TURN_SECONDS, HostLedger, Hosts, key_of
 from tests.rooms.parts import World, ticks, unreachable, virtual
 
 HOST = "slow.example"

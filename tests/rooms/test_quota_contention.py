@@ -10,8 +10,8 @@ import pytest
 
 from shared.ledger import Ledger
 from shared.model import Refusal, Tier
-from shared.quota import SharedQuota
 from shared.settings import Limit
+from shared.worker.quota import SharedQuota
 from tests.rooms.parts import World, virtual
 
 MODEL = "gemini-nano-banana-2.1"

@@ -17,9 +17,9 @@ from shared.assembly import wiring
 from shared.errors import ConfigurationError, DailyQuotaSpent, ErrorCode, WorldError
 from shared.ledger import Circuit, Grant, Ledger
 from shared.model import Refusal, Tier
-from shared.quota import QuotaEvents, SharedQuota
 from shared.settings import Limit
 from shared.topology import EVENTS_TOPIC
+from shared.worker.quota import QuotaEvents, SharedQuota
 from tests.clocks import EPOCH
 from tests.rooms.parts import World, ticks, virtual
 

@@ -11,8 +11,8 @@ import pytest
 
 from shared.ledger import Circuit, Ledger
 from shared.model import Refusal, Tier
-from shared.quota import SharedQuota
 from shared.settings import Limit
+from shared.worker.quota import SharedQuota
 from tests.rooms.parts import World, virtual
 
 MODEL = "image-model"

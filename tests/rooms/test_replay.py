@@ -8,11 +8,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from shared.disposition import Action
 from shared.errors import ErrorCode, ImageRejected
 from shared.messages import ImageChanged, decode
 from shared.model import BatchState, Control, FailureThreshold, ImageState
 from shared.replay import LEASE_SECONDS, Busy
+from shared.worker.disposition import Action
 from tests.rooms.parts import BAD, Fuse, World, fused, ticks, virtual
 
 FAILED, COMPLETED = ImageState.FAILED, ImageState.COMPLETED

@@ -13,7 +13,6 @@ import pytest
 
 from ops.noop import GOOD
 from shared.claims import CLAIM_CAP_SECONDS, HEARTBEAT_STALE_SECONDS, TRIAL_AFTER_SECONDS
-from shared.disposition import Action
 from shared.errors import (
     ConfigurationError,
     DailyQuotaSpent,
@@ -24,12 +23,13 @@ from shared.errors import (
     WorldError,
     WrongShape,
 )
-from shared.gate import Gate
-from shared.heartbeat import Heartbeat
 from shared.ledger import Circuit, Ledger
 from shared.messages import Letter, decode, encode, task_for
 from shared.model import Checkpoint, Control, Failure, Image, ImageState, Trials, Usage, Worker
 from shared.ports import Message, Photo
+from shared.worker.disposition import Action
+from shared.worker.gate import Gate
+from shared.worker.heartbeat import Heartbeat
 from tests.clocks import VirtualClock
 from tests.rooms.parts import (
     BAD,

@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 
-from shared.disposition import ACK, NACK, Action, Disposition
 from shared.errors import ConfigurationError, RuumError
 from shared.messages import Task, encode
 from shared.model import ImageState, Tier
 from shared.ports import Delivery, Message
 from shared.settings import WorkerLimits
-from shared.subscriber import (
+from shared.topology import DEAD_LETTER_DOOR, topic_of, topology
+from shared.worker.disposition import ACK, NACK, Action, Disposition
+from shared.worker.subscriber import (
     GIVE_BACK_SECONDS,
     LONGEST_HALT_SECONDS,
     PULL_FAILED_SECONDS,
@@ -25,7 +26,6 @@ from shared.subscriber import (
     Subscriber,
     consume,
 )
-from shared.topology import DEAD_LETTER_DOOR, topic_of, topology
 from tests.rooms.parts import Fuse, Stall, World, fused, ticks, unreachable, virtual
 
 LIMITS = WorkerLimits(in_flight=10)

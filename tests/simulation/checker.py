@@ -15,7 +15,6 @@ from typing import Any, Final
 
 from shared.adapters.embedded.objects import EmbeddedObjects
 from shared.adapters.embedded.store import EmbeddedStore
-from shared.cache import CacheEntry
 from shared.ledger import Ledger
 from shared.messages import Letter, Task, decode, is_letter
 from shared.model import (
@@ -33,6 +32,7 @@ from shared.model import (
 )
 from shared.ports import Decision, Delivery, Message, StoredObject
 from shared.topology import EVENTS_TOPIC
+from shared.worker.cache import CacheEntry
 from tests.clocks import EPOCH
 from tests.simulation.faults import HAND, LATE_SECONDS, PROCESS, Clock, Faults, Hand, Key, Process
 from tests.simulation.hosts import Hosts

@@ -14,10 +14,10 @@ from typing import Final
 
 import msgspec
 
-from shared.hosts import HostLedger
 from shared.ledger import Ledger
 from shared.model import Image
 from shared.ports import Delivery
+from shared.worker.hosts import HostLedger
 from tests.simulation.faults import HAND, LATE_SECONDS, PROCESS, Faults, Hand, Process
 
 UNNAMED_SECONDS: Final = 10.0  # a host that names no wait is left alone for at least this long

@@ -19,28 +19,13 @@ from typing import Any, Final
 
 import msgspec
 
-from shared import (
-    cache,
-    claimed,
-    claims,
-    closing,
-    disposition,
-    hosts,
-    ledger,
-    manifest,
-    names,
-    operator,
-    quota,
-    reconcile,
-    replay,
-    report,
-    slots,
-    subscriber,
-)
+from shared import claims, closing, ledger, manifest, names, operator, reconcile, replay, report
 from shared.errors import ErrorCode, HostBusy, Throttled, WorkStopped, WorldError
 from shared.ledger import Circuit
 from shared.model import Batch, BatchMove, BatchState, Checkpoint, Control, ImageState, Refusal
 from shared.rooms import stage_image
+from shared.worker import cache, disposition, hosts, quota, slots, subscriber
+from shared.worker import claimed_image as claimed
 from tests.simulation import checker
 from tests.simulation.faults import PROCESS
 from tests.simulation.kills import STORMS

@@ -13,9 +13,9 @@ from typing import Final
 
 import msgspec
 
-from shared.cache import CacheEntry
 from shared.model import Image, ImageState
 from shared.ports import StoredObject
+from shared.worker.cache import CacheEntry
 from tests.simulation.faults import HAND, LATE_SECONDS, PROCESS, Faults, Hand, Key
 
 WORK: Final = "work"

@@ -16,15 +16,15 @@ from typing import Any, Final
 
 import msgspec
 
-from shared.cache import CacheEntry
 from shared.errors import ErrorCode, ImageRejected, WorldError
-from shared.hosts import HostLedger
 from shared.ledger import Ledger
 from shared.messages import Task, encode
 from shared.model import Batch, BatchState, Image, ImageState, Tier, Trials
 from shared.ports import Message
 from shared.settings import WorkerLimits
 from shared.topology import CHANGES_TOPIC, DEAD_LETTER_TOPIC, topic_of
+from shared.worker.cache import CacheEntry
+from shared.worker.hosts import HostLedger
 from tests.simulation.faults import Process
 from tests.simulation.hosts import PhotoHost
 from tests.simulation.loop import SimulationLoop

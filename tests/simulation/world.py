@@ -18,15 +18,15 @@ from shared import messages, ports
 from shared.assembly import wiring
 from shared.assembly.worker import EmptyTiers
 from shared.errors import RuumError
-from shared.heartbeat import Heartbeat
-from shared.hosts import HostLedger
 from shared.ledger import Ledger
 from shared.model import OPEN_STATES, Batch, BatchState, Control, Tier
 from shared.ports import Delivery
 from shared.settings import CacheRules, Limit, Price, Settings, ThresholdRules, WorkerLimits
 from shared.sources import SourceRules
-from shared.subscriber import Subscriber, consume
 from shared.topology import CHANGES_TOPIC, DEAD_LETTER_DOOR, DEAD_LETTER_KEPT, topic_of
+from shared.worker.heartbeat import Heartbeat
+from shared.worker.hosts import HostLedger
+from shared.worker.subscriber import Subscriber, consume
 from tests.clocks import EPOCH
 from tests.simulation.checker import Checker, TappedObjects, TappedQueue, TappedStore, task_of
 from tests.simulation.faults import (

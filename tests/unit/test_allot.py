@@ -14,13 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.assembly.wiring import embedded
-from shared.disposition import ACK, Disposition
 from shared.fair import TIER_WEIGHTS
 from shared.model import Tier
 from shared.ports import Delivery, Message
 from shared.settings import WorkerLimits
-from shared.subscriber import PROBE_EVERY_SECONDS, PROBE_SECONDS, PULL_SECONDS, Subscriber, Turns
 from shared.topology import topic_of
+from shared.worker.disposition import ACK, Disposition
+from shared.worker.subscriber import PROBE_EVERY_SECONDS, PROBE_SECONDS, PULL_SECONDS, Subscriber, Turns
 from tests.clocks import VirtualClock, run_virtual
 
 EXPRESS, NORMAL, ECONOMY = Tier.EXPRESS, Tier.NORMAL, Tier.ECONOMY

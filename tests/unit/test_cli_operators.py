@@ -23,13 +23,13 @@ from ops.target import Target
 from shared import closing
 from shared.adapters.embedded.objects import EmbeddedObjects
 from shared.assembly import wiring
-from shared.cache import CacheEntry
 from shared.clock import SystemClock
-from shared.hosts import HostLedger
 from shared.ledger import Circuit, Ledger, Waiter
 from shared.model import BatchState, Call, Control, Counts, ImageState, Trials, Worker
 from shared.ports import StoredObject
 from shared.settings import Buckets, Limit, Settings
+from shared.worker.cache import CacheEntry
+from shared.worker.hosts import HostLedger
 from tests.unit.commands import Ruum
 from tests.unit.test_operator_commands import BUG, PICTURE, TIMEOUT, Data, at_work, failed, ok, queued
 

@@ -11,11 +11,11 @@ import pytest
 
 from ops import show, staging_run, waiting
 from ops.noted_model import NotedModel, Notes
-from shared.hosts import HostLedger, refused
 from shared.ledger import Circuit, Grant, Ledger
 from shared.model import Counts, Tier, Usage
 from shared.ports import Answer
 from shared.settings import Settings, cost_micro_usd
+from shared.worker.hosts import HostLedger, refused
 from tests.clocks import VirtualClock, run_virtual
 from tests.rooms.parts import World
 

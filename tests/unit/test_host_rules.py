@@ -7,9 +7,12 @@ from itertools import product
 import msgspec
 import pytest
 
-from shared import hosts
 from shared import ledger as ledgers
-from shared.hosts import (
+from shared.ledger import Ask, Grant
+from shared.model import Tier
+from shared.settings import Limit
+from shared.worker import hosts
+from shared.worker.hosts import (
     CALM_SECONDS,
     FIRST_PAUSE_SECONDS,
     FREE,
@@ -19,9 +22,6 @@ from shared.hosts import (
     is_limited,
     refused,
 )
-from shared.ledger import Ask, Grant
-from shared.model import Tier
-from shared.settings import Limit
 
 NOW = 1_772_442_000.0
 MARGIN = ledgers.RETRY_AFTER_MARGIN_SECONDS

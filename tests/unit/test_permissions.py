@@ -19,7 +19,6 @@ from shared import claims, closing, names, ports, report
 from shared.assembly import wiring
 from shared.assembly.worker import EmptyTiers
 from shared.errors import ErrorCode, ImageRejected, Throttled, WorldError
-from shared.heartbeat import Heartbeat
 from shared.messages import ImageChanged, decode
 from shared.model import BatchState, Control, Failure, ImageState, Lease, ReplayPlan, Tier, TierEmpty, Trials
 from shared.ports import Message, Queue
@@ -27,8 +26,9 @@ from shared.replay import fold_image
 from shared.rooms.stage_image import StageImage
 from shared.settings import Buckets, CacheRules, FleetRules, Gemini, Settings, ThresholdRules
 from shared.staging.photo_source import PhotoSource
-from shared.subscriber import Subscriber
 from shared.topology import CHANGES_TOPIC, DEAD_LETTER_DOOR, DEAD_LETTER_TOPIC, topic_of
+from shared.worker.heartbeat import Heartbeat
+from shared.worker.subscriber import Subscriber
 from tests.clocks import VirtualClock, run_virtual
 from tests.rooms.parts import BAD, IMAGE, SETTINGS, STALE_SECONDS, TEXT, Stall, World
 
@@ -645,7 +645,7 @@ METHODS = {
 # What people start from the command line, with an account of their own; and what only one machine does.
 OTHERS = {
     ("shared/operator.py", "resume"), ("shared/operator.py", "cancel"), ("shared/replay.py", "drain_letters"),
-    ("shared/replay.py", "_stands"), ("shared/subscriber.py", "consume"), ("shared/assembly/worker.py", "_health"),
+    ("shared/replay.py", "_stands"), ("shared/worker/subscriber.py", "consume"), ("shared/assembly/worker.py", "_health"),
 }  # fmt: skip
 
 

@@ -31,11 +31,11 @@ from shared.manifest import HEADER_FIELDS, IMAGE_FIELDS, Manifest, read
 from shared.messages import EVENT_TYPE_PREFIX, ImageChanged, decode
 from shared.model import Batch, BatchState, Call, Claim, Control, Counts, Failure, Image, ImageState, Output, Tier
 from shared.ports import StoredObject
-from shared.quota import QuotaEvents, SharedQuota
 from shared.settings import Limit, ManifestLimits, Settings
 from shared.sources import SourceRules
 from shared.topology import EVENTS_TOPIC
 from shared.vocabulary import ROOM_ALIASES, ROOM_NAMES, STYLE_ALIASES, STYLE_NAMES, TIER_NAMES, Vocabulary
+from shared.worker.quota import QuotaEvents, SharedQuota
 from tests.clocks import run_virtual
 from tests.rooms.parts import World
 

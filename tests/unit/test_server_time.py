@@ -7,7 +7,7 @@ from random import Random
 
 import pytest
 
-from shared.quota import DRIFT, ServerTime
+from shared.worker.quota import DRIFT, ServerTime
 
 
 @pytest.mark.parametrize("seed", range(50))

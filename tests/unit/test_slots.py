@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from shared.slots import Slots
+from shared.worker.slots import Slots
 from tests.clocks import VirtualClock, run_virtual
 from tests.rooms.parts import ticks
 

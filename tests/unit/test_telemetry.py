@@ -19,7 +19,6 @@ import pytest
 from ops.gemini_server import GeminiServer, Plan
 from shared import telemetry
 from shared.adapters.google.gemini import GeminiModel
-from shared.disposition import Action
 from shared.errors import ConfigurationError, ErrorCode, ImageRejected, RuumError, Throttled, WorldError
 from shared.messages import ImageChanged, decode
 from shared.model import Control, Failure, ImageState, Tier, Trials
@@ -27,6 +26,7 @@ from shared.ports import Photo, Request
 from shared.settings import Gemini, Limit, Price, Settings
 from shared.telemetry import FIELDS, LogEvent, bound, tell, trace_id
 from shared.topology import topic_of
+from shared.worker.disposition import Action
 from tests.rooms.parts import BAD, STALE_SECONDS, USAGE, Hand, Stall, World, virtual
 
 ROOT = Path(__file__).parents[2]

@@ -23,9 +23,9 @@ from shared.errors import ErrorCode, HostBusy, RuumError, WorldError
 from shared.ledger import RETRY_AFTER_MARGIN_SECONDS, Grant, Ledger
 from shared.model import Tier
 from shared.ports import BatchStore, Clock
-from shared.quota import SharedQuota
 from shared.settings import DownloadLimits, Limit
 from shared.telemetry import LogEvent, tell
+from shared.worker.quota import SharedQuota
 
 log = logging.getLogger(__name__)
 

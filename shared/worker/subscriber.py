@@ -10,15 +10,15 @@ import logging
 from collections.abc import Awaitable, Callable, Collection
 from typing import Final, cast
 
-from shared.disposition import Action, Disposition
 from shared.errors import ConfigurationError, RuumError
 from shared.fair import TIER_WEIGHTS
 from shared.model import Tier
 from shared.ports import Clock, Delivery, Queue
 from shared.settings import WorkerLimits
-from shared.slots import Slots
 from shared.telemetry import LogEvent, tell
 from shared.topology import topic_of
+from shared.worker.disposition import Action, Disposition
+from shared.worker.slots import Slots
 
 log = logging.getLogger(__name__)
 

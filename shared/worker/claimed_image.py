@@ -15,9 +15,7 @@ from typing import Final, TypeVar
 import msgspec
 
 from shared import claims, names
-from shared.cache import Cache, Lead, key_of
 from shared.claims import PictureStep
-from shared.control import ControlCache
 from shared.errors import (
     CodedError,
     ConfigurationError,
@@ -30,8 +28,6 @@ from shared.errors import (
     WorkStopped,
 )
 from shared.fenced import put_fenced
-from shared.heartbeat import Heartbeat
-from shared.hosts import Hosts
 from shared.model import (
     SETTLED_STATES,
     Batch,
@@ -58,10 +54,14 @@ from shared.ports import (
     Queue,
     Request,
 )
-from shared.quota import Quota
 from shared.settings import Settings, cost_micro_usd
 from shared.staging.agents import Agents
 from shared.telemetry import LogEvent, image_settled, tell
+from shared.worker.cache import Cache, Lead, key_of
+from shared.worker.control_cache import ControlCache
+from shared.worker.heartbeat import Heartbeat
+from shared.worker.hosts import Hosts
+from shared.worker.quota import Quota
 
 log = logging.getLogger(__name__)
 
