@@ -25,11 +25,11 @@ import msgspec
 from ops.noop import NoopModel, NoopPictures, NoopSource
 from shared.assembly import wiring
 from shared.clock import SystemClock
+from shared.manifest.sources import SourceRules
 from shared.messages import ImageChanged, decode
 from shared.model import BatchState
 from shared.ports import Delivery, StoredObject
 from shared.settings import ManifestLimits, Settings, WorkerLimits
-from shared.sources import SourceRules
 from shared.topology import CHANGES_TOPIC, EVENTS_SUBSCRIPTION
 from shared.worker.heartbeat import Heartbeat
 from shared.worker.subscriber import Subscriber, consume

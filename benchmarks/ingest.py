@@ -29,8 +29,8 @@ from ops import emulators
 from shared import ports
 from shared.assembly import wiring
 from shared.clock import SystemClock
+from shared.manifest.sources import SourceRules
 from shared.model import BatchState
-from shared.sources import SourceRules
 
 
 def forget_peak() -> int:

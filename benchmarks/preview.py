@@ -39,6 +39,7 @@ from render import develop, expose  # noqa: E402
 from rooms import ODD, PHOTOS, Photo  # noqa: E402
 
 from shared.answers import RoomGeometry  # noqa: E402
+from shared.manifest.vocabulary import ROOMS, STYLES  # noqa: E402
 from shared.staging import preview  # noqa: E402
 from shared.staging.preview import layout, measuring, staging  # noqa: E402
 from shared.staging.preview.families import stuff_of  # noqa: E402
@@ -46,7 +47,6 @@ from shared.staging.preview.openings import Sides  # noqa: E402
 from shared.staging.preview.renderer import render  # noqa: E402
 from shared.staging.preview.rooms import LAYOUTS  # noqa: E402
 from shared.staging.preview.views import View  # noqa: E402
-from shared.vocabulary import ROOMS, STYLES  # noqa: E402
 
 FULL: Final = 1024  # pixels of the longest side on which degradations work: geometry looks at 800
 ROOM_PHOTO: Final = {  # which sample shows a room of each type best

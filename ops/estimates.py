@@ -8,7 +8,7 @@ from typing import Final
 from ops import remote
 from ops.target import Target
 from shared import forecast, names
-from shared.manifest import Manifest
+from shared.manifest.reader import Manifest
 from shared.model import BatchState, Control, ImageState, Tier
 from shared.staging import prompts
 from shared.staging.preview import NAME as PREVIEW_NAME

@@ -16,12 +16,12 @@ import typer
 from ops import photos as local_photos
 from ops import run_notes, show
 from ops.cli_common import REJECTED, WRONG_USAGE, fail, readable
-from shared import manifest as manifests
 from shared import names, report
 from shared.errors import ManifestRejected, Problem
-from shared.manifest import Manifest
+from shared.manifest import reader
+from shared.manifest.reader import Manifest
+from shared.manifest.sources import SourceRules
 from shared.settings import BadSetting, Settings, from_environment
-from shared.sources import SourceRules
 
 MOST_PATH_SHOWN: Final = 200  # characters of a path in a message
 
@@ -50,11 +50,11 @@ def content(manifest: Path, settings: Settings, out: Path | None = None, *, as_j
     try:
         kind = manifest.stat().st_mode
         if stat.S_ISDIR(kind):
-            problem = Problem("is a folder", allowed=f"a file {manifests.FILE_NAMES}")
+            problem = Problem("is a folder", allowed=f"a file {reader.FILE_NAMES}")
         elif not stat.S_ISREG(kind):  # a pipe or a device: reading it may never end
-            problem = Problem("is not a regular file", allowed=f"a file {manifests.FILE_NAMES}")
-        elif not manifest.name.lower().endswith(manifests.SUFFIXES):
-            problem = manifests.wrong_name(manifest.name)
+            problem = Problem("is not a regular file", allowed=f"a file {reader.FILE_NAMES}")
+        elif not manifest.name.lower().endswith(reader.SUFFIXES):
+            problem = reader.wrong_name(manifest.name)
         if problem is None:
             with manifest.open("rb") as file:
                 return file.read(settings.manifest.most_bytes + 1)
@@ -81,7 +81,7 @@ def checked(
 ) -> tuple[Manifest | None, tuple[Problem, ...]]:
     """The manifest, or its problems."""
     try:
-        return manifests.read(io.BytesIO(raw), name, settings.manifest, allowed), ()
+        return reader.read(io.BytesIO(raw), name, settings.manifest, allowed), ()
     except ManifestRejected as error:
         return None, error.problems
 
@@ -92,7 +92,7 @@ def read_or_reject(manifest: Path, photos: Sequence[Path] = (), *, as_json: bool
     check_folders(photos)
     raw = content(manifest, settings, as_json=as_json)
     try:
-        return manifests.read(io.BytesIO(raw), manifest.name, settings.manifest, rules(manifest, settings, photos))
+        return reader.read(io.BytesIO(raw), manifest.name, settings.manifest, rules(manifest, settings, photos))
     except ManifestRejected as error:
         absent = local_photos.missing_of(error.local_photos)
         rejected(manifest, error.problems, None, as_json=as_json, absent=absent)

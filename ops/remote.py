@@ -13,10 +13,10 @@ import msgspec
 from ops import batch_lookup, photos
 from ops.target import Target
 from shared import closing, forecast, names
-from shared.manifest import Manifest
+from shared.manifest.reader import Manifest
+from shared.manifest.sources import SourceRules
 from shared.model import Batch, BatchState, Counts
 from shared.ports import StoredObject
-from shared.sources import SourceRules
 
 UPLOADS_AT_ONCE: Final = 8
 WATCH_SECONDS: Final = 1.0  # between two looks; a look costs two reads
@@ -159,7 +159,7 @@ async def first_problems(target: Target, batch: Batch) -> tuple[list[str], str] 
     if got is None:
         return None
     from shared.errors import Problem
-    from shared.manifest import in_words
+    from shared.manifest.reader import in_words
 
     listed = msgspec.json.decode(got[1], type=dict[str, Any]).get("problems", [])
     sentences = [sentence for sentence, _ in in_words(msgspec.convert(listed, list[Problem]))]

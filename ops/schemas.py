@@ -16,11 +16,11 @@ import msgspec
 
 from shared import closing, events, names, report
 from shared.errors import ErrorCode
-from shared.manifest import BATCH_ID, HEADER_FIELDS, IMAGE_FIELDS, MOST_NAME_CHARACTERS
+from shared.manifest.reader import BATCH_ID, HEADER_FIELDS, IMAGE_FIELDS, MOST_NAME_CHARACTERS
+from shared.manifest.vocabulary import ROOM_NAMES, STYLE_NAMES, TIER_NAMES
 from shared.messages import EVENT_SOURCE, EVENT_TYPE_PREFIX, Event, batch_event
 from shared.model import Batch, BatchState, Call, Control, Counts, Failure, Image, ImageState, ManifestRef, Output, Tier
 from shared.settings import ManifestLimits
-from shared.vocabulary import ROOM_NAMES, STYLE_NAMES, TIER_NAMES
 
 DOCS: Final = Path(__file__).parents[1] / "docs"
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"

@@ -277,12 +277,12 @@ class BatchProgress:
 
 def problems(name: str, found: Sequence[Problem], written_to: str | None) -> None:
     """A rejected manifest's problems, a line for each cause."""
-    from shared import manifest
+    from shared.manifest import reader
 
-    is_cut = bool(found) and found[-1].reason.startswith(manifest.MORE_THAN_LISTED)
+    is_cut = bool(found) and found[-1].reason.startswith(reader.MORE_THAN_LISTED)
     number = len(found) - is_cut
     err.print(f"{name}: rejected, {'more than ' if is_cut else ''}{words.count(number, 'problem')}")
-    causes = manifest.in_words(found[:number])
+    causes = reader.in_words(found[:number])
     for sentence, _ in causes[:MOST_PROBLEMS_SHOWN]:
         err.print(f"  {sentence}")
     more = sum(places for _, places in causes[MOST_PROBLEMS_SHOWN:])

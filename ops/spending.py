@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ops.target import Target
-    from shared.manifest import Manifest
+    from shared.manifest.reader import Manifest
     from shared.model import Image
     from shared.ports import BatchStore
     from shared.replay import Plan

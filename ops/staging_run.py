@@ -22,7 +22,7 @@ from shared import names, report
 from shared.assembly import wiring
 from shared.errors import ConfigurationError
 from shared.ledger import next_reset
-from shared.manifest import Manifest
+from shared.manifest.reader import Manifest
 from shared.model import Batch, BatchState, Control, Counts
 from shared.settings import Settings
 from shared.telemetry import LogEvent

@@ -16,6 +16,7 @@ from shared.closing import Closer
 from shared.errors import ConfigurationError
 from shared.fleet import Scaling
 from shared.ledger import Ledger
+from shared.manifest.sources import SourceRules
 from shared.operator import Operator
 from shared.ports import (
     Backend,
@@ -37,7 +38,6 @@ from shared.rooms.dead_letter import DeadLetter
 from shared.rooms.ingest import Ingest
 from shared.rooms.stage_image import StageImage
 from shared.settings import Settings, from_environment
-from shared.sources import SourceRules
 from shared.staging.agents import Agents
 from shared.staging.pool import PicturePool
 from shared.topology import topology

@@ -15,17 +15,18 @@ from typing import Final
 
 import msgspec
 
-from shared import closing, manifest, names, report
+from shared import closing, names, report
 from shared.errors import ManifestRejected, ObjectDamaged, ObjectTooLarge, Problem, RuumError
 from shared.events import BatchAccepted, BatchRejected
 from shared.fleet import Scaling
-from shared.manifest import Manifest
+from shared.manifest import reader
+from shared.manifest.reader import Manifest
+from shared.manifest.sources import SourceRules
 from shared.messages import batch_event, encode, task_for
 from shared.model import Batch, BatchMove, BatchState, Image, ManifestRef, Refusal, Tier, shards_for
 from shared.ports import BatchStore, Clock, Message, ObjectStore, Queue, StoredObject
 from shared.retries import Retries
 from shared.settings import Settings
-from shared.sources import SourceRules
 from shared.telemetry import LogEvent, bound, tell
 from shared.topology import EVENTS_TOPIC, topic_of
 
@@ -126,7 +127,7 @@ class Ingest:
         stored = await self._objects.stat(bucket, name)
         if stored is None:
             return None
-        return await self._reject(stored, match["client"], (manifest.wrong_name(match["name"]),))
+        return await self._reject(stored, match["client"], (reader.wrong_name(match["name"]),))
 
     async def _try_again(self, stored: StoredObject, folder: str, found: Manifest) -> Batch:
         """A round's failed.csv: see `shared.retries`. Where nothing of it has failed, its batch's events come again."""
@@ -159,7 +160,7 @@ class Ingest:
         if got is None:
             return None
         stored, content = got  # what was read, in case it was replaced since
-        found = manifest.read(io.BytesIO(content), stored.name, self._settings.manifest, self._rules_of(stored))
+        found = reader.read(io.BytesIO(content), stored.name, self._settings.manifest, self._rules_of(stored))
         if self._folder_is_client and found.client != folder:
             raise ManifestRejected([_wrong_folder(folder, found)])
         return stored, found
@@ -257,7 +258,7 @@ class Ingest:
         bucket = self._settings.buckets.results
         await self._objects.put(bucket, name, report.rejection(stored.name, listed), content_type="application/json")
         client = names.slug(folder).lower() or "unknown"
-        identity = manifest.rejected_id(client, stored.name, stored.generation)
+        identity = reader.rejected_id(client, stored.name, stored.generation)
         batch = await self._store.create_batch(
             Batch(
                 id=identity,
@@ -277,7 +278,7 @@ class Ingest:
             client=client,
             manifest=self._objects.uri(stored.bucket, stored.name),
             problems=len(problems),
-            first_problems=tuple(sentence for sentence, _ in manifest.in_words(problems)[:10]),
+            first_problems=tuple(sentence for sentence, _ in reader.in_words(problems)[:10]),
             errors=self._objects.uri(bucket, name),
         )
         event = batch_event(batch, f"{identity}/rejected", batch.created_at, data)

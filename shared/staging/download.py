@@ -21,9 +21,9 @@ import httpcore2
 import httpx2
 
 from shared.errors import ErrorCode, HostBusy, ImageRejected, WorldError
-from shared.inflate import NotCompressed, TooLarge, Unpacking, codings_of
-from shared.kinds import is_picture
 from shared.settings import DownloadLimits
+from shared.untrusted.inflate import NotCompressed, TooLarge, Unpacking, codings_of
+from shared.untrusted.kinds import is_picture
 
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 

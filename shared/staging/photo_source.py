@@ -9,8 +9,8 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from shared.errors import ErrorCode, ImageRejected, ObjectDamaged, ObjectTooLarge
+from shared.manifest.share_links import SharedPage, direct
 from shared.ports import ObjectStore
-from shared.share_links import SharedPage, direct
 from shared.staging.download import Downloader
 
 

@@ -15,12 +15,12 @@ import pillow_heif
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from shared.errors import CodedError, ErrorCode, ImageRejected, WorldError, WrongShape
-from shared.kinds import kind_of
 from shared.ports import Finished, Photo
 from shared.settings import PhotoLimits
 from shared.staging import containers
 from shared.staging.colours import Colours, to_srgb
 from shared.staging.shapes import fits, frame
+from shared.untrusted.kinds import kind_of
 
 FORMATS: Final = (
     "JPEG",

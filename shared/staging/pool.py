@@ -15,11 +15,11 @@ from typing import Any, Final, ParamSpec, TypeVar
 
 from pebble import ProcessExpired, ProcessPool
 
-from shared.confined import limit
 from shared.errors import CodedError, ErrorCode, ImageRejected, WorldError
 from shared.ports import Finished, Photo
 from shared.settings import PhotoLimits
 from shared.staging import pictures
+from shared.untrusted.confined import limit
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -24,11 +24,11 @@ from ops.target import Target
 from shared import names
 from shared.assembly import wiring
 from shared.clock import SystemClock
+from shared.manifest.sources import SourceRules
 from shared.messages import structured
 from shared.model import Batch, BatchState, Counts, ImageState
 from shared.ports import Message
 from shared.settings import Settings
-from shared.sources import SourceRules
 from shared.topology import DEAD_LETTER_KEPT, EVENTS_SUBSCRIPTION
 from tests.contract.google import missing
 from tests.e2e.conftest import manifest, photo

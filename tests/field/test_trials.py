@@ -14,15 +14,15 @@ from xml.sax.saxutils import escape
 import pytest
 from google.genai import types
 
-from shared import manifest
 from shared.adapters.google import gemini
 from shared.answers import Analysis
 from shared.errors import ConfigurationError, HostBusy, ImageRejected, ManifestRejected, WorldError
 from shared.ledger import Grant
-from shared.manifest import Manifest
+from shared.manifest import reader
+from shared.manifest.reader import Manifest
+from shared.manifest.sources import SourceRules
 from shared.model import Tier
 from shared.settings import DownloadLimits, ManifestLimits, PhotoLimits
-from shared.sources import SourceRules
 from shared.staging import pictures
 from shared.staging.download import Downloader
 from shared.worker.hosts import HostLedger, refused
@@ -36,7 +36,7 @@ RETRY = "batchId;index;clientName;url;propertyCode;roomType;designStyle;priority
 
 def read(data: str | bytes, name: str = "a.csv") -> Manifest:
     raw = data.encode() if isinstance(data, str) else data
-    return manifest.read(io.BytesIO(raw), name, ManifestLimits(), SourceRules(base="file:///photos/"))
+    return reader.read(io.BytesIO(raw), name, ManifestLimits(), SourceRules(base="file:///photos/"))
 
 
 def problems(data: str | bytes, name: str = "a.csv") -> str:

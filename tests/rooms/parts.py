@@ -18,11 +18,11 @@ from shared.answers import Analysis, Verdict
 from shared.assembly.wiring import Embedded, Rooms, embedded, rooms, stage_image
 from shared.claims import HEARTBEAT_STALE_SECONDS, TRIAL_AFTER_SECONDS
 from shared.errors import ErrorCode, WorldError
+from shared.manifest.sources import SourceRules
 from shared.messages import Letter, Task, decode, encode, is_letter, task_for
 from shared.model import Batch, BatchState, Claim, Image, ImageState, ManifestRef, Tier, Usage, shards_for
 from shared.ports import Answer, Backend, Delivery, Finished, Message, Photo, Request
 from shared.settings import Limit, Price, Settings
-from shared.sources import SourceRules
 from shared.topology import CHANGES_TOPIC, DEAD_LETTER_DOOR, EVENTS_SUBSCRIPTION, topic_of
 from shared.worker.disposition import Disposition
 from shared.worker.heartbeat import Heartbeat

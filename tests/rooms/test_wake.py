@@ -18,11 +18,11 @@ from shared.assembly import wiring
 from shared.errors import ConfigurationError, RuumError, WorldError
 from shared.fleet import Scaling
 from shared.ledger import Ledger
+from shared.manifest.sources import SourceRules
 from shared.messages import ImageChanged, decode
 from shared.model import Batch, BatchState, Control, ImageState, Lease, ReplayPlan
 from shared.reconcile import Report
 from shared.settings import FleetRules, Gemini, Limit
-from shared.sources import SourceRules
 from shared.topology import topic_of
 from tests.rooms.parts import IMAGE, SETTINGS, TEXT, Fuse, World, unreachable, virtual
 

@@ -19,9 +19,10 @@ from typing import Any, Final
 
 import msgspec
 
-from shared import claims, closing, ledger, manifest, names, operator, reconcile, replay, report
+from shared import claims, closing, ledger, names, operator, reconcile, replay, report
 from shared.errors import ErrorCode, HostBusy, Throttled, WorkStopped, WorldError
 from shared.ledger import Circuit
+from shared.manifest import reader
 from shared.model import Batch, BatchMove, BatchState, Checkpoint, Control, ImageState, Refusal
 from shared.rooms import stage_image
 from shared.worker import cache, disposition, hosts, quota, slots, subscriber
@@ -346,7 +347,7 @@ MUTATIONS: Final[dict[str, list[Patch]]] = {
     "claims never die": [(claims, "claim_is_alive", lambda image, holder, now: True)],
     "configuration spends an attempt": [(claims, "release", _release_and_spend)],
     "rejections are told anew": [
-        (manifest, "rejected_id", lambda client, name, generation: f"{client}.rejected~{next(_numbers)}")
+        (reader, "rejected_id", lambda client, name, generation: f"{client}.rejected~{next(_numbers)}")
     ],
     "a 429 nacks": [(claimed.ClaimedImage, "buy", _buy_or_nack)],
     "a 429 spends an attempt": [(claimed.ClaimedImage, "buy", _buy_or_fail)],

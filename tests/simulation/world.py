@@ -19,10 +19,10 @@ from shared.assembly import wiring
 from shared.assembly.worker import EmptyTiers
 from shared.errors import RuumError
 from shared.ledger import Ledger
+from shared.manifest.sources import SourceRules
 from shared.model import OPEN_STATES, Batch, BatchState, Control, Tier
 from shared.ports import Delivery
 from shared.settings import CacheRules, Limit, Price, Settings, ThresholdRules, WorkerLimits
-from shared.sources import SourceRules
 from shared.topology import CHANGES_TOPIC, DEAD_LETTER_DOOR, DEAD_LETTER_KEPT, topic_of
 from shared.worker.heartbeat import Heartbeat
 from shared.worker.hosts import HostLedger

@@ -13,20 +13,21 @@ import pytest
 
 from ops import app, schemas, stack_file
 from ops.stack import PROJECT
-from shared import manifest, names, report
+from shared import names, report
 from shared.adapters.google import clients
 from shared.assembly.wiring import google_rules
 from shared.errors import ErrorCode, ManifestRejected
 from shared.events import EVENTS
 from shared.fair import TIER_WEIGHTS
 from shared.forecast import cost_per_image_usd
-from shared.manifest import CSV_COLUMNS, HEADER_FIELDS, IMAGE_FIELDS, MOST_NAME_CHARACTERS, Manifest
+from shared.manifest import reader
+from shared.manifest.reader import CSV_COLUMNS, HEADER_FIELDS, IMAGE_FIELDS, MOST_NAME_CHARACTERS, Manifest
+from shared.manifest.vocabulary import ROOM_NAMES, ROOMS, STYLE_NAMES, STYLES, TIER_NAMES, TIERS
 from shared.messages import EVENT_TYPE_PREFIX
 from shared.model import Batch, BatchState, Control, FailureThreshold, Image, ImageState, ManifestRef, Tier
 from shared.ports import StoredObject
 from shared.settings import Settings
 from shared.topology import EVENTS_SUBSCRIPTION, topology
-from shared.vocabulary import ROOM_NAMES, ROOMS, STYLE_NAMES, STYLES, TIER_NAMES, TIERS
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -81,7 +82,7 @@ def read(content: str, name: str = "manifests/acme/first.json") -> Manifest:
     """As the cloud's ingest reads it."""
     rules = google_rules(SETTINGS)(StoredObject("ruum-prod-ruum-intake", name, 1, len(content), {}, 0.0))
     try:
-        return manifest.read(io.BytesIO(content.encode()), name, SETTINGS.manifest, rules)
+        return reader.read(io.BytesIO(content.encode()), name, SETTINGS.manifest, rules)
     except ManifestRejected as error:
         raise AssertionError([str(problem) for problem in error.problems]) from error
 
@@ -250,7 +251,7 @@ def test_the_endings_of_manifests_are_the_readers(page: str) -> None:
     (said,) = re.findall(
         r"^(?:A manifest is an object|Um manifesto é um objeto).*?(?=^$)", PAGES[page], re.DOTALL | re.MULTILINE
     )
-    assert sorted(re.findall(r"`(\.\w+)`", said)) == sorted(manifest.SUFFIXES)
+    assert sorted(re.findall(r"`(\.\w+)`", said)) == sorted(reader.SUFFIXES)
 
 
 @pytest.mark.parametrize("page", GUIDES)
@@ -515,8 +516,8 @@ def test_the_limits_are_the_settings(page: str) -> None:
     assert kept[1] == "365"
     assert re.search(r"one year|um ano", row(text, LIMITS, 4))
     assert re.search(r"1 (to|a) 64", prose(text))
-    assert manifest.BATCH_ID.fullmatch("a" * 64)
-    assert not manifest.BATCH_ID.fullmatch("a" * 65)
+    assert reader.BATCH_ID.fullmatch("a" * 64)
+    assert not reader.BATCH_ID.fullmatch("a" * 65)
 
 
 @pytest.mark.parametrize("page", GUIDES)

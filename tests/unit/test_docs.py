@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ops import settings_page
 from shared.errors import ErrorCode
-from shared.vocabulary import ROOMS, STYLES
+from shared.manifest.vocabulary import ROOMS, STYLES
 
 DOCS = Path(__file__).parents[2] / "docs"
 

@@ -20,13 +20,22 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from shared import report, tables
+from shared import report
 from shared.errors import ManifestRejected, Problem
-from shared.manifest import MOST_VALUE_SHOWN, Manifest, ManifestImage, batch_of, in_words, read, wrong_name
+from shared.manifest.reader import (
+    MOST_VALUE_SHOWN,
+    Manifest,
+    ManifestImage,
+    batch_of,
+    in_words,
+    read,
+    tables,
+    wrong_name,
+)
+from shared.manifest.sources import SourceRules
+from shared.manifest.vocabulary import ROOM_ALIASES, ROOMS, STYLE_ALIASES, STYLES
 from shared.model import Tier
 from shared.settings import ManifestLimits
-from shared.sources import SourceRules
-from shared.vocabulary import ROOM_ALIASES, ROOMS, STYLE_ALIASES, STYLES
 
 FUZZ = settings(
     max_examples=80, deadline=None, database=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]

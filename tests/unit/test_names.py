@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared import names
-from shared.manifest import batch_of
+from shared.manifest.reader import batch_of
 from shared.model import Batch, Image, ManifestRef, Tier
 
 FUZZ = settings(max_examples=80, deadline=None, database=None, derandomize=True)

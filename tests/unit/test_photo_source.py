@@ -14,9 +14,9 @@ import pytest
 from shared.assembly.wiring import Embedded, embedded
 from shared.clock import SystemClock
 from shared.errors import CodedError, ErrorCode, ImageRejected, ObjectTooLarge
+from shared.manifest.sources import SourceRules, resolve
 from shared.ports import StoredObject
 from shared.settings import DownloadLimits
-from shared.sources import SourceRules, resolve
 from shared.staging.download import Downloader
 from shared.staging.photo_source import PhotoSource
 

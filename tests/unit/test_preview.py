@@ -14,13 +14,13 @@ from PIL import Image, ImageDraw, ImageFilter, ImageOps
 
 from shared.answers import Analysis, Verdict
 from shared.errors import ImageRejected
+from shared.manifest.vocabulary import ROOMS, STYLES
 from shared.ports import Photo, Request
 from shared.settings import PhotoLimits, StagingRules
 from shared.staging import pictures, preview
 from shared.staging.catalogue import FURNITURE, LOOKS
 from shared.staging.pool import PicturePool
 from shared.staging.preview import checking, measuring, staging
-from shared.vocabulary import ROOMS, STYLES
 
 RULES = StagingRules()
 PHOTOS = Path(__file__).parents[2] / "samples/photos"

@@ -8,13 +8,13 @@ from functools import cache
 import numpy as np
 import pytest
 
+from shared.manifest.vocabulary import ROOMS, STYLES
 from shared.staging.catalogue import LOOKS
 from shared.staging.preview import furniture, layout, rooms
 from shared.staging.preview.families import FAMILIES, stuff_of
 from shared.staging.preview.layout import Placed, Planner, Space, rectangle_overlap
 from shared.staging.preview.openings import Hole, Sides, Stretch
 from shared.staging.preview.views import View
-from shared.vocabulary import ROOMS, STYLES
 
 SIDES = Sides(-2.6, 2.6, 5.6, 2.7)
 DOOR = Hole("back", "door", 1.3, 2.2, 0.0, 2.1)

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from shared.manifest.vocabulary import STYLES
 from shared.staging.preview import families, furniture, light, meshes, renderer, textures
 from shared.staging.preview.openings import Sides
 from shared.staging.preview.views import View
-from shared.vocabulary import STYLES
 
 SIDES = Sides(-2.5, 2.5, 5, 2.7)
 VIEW = View(400, 300, 260, 200, 132, 0.05, 0, 0, 1.45)

@@ -9,10 +9,10 @@ from string import Template
 import pytest
 
 from shared.answers import Analysis, Light, Point, Verdict
+from shared.manifest.vocabulary import ROOMS, STYLES
 from shared.ports import Request
 from shared.staging import prompts
 from shared.staging.catalogue import FURNITURE, LOOKS
-from shared.vocabulary import ROOMS, STYLES
 
 TEMPLATES = ("analyse", "generate", "verify")
 FIELDS = {*Analysis.model_fields, *Verdict.model_fields}

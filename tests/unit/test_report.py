@@ -16,8 +16,11 @@ import pytest
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
-from shared import manifest, report
+from shared import report
 from shared.errors import ManifestRejected
+from shared.manifest import reader
+from shared.manifest.sources import BadSource, SourceRules, resolve
+from shared.manifest.tables import is_error, is_null, neutral, unquoted
 from shared.model import (
     Batch,
     BatchState,
@@ -31,8 +34,6 @@ from shared.model import (
     Tier,
 )
 from shared.settings import ManifestLimits
-from shared.sources import BadSource, SourceRules, resolve
-from shared.tables import is_error, is_null, neutral, unquoted
 
 COMPLETED, FAILED, CANCELLED = ImageState.COMPLETED, ImageState.FAILED, ImageState.CANCELLED
 HOSTILE = [
@@ -85,9 +86,9 @@ def table(content: bytes) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(content.decode("utf-8-sig"), newline=""), strict=True))
 
 
-def read_again(content: bytes) -> manifest.Manifest:
+def read_again(content: bytes) -> reader.Manifest:
     try:
-        return manifest.read(io.BytesIO(content), "failed.csv", LIMITS, RULES)
+        return reader.read(io.BytesIO(content), "failed.csv", LIMITS, RULES)
     except ManifestRejected as error:
         raise AssertionError([str(problem) for problem in error.problems]) from error
 
@@ -245,7 +246,7 @@ def test_a_photo_beside_the_manifest_is_named_by_its_path(base: str, source: str
     (row,) = table(content)
     assert row["url"] == (path or source)
     if path is not None:
-        (again,) = manifest.read(io.BytesIO(content), "failed.csv", LIMITS, SourceRules(base=base)).images
+        (again,) = reader.read(io.BytesIO(content), "failed.csv", LIMITS, SourceRules(base=base)).images
         assert (again.source, again.path) == (source, path)
 
 
@@ -260,7 +261,7 @@ def test_whatever_a_photo_is_called_it_is_found_again(name: str, base: str) -> N
     assume(not name.startswith(QUOTED) and not is_null(name) and not is_error(name))
     of = batch(manifest=ManifestRef(uri="gs://m", generation=1, sha256="0", base=base))
     content = files(image(0, FAILED, source=source), of=of)["failed.csv"]
-    (again,) = manifest.read(io.BytesIO(content), "failed.csv", LIMITS, rules).images
+    (again,) = reader.read(io.BytesIO(content), "failed.csv", LIMITS, rules).images
     assert again.source == source
 
 

@@ -10,8 +10,9 @@ from importlib.resources import files as resources
 import msgspec
 import pytest
 
-from shared import report_page, vocabulary
+from shared import report_page
 from shared.errors import ErrorCode
+from shared.manifest.reader import vocabulary
 from shared.model import Failure
 from shared.settings import PhotoLimits
 from shared.staging import preview

@@ -27,14 +27,14 @@ from shared import ledger as ledgers
 from shared.assembly.wiring import google_rules
 from shared.errors import ErrorCode, ManifestRejected
 from shared.events import EVENTS
-from shared.manifest import HEADER_FIELDS, IMAGE_FIELDS, Manifest, read
+from shared.manifest.reader import HEADER_FIELDS, IMAGE_FIELDS, Manifest, read
+from shared.manifest.sources import SourceRules
+from shared.manifest.vocabulary import ROOM_ALIASES, ROOM_NAMES, STYLE_ALIASES, STYLE_NAMES, TIER_NAMES, Vocabulary
 from shared.messages import EVENT_TYPE_PREFIX, ImageChanged, decode
 from shared.model import Batch, BatchState, Call, Claim, Control, Counts, Failure, Image, ImageState, Output, Tier
 from shared.ports import StoredObject
 from shared.settings import Limit, ManifestLimits, Settings
-from shared.sources import SourceRules
 from shared.topology import EVENTS_TOPIC
-from shared.vocabulary import ROOM_ALIASES, ROOM_NAMES, STYLE_ALIASES, STYLE_NAMES, TIER_NAMES, Vocabulary
 from shared.worker.quota import QuotaEvents, SharedQuota
 from tests.clocks import run_virtual
 from tests.rooms.parts import World

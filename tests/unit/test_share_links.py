@@ -8,10 +8,10 @@ import json
 import pytest
 
 from shared.errors import ManifestRejected
-from shared.manifest import read
+from shared.manifest.reader import read
+from shared.manifest.share_links import SharedPage, direct
+from shared.manifest.sources import SourceRules
 from shared.settings import ManifestLimits
-from shared.share_links import SharedPage, direct
-from shared.sources import SourceRules
 
 ID = "1aBcD_efGhIjKlMnOpQrStUvWxYz-0123"
 DRIVE = f"https://drive.usercontent.google.com/download?id={ID}&export=download"

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from shared.sources import BadSource, SourceRules, resolve
+from shared.manifest.sources import BadSource, SourceRules, resolve
 
 FUZZ = settings(max_examples=120, deadline=None, database=None, derandomize=True)
 CLOUD = SourceRules(base="gs://intake/manifests/acme/", gs_prefixes=("gs://crm/acme/", "gs://photos/"))

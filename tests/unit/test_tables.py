@@ -12,11 +12,10 @@ from typing import Any
 import pytest
 import xlsxwriter
 
-from shared import tables
 from shared.errors import ManifestRejected
-from shared.manifest import Manifest, read
+from shared.manifest.reader import Manifest, read, tables
+from shared.manifest.sources import SourceRules
 from shared.settings import ManifestLimits
-from shared.sources import SourceRules
 
 RULES = SourceRules(base="gs://intake/manifests/acme/")
 HEADER = ["clientName", "url", "propertyCode", "roomType", "designStyle", "priority", "cache"]

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared.vocabulary import (
+from shared.manifest.vocabulary import (
     ROOM_ALIASES,
     ROOM_NAMES,
     ROOMS,

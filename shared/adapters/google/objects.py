@@ -18,8 +18,8 @@ from google.cloud import storage  # type: ignore[attr-defined]  # ships no types
 
 from shared.adapters.google.errors import retried
 from shared.errors import ObjectDamaged, ObjectTooLarge, PreconditionFailed
-from shared.inflate import NotCompressed, TooLarge, Unpacking, codings_of
 from shared.ports import Clock, StoredObject
+from shared.untrusted.inflate import NotCompressed, TooLarge, Unpacking, codings_of
 
 R = TypeVar("R")
 

@@ -14,7 +14,7 @@ from typing import Final
 
 import msgspec
 
-from shared.vocabulary import plain
+from shared.manifest.vocabulary import plain
 
 COLUMNS: Final = (
     "clientName", "url", "propertyCode", "roomType", "designStyle", "priority", "batchId", "cache", "failureThreshold",

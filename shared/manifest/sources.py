@@ -9,9 +9,9 @@ from urllib.parse import quote, unquote, urlsplit
 
 import msgspec
 
-from shared.share_links import SharedPage, direct
-from shared.tables import is_null
-from shared.text import is_hostile
+from shared.manifest.share_links import SharedPage, direct
+from shared.manifest.tables import is_null
+from shared.untrusted.text import is_hostile
 
 _NOT_IN_HOSTS = frozenset(' \\<>"{}|^`')
 # "www.photos.example/a.jpg", "photos.example.com.br/a.jpg", "https:/photos.example/a.jpg": an address whose beginning

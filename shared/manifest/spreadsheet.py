@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import msgspec
 
-from shared.confined import Exceeded, run_confined
+from shared.untrusted.confined import Exceeded, run_confined
 
 SUFFIXES: Final = (".xlsx", ".ods")
 _ADDRESS_SPACE_BYTES: Final = 1024 * 1024 * 1024  # 100,000 rows of ten columns need 300 MB

@@ -1,7 +1,7 @@
 """Reading manifests: JSON, JSON Lines, CSV or a spreadsheet becomes one `Manifest`, or every problem of it at once.
 
 JSON Lines and CSV are read line by line; JSON and spreadsheets whole, within the size limit. Nothing here fetches
-anything. What a table's header and cells mean is `shared.tables`' to say.
+anything. What a table's header and cells mean is `shared.manifest.tables`' to say.
 A broken line does not end the reading where the next one surely stands for itself; where it does not, the last problem
 says that nothing more was read.
 """
@@ -20,14 +20,15 @@ from typing import Any, BinaryIO, Final, NoReturn
 
 import msgspec
 
-from shared import names, spreadsheet, tables
+from shared import names
 from shared.errors import NEAREST, ManifestRejected, Problem
-from shared.kinds import kind_of
+from shared.manifest import spreadsheet, tables
+from shared.manifest.sources import ALLOWED, BadSource, SourceRules, resolve
+from shared.manifest.vocabulary import ROOM_NAMES, STYLE_NAMES, TIER_NAMES, Vocabulary, plain
 from shared.model import FailureThreshold, Tier
 from shared.settings import ManifestLimits
-from shared.sources import ALLOWED, BadSource, SourceRules, resolve
-from shared.text import is_hostile, shortened
-from shared.vocabulary import ROOM_NAMES, STYLE_NAMES, TIER_NAMES, Vocabulary, plain
+from shared.untrusted.kinds import kind_of
+from shared.untrusted.text import is_hostile, shortened
 
 SUFFIXES: Final = (".json", ".jsonl", ".csv", *spreadsheet.SUFFIXES)
 FILE_NAMES: Final = f"ending in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}"
