@@ -46,7 +46,7 @@ def may_be_an_id(batch_id: str) -> bool:
 
 async def batches_of(target: Target, client: str | None, batch: str | None = None) -> list[Batch]:
     """All batches, those of one client, or one. Raises `NoBatch` for a batch or client that does not exist."""
-    from shared import names
+    from shared.results import names
 
     if batch is not None:  # an empty name, as of a shell variable that is not set, must not mean all of them
         return [await batch_of(target, batch)]

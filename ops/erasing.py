@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from ops import local, remote, run_notes, words
-from shared import names
 from shared.model import Batch, BatchState, Control, Reconciled, Refusal
+from shared.results import names
 from shared.worker import cache
 from shared.worker.cache import CacheEntry
 

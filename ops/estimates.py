@@ -7,9 +7,10 @@ from typing import Final
 
 from ops import remote
 from ops.target import Target
-from shared import forecast, names
+from shared import forecast
 from shared.manifest.reader import Manifest
 from shared.model import BatchState, Control, ImageState, Tier
+from shared.results import names
 from shared.staging import prompts
 from shared.staging.preview import NAME as PREVIEW_NAME
 from shared.staging.preview import PROMPTS as PREVIEW_PROMPTS

@@ -12,11 +12,13 @@ import msgspec
 
 from ops import batch_lookup, photos
 from ops.target import Target
-from shared import closing, forecast, names
+from shared import forecast
 from shared.manifest.reader import Manifest
 from shared.manifest.sources import SourceRules
 from shared.model import Batch, BatchState, Counts
 from shared.ports import StoredObject
+from shared.results import names
+from shared.results.status import known_speed, status_of
 
 UPLOADS_AT_ONCE: Final = 8
 WATCH_SECONDS: Final = 1.0  # between two looks; a look costs two reads
@@ -93,7 +95,7 @@ async def status(target: Target, batch_id: str) -> dict[str, Any]:
     counts, now = await target.backend.store.counts(batch_id), target.clock.now()
     known = await target.backend.objects.stat(target.settings.buckets.results, names.status_name(batch))
     capacity = await forecast.capacity_now(target.backend.store, target.settings, now, with_slots=False)
-    return closing.status_of(batch, counts, now, speed_now(known, now), capacity)
+    return status_of(batch, counts, now, speed_now(known, now), capacity)
 
 
 def speed_now(status: StoredObject | None, now: float) -> float | None:
@@ -101,7 +103,7 @@ def speed_now(status: StoredObject | None, now: float) -> float | None:
 
     Each finished image refreshes it, so an old one means that nothing moves: workers that sleep or have halted.
     """
-    return closing.known_speed(status) if status is not None and status.updated_at > now - FRESH_SECONDS else None
+    return known_speed(status) if status is not None and status.updated_at > now - FRESH_SECONDS else None
 
 
 async def watch(

@@ -14,12 +14,14 @@ from typing import Any, Final
 
 import msgspec
 
-from shared import closing, events, names, report
+from shared import events
 from shared.errors import ErrorCode
 from shared.manifest.reader import BATCH_ID, HEADER_FIELDS, IMAGE_FIELDS, MOST_NAME_CHARACTERS
 from shared.manifest.vocabulary import ROOM_NAMES, STYLE_NAMES, TIER_NAMES
 from shared.messages import EVENT_SOURCE, EVENT_TYPE_PREFIX, Event, batch_event
 from shared.model import Batch, BatchState, Call, Control, Counts, Failure, Image, ImageState, ManifestRef, Output, Tier
+from shared.results import names, report
+from shared.results.status import progress_of
 from shared.settings import ManifestLimits
 
 DOCS: Final = Path(__file__).parents[1] / "docs"
@@ -258,7 +260,7 @@ def example_events() -> dict[str, Event]:
             ),
             errors=_RESULTS + names.errors_name(refused),
         )),
-        (batch, "1/progress/5", at + 158, closing.progress_of(batch, half, at + 158, 0.96, None)),
+        (batch, "1/progress/5", at + 158, progress_of(batch, half, at + 158, 0.96, None)),
         (stopped, "paused/1", at + 64, events.BatchPaused(
             batch_id=stopped.id, client=stopped.client, control=Control.PAUSED.value, reason="17 of 31 images failed"
         )),

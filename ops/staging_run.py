@@ -18,12 +18,12 @@ import msgspec
 from ops import failures, local, manifest_file, photos, run_notes, show, spending, waiting, words
 from ops.cli_common import FAILED_HERE, NO_SPACE, OK, REJECTED, SOME_FAILED, database_fault, fail
 from ops.noted_model import Notes
-from shared import names, report
 from shared.assembly import wiring
 from shared.errors import ConfigurationError
 from shared.ledger import next_reset
 from shared.manifest.reader import Manifest
 from shared.model import Batch, BatchState, Control, Counts
+from shared.results import names, report
 from shared.settings import Settings
 from shared.telemetry import LogEvent
 

@@ -14,11 +14,10 @@ from typing import Any, Final
 
 import msgspec
 
-from shared import forecast, names, report
+from shared import forecast
 from shared.control import announce_control
-from shared.errors import LostClaim, PreconditionFailed, RuumError
-from shared.events import BatchCompleted, ReportLink, StateCounts, Status, iso, plain
-from shared.fenced import put_fenced
+from shared.errors import LostClaim, RuumError
+from shared.events import BatchCompleted, ReportLink, StateCounts
 from shared.forecast import Capacity
 from shared.messages import batch_event
 from shared.model import (
@@ -27,7 +26,6 @@ from shared.model import (
     BatchMove,
     BatchState,
     Completion,
-    Control,
     Counts,
     ImageState,
     Lease,
@@ -36,7 +34,10 @@ from shared.model import (
     Tally,
     shard_sizes,
 )
-from shared.ports import BatchStore, Clock, Message, ObjectStore, Queue, StoredObject
+from shared.ports import BatchStore, Clock, Message, ObjectStore, Queue
+from shared.results import names, report
+from shared.results.fenced import put_fenced
+from shared.results.status import known_speed, progress_of, write_status
 from shared.settings import Settings
 from shared.telemetry import LogEvent, bound, tell
 from shared.topology import EVENTS_TOPIC
@@ -353,115 +354,3 @@ class Closer:
         await self._store.change_batch(
             batch.id, lambda b: note_announced(b, round_announced=announced), self._clock.token()
         )
-
-
-# Tries at replacing status.json when others write it too: each lost one means that another was written meanwhile.
-STATUS_TRIES: Final = 20
-# Cloud Storage takes one write a second to one object name, and answers 429 above it. Each process that runs AGGREGATE
-# writes every `progress_seconds`, so ten of them come to three a second.
-STATUS_SECONDS: Final = 1.0
-
-
-async def write_status(
-    objects: ObjectStore,
-    bucket: str,
-    batch: Batch,
-    counts: Counts,
-    now: float,
-    capacity: Capacity | None = None,
-    *,
-    at_once: bool = True,
-) -> None:
-    """Refresh the batch's status.json, never by older news: a newer round or more settled images stay.
-
-    Without `at_once` one of the same round that was written less than `STATUS_SECONDS` ago stays too, so that many
-    processes together do not write more often than Cloud Storage allows.
-
-    The measured speed lives in the object's metadata: the next refresh, in any process, goes on from it.
-    """
-    name = names.status_name(batch)
-    order = (batch.round, batch.state is BatchState.CLOSED, counts.settled)
-    for _ in range(STATUS_TRIES):
-        known = await objects.stat(bucket, name)
-        if known is not None:
-            known_order = tuple(msgspec.json.decode(known.metadata["order"]))
-            if known_order > order:
-                return
-            # By the object store's clock: where ours is off by more, each refresh is written as if it were late.
-            fresh = abs(now - known.updated_at) < STATUS_SECONDS and known_order[:2] == order[:2]
-            if fresh and not at_once:
-                return
-        pace = _pace(known, batch, counts, now)
-        status = status_of(batch, counts, now, pace.images_per_second, capacity)
-        try:
-            await objects.put(
-                bucket,
-                name,
-                msgspec.json.encode(status),
-                content_type="application/json",
-                metadata={
-                    "order": msgspec.json.encode(order).decode(),
-                    "epoch": str(batch.control_epoch),
-                    "pace": msgspec.json.encode(pace).decode(),
-                },
-                if_generation=known.generation if known else 0,
-            )
-        except PreconditionFailed:
-            continue
-        return
-
-
-def _pace(known: StoredObject | None, batch: Batch, counts: Counts, now: float) -> forecast.Pace:
-    """Images settled in this round, from one refresh to the next.
-
-    Counted from the first of them on: what it took, and what a pause takes, is no slow speed.
-    """
-    if known is None:
-        return forecast.Pace()
-    known_round, _, settled = msgspec.json.decode(known.metadata["order"])
-    if known_round != batch.round or not settled:
-        return forecast.Pace()
-    before = _known_pace(known)
-    if known.metadata.get("epoch") != str(batch.control_epoch):
-        return before
-    return forecast.pace_now(before, counts.settled - settled, now - known.updated_at)
-
-
-def _known_pace(status: StoredObject) -> forecast.Pace:
-    written = status.metadata.get("pace")
-    return msgspec.json.decode(written, type=forecast.Pace) if written else forecast.Pace()
-
-
-def known_speed(status: StoredObject | None) -> float | None:
-    """Images a second, as the last refresh of this status.json measured it."""
-    return _known_pace(status).images_per_second if status is not None else None
-
-
-def status_of(
-    batch: Batch, counts: Counts, now: float, speed: float | None = None, capacity: Capacity | None = None
-) -> dict[str, Any]:
-    """A batch's progress as status.json and the command line show it."""
-    return plain(progress_of(batch, counts, now, speed, capacity))
-
-
-def progress_of(batch: Batch, counts: Counts, now: float, speed: float | None, capacity: Capacity | None) -> Status:
-    """A batch's progress.
-
-    `eta_seconds` is None when nothing is moving: before the first image, while paused, while the vendor does not
-    answer, and when the batch is closed.
-    """
-    moving = batch.state is BatchState.PROCESSING and batch.control is Control.RUN
-    return Status(
-        batch_id=batch.id,
-        client=batch.client,
-        state=batch.outcome,
-        control=batch.control.value,
-        paused_reason=batch.paused_reason if batch.control is Control.PAUSED else None,
-        round=batch.round,
-        total=batch.total,
-        **{state.value: counts.of(state) for state in ImageState},
-        progress=round(counts.settled / batch.total if batch.total else 0.0, 4),
-        images_per_minute=round(speed * 60, 2) if speed and moving else None,
-        eta_seconds=forecast.eta_seconds(counts.open, speed, capacity) if moving else None,
-        updated_at=iso(now),
-    )

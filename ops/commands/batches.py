@@ -66,7 +66,7 @@ def batches(
 async def _row(target: Target, batch: Batch) -> dict[str, Any]:
     """A batch as `batches` lists it: its status, with the time left and what it costs, where that is known."""
     from ops import remote, waiting
-    from shared import closing
+    from shared.results.status import status_of
 
     store = target.backend.store
     if batch.is_open:
@@ -74,7 +74,7 @@ async def _row(target: Target, batch: Batch) -> dict[str, Any]:
         if not _estimate_holds(await waiting.of_batch(target, batch)):
             row["etaSeconds"] = None
     else:
-        row = closing.status_of(batch, await store.counts(batch.id), target.clock.now())
+        row = status_of(batch, await store.counts(batch.id), target.clock.now())
     cost = batch.completion.cost_usd if batch.completion and not batch.is_open else None
     if batch.is_open and (target.data is not None or target.local_stack):  # a project's images cost a read each
         micro = 0
@@ -198,8 +198,8 @@ async def _what_now(target: Target, batch: Batch, counts: Counts, waits: list[An
     """Below the numbers: why nothing moves, or what came of it, and the commands that help."""
     from ops import failures, remote, run_notes, waiting
     from ops.commands import submit
-    from shared import names
     from shared.model import BatchState, Control
+    from shared.results import names
 
     if batch.state is BatchState.REJECTED:
         listed = await remote.first_problems(target, batch)

@@ -44,7 +44,7 @@ def erase(
 
     async def work(target: Target) -> int:
         from ops import batch_lookup, erasing, idle, spending
-        from shared import names
+        from shared.results import names
 
         slug = names.slug(client).lower() if client.isprintable() else ""
         try:

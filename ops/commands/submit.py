@@ -217,8 +217,8 @@ async def ended(
     import msgspec
 
     from ops import failures, local, run_notes, waiting
-    from shared import names
     from shared.model import BatchState, Control
+    from shared.results import names
 
     if batch.state is BatchState.REJECTED:
         return await _rejected(target, batch, as_json=as_json)
@@ -257,7 +257,7 @@ def results_place(target: Target, name: str) -> str:
 def next_steps(target: Target, batch: Batch, groups: list[Any]) -> list[str]:
     """What to run next after failures, wherever the batch is."""
     from ops import failures, run_notes
-    from shared import names
+    from shared.results import names
 
     retry = f"ruum-batch retry-failed {batch.id}{target.options}"
     failed_csv = names.round_folder(batch) + "failed.csv"

@@ -20,12 +20,12 @@ from typing import Any, BinaryIO, Final, NoReturn
 
 import msgspec
 
-from shared import names
 from shared.errors import NEAREST, ManifestRejected, Problem
 from shared.manifest import spreadsheet, tables
 from shared.manifest.sources import ALLOWED, BadSource, SourceRules, resolve
 from shared.manifest.vocabulary import ROOM_NAMES, STYLE_NAMES, TIER_NAMES, Vocabulary, plain
 from shared.model import FailureThreshold, Tier
+from shared.results import names
 from shared.settings import ManifestLimits
 from shared.untrusted.kinds import kind_of
 from shared.untrusted.text import is_hostile, shortened

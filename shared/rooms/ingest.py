@@ -15,7 +15,7 @@ from typing import Final
 
 import msgspec
 
-from shared import closing, names, report
+from shared import closing
 from shared.errors import ManifestRejected, ObjectDamaged, ObjectTooLarge, Problem, RuumError
 from shared.events import BatchAccepted, BatchRejected
 from shared.fleet import Scaling
@@ -25,6 +25,7 @@ from shared.manifest.sources import SourceRules
 from shared.messages import batch_event, encode, task_for
 from shared.model import Batch, BatchMove, BatchState, Image, ManifestRef, Refusal, Tier, shards_for
 from shared.ports import BatchStore, Clock, Message, ObjectStore, Queue, StoredObject
+from shared.results import names, report
 from shared.retries import Retries
 from shared.settings import Settings
 from shared.telemetry import LogEvent, bound, tell

@@ -14,7 +14,7 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from shared import claims, names
+from shared import claims
 from shared.claims import PictureStep
 from shared.errors import (
     CodedError,
@@ -27,7 +27,6 @@ from shared.errors import (
     Throttled,
     WorkStopped,
 )
-from shared.fenced import put_fenced
 from shared.model import (
     SETTLED_STATES,
     Batch,
@@ -54,6 +53,8 @@ from shared.ports import (
     Queue,
     Request,
 )
+from shared.results import names
+from shared.results.fenced import put_fenced
 from shared.settings import Settings, cost_micro_usd
 from shared.staging.agents import Agents
 from shared.telemetry import LogEvent, image_settled, tell

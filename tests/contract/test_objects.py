@@ -11,8 +11,8 @@ from urllib.parse import unquote, urlsplit
 import pytest
 
 from shared.errors import LostClaim, PreconditionFailed, WorldError
-from shared.fenced import put_fenced
 from shared.ports import ObjectStore, StoredObject
+from shared.results.fenced import put_fenced
 from tests.contract.backends import BUCKETS, Backend, Unsteady
 
 BUCKET: Final = "results"

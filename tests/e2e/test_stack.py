@@ -21,13 +21,13 @@ from ops.manifest_file import checked
 from ops.router import Mischief
 from ops.stack import PROJECT, Options, Stack
 from ops.target import Target
-from shared import names
 from shared.assembly import wiring
 from shared.clock import SystemClock
 from shared.manifest.sources import SourceRules
 from shared.messages import structured
 from shared.model import Batch, BatchState, Counts, ImageState
 from shared.ports import Message
+from shared.results import names
 from shared.settings import Settings
 from shared.topology import DEAD_LETTER_KEPT, EVENTS_SUBSCRIPTION
 from tests.contract.google import missing

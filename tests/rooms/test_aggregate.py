@@ -14,6 +14,7 @@ import pytest
 from shared import closing
 from shared.messages import ImageChanged, changed, decode
 from shared.model import Batch, BatchState, Call, Claim, Counts, Failure, Image, ImageState, Output
+from shared.results.status import write_status
 from tests.rooms.parts import Fuse, Killed, World, fused, unreachable, virtual
 
 QUEUED, PROCESSING, COMPLETED, FAILED, CANCELLED = ImageState
@@ -512,7 +513,7 @@ async def test_status_never_goes_back(world: World, seed: int) -> None:
     chance.shuffle(writes)
     order: list[tuple[int, bool, int]] = []
     for known, counts in writes:
-        await closing.write_status(world.objects, "results", known, counts, world.clock.now())
+        await write_status(world.objects, "results", known, counts, world.clock.now())
         got = await world.objects.get("results", STATUS)
         assert got is not None
         shown = json.loads(got[1])
@@ -540,7 +541,7 @@ async def test_the_final_status_is_written_whoever_else_writes(world: World) -> 
         return found
 
     world.objects.stat = crowded  # type: ignore[method-assign]
-    await closing.write_status(world.objects, "results", closed, Counts(completed=2), world.clock.now())
+    await write_status(world.objects, "results", closed, Counts(completed=2), world.clock.now())
     world.objects.stat = stat  # type: ignore[method-assign]
     assert (await status(world))["state"] == "closed"
 

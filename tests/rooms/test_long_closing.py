@@ -12,8 +12,8 @@ import pytest
 
 from shared import closing
 from shared.model import BatchState, Call, Counts, Image, ImageState, Output, Tally, Tier
-from shared.names import closing_folder, round_folder
 from shared.ports import StoredObject
+from shared.results.names import closing_folder, round_folder
 from tests.rooms.parts import Killed, World, virtual
 
 PAGE_SECONDS = 1.0  # of Firestore, for 500 images

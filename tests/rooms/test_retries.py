@@ -11,8 +11,8 @@ import msgspec
 import pytest
 
 from shared.model import Batch, BatchState, Checkpoint, Control, Failure, ImageState
-from shared.names import round_folder
-from shared.report import RoundReport
+from shared.results.names import round_folder
+from shared.results.report import RoundReport
 from tests.rooms.parts import Fuse, Killed, World, fused, virtual
 from tests.rooms.test_ingest import put
 

@@ -19,11 +19,12 @@ from typing import Any, Final
 
 import msgspec
 
-from shared import claims, closing, ledger, names, operator, reconcile, replay, report
+from shared import claims, closing, ledger, operator, reconcile, replay
 from shared.errors import ErrorCode, HostBusy, Throttled, WorkStopped, WorldError
 from shared.ledger import Circuit
 from shared.manifest import reader
 from shared.model import Batch, BatchMove, BatchState, Checkpoint, Control, ImageState, Refusal
+from shared.results import names, report
 from shared.rooms import stage_image
 from shared.worker import cache, disposition, hosts, quota, slots, subscriber
 from shared.worker import claimed_image as claimed

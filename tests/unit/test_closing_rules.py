@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared import claims, closing, events, names
+from shared import claims, closing, events
 from shared.assembly.wiring import Embedded, embedded
 from shared.model import (
     SETTLED_STATES,
@@ -34,6 +34,8 @@ from shared.model import (
     shards_for,
 )
 from shared.ports import Message
+from shared.results import names
+from shared.results.status import status_of, write_status
 from shared.settings import Settings
 
 S, B = ImageState, BatchState
@@ -456,7 +458,7 @@ def test_a_crm_that_polls_the_status_sees_the_end_wherever_the_closer_died(place
         await world.begin()
         batch = await world.batch()  # AGGREGATE has shown progress before
         counts = await world.store.counts("acme.a")
-        await closing.write_status(world.parts.objects, world.results, batch, counts, world.clock.time)
+        await write_status(world.parts.objects, world.results, batch, counts, world.clock.time)
         with pytest.raises(Killed):
             await world.closer({place: killed}).check("acme.a")
         world.clock.time += world.settings.worker.closer_lease_seconds
@@ -684,11 +686,11 @@ def test_the_status_never_goes_back(news):
         shown: list[tuple[int, bool, int]] = []
         for place, item in enumerate(news):
             batch, counts = told(item)
-            await closing.write_status(parts.objects, "results", batch, counts, NOW + place)
+            await write_status(parts.objects, "results", batch, counts, NOW + place)
             found = await parts.objects.get("results", names.status_name(batch))
             assert found is not None
             shown.append(age(msgspec.json.decode(found[1])))
-            assert shown[-1] == max(age(closing.status_of(*told(known), NOW)) for known in news[: place + 1])
+            assert shown[-1] == max(age(status_of(*told(known), NOW)) for known in news[: place + 1])
         assert shown == sorted(shown)
 
     asyncio.run(run())
@@ -719,11 +721,11 @@ def test_the_newest_status_stays_when_three_write_at_once(news, chance: random.R
     async def run() -> None:
         parts = embedded(Clock())
         objects: Any = Yielding(parts.objects, chance)
-        writes = [closing.write_status(objects, "results", *told(item), NOW) for item in news]
+        writes = [write_status(objects, "results", *told(item), NOW) for item in news]
         await asyncio.gather(*writes)
         found = await parts.objects.get("results", names.status_name(a_batch()))
         assert found is not None
-        newest = max(age(closing.status_of(*told(item), NOW)) for item in news)
+        newest = max(age(status_of(*told(item), NOW)) for item in news)
         assert age(msgspec.json.decode(found[1])) == newest
 
     asyncio.run(run())
@@ -734,7 +736,7 @@ def test_the_same_news_again_refreshes_the_status():
         parts = embedded(Clock())
         batch, counts = told((1, B.PROCESSING, 1))
         for at in (NOW, NOW + 5):
-            await closing.write_status(parts.objects, "results", batch, counts, at)
+            await write_status(parts.objects, "results", batch, counts, at)
         found = await parts.objects.get("results", names.status_name(batch))
         assert found is not None
         assert msgspec.json.decode(found[1])["updatedAt"] == events.iso(NOW + 5)
@@ -765,10 +767,10 @@ def test_a_status_written_a_moment_ago_is_left_alone(news: str, later: float, at
     async def run() -> None:
         clock = Clock()
         parts = embedded(clock)
-        await closing.write_status(parts.objects, "results", *told((1, B.PROCESSING, 1)), clock.now())
+        await write_status(parts.objects, "results", *told((1, B.PROCESSING, 1)), clock.now())
         before = await parts.objects.stat("results", names.status_name(a_batch()))
         batch, counts = told(LATER[news])
-        await closing.write_status(parts.objects, "results", batch, counts, clock.now() + later, at_once=at_once)
+        await write_status(parts.objects, "results", batch, counts, clock.now() + later, at_once=at_once)
         after = await parts.objects.stat("results", names.status_name(a_batch()))
         assert before is not None and after is not None
         assert (after.generation > before.generation) is written
@@ -778,11 +780,11 @@ def test_a_status_written_a_moment_ago_is_left_alone(news: str, later: float, at
 
 def test_a_status_tells_the_batch_in_plain_words():
     batch = a_batch(B.CLOSING, round=2, total=8)
-    assert closing.status_of(batch, Counts(queued=1, processing=1, completed=3, failed=2, cancelled=1), NOW) == {
+    assert status_of(batch, Counts(queued=1, processing=1, completed=3, failed=2, cancelled=1), NOW) == {
         "batchId": "acme.a", "client": "acme", "state": "closing", "control": "run", "round": 2, "total": 8,
         "pausedReason": None,
         "queued": 1, "processing": 1, "completed": 3, "failed": 2, "cancelled": 1, "progress": 0.75,
         "imagesPerMinute": None, "etaSeconds": None, "updatedAt": events.iso(NOW),
     }  # fmt: skip
-    assert closing.status_of(msgspec.structs.replace(batch, total=0), Counts(), NOW)["progress"] == 0.0
+    assert status_of(msgspec.structs.replace(batch, total=0), Counts(), NOW)["progress"] == 0.0
     assert {state.value for state in SETTLED_STATES} == {"completed", "failed", "cancelled"}

@@ -13,7 +13,6 @@ import pytest
 
 from ops import app, schemas, stack_file
 from ops.stack import PROJECT
-from shared import names, report
 from shared.adapters.google import clients
 from shared.assembly.wiring import google_rules
 from shared.errors import ErrorCode, ManifestRejected
@@ -26,6 +25,7 @@ from shared.manifest.vocabulary import ROOM_NAMES, ROOMS, STYLE_NAMES, STYLES, T
 from shared.messages import EVENT_TYPE_PREFIX
 from shared.model import Batch, BatchState, Control, FailureThreshold, Image, ImageState, ManifestRef, Tier
 from shared.ports import StoredObject
+from shared.results import names, report
 from shared.settings import Settings
 from shared.topology import EVENTS_SUBSCRIPTION, topology
 

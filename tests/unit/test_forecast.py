@@ -12,12 +12,13 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from shared import closing, forecast
+from shared import forecast
 from shared import ledger as ledgers
 from shared.forecast import Capacity, Pace
 from shared.ledger import Ask, Circuit, Grant, Ledger
 from shared.messages import ImageChanged, decode
 from shared.model import Batch, BatchState, Call, Control, Counts, ImageState, ManifestRef, Tier
+from shared.results.status import known_speed, status_of, write_status
 from shared.settings import (
     FleetRules,
     Gemini,
@@ -443,7 +444,7 @@ def a_batch(**changes: Any) -> Batch:
 
 
 def test_status_tells_speed_and_eta() -> None:
-    found = closing.status_of(a_batch(), Counts(queued=50, completed=50), NOW, 0.5, Capacity(1.0, "m", 10.0))
+    found = status_of(a_batch(), Counts(queued=50, completed=50), NOW, 0.5, Capacity(1.0, "m", 10.0))
     assert (found["imagesPerMinute"], found["etaSeconds"], found["progress"]) == (30.0, 110.0, 0.5)
 
 
@@ -453,7 +454,7 @@ def test_status_tells_speed_and_eta() -> None:
      {"state": BatchState.CLOSING}, {"state": BatchState.CLOSED}, {"state": BatchState.REOPENING}],
 )  # fmt: skip
 def test_what_does_not_move_has_no_eta(changes: dict[str, Any]) -> None:
-    found = closing.status_of(a_batch(**changes), Counts(queued=50, completed=50), NOW, 0.5, Capacity(1.0, "m"))
+    found = status_of(a_batch(**changes), Counts(queued=50, completed=50), NOW, 0.5, Capacity(1.0, "m"))
     assert (found["imagesPerMinute"], found["etaSeconds"]) == (None, None)
 
 
@@ -469,7 +470,7 @@ async def shown(world: World) -> dict[str, Any]:
 
 async def refresh(world: World, batch: Batch, settled: int, capacity: Capacity | None = None) -> dict[str, Any]:
     counts = Counts(queued=batch.total - settled, completed=settled)
-    await closing.write_status(world.objects, "results", batch, counts, world.clock.now(), capacity)
+    await write_status(world.objects, "results", batch, counts, world.clock.now(), capacity)
     return await shown(world)
 
 
@@ -487,11 +488,11 @@ async def test_the_speed_goes_on_from_one_refresh_to_the_next(world: World) -> N
     found = await refresh(world, batch, 880)
     assert found["imagesPerMinute"] == pytest.approx(120 / math.e, rel=0.05)
     stored = await world.objects.stat("results", STATUS)
-    speed = closing.known_speed(stored)
+    speed = known_speed(stored)
     assert speed == pytest.approx(2 / math.e, rel=0.05)
     assert speed is not None
     assert found["etaSeconds"] == pytest.approx(120 / speed, abs=0.1)
-    assert closing.known_speed(None) is None
+    assert known_speed(None) is None
 
 
 @virtual
@@ -546,8 +547,8 @@ async def test_status_json_and_the_command_line_tell_one_eta(world: World) -> No
     capacity = Capacity(1.0, IMAGE)
     await world.clock.sleep(10)
     in_file = await refresh(world, batch, 0, capacity)
-    speed = closing.known_speed(await world.objects.stat("results", STATUS))
-    on_terminal = closing.status_of(batch, Counts(queued=100), world.clock.now(), speed, capacity)
+    speed = known_speed(await world.objects.stat("results", STATUS))
+    on_terminal = status_of(batch, Counts(queued=100), world.clock.now(), speed, capacity)
     assert in_file["etaSeconds"] is None  # "null when nothing is moving: before the first image"
     assert on_terminal["etaSeconds"] == in_file["etaSeconds"]
 

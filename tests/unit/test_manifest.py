@@ -20,7 +20,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from shared import report
 from shared.errors import ManifestRejected, Problem
 from shared.manifest.reader import (
     MOST_VALUE_SHOWN,
@@ -35,6 +34,7 @@ from shared.manifest.reader import (
 from shared.manifest.sources import SourceRules
 from shared.manifest.vocabulary import ROOM_ALIASES, ROOMS, STYLE_ALIASES, STYLES
 from shared.model import Tier
+from shared.results import report
 from shared.settings import ManifestLimits
 
 FUZZ = settings(

@@ -16,7 +16,7 @@ import msgspec
 import pytest
 
 from ops import local, run_notes
-from shared import closing, names
+from shared import closing
 from shared import ledger as ledgers
 from shared.clock import SystemClock
 from shared.ledger import Circuit, Ledger
@@ -33,6 +33,7 @@ from shared.model import (
     Tier,
     shards_for,
 )
+from shared.results import names
 from shared.settings import Limit, Settings
 from shared.staging.preview import PROMPTS
 from shared.staging.prompts import VERSION

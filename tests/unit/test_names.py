@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared import names
 from shared.manifest.reader import batch_of
 from shared.model import Batch, Image, ManifestRef, Tier
+from shared.results import names
 
 FUZZ = settings(max_examples=80, deadline=None, database=None, derandomize=True)
 SLUG = re.compile(r"[A-Za-z0-9_-]*")

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from shared import claims, closing, names, ports, report
+from shared import claims, closing, ports
 from shared.assembly import wiring
 from shared.assembly.worker import EmptyTiers
 from shared.errors import ErrorCode, ImageRejected, Throttled, WorldError
@@ -23,6 +23,7 @@ from shared.messages import ImageChanged, decode
 from shared.model import BatchState, Control, Failure, ImageState, Lease, ReplayPlan, Tier, TierEmpty, Trials
 from shared.ports import Message, Queue
 from shared.replay import fold_image
+from shared.results import names, report
 from shared.rooms.stage_image import StageImage
 from shared.settings import Buckets, CacheRules, FleetRules, Gemini, Settings, ThresholdRules
 from shared.staging.photo_source import PhotoSource

@@ -16,7 +16,6 @@ import pytest
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
-from shared import report
 from shared.errors import ManifestRejected
 from shared.manifest import reader
 from shared.manifest.sources import BadSource, SourceRules, resolve
@@ -33,6 +32,7 @@ from shared.model import (
     Output,
     Tier,
 )
+from shared.results import report
 from shared.settings import ManifestLimits
 
 COMPLETED, FAILED, CANCELLED = ImageState.COMPLETED, ImageState.FAILED, ImageState.CANCELLED

@@ -10,10 +10,10 @@ from importlib.resources import files as resources
 import msgspec
 import pytest
 
-from shared import report_page
 from shared.errors import ErrorCode
 from shared.manifest.reader import vocabulary
 from shared.model import Failure
+from shared.results import report_page
 from shared.settings import PhotoLimits
 from shared.staging import preview
 from tests.unit.test_report import COMPLETED, FAILED, Page, batch, files, image

@@ -22,7 +22,6 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from ops import schemas
-from shared import closing, report
 from shared import ledger as ledgers
 from shared.assembly.wiring import google_rules
 from shared.errors import ErrorCode, ManifestRejected
@@ -33,6 +32,8 @@ from shared.manifest.vocabulary import ROOM_ALIASES, ROOM_NAMES, STYLE_ALIASES, 
 from shared.messages import EVENT_TYPE_PREFIX, ImageChanged, decode
 from shared.model import Batch, BatchState, Call, Claim, Control, Counts, Failure, Image, ImageState, Output, Tier
 from shared.ports import StoredObject
+from shared.results import report
+from shared.results.status import status_of
 from shared.settings import Limit, ManifestLimits, Settings
 from shared.topology import EVENTS_TOPIC
 from shared.worker.quota import QuotaEvents, SharedQuota
@@ -465,7 +466,7 @@ def test_any_status_is_as_its_schema_says(
 ) -> None:
     counts = Counts(**dict(zip((one.value for one in ImageState), numbers, strict=True)))
     batch = msgspec.structs.replace(BATCH, state=state, control=control, total=counts.total)
-    encoded = msgspec.json.encode(closing.status_of(batch, counts, now, speed, None))
+    encoded = msgspec.json.encode(status_of(batch, counts, now, speed, None))
     check(json.loads(encoded), schema("batch.progress"))
 
 
@@ -627,9 +628,9 @@ def test_any_manifest_the_reader_accepts_fits() -> None:
 RECORDER = """
 import json, sys
 import pytest
-from shared import manifest
+from shared.manifest import reader
 
-read = manifest.read
+read = reader.read
 found = open(sys.argv[1], "w", encoding="utf-8")
 
 def noting(stream, name, *more, **named):
@@ -649,7 +650,7 @@ def noting(stream, name, *more, **named):
             found.write(json.dumps({**header, "images": images}) + "\\n")
     return taken
 
-manifest.read = noting
+reader.read = noting
 sys.exit(pytest.main(["-q", "-x", "-p", "no:cacheprovider", "-k", "not thousand and not memory", sys.argv[2]]))
 """
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from shared import claims, closing, messages, replay, report
+from shared import claims, closing, messages, replay
 from shared.model import (
     Batch,
     BatchMove,
@@ -33,6 +33,7 @@ from shared.model import (
     Worker,
     shards_for,
 )
+from shared.results import report
 
 TOTAL = 2
 REF = ManifestRef(uri="gs://intake/manifests/acme/a.json", generation=1, sha256="0" * 64, base="gs://intake/")

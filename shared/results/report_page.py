@@ -14,9 +14,9 @@ from typing import Any, Final
 
 import msgspec
 
-from shared import names
 from shared.events import iso
 from shared.model import Batch, Counts, Image, ImageState
+from shared.results import names
 
 _DATA: Final = b'"@DATA@"'
 _PREVIEW: Final = "preview"  # what the preview model calls itself
@@ -64,7 +64,7 @@ def _template() -> bytes:
 
     A browser then runs this one script and nothing that found its way into the page.
     """
-    template = files("shared").joinpath("report.html").read_bytes()
+    template = files("shared.results").joinpath("report.html").read_bytes()
     for element, mark in ((b"script", b"@SCRIPT@"), (b"style", b"@STYLE@")):
         inside = template.partition(b"<%s>" % element)[2].partition(b"</%s>" % element)[0]
         template = template.replace(mark, b"sha256-" + base64.b64encode(hashlib.sha256(inside).digest()))

@@ -13,11 +13,11 @@ from typing import Any, Final
 
 import msgspec
 
-from shared import report_page
 from shared.events import ImageError, ResultLine
 from shared.manifest.sources import as_written
 from shared.manifest.tables import neutral
 from shared.model import Batch, Counts, Image, ImageState
+from shared.results import report_page
 
 RESULT_COLUMNS: Final = (
     "index", "propertyCode", "source", "roomType", "designStyle", "state", "output", "thumbnail", "errorCode",
