@@ -23,8 +23,8 @@ from pathlib import Path
 import msgspec
 
 from ops.noop import NoopModel, NoopPictures, NoopSource
+from shared.adapters.system_clock import SystemClock
 from shared.assembly import wiring
-from shared.clock import SystemClock
 from shared.manifest.sources import SourceRules
 from shared.messages import ImageChanged, decode
 from shared.model import BatchState

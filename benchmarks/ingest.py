@@ -27,8 +27,8 @@ from stack import NAME, as_settings, bench, manifest_of, peak_mib
 
 from ops import emulators
 from shared import ports
+from shared.adapters.system_clock import SystemClock
 from shared.assembly import wiring
-from shared.clock import SystemClock
 from shared.manifest.sources import SourceRules
 from shared.model import BatchState
 

@@ -33,8 +33,8 @@ from ops import emulators
 from ops.stack import PROJECT
 from shared.adapters.google import clients
 from shared.adapters.google.queue import PubSubQueue
+from shared.adapters.system_clock import SystemClock
 from shared.assembly import wiring
-from shared.clock import SystemClock
 from shared.errors import RuumError
 from shared.ports import Delivery, Message
 from shared.settings import Settings

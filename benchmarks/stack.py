@@ -38,13 +38,14 @@ from ops import emulators
 from ops.noop import NoopModel, NoopPictures, NoopSource
 from ops.router import STORAGE_EVENTS, TRIGGER, Router
 from ops.stack import PROJECT, ROOT, Options, Stack, subscription_request
-from shared import closing, ports
+from shared import ports
 from shared.adapters.google import clients
 from shared.adapters.google.documents import to_fields
 from shared.adapters.google.events import image_changed
 from shared.adapters.google.queue import PubSubQueue
+from shared.adapters.system_clock import SystemClock
 from shared.assembly import wiring
-from shared.clock import SystemClock
+from shared.lifecycle import closing
 from shared.model import Batch, BatchState, Counts, Image, ImageState, ManifestRef, Tally, Tier, shards_for
 from shared.ports import Message
 from shared.settings import Buckets, ManifestLimits, Settings, WorkerLimits, from_environment

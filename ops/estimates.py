@@ -7,7 +7,7 @@ from typing import Final
 
 from ops import remote
 from ops.target import Target
-from shared import forecast
+from shared.decisions import forecast
 from shared.manifest.reader import Manifest
 from shared.model import BatchState, Control, ImageState, Tier
 from shared.results import names

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Final
 from ops import local, run_notes
 from ops.events_file import EventsFile
 from shared.assembly import wiring
-from shared.closing import StillClosing
 from shared.errors import RuumError
+from shared.lifecycle.closing import StillClosing
 from shared.messages import ImageChanged, decode
 from shared.topology import CHANGES_TOPIC, DEAD_LETTER_DOOR, EVENTS_SUBSCRIPTION
 

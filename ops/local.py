@@ -17,15 +17,15 @@ import msgspec
 
 from ops import run_notes
 from ops.events_file import EventsFile
+from shared.adapters.system_clock import SystemClock
 from shared.assembly import wiring
-from shared.clock import SystemClock
-from shared.closing import StillClosing
 from shared.errors import ConfigurationError, RuumError
+from shared.lifecycle.closing import StillClosing
+from shared.lifecycle.replay import Busy
 from shared.manifest.sources import SourceRules
 from shared.messages import ImageChanged, decode
 from shared.model import Batch, BatchState, Control, Counts
 from shared.ports import Delivery, StoredObject
-from shared.replay import Busy
 from shared.settings import Buckets, Settings
 from shared.topology import CHANGES_TOPIC, DEAD_LETTER_DOOR, EVENTS_SUBSCRIPTION
 from shared.worker.subscriber import consume

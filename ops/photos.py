@@ -34,7 +34,7 @@ def local_path(source: str) -> Path | None:
 def missing(found: Manifest, also: Sequence[Path] = ()) -> Missing | None:
     """The local photos that are not there; None when all are.
 
-    `also`: folders in which a path of a round's failed.csv is looked for too, as `shared.retries` does.
+    `also`: folders in which a path of a round's failed.csv is looked for too, as `shared.lifecycle.retries` does.
     """
     return missing_of([
         image.source

@@ -12,7 +12,7 @@ import msgspec
 
 from ops import batch_lookup, photos
 from ops.target import Target
-from shared import forecast
+from shared.decisions import forecast
 from shared.manifest.reader import Manifest
 from shared.manifest.sources import SourceRules
 from shared.model import Batch, BatchState, Counts

@@ -28,7 +28,7 @@ async def latest(target: Target, rooms: wiring.Rooms, batch: Batch) -> tuple[str
 
 
 def _of_open(target: Target, batch: Batch) -> Event:
-    """A pause or cancel, else the acceptance. Ids are as `shared.control` and `shared.rooms.ingest` give them."""
+    """A pause or cancel, else the acceptance. Ids are as `announce_control` and INGEST give them."""
     if batch.state is BatchState.INGESTING:
         raise RuumError(f"{batch.id} is still being read: it has had no event yet")
     now = target.clock.now()

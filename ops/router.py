@@ -26,7 +26,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from shared.clock import SystemClock
+from shared.adapters.system_clock import SystemClock
 from shared.errors import RuumError
 from shared.ports import Delivery, Queue
 from shared.topology import topology

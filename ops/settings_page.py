@@ -19,7 +19,7 @@ INTRODUCTION: Final = """# Settings
 Made from `shared/settings.py` by `python -m ops.settings_page`; a test holds the two together. A setting is overridden
 by its environment variable, which takes a plain number in the unit named: `67108864` where this page shows 64 MiB,
 `3600` where it shows 1 h. What is fixed by a proof is no setting: the numbers of the quota's ledger stand, with their
-reasons, in `shared/ledger.py`."""
+reasons, in `shared/decisions/quota.py`."""
 
 USUAL: Final = """
 ## What an operator usually touches

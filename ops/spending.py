@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from ops import asking, words
 from ops.cli_common import WRONG_USAGE, fail
-from shared import forecast
+from shared.decisions import forecast
 from shared.model import ImageState
 from shared.settings import Settings
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ops.target import Target
+    from shared.lifecycle.replay import Plan
     from shared.manifest.reader import Manifest
     from shared.model import Image
     from shared.ports import BatchStore
-    from shared.replay import Plan
 
 # Up to this much a command spends without a question: four pictures, a first try. Above it somebody has to say yes.
 ASK_ABOVE_USD: Final = 0.25

@@ -18,7 +18,7 @@ from ops import emulators
 from ops.router import STORAGE_EVENTS, TRIGGER, Mischief, Router
 from shared.adapters.google import clients
 from shared.adapters.google.queue import PubSubQueue
-from shared.clock import SystemClock
+from shared.adapters.system_clock import SystemClock
 from shared.settings import Buckets
 from shared.topology import Policy, topology
 

@@ -19,8 +19,8 @@ from ops import failures, local, manifest_file, photos, run_notes, show, spendin
 from ops.cli_common import FAILED_HERE, NO_SPACE, OK, REJECTED, SOME_FAILED, database_fault, fail
 from ops.noted_model import Notes
 from shared.assembly import wiring
+from shared.decisions.quota import next_reset
 from shared.errors import ConfigurationError
-from shared.ledger import next_reset
 from shared.manifest.reader import Manifest
 from shared.model import Batch, BatchState, Control, Counts
 from shared.results import names, report
@@ -262,7 +262,7 @@ class _Run:
 
 async def _read_batch(order: Order, batch: Batch) -> tuple[Counts, float, list[failures.Group]]:
     """Counts, cost in USD and failures, with a fresh look into the database."""
-    from shared.clock import SystemClock
+    from shared.adapters.system_clock import SystemClock
 
     embedded = local.open_backend(SystemClock(), order.data, order.out)
     try:

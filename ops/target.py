@@ -12,8 +12,8 @@ import msgspec
 
 from ops import local, run_notes, stack_file
 from shared import ports
+from shared.adapters.system_clock import SystemClock
 from shared.assembly import wiring
-from shared.clock import SystemClock
 from shared.settings import Settings, from_environment
 
 DEFAULT_DATA: Final = Path("staged/.ruum")

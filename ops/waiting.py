@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from ops import words
-from shared import ledger as ledgers
-from shared.forecast import calls_by_model
-from shared.ledger import Circuit, Ledger
+from shared.decisions import quota as ledgers
+from shared.decisions.forecast import calls_by_model
+from shared.decisions.quota import Circuit, Ledger
 from shared.model import Batch, BatchState, Control, Worker
 from shared.settings import Limit, Settings
 from shared.worker.hosts import HostLedger

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from shared.claims import heartbeat_is_fresh
+from shared.decisions.image import heartbeat_is_fresh
 from shared.model import Worker
 
 if TYPE_CHECKING:

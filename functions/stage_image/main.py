@@ -11,8 +11,8 @@ import os
 import signal
 
 from shared import telemetry
+from shared.adapters.system_clock import SystemClock
 from shared.assembly import wiring, worker
-from shared.clock import SystemClock
 from shared.settings import from_environment
 
 log = logging.getLogger(__name__)

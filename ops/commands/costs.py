@@ -79,7 +79,7 @@ def moment(option: str, written: str | None) -> float | None:
 
 async def _row(target: Target, batch: Batch) -> dict[str, Any]:
     """Closed batches know their sums; of those under way every image is read."""
-    from shared import forecast
+    from shared.decisions import forecast
     from shared.events import iso
     from shared.model import BatchState
 

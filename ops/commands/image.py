@@ -93,7 +93,7 @@ def _story(target: Target, batch: Batch, found: Image, holder: Worker | None) ->
 
 def _trials(found: Image) -> list[str]:
     """What is known of an image that workers died with; nothing for most images."""
-    from shared import claims
+    from shared.decisions import image as claims
 
     trials, lines = found.trials, []
     if trials.deaths or trials.passed:
@@ -118,7 +118,7 @@ def _calls(found: Image) -> list[str]:
 
 
 def _now(target: Target, batch: Batch, found: Image, holder: Worker | None) -> str:
-    from shared import claims
+    from shared.decisions import image as claims
     from shared.model import Control, image_key
 
     state: Any = found.state.value

@@ -23,7 +23,7 @@ from ops.cli_common import (
 if TYPE_CHECKING:
     from ops.photos import Missing
     from ops.target import Target
-    from shared.forecast import Estimate
+    from shared.decisions.forecast import Estimate
 
 
 def register(app: typer.Typer) -> None:

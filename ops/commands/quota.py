@@ -11,7 +11,7 @@ from ops.cli_common import OK, WRONG_USAGE, DataOption, JsonFlag, ProjectOption,
 
 if TYPE_CHECKING:
     from ops.target import Target
-    from shared.ledger import Ledger
+    from shared.decisions.quota import Ledger
     from shared.settings import Limit
 
 
@@ -33,7 +33,7 @@ def quota(
     """
 
     async def work(target: Target) -> int:
-        from shared.forecast import calls_by_model
+        from shared.decisions.forecast import calls_by_model
 
         in_use = set(calls_by_model(target.settings))
         rows = [_row(target, *await _ledger_now(target, name)) for name in target.settings.limits]
@@ -79,7 +79,7 @@ def limit_shown(per_minute: int | None, concurrent: int | None) -> str:
 
 async def _ledger_now(target: Target, model: str) -> tuple[Ledger, float]:
     """A ledger and the server's time, which its times are of: this machine's clock may be off."""
-    from shared.ledger import Ledger
+    from shared.decisions.quota import Ledger
     from shared.model import Refusal
 
     seen: list[tuple[Ledger, float]] = []
@@ -93,7 +93,7 @@ async def _ledger_now(target: Target, model: str) -> tuple[Ledger, float]:
 
 
 def _row(target: Target, ledger: Ledger, now: float) -> dict[str, Any]:
-    from shared import ledger as ledgers
+    from shared.decisions import quota as ledgers
     from shared.events import iso
 
     ledger = ledgers.recovered(ledger, now)
@@ -124,8 +124,8 @@ def set_quota(
     """Change a model's limit while everything runs. Says what it was and what it is now."""
 
     async def work(target: Target) -> int:
-        from shared import ledger as ledgers
-        from shared.ledger import Ledger
+        from shared.decisions import quota as ledgers
+        from shared.decisions.quota import Ledger
         from shared.settings import Limit
         from shared.worker.quota import QuotaEvents
 

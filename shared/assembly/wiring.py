@@ -11,13 +11,16 @@ from shared.adapters.embedded.database import Database
 from shared.adapters.embedded.objects import EmbeddedObjects
 from shared.adapters.embedded.queue import EmbeddedQueue
 from shared.adapters.embedded.store import EmbeddedStore
-from shared.clock import SystemClock
-from shared.closing import Closer
+from shared.adapters.system_clock import SystemClock
+from shared.decisions.quota import Ledger
 from shared.errors import ConfigurationError
-from shared.fleet import Scaling
-from shared.ledger import Ledger
+from shared.lifecycle.closing import Closer
+from shared.lifecycle.commands import Operator
+from shared.lifecycle.fleet import Scaling
+from shared.lifecycle.reconcile import Reconcile
+from shared.lifecycle.replay import Replay
+from shared.lifecycle.retries import Retries
 from shared.manifest.sources import SourceRules
-from shared.operator import Operator
 from shared.ports import (
     Backend,
     BatchStore,
@@ -30,9 +33,6 @@ from shared.ports import (
     StagingModel,
     StoredObject,
 )
-from shared.reconcile import Reconcile
-from shared.replay import Replay
-from shared.retries import Retries
 from shared.rooms.aggregate import Aggregate
 from shared.rooms.dead_letter import DeadLetter
 from shared.rooms.ingest import Ingest

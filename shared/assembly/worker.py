@@ -10,12 +10,12 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from shared import ledger as ledgers
 from shared import ports
 from shared.assembly import wiring
+from shared.decisions import quota as ledgers
+from shared.decisions.forecast import calls_by_model
+from shared.decisions.quota import Ledger
 from shared.errors import RuumError
-from shared.forecast import calls_by_model
-from shared.ledger import Ledger
 from shared.model import Refusal, Tier, TierEmpty
 from shared.ports import BatchStore, Clock
 from shared.settings import Limit, Settings

@@ -6,10 +6,10 @@ from typing import Any, Final
 
 import msgspec
 
-from shared import forecast
+from shared.decisions import forecast
+from shared.decisions.forecast import Capacity
 from shared.errors import PreconditionFailed
 from shared.events import Status, iso, plain
-from shared.forecast import Capacity
 from shared.model import Batch, BatchState, Control, Counts, ImageState
 from shared.ports import ObjectStore, StoredObject
 from shared.results import names

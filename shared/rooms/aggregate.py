@@ -5,10 +5,10 @@ Changes may come twice, late and out of order; the revision folded in last decid
 
 from __future__ import annotations
 
-from shared import closing
+from shared.lifecycle import closing
+from shared.lifecycle.commands import Operator, threshold_passed
 from shared.messages import ImageChanged
 from shared.model import Batch, Control, Counts, FailureThreshold, Tally
-from shared.operator import Operator, threshold_passed
 from shared.ports import BatchStore, Clock, ObjectStore, Queue
 from shared.settings import Settings
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 
-from shared import claims
+from shared.decisions import image as claims
 from shared.errors import ErrorCode, RuumError
 from shared.messages import Letter, Task, Unreadable, decode, encode, is_letter, task_for
 from shared.model import Failure, Image, ImageState, Refusal

@@ -15,10 +15,11 @@ from typing import Final
 
 import msgspec
 
-from shared import closing
 from shared.errors import ManifestRejected, ObjectDamaged, ObjectTooLarge, Problem, RuumError
 from shared.events import BatchAccepted, BatchRejected
-from shared.fleet import Scaling
+from shared.lifecycle import closing
+from shared.lifecycle.fleet import Scaling
+from shared.lifecycle.retries import Retries
 from shared.manifest import reader
 from shared.manifest.reader import Manifest
 from shared.manifest.sources import SourceRules
@@ -26,7 +27,6 @@ from shared.messages import batch_event, encode, task_for
 from shared.model import Batch, BatchMove, BatchState, Image, ManifestRef, Refusal, Tier, shards_for
 from shared.ports import BatchStore, Clock, Message, ObjectStore, Queue, StoredObject
 from shared.results import names, report
-from shared.retries import Retries
 from shared.settings import Settings
 from shared.telemetry import LogEvent, bound, tell
 from shared.topology import EVENTS_TOPIC, topic_of
@@ -131,7 +131,7 @@ class Ingest:
         return await self._reject(stored, match["client"], (reader.wrong_name(match["name"]),))
 
     async def _try_again(self, stored: StoredObject, folder: str, found: Manifest) -> Batch:
-        """A round's failed.csv: see `shared.retries`. Where nothing of it has failed, its batch's events come again."""
+        """A round's failed.csv: see `lifecycle.retries`. Where nothing has failed, its batch's events come again."""
         drop = hashlib.sha256(f"{stored.bucket}/{stored.name} {stored.generation}".encode()).hexdigest()[:16]
         try:
             batch = await self._retries.take(drop, found)

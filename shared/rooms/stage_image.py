@@ -14,7 +14,7 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from shared import claims
+from shared.decisions import image as claims
 from shared.errors import (
     ConfigurationError,
     DailyQuotaSpent,

@@ -13,7 +13,7 @@ from typing import Protocol, TypeVar
 import msgspec
 
 from shared.answers import Analysis, Verdict
-from shared.claims import PictureStep
+from shared.decisions.image import PictureStep
 from shared.errors import AnswerRefused, ErrorCode, ImageRejected, WrongShape
 from shared.model import Checkpoint
 from shared.ports import Answer, Finished, Photo, Pictures, Request, StagingModel

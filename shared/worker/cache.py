@@ -14,7 +14,7 @@ from typing import Final
 
 import msgspec
 
-from shared.claims import heartbeat_is_fresh
+from shared.decisions.image import heartbeat_is_fresh
 from shared.errors import LostClaim
 from shared.model import SETTLED_STATES, Image, ImageState, Record, Refusal, Worker, image_of
 from shared.ports import BatchStore, Clock, ObjectStore, Photo, Request

@@ -14,8 +14,8 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from shared import claims
-from shared.claims import PictureStep
+from shared.decisions import image as claims
+from shared.decisions.image import PictureStep
 from shared.errors import (
     CodedError,
     ConfigurationError,

@@ -18,9 +18,9 @@ from weakref import WeakValueDictionary
 
 import msgspec
 
-from shared import ledger as ledgers
+from shared.decisions import quota as ledgers
+from shared.decisions.quota import RETRY_AFTER_MARGIN_SECONDS, Grant, Ledger
 from shared.errors import ErrorCode, HostBusy, RuumError, WorldError
-from shared.ledger import RETRY_AFTER_MARGIN_SECONDS, Grant, Ledger
 from shared.model import Tier
 from shared.ports import BatchStore, Clock
 from shared.settings import DownloadLimits, Limit

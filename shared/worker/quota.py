@@ -16,10 +16,10 @@ from typing import Any, Generic, Protocol
 
 import msgspec
 
-from shared import ledger as ledgers
+from shared.decisions import quota as ledgers
+from shared.decisions.quota import Ask, Grant, L, Ledger, Reserved
 from shared.errors import DailyQuotaSpent, RuumError
 from shared.events import QuotaChanged, iso
-from shared.ledger import Ask, Grant, L, Ledger, Reserved
 from shared.messages import quota_event
 from shared.model import Refusal, Tier
 from shared.ports import BatchStore, Clock, Message, Queue

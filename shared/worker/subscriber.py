@@ -10,8 +10,8 @@ import logging
 from collections.abc import Awaitable, Callable, Collection
 from typing import Final, cast
 
+from shared.decisions.fairness import TIER_WEIGHTS
 from shared.errors import ConfigurationError, RuumError
-from shared.fair import TIER_WEIGHTS
 from shared.model import Tier
 from shared.ports import Clock, Delivery, Queue
 from shared.settings import WorkerLimits

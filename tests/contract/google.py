@@ -18,8 +18,8 @@ import msgspec
 from ops import emulators
 from ops.stack import PROJECT, subscription_request
 from shared.adapters.google import clients
+from shared.adapters.system_clock import SystemClock
 from shared.assembly import wiring
-from shared.clock import SystemClock
 from shared.settings import Settings
 from shared.topology import Policy, topology
 from tests.contract.backends import BUCKETS, Backend

@@ -10,10 +10,10 @@ import msgspec
 import pytest
 
 from ops.stack import PROJECT
-from shared import claims
 from shared.adapters.google import clients
 from shared.adapters.google.store import BATCH_OUTLIVES_SECONDS, FirestoreStore, image_id
-from shared.clock import SystemClock
+from shared.adapters.system_clock import SystemClock
+from shared.decisions import image as claims
 from shared.model import Image, Reconciled
 from tests.contract.google import _started, google, missing
 from tests.contract.test_store import a_batch, a_tally, an_image, bump_batch, bump_tally

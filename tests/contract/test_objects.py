@@ -609,7 +609,7 @@ def test_a_link_is_signed_by_the_service_account() -> None:
     from google.oauth2 import service_account
 
     from shared.adapters.google.objects import CloudObjects
-    from shared.clock import SystemClock
+    from shared.adapters.system_clock import SystemClock
 
     key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
     pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()

@@ -14,13 +14,15 @@ from typing import Any
 import msgspec
 import pytest
 
-from shared import claims, closing, messages
+from shared import messages
+from shared.adapters.system_clock import SystemClock
 from shared.assembly.wiring import embedded
-from shared.claims import HEARTBEAT_STALE_SECONDS
-from shared.clock import SystemClock
-from shared.closing import Closer
+from shared.decisions import image as claims
+from shared.decisions.image import HEARTBEAT_STALE_SECONDS
+from shared.decisions.quota import Circuit, Ledger, Slot, Waiter
 from shared.errors import ErrorCode, RuumError, WorldError
-from shared.ledger import Circuit, Ledger, Slot, Waiter
+from shared.lifecycle import closing
+from shared.lifecycle.closing import Closer
 from shared.model import (
     Batch,
     BatchMove,

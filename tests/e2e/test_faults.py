@@ -22,7 +22,7 @@ import msgspec
 import pytest
 
 from ops.stack import LOCAL_KEY, Options
-from shared.ledger import MARGIN_SECONDS, Ledger
+from shared.decisions.quota import MARGIN_SECONDS, Ledger
 from shared.model import Image, ImageState, Tier
 from shared.settings import Gemini, Limit
 from shared.worker.quota import SharedQuota

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from ops.gemini_server import Call, GeminiServer, Plan, Request, read_ask
 from ops.local import open_backend
-from shared.clock import SystemClock
+from shared.adapters.system_clock import SystemClock
 from shared.model import SETTLED_STATES, Batch, Counts, Image, ImageState
 from shared.settings import PhotoLimits
 from shared.staging.pictures import normalise

@@ -21,8 +21,8 @@ from ops.manifest_file import checked
 from ops.router import Mischief
 from ops.stack import PROJECT, Options, Stack
 from ops.target import Target
+from shared.adapters.system_clock import SystemClock
 from shared.assembly import wiring
-from shared.clock import SystemClock
 from shared.manifest.sources import SourceRules
 from shared.messages import structured
 from shared.model import Batch, BatchState, Counts, ImageState

@@ -18,7 +18,7 @@ from google.auth.credentials import AnonymousCredentials
 from google.cloud import storage
 
 from shared.adapters.google.objects import CloudObjects
-from shared.clock import SystemClock
+from shared.adapters.system_clock import SystemClock
 from shared.errors import ObjectDamaged, ObjectTooLarge
 from tests.field.servers import served
 

@@ -16,8 +16,8 @@ from google.genai import types
 
 from shared.adapters.google import gemini
 from shared.answers import Analysis
+from shared.decisions.quota import Grant
 from shared.errors import ConfigurationError, HostBusy, ImageRejected, ManifestRejected, WorldError
-from shared.ledger import Grant
 from shared.manifest import reader
 from shared.manifest.reader import Manifest
 from shared.manifest.sources import SourceRules

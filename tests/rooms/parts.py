@@ -13,11 +13,11 @@ from typing import Any
 import msgspec
 
 from ops.noop import ANALYSIS, GOOD
-from shared import closing
 from shared.answers import Analysis, Verdict
 from shared.assembly.wiring import Embedded, Rooms, embedded, rooms, stage_image
-from shared.claims import HEARTBEAT_STALE_SECONDS, TRIAL_AFTER_SECONDS
+from shared.decisions.image import HEARTBEAT_STALE_SECONDS, TRIAL_AFTER_SECONDS
 from shared.errors import ErrorCode, WorldError
+from shared.lifecycle import closing
 from shared.manifest.sources import SourceRules
 from shared.messages import Letter, Task, decode, encode, is_letter, task_for
 from shared.model import Batch, BatchState, Claim, Image, ImageState, ManifestRef, Tier, Usage, shards_for

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from shared import closing
+from shared.lifecycle import closing
 from shared.messages import ImageChanged, changed, decode
 from shared.model import Batch, BatchState, Call, Claim, Counts, Failure, Image, ImageState, Output
 from shared.results.status import write_status

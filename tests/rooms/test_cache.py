@@ -8,8 +8,8 @@ from typing import Any
 import msgspec
 import pytest
 
+from shared.decisions.quota import Ledger
 from shared.errors import ErrorCode, ImageRejected, WorldError
-from shared.ledger import Ledger
 from shared.model import Batch, Control, Image, ImageState, Refusal
 from shared.settings import CacheRules
 from shared.worker.cache import CacheEntry, Lead, ask, let_go

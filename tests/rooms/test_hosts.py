@@ -9,8 +9,8 @@ from typing import Any
 import msgspec
 import pytest
 
+from shared.decisions.quota import SLOT_SECONDS
 from shared.errors import ErrorCode, HostBusy, ImageRejected, RuumError, WorldError
-from shared.ledger import SLOT_SECONDS
 from shared.model import ImageState, Tier
 from shared.settings import DownloadLimits
 from shared.worker.disposition import Action

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from shared import closing
+from shared.lifecycle import closing
 from shared.messages import ImageChanged, decode
 from shared.model import BatchState, Counts, Image, ImageState, Tier
 from shared.rooms import ingest

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from shared import closing
+from shared.lifecycle import closing
 from shared.model import BatchState, Call, Counts, Image, ImageState, Output, Tally, Tier
 from shared.ports import StoredObject
 from shared.results.names import closing_folder, round_folder

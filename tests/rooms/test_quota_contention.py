@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from shared.ledger import Ledger
+from shared.decisions.quota import Ledger
 from shared.model import Refusal, Tier
 from shared.settings import Limit
 from shared.worker.quota import SharedQuota

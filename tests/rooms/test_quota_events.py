@@ -12,10 +12,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from shared import ledger as ledgers
 from shared.assembly import wiring
+from shared.decisions import quota as ledgers
+from shared.decisions.quota import Circuit, Grant, Ledger
 from shared.errors import ConfigurationError, DailyQuotaSpent, ErrorCode, WorldError
-from shared.ledger import Circuit, Grant, Ledger
 from shared.model import Refusal, Tier
 from shared.settings import Limit
 from shared.topology import EVENTS_TOPIC

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from shared.ledger import Circuit, Ledger
+from shared.decisions.quota import Circuit, Ledger
 from shared.model import Refusal, Tier
 from shared.settings import Limit
 from shared.worker.quota import SharedQuota

@@ -9,9 +9,9 @@ import msgspec
 import pytest
 
 from shared.errors import ErrorCode, ImageRejected
+from shared.lifecycle.replay import LEASE_SECONDS, Busy
 from shared.messages import ImageChanged, decode
 from shared.model import BatchState, Control, FailureThreshold, ImageState
-from shared.replay import LEASE_SECONDS, Busy
 from shared.worker.disposition import Action
 from tests.rooms.parts import BAD, Fuse, World, fused, ticks, virtual
 

@@ -12,7 +12,8 @@ import msgspec
 import pytest
 
 from ops.noop import GOOD
-from shared.claims import CLAIM_CAP_SECONDS, HEARTBEAT_STALE_SECONDS, TRIAL_AFTER_SECONDS
+from shared.decisions.image import CLAIM_CAP_SECONDS, HEARTBEAT_STALE_SECONDS, TRIAL_AFTER_SECONDS
+from shared.decisions.quota import Circuit, Ledger
 from shared.errors import (
     ConfigurationError,
     DailyQuotaSpent,
@@ -23,7 +24,6 @@ from shared.errors import (
     WorldError,
     WrongShape,
 )
-from shared.ledger import Circuit, Ledger
 from shared.messages import Letter, decode, encode, task_for
 from shared.model import Checkpoint, Control, Failure, Image, ImageState, Trials, Usage, Worker
 from shared.ports import Message, Photo

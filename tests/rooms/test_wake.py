@@ -15,13 +15,13 @@ import pytest
 
 from shared import ports
 from shared.assembly import wiring
+from shared.decisions.quota import Ledger
 from shared.errors import ConfigurationError, RuumError, WorldError
-from shared.fleet import Scaling
-from shared.ledger import Ledger
+from shared.lifecycle.fleet import Scaling
+from shared.lifecycle.reconcile import Report
 from shared.manifest.sources import SourceRules
 from shared.messages import ImageChanged, decode
 from shared.model import Batch, BatchState, Control, ImageState, Lease, ReplayPlan
-from shared.reconcile import Report
 from shared.settings import FleetRules, Gemini, Limit
 from shared.topology import topic_of
 from tests.rooms.parts import IMAGE, SETTINGS, TEXT, Fuse, World, unreachable, virtual

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from shared.adapters.embedded.objects import EmbeddedObjects
 from shared.adapters.embedded.store import EmbeddedStore
-from shared.ledger import Ledger
+from shared.decisions.quota import Ledger
 from shared.messages import Letter, Task, decode, is_letter
 from shared.model import (
     Batch,

@@ -14,7 +14,7 @@ from typing import Final
 
 import msgspec
 
-from shared.ledger import Ledger
+from shared.decisions.quota import Ledger
 from shared.model import Image
 from shared.ports import Delivery
 from shared.worker.hosts import HostLedger

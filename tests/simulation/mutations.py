@@ -19,9 +19,12 @@ from typing import Any, Final
 
 import msgspec
 
-from shared import claims, closing, ledger, operator, reconcile, replay
+from shared.decisions import image as claims
+from shared.decisions import quota as ledger
+from shared.decisions.quota import Circuit
 from shared.errors import ErrorCode, HostBusy, Throttled, WorkStopped, WorldError
-from shared.ledger import Circuit
+from shared.lifecycle import closing, reconcile, replay
+from shared.lifecycle import commands as operator
 from shared.manifest import reader
 from shared.model import Batch, BatchMove, BatchState, Checkpoint, Control, ImageState, Refusal
 from shared.results import names, report

@@ -16,8 +16,8 @@ from typing import Any, Final
 
 import msgspec
 
+from shared.decisions.quota import Ledger
 from shared.errors import ErrorCode, ImageRejected, WorldError
-from shared.ledger import Ledger
 from shared.messages import Task, encode
 from shared.model import Batch, BatchState, Image, ImageState, Tier, Trials
 from shared.ports import Message

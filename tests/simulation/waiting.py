@@ -12,7 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable
 from typing import Final
 
-from shared.ledger import Circuit, Ledger
+from shared.decisions.quota import Circuit, Ledger
 from shared.model import Image, Tier
 from shared.topology import topic_of
 from tests.simulation.faults import HAND, PROCESS, Faults, Hand

@@ -17,8 +17,8 @@ import msgspec
 from shared import messages, ports
 from shared.assembly import wiring
 from shared.assembly.worker import EmptyTiers
+from shared.decisions.quota import Ledger
 from shared.errors import RuumError
-from shared.ledger import Ledger
 from shared.manifest.sources import SourceRules
 from shared.model import OPEN_STATES, Batch, BatchState, Control, Tier
 from shared.ports import Delivery

@@ -18,8 +18,8 @@ import typer
 from PIL import Image as Picture
 
 from ops import app, ending, local
-from shared import clock as clocks
-from shared import closing
+from shared.adapters import system_clock as clocks
+from shared.lifecycle import closing
 from shared.model import Batch, BatchState, Completion, Control, Counts, Failure, Image, ImageState, ManifestRef, Tier
 
 STARTS = {"up": 0}  # commands that would start something for long: only their arguments are tried

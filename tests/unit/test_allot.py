@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.assembly.wiring import embedded
-from shared.fair import TIER_WEIGHTS
+from shared.decisions.fairness import TIER_WEIGHTS
 from shared.model import Tier
 from shared.ports import Delivery, Message
 from shared.settings import WorkerLimits

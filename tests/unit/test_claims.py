@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared import claims
+from shared.decisions import image as claims
 from shared.model import (
     SETTLED_STATES,
     Call,

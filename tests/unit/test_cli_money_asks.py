@@ -14,8 +14,8 @@ from PIL import Image as Picture
 
 from ops import local, remote, run_notes, spending, target
 from ops.commands import submit
+from shared.adapters.system_clock import SystemClock
 from shared.assembly import wiring
-from shared.clock import SystemClock
 from shared.model import Batch, BatchState, Lease, ManifestRef, ReplayPlan, Tier
 from shared.settings import Gemini, Settings, StagingRules
 from tests.unit.commands import Ruum

@@ -20,11 +20,11 @@ from ops import erasing, local, run_notes, show, spending, waiting
 from ops import words as words_module
 from ops.commands import control
 from ops.target import Target
-from shared import closing
 from shared.adapters.embedded.objects import EmbeddedObjects
+from shared.adapters.system_clock import SystemClock
 from shared.assembly import wiring
-from shared.clock import SystemClock
-from shared.ledger import Circuit, Ledger, Waiter
+from shared.decisions.quota import Circuit, Ledger, Waiter
+from shared.lifecycle import closing
 from shared.model import BatchState, Call, Control, Counts, ImageState, Trials, Worker
 from shared.ports import StoredObject
 from shared.settings import Buckets, Limit, Settings
@@ -622,7 +622,7 @@ def test_commands_that_open_and_close_a_data_folder_do_not_shut_one_another_out(
     """The last to close the database keeps everybody out for a moment."""
     data.batch("a", [ok()])
     script = (
-        "import sys, pathlib; from ops import local; from shared.clock import SystemClock\n"
+        "import sys, pathlib; from ops import local; from shared.adapters.system_clock import SystemClock\n"
         "for _ in range(150): local.open_backend(SystemClock(), *map(pathlib.Path, sys.argv[1:])).database.close()"
     )
     started = [

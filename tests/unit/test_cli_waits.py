@@ -11,7 +11,7 @@ import pytest
 
 from ops import show, staging_run, waiting
 from ops.noted_model import NotedModel, Notes
-from shared.ledger import Circuit, Grant, Ledger
+from shared.decisions.quota import Circuit, Grant, Ledger
 from shared.model import Counts, Tier, Usage
 from shared.ports import Answer
 from shared.settings import Settings, cost_micro_usd

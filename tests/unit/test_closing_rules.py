@@ -13,8 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared import claims, closing, events
+from shared import events
 from shared.assembly.wiring import Embedded, embedded
+from shared.decisions import image as claims
+from shared.lifecycle import closing
 from shared.model import (
     SETTLED_STATES,
     Batch,

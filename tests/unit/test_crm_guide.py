@@ -15,10 +15,10 @@ from ops import app, schemas, stack_file
 from ops.stack import PROJECT
 from shared.adapters.google import clients
 from shared.assembly.wiring import google_rules
+from shared.decisions.fairness import TIER_WEIGHTS
+from shared.decisions.forecast import cost_per_image_usd
 from shared.errors import ErrorCode, ManifestRejected
 from shared.events import EVENTS
-from shared.fair import TIER_WEIGHTS
-from shared.forecast import cost_per_image_usd
 from shared.manifest import reader
 from shared.manifest.reader import CSV_COLUMNS, HEADER_FIELDS, IMAGE_FIELDS, MOST_NAME_CHARACTERS, Manifest
 from shared.manifest.vocabulary import ROOM_NAMES, ROOMS, STYLE_NAMES, STYLES, TIER_NAMES, TIERS

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from shared.adapters.embedded.database import VERSION, Database
-from shared.clock import SystemClock
+from shared.adapters.system_clock import SystemClock
 from shared.errors import ConfigurationError
 
 

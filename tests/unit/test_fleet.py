@@ -20,12 +20,12 @@ from google.cloud.run_v2.services.worker_pools.transports import WorkerPoolsRest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared import forecast
 from shared.adapters.google.errors import DEADLINE_SECONDS
 from shared.adapters.google.fleet import WorkerPoolFleet, worker_pools_client
+from shared.decisions import forecast
+from shared.decisions.forecast import Capacity
 from shared.errors import ConfigurationError, ErrorCode, RuumError, WorldError
-from shared.fleet import instances_wanted
-from shared.forecast import Capacity
+from shared.lifecycle.fleet import instances_wanted
 from shared.settings import FleetRules, Settings
 
 # --- how many

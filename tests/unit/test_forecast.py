@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from shared import forecast
-from shared import ledger as ledgers
-from shared.forecast import Capacity, Pace
-from shared.ledger import Ask, Circuit, Grant, Ledger
+from shared.decisions import forecast
+from shared.decisions import quota as ledgers
+from shared.decisions.forecast import Capacity, Pace
+from shared.decisions.quota import Ask, Circuit, Grant, Ledger
 from shared.messages import ImageChanged, decode
 from shared.model import Batch, BatchState, Call, Control, Counts, ImageState, ManifestRef, Tier
 from shared.results.status import known_speed, status_of, write_status

@@ -10,7 +10,7 @@ from google.api_core import exceptions
 
 from shared.adapters.google import clients
 from shared.adapters.google.errors import retried
-from shared.clock import SystemClock
+from shared.adapters.system_clock import SystemClock
 from shared.errors import ConfigurationError
 
 

@@ -7,8 +7,8 @@ from itertools import product
 import msgspec
 import pytest
 
-from shared import ledger as ledgers
-from shared.ledger import Ask, Grant
+from shared.decisions import quota as ledgers
+from shared.decisions.quota import Ask, Grant
 from shared.model import Tier
 from shared.settings import Limit
 from shared.worker import hosts

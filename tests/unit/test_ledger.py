@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared import ledger as ledgers
-from shared.fair import TIER_WEIGHTS
-from shared.ledger import Ask, Circuit, Grant, Ledger, Reserved
+from shared.decisions import quota as ledgers
+from shared.decisions.fairness import TIER_WEIGHTS
+from shared.decisions.quota import Ask, Circuit, Grant, Ledger, Reserved
 from shared.messages import decode, encode
 from shared.model import Tier
 from shared.settings import LIMITS, BadSetting, Limit, from_environment

@@ -10,7 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared import claims, closing, messages, model
+from shared import messages, model
+from shared.decisions import image as claims
+from shared.lifecycle import closing
 from shared.model import (
     BATCH_MOVES,
     IMAGE_MOVES,

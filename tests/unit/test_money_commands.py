@@ -16,10 +16,10 @@ import msgspec
 import pytest
 
 from ops import local, run_notes
-from shared import closing
-from shared import ledger as ledgers
-from shared.clock import SystemClock
-from shared.ledger import Circuit, Ledger
+from shared.adapters.system_clock import SystemClock
+from shared.decisions import quota as ledgers
+from shared.decisions.quota import Circuit, Ledger
+from shared.lifecycle import closing
 from shared.model import (
     Batch,
     BatchState,

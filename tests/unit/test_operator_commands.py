@@ -22,11 +22,11 @@ import msgspec
 import pytest
 
 from ops import local, words
-from shared import clock as clocks
-from shared import closing
+from shared.adapters import system_clock as clocks
 from shared.assembly import wiring
+from shared.decisions.quota import Circuit, Ledger, Slot, Waiter
 from shared.errors import ConfigurationError
-from shared.ledger import Circuit, Ledger, Slot, Waiter
+from shared.lifecycle import closing
 from shared.messages import Letter, Task, decode, encode, letter_message, task_for
 from shared.model import (
     Batch,

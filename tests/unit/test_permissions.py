@@ -15,14 +15,16 @@ from typing import Any
 import msgspec
 import pytest
 
-from shared import claims, closing, ports
+from shared import ports
 from shared.assembly import wiring
 from shared.assembly.worker import EmptyTiers
+from shared.decisions import image as claims
 from shared.errors import ErrorCode, ImageRejected, Throttled, WorldError
+from shared.lifecycle import closing
+from shared.lifecycle.replay import fold_image
 from shared.messages import ImageChanged, decode
 from shared.model import BatchState, Control, Failure, ImageState, Lease, ReplayPlan, Tier, TierEmpty, Trials
 from shared.ports import Message, Queue
-from shared.replay import fold_image
 from shared.results import names, report
 from shared.rooms.stage_image import StageImage
 from shared.settings import Buckets, CacheRules, FleetRules, Gemini, Settings, ThresholdRules
@@ -645,8 +647,8 @@ METHODS = {
 } - {"uri", "link"}  # fmt: skip
 # What people start from the command line, with an account of their own; and what only one machine does.
 OTHERS = {
-    ("shared/operator.py", "resume"), ("shared/operator.py", "cancel"), ("shared/replay.py", "drain_letters"),
-    ("shared/replay.py", "_stands"), ("shared/worker/subscriber.py", "consume"), ("shared/assembly/worker.py", "_health"),
+    ("shared/lifecycle/commands.py", "resume"), ("shared/lifecycle/commands.py", "cancel"), ("shared/lifecycle/replay.py", "drain_letters"),
+    ("shared/lifecycle/replay.py", "_stands"), ("shared/worker/subscriber.py", "consume"), ("shared/assembly/worker.py", "_health"),
 }  # fmt: skip
 
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
+from shared.adapters.system_clock import SystemClock
 from shared.assembly.wiring import Embedded, embedded
-from shared.clock import SystemClock
 from shared.errors import CodedError, ErrorCode, ImageRejected, ObjectTooLarge
 from shared.manifest.sources import SourceRules, resolve
 from shared.ports import StoredObject

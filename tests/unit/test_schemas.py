@@ -22,8 +22,8 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from ops import schemas
-from shared import ledger as ledgers
 from shared.assembly.wiring import google_rules
+from shared.decisions import quota as ledgers
 from shared.errors import ErrorCode, ManifestRejected
 from shared.events import EVENTS
 from shared.manifest.reader import HEADER_FIELDS, IMAGE_FIELDS, Manifest, read

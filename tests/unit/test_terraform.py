@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.claims import HEARTBEAT_STALE_SECONDS
+from shared.decisions.image import HEARTBEAT_STALE_SECONDS
 from shared.settings import LIMITS, Settings, from_environment
 from shared.telemetry import FIELDS, LogEvent
 from shared.topology import topology

@@ -8,10 +8,10 @@ import json
 import pytest
 
 from shared.errors import ManifestRejected
+from shared.lifecycle.commands import pause, threshold_passed
 from shared.manifest.reader import read
 from shared.manifest.sources import SourceRules
 from shared.model import Batch, Control, Counts, FailureThreshold, ManifestRef, Refusal, Tier
-from shared.operator import pause, threshold_passed
 from shared.settings import BadSetting, ManifestLimits, Settings, from_environment
 
 SAMPLE = 20

@@ -1,7 +1,7 @@
 """The product's own rules over numbered documents: what the small worlds are made of.
 
 A world's state is made of numbers, of documents on a shelf, so that states are small and quickly compared. Each rule is
-the product's (`shared.closing`, `shared.replay`, `shared.operator`, `shared.claims`), asked once per question. The
+the product's (`shared.lifecycle.closing`, `shared.lifecycle.replay`, `shared.lifecycle.commands`, `shared.decisions.image`), asked once per question. The
 rules named "wrong" are broken on purpose, for the mutations.
 """
 
@@ -12,7 +12,9 @@ from typing import Any
 
 import msgspec
 
-from shared import claims, closing, messages, replay
+from shared import messages
+from shared.decisions import image as claims
+from shared.lifecycle import closing, replay
 from shared.model import (
     Batch,
     BatchMove,

@@ -35,7 +35,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from shared import closing, operator
+from shared.lifecycle import closing
+from shared.lifecycle import commands as operator
 from shared.model import Batch, BatchState, Completion, Control, ImageState, Refusal
 from tests.worlds import rules
 from tests.worlds.explorer import Found, Step, explore

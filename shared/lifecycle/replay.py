@@ -17,9 +17,10 @@ from typing import Any, Final
 
 import msgspec
 
-from shared import claims, closing
+from shared.decisions import image as claims
 from shared.errors import RuumError
-from shared.fleet import Scaling
+from shared.lifecycle import closing
+from shared.lifecycle.fleet import Scaling
 from shared.messages import Letter, Unreadable, decode, encode, is_letter, task_for
 from shared.model import (
     Batch,

@@ -8,9 +8,10 @@ from functools import partial
 
 import msgspec
 
-from shared import claims, closing
-from shared.control import announce_control
-from shared.fleet import Scaling
+from shared.decisions import image as claims
+from shared.lifecycle import closing
+from shared.lifecycle.announce import announce_control
+from shared.lifecycle.fleet import Scaling
 from shared.messages import encode, task_for
 from shared.model import Batch, BatchState, Control, Counts, FailureThreshold, Image, ImageState, Refusal
 from shared.ports import BatchStore, Clock, Message, Queue

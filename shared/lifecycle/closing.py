@@ -14,11 +14,11 @@ from typing import Any, Final
 
 import msgspec
 
-from shared import forecast
-from shared.control import announce_control
+from shared.decisions import forecast
+from shared.decisions.forecast import Capacity
 from shared.errors import LostClaim, RuumError
 from shared.events import BatchCompleted, ReportLink, StateCounts
-from shared.forecast import Capacity
+from shared.lifecycle.announce import announce_control
 from shared.messages import batch_event
 from shared.model import (
     BATCH_MOVES,

@@ -20,10 +20,13 @@ from typing import Final
 
 import msgspec
 
-from shared import claims, closing
-from shared.control import announce_control
+from shared.decisions import image as claims
 from shared.errors import RuumError
-from shared.fleet import Scaling
+from shared.lifecycle import closing
+from shared.lifecycle.announce import announce_control
+from shared.lifecycle.commands import Operator
+from shared.lifecycle.fleet import Scaling
+from shared.lifecycle.replay import Replay, fold_image, may_carry_on
 from shared.messages import encode, task_for
 from shared.model import (
     OPEN_STATES,
@@ -39,9 +42,7 @@ from shared.model import (
     TierEmpty,
     last_moved,
 )
-from shared.operator import Operator
 from shared.ports import Backend, Clock, Message
-from shared.replay import Replay, fold_image, may_carry_on
 from shared.settings import ReconcileRules, Settings
 from shared.telemetry import LogEvent, bound, tell
 from shared.topology import topic_of

@@ -19,7 +19,7 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 
-from shared.fair import finish_of, next_tier, start_of
+from shared.decisions.fairness import finish_of, next_tier, start_of
 from shared.model import Document, Record, Tier
 from shared.settings import Limit
 

@@ -1,7 +1,7 @@
 """How long and how expensive: what a batch will take, before it runs and while it does.
 
-The vendor's quota bounds the fleet; within it the tiers share by weight, as in `shared.fair`. What is not known yet
-comes from the settings' typical figures, what is known from measurement.
+The vendor's quota bounds the fleet; within it the tiers share by weight, as in `shared.decisions.fairness`. What is not
+known yet comes from the settings' typical figures, what is known from measurement.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from typing import Final
 
 import msgspec
 
+from shared.decisions.fairness import TIER_WEIGHTS
+from shared.decisions.quota import Circuit, Ledger, recovered, slots_now
 from shared.errors import ConfigurationError
-from shared.fair import TIER_WEIGHTS
-from shared.ledger import Circuit, Ledger, recovered, slots_now
 from shared.model import Tier
 from shared.ports import BatchStore
 from shared.settings import Limit, Settings, cost_micro_usd

@@ -13,11 +13,11 @@ from typing import Final
 from urllib.parse import unquote, urlsplit
 
 from shared.errors import ManifestRejected, Problem
+from shared.lifecycle.replay import Busy, Replay
 from shared.manifest.reader import Manifest, ManifestImage
 from shared.manifest.sources import SourceRules, resolve
 from shared.model import Batch, BatchState, Control, Correction, Image, ImageState, Refusal
 from shared.ports import BatchStore, ObjectStore
-from shared.replay import Busy, Replay
 
 _AT_ONCE: Final = 50  # photos looked for at once: 10,000 one after another would outlast ingest's function
 _FROM_FAILED_CSV: Final = "what the batch's own failed.csv had"

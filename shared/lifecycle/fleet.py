@@ -9,9 +9,9 @@ from __future__ import annotations
 import logging
 import math
 
-from shared import forecast
+from shared.decisions import forecast
+from shared.decisions.forecast import Capacity
 from shared.errors import ConfigurationError, RuumError
-from shared.forecast import Capacity
 from shared.model import Batch, BatchState, Control
 from shared.ports import BatchStore, Clock, Fleet
 from shared.settings import FleetRules, Settings
