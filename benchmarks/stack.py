@@ -38,14 +38,13 @@ from ops import emulators
 from ops.noop import NoopModel, NoopPictures, NoopSource
 from ops.router import STORAGE_EVENTS, TRIGGER, Router
 from ops.stack import PROJECT, ROOT, Options, Stack, subscription_request
-from shared import ports
+from shared import decisions, ports
 from shared.adapters.google import clients
 from shared.adapters.google.documents import to_fields
 from shared.adapters.google.events import image_changed
 from shared.adapters.google.queue import PubSubQueue
 from shared.adapters.system_clock import SystemClock
 from shared.assembly import wiring
-from shared.lifecycle import closing
 from shared.model import Batch, BatchState, Counts, Image, ImageState, ManifestRef, Tally, Tier, shards_for
 from shared.ports import Message
 from shared.settings import Buckets, ManifestLimits, Settings, WorkerLimits, from_environment
@@ -341,7 +340,7 @@ async def aggregate_door(stack: Stack, on_google: wiring.OnGoogle, events: int) 
     """Events per second of AGGREGATE's door: changes of one batch, each image claimed and completed, one left open."""
     batch = a_batch("bench.door", events // 2 + 1)
     await on_google.store.create_batch(batch)
-    await on_google.store.create_tallies(closing.empty_tallies(batch))
+    await on_google.store.create_tallies(decisions.batch.empty_tallies(batch))
     moves = ((2, ImageState.QUEUED, ImageState.PROCESSING), (3, ImageState.PROCESSING, ImageState.COMPLETED))
     bodies = [event_body(batch, index, *move) for move in moves for index in range(events // 2)]
     headers = {

@@ -46,14 +46,14 @@ def may_be_an_id(batch_id: str) -> bool:
 
 async def batches_of(target: Target, client: str | None, batch: str | None = None) -> list[Batch]:
     """All batches, those of one client, or one. Raises `NoBatch` for a batch or client that does not exist."""
-    from shared.results import names
+    from shared.untrusted.text import client_slug
 
     if batch is not None:  # an empty name, as of a shell variable that is not set, must not mean all of them
         return [await batch_of(target, batch)]
     found = await target.backend.store.batches()
     if client is None:
         return found
-    slug = names.slug(client).lower() if client.isprintable() else ""
+    slug = client_slug(client) if client.isprintable() else ""
     ours = [known for known in found if known.client == slug]
     if not ours:
         clients = sorted({known.client for known in found})

@@ -8,6 +8,7 @@ from typing import Final
 from ops import remote
 from ops.target import Target
 from shared.decisions import forecast
+from shared.lifecycle import fleet
 from shared.manifest.reader import Manifest
 from shared.model import BatchState, Control, ImageState, Tier
 from shared.results import names
@@ -63,7 +64,7 @@ async def of_manifest(target: Target, found: Manifest) -> forecast.Estimate:
 async def _capacity(target: Target, speed: float, waiting: int) -> forecast.Capacity:
     """What the fleet can do; held to the speed measured now if so much waits that the speed is no lack of work."""
     store, settings, now = target.backend.store, target.settings, target.clock.now()
-    known = await forecast.capacity_now(store, settings, now)
+    known = await fleet.capacity_now(store, settings, now)
     if not speed or waiting < known.images_per_second * settings.typical.image_seconds:
         return known
-    return forecast.at_most(speed, await forecast.capacity_now(store, settings, now, with_slots=False))
+    return forecast.at_most(speed, await fleet.capacity_now(store, settings, now, with_slots=False))

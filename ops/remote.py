@@ -12,7 +12,7 @@ import msgspec
 
 from ops import batch_lookup, photos
 from ops.target import Target
-from shared.decisions import forecast
+from shared.lifecycle import fleet
 from shared.manifest.reader import Manifest
 from shared.manifest.sources import SourceRules
 from shared.model import Batch, BatchState, Counts
@@ -94,7 +94,7 @@ async def status(target: Target, batch_id: str) -> dict[str, Any]:
     batch = await batch_of(target, batch_id)
     counts, now = await target.backend.store.counts(batch_id), target.clock.now()
     known = await target.backend.objects.stat(target.settings.buckets.results, names.status_name(batch))
-    capacity = await forecast.capacity_now(target.backend.store, target.settings, now, with_slots=False)
+    capacity = await fleet.capacity_now(target.backend.store, target.settings, now, with_slots=False)
     return status_of(batch, counts, now, speed_now(known, now), capacity)
 
 

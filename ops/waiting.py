@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from ops import words
-from shared.decisions import quota as ledgers
+from shared import decisions
 from shared.decisions.forecast import calls_by_model
 from shared.decisions.quota import Circuit, Ledger
 from shared.model import Batch, BatchState, Control, Worker
@@ -57,7 +57,7 @@ async def of_models(
 
 def of_ledger(ledger: Ledger, own: Limit, now: float, fault: str | None = None) -> list[Wait]:
     """What the calls of one model wait for."""
-    ledger = ledgers.recovered(ledger, now)
+    ledger = decisions.quota.recovered(ledger, now)
     limit, model = ledger.limit or own, ledger.id
     vendor = VENDORS.get(model.partition("-")[0], "the vendor")
     waiting = sum(waiter.count for waiter in ledger.waiters.values() if waiter.until > now)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from shared.decisions.image import heartbeat_is_fresh
+from shared import decisions
 from shared.model import Worker
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ async def living(target: Target) -> list[Worker]:
     """The workers whose heartbeat is fresh, newest first."""
     now = target.clock.now()
     found = await (_embedded(target) if target.embedded is not None else _firestore(target))
-    alive = [worker for worker in found if not worker.stopped and heartbeat_is_fresh(worker, now)]
+    alive = [worker for worker in found if not worker.stopped and decisions.image.heartbeat_is_fresh(worker, now)]
     return sorted(alive, key=lambda worker: -worker.at)
 
 

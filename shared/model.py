@@ -398,6 +398,11 @@ class Batch(Document, frozen=True, kw_only=True):
     token: str = ""
 
     @property
+    def batch_id(self) -> str:
+        """The batchId of its manifest: its id without the client."""
+        return self.id.removeprefix(self.client + ".")
+
+    @property
     def is_open(self) -> bool:
         """Whether anything is left to do for it: what reconcile looks at."""
         announced = self.state is BatchState.CLOSED and self.announced_round >= self.round
@@ -466,6 +471,11 @@ def last_moved(image: Image) -> float:
     """Return when the image last moved; for one written before `moved_at` existed, by its other times."""
     claimed = image.claim.at if image.claim else 0.0
     return max(image.moved_at, image.created_at, image.touched_at, claimed, image.settled_at or 0.0)
+
+
+def client_of(batch_id: str) -> str:
+    """The client of a batch, by its id: `<client>.<batchId>`."""
+    return batch_id.partition(".")[0]
 
 
 def image_key(batch: str, index: int) -> str:

@@ -18,7 +18,7 @@ from enum import StrEnum
 from typing import Any, Final, TextIO
 
 from shared.errors import ConfigurationError
-from shared.model import Image
+from shared.model import Image, client_of
 
 MOST_MESSAGE_CHARACTERS: Final = 1000  # of a message; tracebacks apart
 MOST_FIELD_CHARACTERS: Final = 500  # of a field: an error's sentence, not a page of HTML
@@ -121,7 +121,7 @@ def configuration_faults(log: logging.Logger) -> Iterator[None]:
 def image_settled(log: logging.Logger, image: Image, duration_ms: int | None = None) -> None:
     """The last line of an image's round, however it ended; its cost is the round's own."""
     cost = (image.cost_micro_usd - image.earlier_cost_micro_usd) / 1_000_000
-    client, error = image.batch.partition(".")[0], image.error.code if image.error else None
+    client, error = client_of(image.batch), image.error.code if image.error else None
     with bound(batch=image.batch, image=image.index, round=image.round, client=client):
         tell(log, LogEvent.IMAGE_SETTLED, state=image.state.value, code=error, attempt=image.attempts,
              cached=image.cached, durationMs=duration_ms, costUsd=cost)  # fmt: skip

@@ -44,9 +44,9 @@ def erase(
 
     async def work(target: Target) -> int:
         from ops import batch_lookup, erasing, idle, spending
-        from shared.results import names
+        from shared.untrusted.text import client_slug
 
-        slug = names.slug(client).lower() if client.isprintable() else ""
+        slug = client_slug(client) if client.isprintable() else ""
         try:
             known = await erasing.batches_of(target, slug)
             plan = await erasing.plan(target, slug, known) if slug else None

@@ -93,15 +93,15 @@ def _story(target: Target, batch: Batch, found: Image, holder: Worker | None) ->
 
 def _trials(found: Image) -> list[str]:
     """What is known of an image that workers died with; nothing for most images."""
-    from shared.decisions import image as claims
+    from shared import decisions
 
     trials, lines = found.trials, []
     if trials.deaths or trials.passed:
         where = f", the last at the step {trials.step}" if trials.step else ""
         died, passed = words.count(trials.deaths, "worker"), words.count(trials.passed, "trial")
         lines.append(f"  alone     {died} died while it held nothing else{where}; {passed} passed")
-    if claims.is_suspect(found) and found.settled_at is None:
-        age = words.duration(claims.TRIAL_AFTER_SECONDS)
+    if decisions.image.is_suspect(found) and found.settled_at is None:
+        age = words.duration(decisions.image.TRIAL_AFTER_SECONDS)
         lines.append(f"  suspect   it is tried alone, by a worker that has lived for {age}")
     return lines
 
@@ -118,14 +118,14 @@ def _calls(found: Image) -> list[str]:
 
 
 def _now(target: Target, batch: Batch, found: Image, holder: Worker | None) -> str:
-    from shared.decisions import image as claims
+    from shared import decisions
     from shared.model import Control, image_key
 
     state: Any = found.state.value
     if found.settled_at and state in ("completed", "failed", "cancelled"):
         return f"nothing is left to do; {'`retry-failed` gives it a new round' if state == 'failed' else 'it is kept'}"
     if found.claim is not None:
-        alive = claims.claim_is_alive(found, holder, target.clock.now())
+        alive = decisions.image.claim_is_alive(found, holder, target.clock.now())
         since = words.ago(target.clock.now() - found.claim.at)
         waited = holder.waited_seconds.get(image_key(found.batch, found.index), 0.0) if holder else 0.0
         quota = f", {words.duration(waited)} of them waiting for quota" if waited >= 1 else ""

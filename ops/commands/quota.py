@@ -93,17 +93,19 @@ async def _ledger_now(target: Target, model: str) -> tuple[Ledger, float]:
 
 
 def _row(target: Target, ledger: Ledger, now: float) -> dict[str, Any]:
-    from shared.decisions import quota as ledgers
+    from shared import decisions
     from shared.events import iso
 
-    ledger = ledgers.recovered(ledger, now)
+    ledger = decisions.quota.recovered(ledger, now)
     limit = ledger.limit or target.settings.limits[ledger.id]
     return {
         "model": ledger.id,
         "perMinute": limit.per_minute,
         "concurrent": limit.concurrent,
         "changed": ledger.limit is not None,
-        "used": ledgers.used(ledger, now) if limit.per_minute else sum(slot.until > now for slot in ledger.slots),
+        "used": decisions.quota.used(ledger, now)
+        if limit.per_minute
+        else sum(slot.until > now for slot in ledger.slots),
         "waiting": sum(waiter.count for waiter in ledger.waiters.values() if waiter.until > now),
         "rate": ledger.rate,
         "circuit": ledger.circuit.value,
@@ -124,7 +126,7 @@ def set_quota(
     """Change a model's limit while everything runs. Says what it was and what it is now."""
 
     async def work(target: Target) -> int:
-        from shared.decisions import quota as ledgers
+        from shared import decisions
         from shared.decisions.quota import Ledger
         from shared.settings import Limit
         from shared.worker.quota import QuotaEvents
@@ -140,7 +142,7 @@ def set_quota(
 
         def decide(known: Ledger | None, _: float) -> Ledger:
             seen[:] = [known or Ledger(id=model)]
-            return ledgers.set_limit(seen[0], limit)
+            return decisions.quota.set_limit(seen[0], limit)
 
         written = await target.backend.store.change_record(Ledger, model, decide, target.clock.token())
         if isinstance(written, Ledger):

@@ -10,9 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from shared import ports
+from shared import decisions, ports
 from shared.assembly import wiring
-from shared.decisions import quota as ledgers
 from shared.decisions.forecast import calls_by_model
 from shared.decisions.quota import Ledger
 from shared.errors import RuumError
@@ -138,7 +137,7 @@ async def _health(
 
 def _tell_use(ledger: Ledger, own: Limit | None, now: float) -> None:
     limit = ledger.limit or own or Limit()
-    used = ledgers.used(ledger, now) if limit.per_minute else len(ledger.slots)
+    used = decisions.quota.used(ledger, now) if limit.per_minute else len(ledger.slots)
     most = limit.per_minute or limit.concurrent
     waiting = sum(waiter.count for waiter in ledger.waiters.values() if waiter.until > now)
     tell(log, LogEvent.QUOTA_USE, model=ledger.id, used=used, limit=most, share=used / most if most else None,

@@ -16,8 +16,7 @@ from shared.decisions.fairness import TIER_WEIGHTS
 from shared.decisions.quota import Circuit, Ledger, recovered, slots_now
 from shared.errors import ConfigurationError
 from shared.model import Tier
-from shared.ports import BatchStore
-from shared.settings import Limit, Settings, cost_micro_usd
+from shared.settings import FleetRules, Limit, Settings, cost_micro_usd
 
 # Calls one image needs of each kind of model: analyse and verify; generate.
 TEXT_CALLS: Final = 2
@@ -81,13 +80,16 @@ def calls_by_model(settings: Settings) -> dict[str, int]:
     return calls
 
 
-async def capacity_now(store: BatchStore, settings: Settings, now: float, *, with_slots: bool = True) -> Capacity:
-    """The capacity by the ledgers as they stand: one read per model."""
-    models = calls_by_model(settings)
-    ledgers = {model: await store.record(Ledger, model) for model in models}
-    return capacity(
-        settings, {model: ledger for model, ledger in ledgers.items() if ledger}, models, now, with_slots=with_slots
-    )
+def instances_wanted(backlog: int, capacity: Capacity, image_seconds: float, rules: FleetRules) -> int:
+    """Workers for so many open images: what is in flight at once is bounded by the backlog and by the quota.
+
+    60 images a minute of 50 s each keep 50 in flight: one instance of 50 slots.
+    """
+    if not backlog:
+        return 0
+    useful = min(backlog, capacity.images_per_second * image_seconds)
+    # Rounded first: 250 calls a minute of 60 s are 250 in flight, and not 250.00000000000003.
+    return min(rules.most_instances, max(1, math.ceil(round(useful / rules.images_per_instance, 6))))
 
 
 def at_most(measured: float, known: Capacity) -> Capacity:

@@ -373,3 +373,12 @@ def requeue(image: Image, *, replay: int, now: float = 0.0, correction: Correcti
         touched_at=now,
         checkpoint=kept,
     )
+
+
+def requeue_seen(
+    image: Image, *, seen_revision: int, replay: int, now: float, correction: Correction | None = None
+) -> Image | Refusal:
+    """Requeue the image only as it was listed: another replay may have requeued it, and it may have failed again."""
+    if image.revision != seen_revision:
+        return Refusal.STALE_REVISION
+    return requeue(image, replay=replay, now=now, correction=correction)

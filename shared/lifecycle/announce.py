@@ -4,20 +4,12 @@ from __future__ import annotations
 
 from functools import partial
 
-import msgspec
-
+from shared import decisions
 from shared.events import BatchCancelled, BatchPaused, Public
 from shared.messages import batch_event
-from shared.model import Batch, Control, Refusal
+from shared.model import Batch, Control
 from shared.ports import BatchStore, Clock, Message, Queue
 from shared.topology import EVENTS_TOPIC
-
-
-def note_control_announced(batch: Batch, *, name: str) -> Batch | Refusal:
-    """Remember that the event of this pause or cancel has been published."""
-    if batch.control_announced == name:
-        return Refusal.UNCHANGED
-    return msgspec.structs.replace(batch, control_announced=name, revision=batch.revision + 1)
 
 
 async def announce_control(store: BatchStore, queue: Queue, clock: Clock, batch: Batch) -> None:
@@ -40,4 +32,4 @@ async def announce_control(store: BatchStore, queue: Queue, clock: Clock, batch:
     if batch.control_announced != name:
         event = batch_event(batch, f"{batch.id}/{name}", clock.now(), told)
         await queue.publish(EVENTS_TOPIC, [Message(event.body(), event.attributes())])
-        await store.change_batch(batch.id, partial(note_control_announced, name=name), clock.token())
+        await store.change_batch(batch.id, partial(decisions.batch.note_control_announced, name=name), clock.token())

@@ -10,20 +10,20 @@ from __future__ import annotations
 import hashlib
 import logging
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
+from shared import decisions
 from shared.decisions import forecast
 from shared.decisions.forecast import Capacity
 from shared.errors import LostClaim, RuumError
 from shared.events import BatchCompleted, ReportLink, StateCounts
+from shared.lifecycle import fleet
 from shared.lifecycle.announce import announce_control
 from shared.messages import batch_event
 from shared.model import (
-    BATCH_MOVES,
     Batch,
-    BatchMove,
     BatchState,
     Completion,
     Counts,
@@ -31,8 +31,6 @@ from shared.model import (
     Lease,
     Refusal,
     ReportFile,
-    Tally,
-    shard_sizes,
 )
 from shared.ports import BatchStore, Clock, Message, ObjectStore, Queue
 from shared.results import names, report
@@ -45,79 +43,6 @@ from shared.topology import EVENTS_TOPIC
 log = logging.getLogger(__name__)
 
 # --- pure decisions ---------------------------------------------------------------------------------------------------
-
-
-def empty_tallies(batch: Batch) -> list[Tally]:
-    """The shards of a new batch: every image of theirs open, none folded in yet."""
-    sizes = shard_sizes(batch.total, batch.shards)
-    return [Tally(batch=batch.id, shard=shard, counts=Counts(queued=size)) for shard, size in enumerate(sizes)]
-
-
-def fold(tally: Tally, *, index: int, revision: int, state: ImageState) -> Tally | Refusal:
-    """Count an image's newest state; an older or repeated revision changes nothing."""
-    known_revision, known_state = tally.entries.get(index, (0, ImageState.QUEUED))
-    if revision <= known_revision:
-        return Refusal.UNCHANGED
-    return msgspec.structs.replace(
-        tally,
-        counts=tally.counts.moved(known_state, state),
-        entries={**tally.entries, index: (revision, state)},
-    )
-
-
-def move(batch: Batch, move: BatchMove, **changes: Any) -> Batch | Refusal:
-    """Apply a batch's move by the table, raising its revision."""
-    state = BATCH_MOVES.get((batch.state, move))
-    if state is None:
-        return Refusal.ILLEGAL
-    return msgspec.structs.replace(batch, state=state, revision=batch.revision + 1, **changes)
-
-
-def begin_closing(batch: Batch, *, seen_revision: int, lease: Lease, now: float) -> Batch | Refusal:
-    """From processing to closing, only if the batch is still the one that was read before the sum."""
-    if batch.revision != seen_revision:
-        return Refusal.STALE_REVISION
-    return move(batch, BatchMove.BEGIN_CLOSING, closer=lease, closing_at=now)
-
-
-def take_closer(batch: Batch, *, lease: Lease, now: float) -> Batch | Refusal:
-    """Carry on an interrupted closing once its closer's lease has run out."""
-    if batch.state is not BatchState.CLOSING:
-        return Refusal.ILLEGAL
-    if batch.closer and batch.closer.until > now:
-        return Refusal.BUSY
-    return msgspec.structs.replace(batch, closer=lease, revision=batch.revision + 1)
-
-
-def renew_closer(batch: Batch, *, lease: Lease) -> Batch | Refusal:
-    """Keep the lease while the reports are written; refused when another closer has taken over."""
-    if batch.state is not BatchState.CLOSING or batch.closer is None or batch.closer.holder != lease.holder:
-        return Refusal.STALE_FENCE
-    return msgspec.structs.replace(batch, closer=lease, revision=batch.revision + 1)
-
-
-def close(batch: Batch, *, holder: str, completion: Completion, now: float) -> Batch | Refusal:
-    """From closing to closed, with the payload of the round's completion event; by the lease's holder only.
-
-    A closer that stalled beyond its lease may find a later round closing: its completion is not that round's.
-    """
-    if batch.closer is None or batch.closer.holder != holder:
-        return Refusal.STALE_FENCE if batch.state is BatchState.CLOSING else Refusal.ILLEGAL
-    return move(batch, BatchMove.CLOSE, completion=completion, closer=None, closed_at=now)
-
-
-def note_announced(batch: Batch, *, round_announced: int) -> Batch | Refusal:
-    """Remember that a round's completion event has been published."""
-    if batch.announced_round >= round_announced:
-        return Refusal.UNCHANGED
-    return msgspec.structs.replace(batch, announced_round=round_announced, revision=batch.revision + 1)
-
-
-def note_progress(batch: Batch, *, round_now: int, tenth: int) -> Batch | Refusal:
-    """Remember which tenth of the round was announced."""
-    if batch.round != round_now or batch.progress_announced >= tenth:
-        return Refusal.UNCHANGED
-    return msgspec.structs.replace(batch, progress_announced=tenth, revision=batch.revision + 1)
 
 
 # --- the steps --------------------------------------------------------------------------------------------------------
@@ -180,8 +105,8 @@ class Closer:
 
         def decide(known: Batch) -> Batch | Refusal:
             if batch.state is BatchState.PROCESSING:
-                return begin_closing(known, seen_revision=seen, lease=lease, now=now)
-            return take_closer(known, lease=lease, now=now)
+                return decisions.batch.begin_closing(known, seen_revision=seen, lease=lease, now=now)
+            return decisions.batch.take_closer(known, lease=lease, now=now)
 
         return await self._store.change_batch(batch.id, decide, self._clock.token())
 
@@ -194,7 +119,9 @@ class Closer:
         longer = self._lease(lease.holder)
         if longer.until - lease.until < self._settings.worker.closer_lease_seconds / 3:
             return lease
-        kept = await self._store.change_batch(batch.id, lambda b: renew_closer(b, lease=longer), self._clock.token())
+        kept = await self._store.change_batch(
+            batch.id, lambda b: decisions.batch.renew_closer(b, lease=longer), self._clock.token()
+        )
         if isinstance(kept, Refusal):
             raise LostClaim(f"another closer has taken over {batch.id}")
         return longer
@@ -212,7 +139,9 @@ class Closer:
             return
         now = self._clock.now()
         closed = await self._store.change_batch(
-            batch.id, lambda b: close(b, holder=holder, completion=completion, now=now), self._clock.token()
+            batch.id,
+            lambda b: decisions.batch.close(b, holder=holder, completion=completion, now=now),
+            self._clock.token(),
         )
         if isinstance(closed, Batch):
             with bound(batch=closed.id, client=closed.client, round=closed.round):
@@ -292,7 +221,7 @@ class Closer:
         if batch is None or batch.state in (BatchState.CLOSED, BatchState.REJECTED):
             return None
         counts, now = await self._store.counts(batch_id), self._clock.now()
-        capacity = await forecast.capacity_now(self._store, self._settings, now, with_slots=False)
+        capacity = await fleet.capacity_now(self._store, self._settings, now, with_slots=False)
         bucket = self._settings.buckets.results
         await write_status(self._objects, bucket, batch, counts, now, capacity, at_once=at_once)
         await self._tell_progress(batch, counts, capacity)
@@ -311,7 +240,7 @@ class Closer:
         data = progress_of(batch, counts, now, known_speed(status), capacity)
         event = batch_event(batch, f"{batch.id}/{batch.round}/progress/{tenth}", now, data)
         await self._queue.publish(EVENTS_TOPIC, [Message(event.body(), event.attributes())])
-        decide = partial(note_progress, round_now=batch.round, tenth=tenth)
+        decide = partial(decisions.batch.note_progress, round_now=batch.round, tenth=tenth)
         await self._store.change_batch(batch.id, decide, self._clock.token())
 
     async def announce(self, batch: Batch, *, again: bool = False) -> None:
@@ -352,5 +281,5 @@ class Closer:
         await self._queue.publish(EVENTS_TOPIC, [Message(event.body(), event.attributes())])
         announced = batch.round
         await self._store.change_batch(
-            batch.id, lambda b: note_announced(b, round_announced=announced), self._clock.token()
+            batch.id, lambda b: decisions.batch.note_announced(b, round_announced=announced), self._clock.token()
         )

@@ -6,14 +6,13 @@ import logging
 from contextlib import suppress
 from functools import partial
 
-import msgspec
-
-from shared.decisions import image as claims
+from shared import decisions
+from shared.decisions.batch import By
 from shared.lifecycle import closing
 from shared.lifecycle.announce import announce_control
 from shared.lifecycle.fleet import Scaling
 from shared.messages import encode, task_for
-from shared.model import Batch, BatchState, Control, Counts, FailureThreshold, Image, ImageState, Refusal
+from shared.model import Batch, Image, ImageState, Refusal
 from shared.ports import BatchStore, Clock, Message, Queue
 from shared.telemetry import LogEvent, bound, image_settled, tell
 from shared.topology import topic_of
@@ -23,83 +22,8 @@ log = logging.getLogger(__name__)
 
 PUBLISH_CHUNK = 500  # tasks published at once when a batch is resumed
 
-FINAL_STATES = frozenset({BatchState.CLOSED, BatchState.REJECTED})
 
 # --- pure decisions
-
-
-class By(msgspec.Struct, frozen=True):
-    """Who asked for a change of control, and when. `person` is None when the pipeline itself did."""
-
-    person: str | None
-    at: float
-
-    def note(self, batch: Batch | Refusal) -> Batch | Refusal:
-        """The changed batch with its author."""
-        if isinstance(batch, Refusal):
-            return batch
-        return msgspec.structs.replace(batch, controlled_by=self.person, controlled_at=self.at)
-
-
-def pause(batch: Batch, *, reason: str, seen: Batch | None = None) -> Batch | Refusal:
-    """From run to paused, with the reason that people will read.
-
-    `seen`: the batch whose counts were the reason; resumed or replayed since, they are a reason no more.
-    """
-    if batch.state in FINAL_STATES:
-        return Refusal.ILLEGAL
-    if seen is not None and (seen.control_epoch, seen.replays) != (batch.control_epoch, batch.replays):
-        return Refusal.STALE_REVISION
-    if batch.control is not Control.RUN:
-        return Refusal.UNCHANGED if batch.control is Control.PAUSED else Refusal.ILLEGAL
-    return msgspec.structs.replace(batch, control=Control.PAUSED, paused_reason=reason, revision=batch.revision + 1)
-
-
-def resume(batch: Batch, *, counts: Counts) -> Batch | Refusal:
-    """From paused to run at a higher epoch: tasks that workers forgot while it was paused are older.
-
-    The failure threshold counts from here: `counts` are the batch's own now.
-    """
-    if batch.control is Control.CANCELLING or batch.state in FINAL_STATES:
-        return Refusal.ILLEGAL
-    if batch.control is Control.RUN:
-        return Refusal.UNCHANGED
-    return msgspec.structs.replace(
-        batch,
-        control=Control.RUN,
-        paused_reason=None,
-        control_epoch=batch.control_epoch + 1,
-        baseline=counts,
-        revision=batch.revision + 1,
-    )
-
-
-def note_published(batch: Batch, *, epoch: int) -> Batch | Refusal:
-    """Remember that the queued images of this epoch have been published."""
-    if batch.epoch_published >= epoch:
-        return Refusal.UNCHANGED
-    return msgspec.structs.replace(batch, epoch_published=epoch, revision=batch.revision + 1)
-
-
-def begin_cancel(batch: Batch, *, reason: str | None = None) -> Batch | Refusal:
-    """Cancel for good: there is no way back to run."""
-    if batch.state in FINAL_STATES or batch.state is BatchState.CLOSING:
-        return Refusal.ILLEGAL
-    if batch.control is Control.CANCELLING:
-        return Refusal.UNCHANGED
-    return msgspec.structs.replace(batch, control=Control.CANCELLING, cancel_reason=reason, revision=batch.revision + 1)
-
-
-def threshold_passed(threshold: FailureThreshold, minimum_sample: int, baseline: Counts, counts: Counts) -> bool:
-    """Whether too many images have failed since the baseline. A share is taken of at least the minimum sample.
-
-    `minimum_sample` is the settings', for a threshold without one of its own; a number of failures needs none.
-    """
-    failed, settled = counts.failed - baseline.failed, counts.settled - baseline.settled
-    if threshold.count is not None and failed >= threshold.count:
-        return True
-    sample = minimum_sample if threshold.minimum_sample is None else threshold.minimum_sample
-    return threshold.percent is not None and settled >= sample and failed * 100 >= threshold.percent * settled
 
 
 # --- the steps
@@ -129,7 +53,7 @@ class Operator:
         """
         who = By(by, self._clock.now())
         paused = await self._store.change_batch(
-            batch_id, lambda b: who.note(pause(b, reason=reason, seen=seen)), self._clock.token()
+            batch_id, lambda b: who.note(decisions.batch.pause(b, reason=reason, seen=seen)), self._clock.token()
         )
         if isinstance(paused, Batch):
             with bound(batch=paused.id, client=paused.client, round=paused.round):
@@ -143,7 +67,7 @@ class Operator:
         counts = await self._store.counts(batch_id)
         who = By(by, self._clock.now())
         resumed = await self._store.change_batch(
-            batch_id, lambda b: who.note(resume(b, counts=counts)), self._clock.token()
+            batch_id, lambda b: who.note(decisions.batch.resume(b, counts=counts)), self._clock.token()
         )
         if resumed is Refusal.UNCHANGED:
             resumed = await self._store.batch(batch_id) or Refusal.MISSING
@@ -164,14 +88,16 @@ class Operator:
         if tasks:
             await self._queue.publish(topic_of(batch.tier), tasks)
         epoch = batch.control_epoch
-        await self._store.change_batch(batch.id, lambda b: note_published(b, epoch=epoch), self._clock.token())
+        await self._store.change_batch(
+            batch.id, lambda b: decisions.batch.note_published(b, epoch=epoch), self._clock.token()
+        )
         return published + len(tasks)
 
     async def cancel(self, batch_id: str, *, reason: str | None = None, by: str | None = None) -> Batch | Refusal:
         """Cancel every queued image. Workers finish or cancel the images they hold; finished ones are kept."""
         who = By(by, self._clock.now())
         begun = await self._store.change_batch(
-            batch_id, lambda b: who.note(begin_cancel(b, reason=reason)), self._clock.token()
+            batch_id, lambda b: who.note(decisions.batch.begin_cancel(b, reason=reason)), self._clock.token()
         )
         if begun is Refusal.UNCHANGED:
             begun = await self._store.batch(batch_id) or Refusal.MISSING
@@ -188,7 +114,7 @@ class Operator:
         for state in (ImageState.QUEUED, ImageState.PROCESSING):
             async for image in self._store.images(batch.id, state):
                 holder = await known_holder(self._store, image)
-                decide = partial(claims.cancel_queued, now=self._clock.now(), holder=holder)
+                decide = partial(decisions.image.cancel_queued, now=self._clock.now(), holder=holder)
                 settled = await self._store.change_image(batch.id, image.index, decide, self._clock.token(), image)
                 if isinstance(settled, Image):
                     cancelled += 1

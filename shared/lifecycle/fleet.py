@@ -7,29 +7,17 @@ batch has closed. A wake-up that fails is only late: the schedule repairs it.
 from __future__ import annotations
 
 import logging
-import math
 
-from shared.decisions import forecast
+from shared import decisions
 from shared.decisions.forecast import Capacity
+from shared.decisions.quota import Ledger
 from shared.errors import ConfigurationError, RuumError
 from shared.model import Batch, BatchState, Control
 from shared.ports import BatchStore, Clock, Fleet
-from shared.settings import FleetRules, Settings
+from shared.settings import Settings
 from shared.telemetry import LogEvent, tell
 
 log = logging.getLogger(__name__)
-
-
-def instances_wanted(backlog: int, capacity: Capacity, image_seconds: float, rules: FleetRules) -> int:
-    """Workers for so many open images: what is in flight at once is bounded by the backlog and by the quota.
-
-    60 images a minute of 50 s each keep 50 in flight: one instance of 50 slots.
-    """
-    if not backlog:
-        return 0
-    useful = min(backlog, capacity.images_per_second * image_seconds)
-    # Rounded first: 250 calls a minute of 60 s are 250 in flight, and not 250.00000000000003.
-    return min(rules.most_instances, max(1, math.ceil(round(useful / rules.images_per_instance, 6))))
 
 
 class Scaling:
@@ -87,9 +75,19 @@ class Scaling:
         for batch in await self._store.batches(open_only=True):
             if _needs_workers(batch):
                 backlog += (await self._store.counts(batch.id)).open
-        capacity = await forecast.capacity_now(self._store, self._settings, self._clock.now())
-        return instances_wanted(backlog, capacity, self._settings.typical.image_seconds, self._settings.fleet)
+        capacity = await capacity_now(self._store, self._settings, self._clock.now())
+        typical, rules = self._settings.typical, self._settings.fleet
+        return decisions.forecast.instances_wanted(backlog, capacity, typical.image_seconds, rules)
 
 
 def _needs_workers(batch: Batch) -> bool:
     return batch.control is not Control.PAUSED and batch.state is not BatchState.CLOSED
+
+
+async def capacity_now(store: BatchStore, settings: Settings, now: float, *, with_slots: bool = True) -> Capacity:
+    """The capacity by the ledgers as they stand: one read per model."""
+    models = decisions.forecast.calls_by_model(settings)
+    ledgers = {model: await store.record(Ledger, model) for model in models}
+    return decisions.forecast.capacity(
+        settings, {model: ledger for model, ledger in ledgers.items() if ledger}, models, now, with_slots=with_slots
+    )

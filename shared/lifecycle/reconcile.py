@@ -13,20 +13,19 @@ stalled is read as a whole, once an hour: that also finds images that were writt
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import AsyncIterator
 from functools import partial
 from typing import Final
 
 import msgspec
 
-from shared.decisions import image as claims
+from shared import decisions
 from shared.errors import RuumError
 from shared.lifecycle import closing
 from shared.lifecycle.announce import announce_control
 from shared.lifecycle.commands import Operator
 from shared.lifecycle.fleet import Scaling
-from shared.lifecycle.replay import Replay, fold_image, may_carry_on
+from shared.lifecycle.replay import Replay, fold_image
 from shared.messages import encode, task_for
 from shared.model import (
     OPEN_STATES,
@@ -43,7 +42,7 @@ from shared.model import (
     last_moved,
 )
 from shared.ports import Backend, Clock, Message
-from shared.settings import ReconcileRules, Settings
+from shared.settings import Settings
 from shared.telemetry import LogEvent, bound, tell
 from shared.topology import topic_of
 from shared.worker.heartbeat import known_holder
@@ -54,41 +53,10 @@ PUBLISH_CHUNK: Final = 500
 # Each run reads again what moved in the ten minutes before the last one. An image's time is that of its worker's clock,
 # a write may take 30 s of retries, and the clocks of two machines may differ.
 OVERLAP_SECONDS: Final = 600.0
-RECORD_KEPT_SECONDS: Final = 30 * 86_400.0  # after the last run that looked at the batch
 ORPHANS_KEY: Final = "~work-objects"  # of the record that says when orphans were last looked for; no batch has this id
 
 
 # --- pure decisions
-
-
-def forgotten_before(batch: Batch, emptied: TierEmpty | None, now: float, rules: ReconcileRules) -> float | None:
-    """Return the time before which an open image must have moved last to be forgotten; None: none is to be published.
-
-    A pull does not show messages that are leased or backing off, so one empty look at a tier is not enough. Workers
-    note when they found it empty. It must have been twice since the image moved, and twice since the batch was last
-    published again: otherwise a queue that seemed empty once would be filled every half hour.
-    """
-    if emptied is None or len(emptied.seen_at) < 2:
-        return None
-    if now - batch.republished_at < rules.every_seconds or emptied.seen_at[0] <= batch.republished_at:
-        return None
-    # Up to and including untouched_seconds ago, and before the first of the two looks.
-    return min(emptied.seen_at[0], math.nextafter(now - rules.untouched_seconds, math.inf))
-
-
-def note_run(known: Reconciled | None, server_now: float, *, at: float, moved_at: float, swept: bool) -> Reconciled:
-    """Return the record after a run that began `at`. Of two runs at once the later one counts.
-
-    Never later than the server's own time: a clock that is ahead must not hide what moves until then.
-    """
-    known = known or Reconciled()
-    began = min(at, server_now)
-    return Reconciled(
-        at=max(known.at, began),
-        moved_at=max(known.moved_at, moved_at),
-        swept_at=max(known.swept_at, began) if swept else known.swept_at,
-        expires_at=server_now + RECORD_KEPT_SECONDS,
-    )
 
 
 # --- the steps
@@ -165,7 +133,7 @@ class Reconcile:
             return
         if batch.state is BatchState.REOPENING:
             now = self._clock.now()
-            if batch.replay and batch.replay.lease.until <= now and may_carry_on(batch.replay, "", now):
+            if batch.replay and batch.replay.lease.until <= now and decisions.batch.may_carry_on(batch.replay, "", now):
                 await self._replay.run(batch.id, batch.replay.codes)
                 report.replays += 1
             return
@@ -203,7 +171,7 @@ class Reconcile:
         if swept:
             everything = self._store.images(batch.id)
             moved_at = max(moved_at, await self._fold_all(batch, everything, report, unmarked))
-        note = partial(note_run, at=now, moved_at=moved_at, swept=swept)
+        note = partial(decisions.batch.note_run, at=now, moved_at=moved_at, swept=swept)
         await self._store.change_record(Reconciled, key, note, self._clock.token())
         report.stalled += self._tell_if_stalled(batch, moved_at)
         return unmarked
@@ -250,7 +218,7 @@ class Reconcile:
         """
         now = self._clock.now()
         emptied = await self._store.record(TierEmpty, batch.tier.value)
-        before = forgotten_before(batch, emptied, now, self._settings.reconcile)
+        before = decisions.batch.forgotten_before(batch, emptied, now, self._settings.reconcile)
         if before is None:
             return 0
         still = [image async for image in self._store.moved_images(batch.id, sorted(OPEN_STATES), before=before)]
@@ -261,17 +229,14 @@ class Reconcile:
             tasks = [Message(encode(task_for(image, batch.control_epoch)), {"client": batch.client}) for image in chunk]
             await self._queue.publish(topic_of(batch.tier), tasks)
         if forgotten:
-            await self._store.change_batch(
-                batch.id,
-                lambda b: msgspec.structs.replace(b, republished_at=now, revision=b.revision + 1),
-                self._clock.token(),
-            )
+            note = partial(decisions.batch.note_republished, now=now)
+            await self._store.change_batch(batch.id, note, self._clock.token())
         return len(forgotten)
 
     async def _in_hand(self, image: Image) -> bool:
         """Whether a living worker works on it: one look at its heartbeat, for the few that have not moved for long."""
         holder = await known_holder(self._store, image)
-        return holder is not None and claims.claim_is_alive(image, holder, self._clock.now())
+        return holder is not None and decisions.image.claim_is_alive(image, holder, self._clock.now())
 
     async def _delete_orphans(self) -> int:
         """Delete work objects older than a day that no image goes on from; how many.
@@ -293,6 +258,6 @@ class Reconcile:
             if image is None or (image.state in SETTLED_STATES and not (named and image.state is ImageState.FAILED)):
                 await self._objects.delete(bucket, stored.name)
                 deleted += 1
-        note = partial(note_run, at=now, moved_at=0.0, swept=True)
+        note = partial(decisions.batch.note_run, at=now, moved_at=0.0, swept=True)
         await self._store.change_record(Reconciled, ORPHANS_KEY, note, self._clock.token())
         return deleted

@@ -13,22 +13,20 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import suppress
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
-from shared.decisions import image as claims
+from shared import decisions
 from shared.errors import RuumError
 from shared.lifecycle import closing
 from shared.lifecycle.fleet import Scaling
 from shared.messages import Letter, Unreadable, decode, encode, is_letter, task_for
 from shared.model import (
     Batch,
-    BatchMove,
     BatchState,
     Control,
     Correction,
-    Counts,
     Image,
     ImageState,
     Lease,
@@ -48,11 +46,6 @@ CHUNK: Final = 100  # images requeued, folded and published together
 LETTERS_AT_ONCE: Final = 100
 # The operators' subscription keeps letters that still stand for failed images: one pass stops when it sees them again.
 MOST_LETTERS: Final = 100_000
-DROP_SECONDS: Final = 86_400.0  # Eventarc brings an event again for a day
-# No replay begins when its batch's documents are deleted within this time: what it requeues may be paused, or wait for
-# a daily quota, and an image that is deleted under way is lost. A queue keeps a task for 31 days at most.
-LAST_SECONDS: Final = 30 * 86_400.0
-MOST_DROPS: Final = 50  # remembered of a batch: far more than anybody drops within that day
 
 
 class Busy(RuumError):
@@ -86,83 +79,6 @@ class Plan(msgspec.Struct, frozen=True):
 
 
 # --- pure decisions
-
-
-def begin(
-    batch: Batch,
-    *,
-    codes: tuple[str, ...],
-    lease: Lease,
-    counts: Counts,
-    now: float,
-    failed_before: float | None = None,
-    drop: str = "",
-    kept_seconds: float = math.inf,
-) -> Batch | Refusal:
-    """To reopening: a new round if the batch was closed; the same plan if a replay was interrupted.
-
-    A new one is refused in the last `LAST_SECONDS` before the batch's documents are deleted, `kept_seconds` after it
-    was created. One that a failed.csv asked for is carried on by that `drop` of it; when it has not come for a day, by
-    anybody.
-
-    From here on the failure threshold counts what fails anew: `counts` are the batch's own now.
-    """
-    if batch.state is BatchState.REOPENING and batch.replay is not None:
-        if batch.replay.lease.until > now or not may_carry_on(batch.replay, drop, now):
-            return Refusal.BUSY
-        taken = msgspec.structs.replace(batch.replay, lease=lease)
-        return msgspec.structs.replace(batch, replay=taken, revision=batch.revision + 1)
-    if now > batch.created_at + kept_seconds - LAST_SECONDS:
-        return Refusal.EXPIRING
-    if batch.control is Control.CANCELLING:
-        return Refusal.ILLEGAL
-    number = batch.replays + 1
-    plan = ReplayPlan(number=number, codes=codes, lease=lease, failed_before=failed_before, drop=drop)
-    retried = (*batch.retried, drop)[-MOST_DROPS:] if drop else batch.retried
-    if batch.state is not BatchState.CLOSED:
-        if batch.control is Control.PAUSED:
-            return Refusal.PAUSED  # it would be queued again and not run
-        return closing.move(batch, BatchMove.REOPEN, replay=plan, replays=number, baseline=counts, retried=retried)
-    if batch.announced_round < batch.round:
-        return Refusal.BUSY  # announce first
-    changes: dict[str, Any] = {"round": batch.round + 1, "progress_announced": 0, "baseline": counts}
-    if batch.control is Control.PAUSED:  # it closed while paused: that pause is over, or nothing of the new round runs
-        epoch = batch.control_epoch + 1
-        changes |= {
-            "control": Control.RUN, "paused_reason": None, "control_epoch": epoch, "epoch_published": epoch,
-        }  # fmt: skip
-    return closing.move(batch, BatchMove.REOPEN, replay=plan, replays=number, retried=retried, **changes)
-
-
-def may_carry_on(plan: ReplayPlan, drop: str, now: float) -> bool:
-    """Whether who holds `drop` (none: an operator, or reconcile) may take up an interrupted replay."""
-    return plan.drop in ("", drop) or plan.lease.until + DROP_SECONDS < now
-
-
-def renew(batch: Batch, *, lease: Lease) -> Batch | Refusal:
-    """Keep the lease; refused when another replay has taken over."""
-    if batch.state is not BatchState.REOPENING or batch.replay is None or batch.replay.lease.holder != lease.holder:
-        return Refusal.BUSY
-    return msgspec.structs.replace(
-        batch, replay=msgspec.structs.replace(batch.replay, lease=lease), revision=batch.revision + 1
-    )
-
-
-def end(batch: Batch, *, holder: str, requeued: int) -> Batch | Refusal:
-    """Back to processing, by the holder of the replay's lease only. The images requeued are failures no more."""
-    if batch.replay is None or batch.replay.lease.holder != holder:
-        return Refusal.BUSY
-    left = msgspec.structs.replace(batch.baseline, failed=max(0, batch.baseline.failed - requeued))
-    return closing.move(batch, BatchMove.RESUME, replay=None, baseline=left)
-
-
-def requeue_seen(
-    image: Image, *, seen_revision: int, replay: int, now: float, correction: Correction | None = None
-) -> Image | Refusal:
-    """Requeue the image only as it was listed: another replay may have requeued it, and it may have failed again."""
-    if image.revision != seen_revision:
-        return Refusal.STALE_REVISION
-    return claims.requeue(image, replay=replay, now=now, correction=correction)
 
 
 # --- the steps
@@ -230,8 +146,16 @@ class Replay:
         now = self._clock.now()
         before = now - older_than_seconds if older_than_seconds else None
         counts = await self._store.counts(batch_id)
-        decide = partial(begin, codes=codes, lease=lease, counts=counts, now=now, failed_before=before, drop=drop,
-                         kept_seconds=self._kept_seconds)  # fmt: skip
+        decide = partial(
+            decisions.batch.begin_replay,
+            codes=codes,
+            lease=lease,
+            counts=counts,
+            now=now,
+            failed_before=before,
+            drop=drop,
+            kept_seconds=self._kept_seconds,
+        )
         begun = await self._store.change_batch(batch_id, decide, self._clock.token())
         if isinstance(begun, Refusal) or begun.replay is None:
             why = WHY_NOT.get(begun, str(begun)) if isinstance(begun, Refusal) else "it has no plan"
@@ -242,7 +166,9 @@ class Replay:
             wanted = {}  # its drop never came again: what it requeued runs, the rest stays failed
         requeued = await self._requeue(begun, lease, begun.replay, images_per_second, progress, stop, wanted)
         ended = await self._store.change_batch(
-            batch_id, lambda b: end(b, holder=lease.holder, requeued=requeued), self._clock.token()
+            batch_id,
+            lambda b: decisions.batch.end_replay(b, holder=lease.holder, requeued=requeued),
+            self._clock.token(),
         )
         if isinstance(ended, Refusal):
             raise Busy(f"another replay of {batch_id} has taken over")
@@ -302,14 +228,21 @@ class Replay:
         if self._clock.monotonic() - renewed_at < RENEW_SECONDS:
             return renewed_at
         longer = self._lease(lease.holder)
-        kept = await self._store.change_batch(batch_id, lambda b: renew(b, lease=longer), self._clock.token())
+        kept = await self._store.change_batch(
+            batch_id, lambda b: decisions.batch.renew_replay(b, lease=longer), self._clock.token()
+        )
         if isinstance(kept, Refusal):
             raise Busy(f"another replay of {batch_id} has taken over")
         return self._clock.monotonic()
 
     async def _requeue_one(self, image: Image, plan: ReplayPlan, correction: Correction | None) -> Image | None:
-        decide = partial(requeue_seen, seen_revision=image.revision, replay=plan.number, now=self._clock.now(),
-                         correction=correction)  # fmt: skip
+        decide = partial(
+            decisions.image.requeue_seen,
+            seen_revision=image.revision,
+            replay=plan.number,
+            now=self._clock.now(),
+            correction=correction,
+        )
         changed = await self._store.change_image(image.batch, image.index, decide, self._clock.token(), seen=image)
         if isinstance(changed, Image):
             return changed
@@ -356,7 +289,7 @@ class Replay:
 
 async def fold_image(store: BatchStore, image: Image, clock: Clock) -> Tally | Refusal:
     """Count an image as it stands, with aggregate's own fold."""
-    fold = partial(closing.fold, index=image.index, revision=image.revision, state=image.state)
+    fold = partial(decisions.batch.fold, index=image.index, revision=image.revision, state=image.state)
     return await store.change_tally(image.batch, image.shard, fold, clock.token())
 
 

@@ -25,10 +25,9 @@ from shared.manifest import spreadsheet, tables
 from shared.manifest.sources import ALLOWED, BadSource, SourceRules, resolve
 from shared.manifest.vocabulary import ROOM_NAMES, STYLE_NAMES, TIER_NAMES, Vocabulary, plain
 from shared.model import FailureThreshold, Tier
-from shared.results import names
 from shared.settings import ManifestLimits
 from shared.untrusted.kinds import kind_of
-from shared.untrusted.text import is_hostile, shortened
+from shared.untrusted.text import client_slug, is_hostile, shortened
 
 SUFFIXES: Final = (".json", ".jsonl", ".csv", *spreadsheet.SUFFIXES)
 FILE_NAMES: Final = f"ending in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}"
@@ -232,7 +231,7 @@ class _Reader:
             raise ManifestRejected(self._problems, self._local)
         return Manifest(
             client_name=client_name,
-            client=names.slug(client_name).lower(),
+            client=client_slug(client_name),
             tier=Tier(header["priority"] or Tier.NORMAL),
             images=tuple(self._images),
             sha256=self._hash.hexdigest(),
@@ -647,7 +646,7 @@ class _Reader:
     def _take_header(self, fields: Mapping[str, Any], place: _Place) -> None:
         self._unknown(fields, HEADER_FIELDS, place)
         client_name = self._text(fields, "clientName", place, required=True)
-        if client_name and not names.slug(client_name):
+        if client_name and not client_slug(client_name):
             self._problem("has no letter or digit", place.at("clientName"), field="clientName", value=client_name,
                           allowed="a name with at least one of A-Z, 0-9")  # fmt: skip
         batch_id = self._text(fields, "batchId", place)

@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-import re
-import unicodedata
-
 from shared.model import Batch, Image
-
-_NOT_SLUG = re.compile(r"[^A-Za-z0-9_-]+")
-
-
-def slug(text: str, most: int = 64) -> str:
-    """`text` as `[A-Za-z0-9_-]{0,most}`: accents dropped, everything else folded into single hyphens."""
-    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
-    return re.sub("-{2,}", "-", _NOT_SLUG.sub("-", plain)).strip("-_")[:most].strip("-_")
+from shared.untrusted.text import slug
 
 
 def results_folder(batch: Batch) -> str:
     """`results/<client>/<batch>/`: the batch id without the client it begins with."""
-    return f"results/{batch.client}/{batch.id.removeprefix(batch.client + '.')}/"
+    return f"results/{batch.client}/{batch.batch_id}/"
 
 
 def round_folder(batch: Batch) -> str:

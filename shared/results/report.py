@@ -185,7 +185,7 @@ class RoundReport:
         ])  # fmt: skip
         if image.state is ImageState.FAILED:
             self._failed.add([
-                self._batch.id.partition(".")[2], image.index, self._batch.client_name,
+                self._batch.batch_id, image.index, self._batch.client_name,
                 as_written(image.source, self._batch.manifest.base), image.property_code or "", image.room_type,
                 image.design_style, image.tier.value, error.code, error.message,
             ])  # fmt: skip

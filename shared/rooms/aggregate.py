@@ -5,8 +5,9 @@ Changes may come twice, late and out of order; the revision folded in last decid
 
 from __future__ import annotations
 
+from shared import decisions
 from shared.lifecycle import closing
-from shared.lifecycle.commands import Operator, threshold_passed
+from shared.lifecycle.commands import Operator
 from shared.messages import ImageChanged
 from shared.model import Batch, Control, Counts, FailureThreshold, Tally
 from shared.ports import BatchStore, Clock, ObjectStore, Queue
@@ -42,7 +43,7 @@ class Aggregate:
         folded = await self._store.change_tally(
             change.batch,
             change.shard,
-            lambda tally: closing.fold(tally, index=change.index, revision=change.revision, state=change.state),
+            lambda tally: decisions.batch.fold(tally, index=change.index, revision=change.revision, state=change.state),
             self._clock.token(),
         )
         # A repeated event changes nothing, yet its first delivery may have died before the closing check.
@@ -67,7 +68,7 @@ class Aggregate:
         """Pause a batch of which too many images fail: a wrong folder or expired links, and no use in paying on."""
         rules = self._settings.threshold
         threshold = batch.threshold or FailureThreshold(count=rules.count or None, percent=rules.percent or None)
-        passed = threshold_passed(threshold, rules.minimum_sample, batch.baseline, counts)
+        passed = decisions.batch.threshold_passed(threshold, rules.minimum_sample, batch.baseline, counts)
         if batch.control is Control.RUN and passed:
             failed = counts.failed - batch.baseline.failed
             settled = counts.settled - batch.baseline.settled

@@ -8,10 +8,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 
-from shared.decisions import image as claims
+from shared import decisions
 from shared.errors import ErrorCode, RuumError
 from shared.messages import Letter, Task, Unreadable, decode, encode, is_letter, task_for
-from shared.model import Failure, Image, ImageState, Refusal
+from shared.model import Failure, Image, ImageState, Refusal, client_of
 from shared.ports import BatchStore, Clock, Message, Queue
 from shared.settings import Settings
 from shared.telemetry import LogEvent, bound, image_settled, tell
@@ -51,7 +51,7 @@ class DeadLetter:
         settled = await self._store.change_image(
             task.batch,
             task.index,
-            lambda known: claims.give_up(
+            lambda known: decisions.image.give_up(
                 known,
                 letter_round=task.round,
                 error=error,
@@ -69,7 +69,7 @@ class DeadLetter:
         elif isinstance(settled, Image):
             with bound(tier=task.tier.value):
                 image_settled(log, settled)
-            client = task.batch.partition(".")[0]
+            client = client_of(task.batch)
             if settled.state is ImageState.FAILED:
                 with bound(batch=task.batch, image=task.index, round=settled.round, client=client):
                     tell(log, LogEvent.DEAD_LETTER, code=error.code, reason=error.message)

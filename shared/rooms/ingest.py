@@ -11,10 +11,12 @@ import io
 import logging
 import re
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 import msgspec
 
+from shared import decisions
 from shared.errors import ManifestRejected, ObjectDamaged, ObjectTooLarge, Problem, RuumError
 from shared.events import BatchAccepted, BatchRejected
 from shared.lifecycle import closing
@@ -30,6 +32,7 @@ from shared.results import names, report
 from shared.settings import Settings
 from shared.telemetry import LogEvent, bound, tell
 from shared.topology import EVENTS_TOPIC, topic_of
+from shared.untrusted.text import client_slug
 
 log = logging.getLogger(__name__)
 
@@ -187,7 +190,7 @@ class Ingest:
 
     async def _carry_on(self, batch: Batch, found: Manifest) -> Batch:
         if batch.state is BatchState.INGESTING:
-            await self._store.create_tallies(closing.empty_tallies(batch))
+            await self._store.create_tallies(decisions.batch.empty_tallies(batch))
             stop_at = self._clock.monotonic() + self._settings.manifest.ingest_seconds
             for start in range(batch.tasks_published, batch.total, CHUNK):
                 if self._clock.monotonic() > stop_at:
@@ -210,13 +213,7 @@ class Ingest:
         for image in images:  # where an image's trace begins
             with bound(batch=batch.id, image=image.index, client=batch.client, round=image.round):
                 tell(log, LogEvent.IMAGE_QUEUED, tier=image.tier.value)
-        place = start + len(images)
-
-        def note(known: Batch) -> Batch | Refusal:
-            if known.tasks_published >= place:
-                return Refusal.UNCHANGED
-            return msgspec.structs.replace(known, tasks_published=place, revision=known.revision + 1)
-
+        note = partial(decisions.batch.note_taken_in, place=start + len(images))
         await self._store.change_batch(batch.id, note, self._clock.token())
 
     def _image(self, batch: Batch, found: Manifest, index: int) -> Image:
@@ -238,7 +235,7 @@ class Ingest:
         """Announce acceptance, then open: a kill in between repeats the announcement under the same id."""
         await self._announce_acceptance(batch)
         return await self._store.change_batch(
-            batch.id, lambda known: closing.move(known, BatchMove.OPEN), self._clock.token()
+            batch.id, lambda known: decisions.batch.move(known, BatchMove.OPEN), self._clock.token()
         )
 
     async def _announce_acceptance(self, batch: Batch) -> None:
@@ -258,7 +255,7 @@ class Ingest:
         listed = [dict(msgspec.to_builtins(problem)) for problem in problems]
         bucket = self._settings.buckets.results
         await self._objects.put(bucket, name, report.rejection(stored.name, listed), content_type="application/json")
-        client = names.slug(folder).lower() or "unknown"
+        client = client_slug(folder) or "unknown"
         identity = reader.rejected_id(client, stored.name, stored.generation)
         batch = await self._store.create_batch(
             Batch(
@@ -292,7 +289,7 @@ class Ingest:
 def _wrong_folder(folder: str, found: Manifest) -> Problem:
     """The refusal of a manifest in another client's folder, or in one whose name is no client's: it says which one."""
     reason = f"does not belong in the folder manifests/{folder}/: this client's folder is manifests/{found.client}/"
-    named = names.slug(folder).lower()
+    named = client_slug(folder)
     allowed = f"the folder manifests/{found.client}/"
     if named != found.client:
         allowed += f", or clientName {named}" if named else ""

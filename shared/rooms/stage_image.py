@@ -14,7 +14,7 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from shared.decisions import image as claims
+from shared import decisions
 from shared.errors import (
     ConfigurationError,
     DailyQuotaSpent,
@@ -35,6 +35,7 @@ from shared.model import (
     ImageState,
     Refusal,
     Worker,
+    client_of,
     image_key,
 )
 from shared.ports import (
@@ -72,7 +73,7 @@ class StageImage:
             task = decode(Task, delivery.data)
         except Unreadable as error:
             return await self._unreadable(delivery, error)
-        client = task.batch.partition(".")[0]
+        client = client_of(task.batch)
         with bound(batch=task.batch, image=task.index, round=task.round, client=client):
             try:
                 return await self._answered(task, delivery)
@@ -119,10 +120,10 @@ class StageImage:
             if claimed.state is ImageState.FAILED:
                 image_settled(log, claimed)
                 return await self._dead(self._letter(task, claimed))
-            if not claims.is_suspect(claimed):
+            if not decisions.image.is_suspect(claimed):
                 return await self._work(task, claimed, self._stage)
         # Two workers died with this image in hand: it gets this one to itself.
-        young_seconds = self._began + claims.TRIAL_AFTER_SECONDS - self._tools.clock.monotonic()
+        young_seconds = self._began + decisions.image.TRIAL_AFTER_SECONDS - self._tools.clock.monotonic()
         if young_seconds > 0:
             await ClaimedImage(self._tools, self._control, claimed).release(None)
             wait = partial(self._tools.clock.sleep, young_seconds)
@@ -145,7 +146,7 @@ class StageImage:
         if batch.control is Control.PAUSED:
             # Resuming publishes what is queued; what another worker holds, or died holding, needs its message.
             return ACK if image.state is ImageState.QUEUED else self._held(deliveries)
-        decide = partial(claims.cancel_queued, now=self._tools.clock.now(), holder=await self._holder(image))
+        decide = partial(decisions.image.cancel_queued, now=self._tools.clock.now(), holder=await self._holder(image))
         cancelled = await self._change(task, decide)
         if isinstance(cancelled, Image):
             image_settled(log, cancelled)
@@ -166,7 +167,7 @@ class StageImage:
     async def _claim(self, task: Task) -> Image | Refusal:
         """Claim the image; only when someone holds it is that worker's heartbeat looked up."""
         worker = self._tools.heartbeat.worker
-        decide = partial(claims.claim, task_round=task.round, worker=worker, now=self._tools.clock.now())
+        decide = partial(decisions.image.claim, task_round=task.round, worker=worker, now=self._tools.clock.now())
         result = await self._change(task, partial(decide, holder=None))
         if result is not Refusal.HELD:
             return result
@@ -212,7 +213,7 @@ class StageImage:
         async with claimed.waiting(self._gate.alone(image.trials.deaths)):
             await claimed.go_alone()
             photo = await claimed.photo()
-            if claims.is_tried_to_the_end(image):
+            if decisions.image.is_tried_to_the_end(image):
                 await claimed.stage(photo)
                 return
             await claimed.pass_trial()

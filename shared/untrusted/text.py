@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import unicodedata
 from typing import Final
 
+_NOT_SLUG: Final = re.compile(r"[^A-Za-z0-9_-]+")
 # Control characters, invisible formatting (it turns or hides text), halves of characters, line and paragraph ends.
 _HOSTILE: Final = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 
@@ -26,3 +28,14 @@ def shortened(text: str, most: int) -> str:
 def _escaped(character: str) -> str:
     escaped = json.dumps(character)[1:-1]
     return escaped if escaped != character else f"\\u{ord(character):04x}"
+
+
+def slug(text: str, most: int = 64) -> str:
+    """`text` as `[A-Za-z0-9_-]{0,most}`: accents dropped, everything else folded into single hyphens."""
+    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
+    return re.sub("-{2,}", "-", _NOT_SLUG.sub("-", plain)).strip("-_")[:most].strip("-_")
+
+
+def client_slug(name: str) -> str:
+    """The client whose name this is, as ids and folders have it: `São João` is `sao-joao`; empty if nothing is left."""
+    return slug(name).lower()

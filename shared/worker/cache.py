@@ -14,7 +14,7 @@ from typing import Final
 
 import msgspec
 
-from shared.decisions.image import heartbeat_is_fresh
+from shared import decisions
 from shared.errors import LostClaim
 from shared.model import SETTLED_STATES, Image, ImageState, Record, Refusal, Worker, image_of
 from shared.ports import BatchStore, Clock, ObjectStore, Photo, Request
@@ -93,7 +93,11 @@ def leads(image: Image, lead: Lead, holder: Worker | None, now: float) -> bool:
     """
     if image.state in SETTLED_STATES:
         return False
-    if image.state is ImageState.PROCESSING and image.fence == lead.fence and heartbeat_is_fresh(holder, now):
+    if (
+        image.state is ImageState.PROCESSING
+        and image.fence == lead.fence
+        and decisions.image.heartbeat_is_fresh(holder, now)
+    ):
         return True
     paid = image.checkpoint is not None and image.checkpoint.picture is not None
     # Its worker's life counts only while that has it in hand: given back, it may have to wait for that very worker,

@@ -14,7 +14,7 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from shared.decisions import image as claims
+from shared import decisions
 from shared.decisions.image import PictureStep
 from shared.errors import (
     CodedError,
@@ -38,6 +38,7 @@ from shared.model import (
     Output,
     Refusal,
     Usage,
+    client_of,
     image_key,
 )
 from shared.ports import (
@@ -111,7 +112,7 @@ class ClaimedImage:
         output = await self._timed("publish", self._publish(finished))
         await self._change(
             partial(
-                claims.complete,
+                decisions.image.complete,
                 fence=image.fence,
                 output=output,
                 calls=tuple(self._calls),
@@ -126,7 +127,7 @@ class ClaimedImage:
 
     async def photo(self) -> Photo:
         """The customer's photo made safe. What was downloaded is let go of here: fifty in flight are 200 MB."""
-        client = self._image.batch.partition(".")[0]
+        client = client_of(self._image.batch)
         async with self._tools.hosts.visit(self._image.source, image_key(self._image.batch, self._image.index)):
             data = await self._timed("download", self._tools.source.fetch(self._image.source, client))
         prepare = partial(self._tools.pictures.normalise, data)
@@ -222,19 +223,19 @@ class ClaimedImage:
 
     async def go_alone(self) -> None:
         """Nothing else is in this worker's hands now."""
-        await self._change(partial(claims.go_alone, fence=self._image.fence))
+        await self._change(partial(decisions.image.go_alone, fence=self._image.fence))
 
     async def pass_trial(self) -> None:
         """Its photo was prepared alone; from here on it may be in company."""
-        await self._change(partial(claims.pass_trial, fence=self._image.fence))
+        await self._change(partial(decisions.image.pass_trial, fence=self._image.fence))
 
     async def picture_work(self, step: PictureStep, work: Callable[[], Awaitable[T]]) -> T:
         """Decode or write a picture. Alone with the image it is noted, for the successor if this worker dies of it."""
         claim = self._image.claim
         if claim is None or not claim.alone:
             return await work()
-        await self._change(partial(claims.enter_step, fence=self._image.fence, step=step.value))
-        leave = partial(claims.enter_step, fence=self._image.fence, step="")
+        await self._change(partial(decisions.image.enter_step, fence=self._image.fence, step=step.value))
+        leave = partial(decisions.image.enter_step, fence=self._image.fence, step="")
         try:
             done = await work()
         except CodedError:  # the worker lives, and may go on with the image: a later death is not of this step
@@ -248,7 +249,7 @@ class ClaimedImage:
         failure = Failure(code=error.code, message=error.message[:MOST_MESSAGE_CHARACTERS])
         return await self._change(
             partial(
-                claims.fail,
+                decisions.image.fail,
                 fence=self._image.fence,
                 error=failure,
                 calls=tuple(self._calls),
@@ -258,10 +259,10 @@ class ClaimedImage:
         )
 
     async def release(self, error: Failure | None, *, spend_attempt: bool = False) -> Image:
-        """Give the image back, its paid work noted; see `claims.release`."""
+        """Give the image back, its paid work noted; see `decisions.image.release`."""
         return await self._change(
             partial(
-                claims.release,
+                decisions.image.release,
                 fence=self._image.fence,
                 calls=tuple(self._calls),
                 checkpoint=self._checkpoint_or_none(),
@@ -274,7 +275,9 @@ class ClaimedImage:
 
     async def cancel(self) -> Image:
         """Settle as cancelled."""
-        decide = partial(claims.cancel, fence=self._image.fence, calls=tuple(self._calls), now=self._tools.clock.now())
+        decide = partial(
+            decisions.image.cancel, fence=self._image.fence, calls=tuple(self._calls), now=self._tools.clock.now()
+        )
         return await self._change(decide)
 
     def _checkpoint_or_none(self) -> Checkpoint | None:
@@ -374,7 +377,12 @@ class ClaimedImage:
         self._works.append(name)
         self.checkpoint = msgspec.structs.replace(checkpoint, picture=name)
         await self._change(
-            partial(claims.checkpoint, fence=self._image.fence, checkpoint=self.checkpoint, calls=tuple(self._calls))
+            partial(
+                decisions.image.checkpoint,
+                fence=self._image.fence,
+                checkpoint=self.checkpoint,
+                calls=tuple(self._calls),
+            )
         )
 
     async def kept_picture(self) -> bytes | None:

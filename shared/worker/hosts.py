@@ -18,7 +18,7 @@ from weakref import WeakValueDictionary
 
 import msgspec
 
-from shared.decisions import quota as ledgers
+from shared import decisions
 from shared.decisions.quota import RETRY_AFTER_MARGIN_SECONDS, Grant, Ledger
 from shared.errors import ErrorCode, HostBusy, RuumError, WorldError
 from shared.model import Tier
@@ -66,7 +66,7 @@ def refused(ledger: HostLedger, grant: Grant, retry_after_seconds: float | None,
     if pause is None or (pause < 1 and count > 1):  # "at once" is no answer to who was refused at once
         pause = min(MAX_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2.0 ** min(count - 1, 20))
     return msgspec.structs.replace(
-        ledgers.throttled(ledger, grant, pause, now),
+        decisions.quota.throttled(ledger, grant, pause, now),
         refusals=count,
         refused_since=since,
         refused_at=now,

@@ -16,7 +16,7 @@ from typing import Any, Generic, Protocol
 
 import msgspec
 
-from shared.decisions import quota as ledgers
+from shared import decisions
 from shared.decisions.quota import Ask, Grant, L, Ledger, Reserved
 from shared.errors import DailyQuotaSpent, RuumError
 from shared.events import QuotaChanged, iso
@@ -257,7 +257,7 @@ class SharedQuota(Generic[L]):
         """Until it is time to ask again, or this worker has something new to ask or to give back."""
         # A little later than told, each worker at its own time: those that wake together lose compare-and-sets. And
         # often enough that the ledger knows who waits.
-        most = min(seconds, ledgers.WAITER_SECONDS / 2) + self._clock.random.uniform(0.0, 0.05)
+        most = min(seconds, decisions.quota.WAITER_SECONDS / 2) + self._clock.random.uniform(0.0, 0.05)
         with suppress(TimeoutError):
             async with asyncio.timeout(most):
                 while not state.gives_back:  # a newcomer changes nothing: there is no room for it either
@@ -276,7 +276,7 @@ class SharedQuota(Generic[L]):
             succeeded=state.answered is not None,
             probe_succeeded=state.probe_succeeded,
             probe_unused=state.probe_unused,
-            lead_seconds=max(0.0, state.reply_seconds - ledgers.MARGIN_SECONDS / 4),  # a usual reply needs none
+            lead_seconds=max(0.0, state.reply_seconds - decisions.quota.MARGIN_SECONDS / 4),  # a usual reply needs none
         )
         answered = state.answered
         outcome: list[tuple[Reserved, float, float, L]] = []  # of the decision's last run, which is what counts
@@ -288,7 +288,7 @@ class SharedQuota(Generic[L]):
             decided_at = self._clock.monotonic()
             ago = 0.0 if answered is None else decided_at - answered
             aged = msgspec.structs.replace(ask, answered_seconds_ago=ago)
-            after, reserved = ledgers.reserve(before, aged, self._limits[model], now)
+            after, reserved = decisions.quota.reserve(before, aged, self._limits[model], now)
             self._server.read(now, asked_at, decided_at)
             outcome[:] = [(reserved, now, asked_at, before)]
             asked_at = decided_at  # decided again, it is by a newer reading
@@ -328,7 +328,7 @@ class SharedQuota(Generic[L]):
                 waiting.answer.set_result(begun_in_time)
 
         # The other half of the margin is for the call's way to the vendor.
-        begin_by = self._server.earliest(grant.start + ledgers.MARGIN_SECONDS / 2)
+        begin_by = self._server.earliest(grant.start + decisions.quota.MARGIN_SECONDS / 2)
         begun_in_time = msgspec.structs.replace(grant, begin_by=begin_by)
         delay = self._server.surely(grant.start) - self._clock.monotonic()
         timer = asyncio.get_running_loop().call_later(max(0.0, delay), start)
@@ -357,7 +357,7 @@ class SharedQuota(Generic[L]):
         if grant.probe:
             state.probe_succeeded = grant.id
             try:
-                await self._change(model, lambda known, now: ledgers.heard(known, self._told(state), now))
+                await self._change(model, lambda known, now: decisions.quota.heard(known, self._told(state), now))
             except RuumError as error:  # the answer is paid for and stays; it is told with the next reservation
                 log.warning("probe of %s succeeded, but could not be told: %s", model, error)
         if grant.slot:
@@ -375,12 +375,14 @@ class SharedQuota(Generic[L]):
 
     async def throttled(self, model: str, grant: Grant, retry_after_seconds: float | None) -> None:
         if grant.id:
-            await self.changed(model, lambda known, now: ledgers.throttled(known, grant, retry_after_seconds, now))
+            await self.changed(
+                model, lambda known, now: decisions.quota.throttled(known, grant, retry_after_seconds, now)
+            )
         else:  # a model without a limit of ours: wait here, nobody else need know
             await self._clock.sleep(
-                ledgers.DEFAULT_PAUSE_SECONDS
+                decisions.quota.DEFAULT_PAUSE_SECONDS
                 if retry_after_seconds is None
-                else retry_after_seconds + ledgers.RETRY_AFTER_MARGIN_SECONDS
+                else retry_after_seconds + decisions.quota.RETRY_AFTER_MARGIN_SECONDS
             )
 
     async def failed(self, model: str, grant: Grant) -> bool:
@@ -394,14 +396,14 @@ class SharedQuota(Generic[L]):
             nonlocal failed_at
             failed_at = now
             ago = None if answered is None else self._clock.monotonic() - answered
-            return ledgers.failed(known, grant, now, answered_seconds_ago=ago)
+            return decisions.quota.failed(known, grant, now, answered_seconds_ago=ago)
 
         try:
             after = await self._change(model, decide)
         except RuumError:
             state.answered = answered if state.answered is None else state.answered
             raise
-        if after is None or ledgers.is_of_outage(after, grant):
+        if after is None or decisions.quota.is_of_outage(after, grant):
             return after is not None
         # Others that fail now may open the circuit: then this call was part of the outage, and should wait too.
         await self._clock.sleep(VERDICT_SECONDS)
@@ -409,12 +411,12 @@ class SharedQuota(Generic[L]):
             after = await self._store.record(self._kind, model) or after
         # This worker's own answers ride on its next reservation, so the ledger may not know of them yet. One of the
         # same moment shows nothing, here as in the ledger.
-        silent = (state.answered or failed_here) <= failed_here and ledgers.may_be_outage(after, failed_at)
-        return silent or ledgers.is_of_outage(after, grant)
+        silent = (state.answered or failed_here) <= failed_here and decisions.quota.may_be_outage(after, failed_at)
+        return silent or decisions.quota.is_of_outage(after, grant)
 
     async def day_spent(self, model: str, grant: Grant) -> None:
         if grant.id:
-            await self._change(model, lambda known, now: ledgers.day_spent(known, grant, now))
+            await self._change(model, lambda known, now: decisions.quota.day_spent(known, grant, now))
 
     async def changed(self, model: str, decide: Callable[[L, float], L]) -> L | None:
         """Change the ledger by `decide`, which is given the server's time; what was granted ahead of a pause waits.

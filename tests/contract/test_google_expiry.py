@@ -10,10 +10,10 @@ import msgspec
 import pytest
 
 from ops.stack import PROJECT
+from shared import decisions
 from shared.adapters.google import clients
 from shared.adapters.google.store import BATCH_OUTLIVES_SECONDS, FirestoreStore, image_id
 from shared.adapters.system_clock import SystemClock
-from shared.decisions import image as claims
 from shared.model import Image, Reconciled
 from tests.contract.google import _started, google, missing
 from tests.contract.test_store import a_batch, a_tally, an_image, bump_batch, bump_tally
@@ -54,10 +54,10 @@ def test_a_batch_and_what_belongs_to_it_expire_by_their_creation_whatever_is_wri
 
             # Much later, by a process that remembers the image and by one that does not; and one with other settings.
             late = FirestoreStore(firestore, SystemClock(), 2 * KEPT)
-            take = lambda image: claims.claim(image, task_round=1, worker="w", now=1.0, holder=None)
+            take = lambda image: decisions.image.claim(image, task_round=1, worker="w", now=1.0, holder=None)
             claimed = await late.change_image(batch_id, 0, take, "t1")
             assert isinstance(claimed, Image)
-            let_go = lambda image: claims.release(image, fence=1, calls=(), now=2.0)
+            let_go = lambda image: decisions.image.release(image, fence=1, calls=(), now=2.0)
             assert isinstance(await late.change_image(batch_id, 0, let_go, "t2", seen=claimed), Image)
             await late.change_batch(batch_id, bump_batch, "t3")
             await late.change_tally(batch_id, 0, bump_tally, "t4")
@@ -66,7 +66,7 @@ def test_a_batch_and_what_belongs_to_it_expire_by_their_creation_whatever_is_wri
             assert [date.timestamp() for date in await dates() if date is not None] == wanted
             read = await store.image(batch_id, 0)
             assert read is not None and msgspec.structs.replace(read, token="") == msgspec.structs.replace(
-                claims.release(claimed, fence=1, calls=(), now=2.0),
+                decisions.image.release(claimed, fence=1, calls=(), now=2.0),
                 token="",  # type: ignore[type-var]
             )
 

@@ -14,14 +14,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from shared import messages
+from shared import decisions, messages
 from shared.adapters.system_clock import SystemClock
 from shared.assembly.wiring import embedded
-from shared.decisions import image as claims
 from shared.decisions.image import HEARTBEAT_STALE_SECONDS
 from shared.decisions.quota import Circuit, Ledger, Slot, Waiter
 from shared.errors import ErrorCode, RuumError, WorldError
-from shared.lifecycle import closing
 from shared.lifecycle.closing import Closer
 from shared.model import (
     Batch,
@@ -173,7 +171,7 @@ def test_fifty_workers_claim_one_image_and_one_gets_it(backend: Backend) -> None
             return await store.change_image(
                 batch_id,
                 0,
-                lambda image: claims.claim(image, task_round=1, worker=name, now=now, holder=holder),
+                lambda image: decisions.image.claim(image, task_round=1, worker=name, now=now, holder=holder),
                 backend.clock.token(),
                 seen if number % 3 else None,
             )
@@ -213,7 +211,7 @@ def test_folds_of_doubled_and_shuffled_events_are_exact(backend: Backend) -> Non
                 await store.change_tally(
                     batch_id,
                     5,
-                    lambda t, i=index, r=revision, s=state: closing.fold(t, index=i, revision=r, state=s),
+                    lambda t, i=index, r=revision, s=state: decisions.batch.fold(t, index=i, revision=r, state=s),
                     backend.clock.token(),
                 )
 
@@ -304,7 +302,7 @@ def test_processes_on_one_file_claim_and_fold_exactly(backend: Backend) -> None:
             answer = await parts.store.change_image(
                 batch_id,
                 index,
-                lambda image: claims.claim(image, task_round=1, worker=str(number), now=1.0, holder=None),
+                lambda image: decisions.image.claim(image, task_round=1, worker=str(number), now=1.0, holder=None),
                 clock.token(),
             )
             if isinstance(answer, Image):
@@ -312,7 +310,7 @@ def test_processes_on_one_file_claim_and_fold_exactly(backend: Backend) -> None:
             await parts.store.change_tally(
                 batch_id,
                 0,
-                lambda tally, i=index: closing.fold(tally, index=i, revision=2, state=ImageState.PROCESSING),
+                lambda tally, i=index: decisions.batch.fold(tally, index=i, revision=2, state=ImageState.PROCESSING),
                 clock.token(),
             )
         parts.database.close()
@@ -353,7 +351,7 @@ def test_a_stale_worker_changes_nothing(backend: Backend) -> None:
             return await store.change_image(
                 batch_id,
                 0,
-                lambda image: claims.claim(image, task_round=1, worker=worker, now=clock.now(), holder=holder),
+                lambda image: decisions.image.claim(image, task_round=1, worker=worker, now=clock.now(), holder=holder),
                 clock.token(),
             )
 
@@ -367,13 +365,15 @@ def test_a_stale_worker_changes_nothing(backend: Backend) -> None:
 
         call = (Call(step="analyse", model="preview"),)
         late: dict[str, Callable[[Image], Image | Refusal]] = {
-            "checkpoint": lambda i: claims.checkpoint(i, fence=1, checkpoint=Checkpoint(analysis="{}"), calls=call),
-            "release": lambda i: claims.release(i, fence=1, calls=call, error=FAILURE),
-            "complete": lambda i: claims.complete(
+            "checkpoint": lambda i: decisions.image.checkpoint(
+                i, fence=1, checkpoint=Checkpoint(analysis="{}"), calls=call
+            ),
+            "release": lambda i: decisions.image.release(i, fence=1, calls=call, error=FAILURE),
+            "complete": lambda i: decisions.image.complete(
                 i, fence=1, output=OUTPUT, calls=call, durations_ms={}, prompts="1", now=1.0
             ),
-            "fail": lambda i: claims.fail(i, fence=1, error=FAILURE, calls=call, now=1.0),
-            "cancel": lambda i: claims.cancel(i, fence=1, calls=call, now=1.0),
+            "fail": lambda i: decisions.image.fail(i, fence=1, error=FAILURE, calls=call, now=1.0),
+            "cancel": lambda i: decisions.image.cancel(i, fence=1, calls=call, now=1.0),
         }
 
         async def refused_all(now_there: Image) -> None:
@@ -385,7 +385,7 @@ def test_a_stale_worker_changes_nothing(backend: Backend) -> None:
 
         await refused_all(theirs)
         released = await store.change_image(
-            batch_id, 0, lambda i: claims.release(i, fence=2, calls=()), clock.token(), theirs
+            batch_id, 0, lambda i: decisions.image.release(i, fence=2, calls=()), clock.token(), theirs
         )
         assert isinstance(released, Image) and released.state is ImageState.QUEUED
         await refused_all(released)
@@ -394,7 +394,9 @@ def test_a_stale_worker_changes_nothing(backend: Backend) -> None:
         done = await store.change_image(
             batch_id,
             0,
-            lambda i: claims.complete(i, fence=3, output=OUTPUT, calls=(), durations_ms={}, prompts="1", now=1.0),
+            lambda i: decisions.image.complete(
+                i, fence=3, output=OUTPUT, calls=(), durations_ms={}, prompts="1", now=1.0
+            ),
             clock.token(),
             again,
         )
@@ -428,12 +430,22 @@ def test_what_the_caller_last_saw_never_decides_when_it_is_stale(backend: Backen
         assert isinstance(fifth, Image) and fifth.revision == 5
         # A claim that was held when it was seen, and is free now.
         held = await store.change_image(
-            batch_id, 0, lambda i: claims.claim(i, task_round=1, worker="w", now=1.0, holder=None), clock.token(), fifth
+            batch_id,
+            0,
+            lambda i: decisions.image.claim(i, task_round=1, worker="w", now=1.0, holder=None),
+            clock.token(),
+            fifth,
         )
         assert isinstance(held, Image)
-        await store.change_image(batch_id, 0, lambda i: claims.release(i, fence=1, calls=()), clock.token(), held)
+        await store.change_image(
+            batch_id, 0, lambda i: decisions.image.release(i, fence=1, calls=()), clock.token(), held
+        )
         granted = await store.change_image(
-            batch_id, 0, lambda i: claims.claim(i, task_round=1, worker="v", now=1.0, holder=None), clock.token(), held
+            batch_id,
+            0,
+            lambda i: decisions.image.claim(i, task_round=1, worker="v", now=1.0, holder=None),
+            clock.token(),
+            held,
         )
         assert isinstance(granted, Image) and granted.fence == 2
 
@@ -592,7 +604,7 @@ def test_tallies_are_created_only_once(backend: Backend) -> None:
         batch_id, store = backend.unique("batch"), backend.store
         await store.create_tallies([a_tally(batch_id, shard, queued=10) for shard in (0, 1)])
         await store.change_tally(
-            batch_id, 1, lambda t: closing.fold(t, index=1, revision=2, state=ImageState.COMPLETED), "token-1"
+            batch_id, 1, lambda t: decisions.batch.fold(t, index=1, revision=2, state=ImageState.COMPLETED), "token-1"
         )
         mixed = [a_tally(batch_id, shard, queued=100) for shard in range(4)]
         await store.create_tallies(mixed)
@@ -610,7 +622,7 @@ def test_ten_thousand_images_and_forty_tallies(backend: Backend) -> None:
         batch_id, store, total = backend.unique("batch"), backend.store, 10_000
         batch = await store.create_batch(a_batch(batch_id, total=total, state=BatchState.INGESTING))
         assert batch.shards == 40
-        await store.create_tallies(closing.empty_tallies(batch))
+        await store.create_tallies(decisions.batch.empty_tallies(batch))
         for start in range(0, total, 500):
             await store.create_images([an_image(batch_id, start + i, shard=(start + i) % 40) for i in range(500)])
         assert await store.open_images(batch_id) == (total, 40)
@@ -671,7 +683,7 @@ def test_changes_while_images_are_read_lose_and_double_nothing(backend: Backend)
         cancelled = []
         async for image in store.images(batch_id, ImageState.QUEUED):
             if image.index % 3 == 0:
-                decide = lambda i: claims.cancel_queued(i, now=1.0)
+                decide = lambda i: decisions.image.cancel_queued(i, now=1.0)
                 await store.change_image(batch_id, image.index, decide, backend.clock.token(), image)
             cancelled.append(image.index)
             if image.index == 700:
@@ -730,14 +742,14 @@ def test_an_image_that_moves_is_found_where_it_is_now(backend: Backend) -> None:
         await store.create_images([an_image(batch_id, index, moved_at=100.0) for index in range(3)])
 
         def take(image: Image) -> Image | Refusal:
-            return claims.claim(image, task_round=1, worker="w", now=200.5, holder=None)
+            return decisions.image.claim(image, task_round=1, worker="w", now=200.5, holder=None)
 
         claimed = await store.change_image(batch_id, 1, take, token())
         assert isinstance(claimed, Image)
         found = [image async for image in store.moved_images(batch_id, list(ImageState), since=200.0)]
         assert found == [claimed]
         checkpointed = await store.change_image(
-            batch_id, 1, lambda i: claims.checkpoint(i, fence=1, checkpoint=Checkpoint(), calls=()), token()
+            batch_id, 1, lambda i: decisions.image.checkpoint(i, fence=1, checkpoint=Checkpoint(), calls=()), token()
         )
         assert isinstance(checkpointed, Image)
         queued = [image.index async for image in store.moved_images(batch_id, [ImageState.QUEUED])]
@@ -798,14 +810,14 @@ def test_sums_follow_every_fold(backend: Backend) -> None:
         await store.create_batch(batch)
         assert await store.open_images(batch_id) == (0, 0)
         assert await store.counts(batch_id) == Counts()
-        await store.create_tallies(closing.empty_tallies(batch)[:5])
+        await store.create_tallies(decisions.batch.empty_tallies(batch)[:5])
         assert (await store.open_images(batch_id))[1] == 5  # one can tell that shards are not there yet
-        await store.create_tallies(closing.empty_tallies(batch))
+        await store.create_tallies(decisions.batch.empty_tallies(batch))
         states = dict.fromkeys(range(40), ImageState.QUEUED)
         for revision in range(1, 60):
             index, state = chance.randrange(40), chance.choice(list(ImageState))
             states[index] = state
-            decide = lambda t, i=index, r=revision, s=state: closing.fold(t, index=i, revision=r, state=s)
+            decide = lambda t, i=index, r=revision, s=state: decisions.batch.fold(t, index=i, revision=r, state=s)
             await store.change_tally(batch_id, index % 8, decide, backend.clock.token())
             expected = Counts(**Counter(known.value for known in states.values()))
             assert await store.counts(batch_id) == expected
@@ -1054,20 +1066,20 @@ def test_each_write_that_changes_a_state_is_told_once(backend: Backend) -> None:
         assert await drain(backend, CHANGES_TOPIC) == []
 
         def claim(image: Image) -> Image | Refusal:
-            return claims.claim(image, task_round=1, worker="w", now=1.0, holder=None)
+            return decisions.image.claim(image, task_round=1, worker="w", now=1.0, holder=None)
 
         steps: list[tuple[Callable[[Image], Image | Refusal], str]] = [
             (claim, "a"),
             (claim, "a"),  # repeated
             (claim, "b"),  # HELD
-            (lambda i: claims.checkpoint(i, fence=1, checkpoint=Checkpoint(), calls=()), "c"),
-            (lambda i: claims.release(i, fence=9, calls=()), "d"),  # STALE_FENCE
-            (lambda i: claims.release(i, fence=1, calls=()), "e"),
+            (lambda i: decisions.image.checkpoint(i, fence=1, checkpoint=Checkpoint(), calls=()), "c"),
+            (lambda i: decisions.image.release(i, fence=9, calls=()), "d"),  # STALE_FENCE
+            (lambda i: decisions.image.release(i, fence=1, calls=()), "e"),
             (claim, "f"),
-            (lambda i: claims.fail(i, fence=2, error=FAILURE, calls=(), now=1.0), "g"),
-            (lambda image: claims.requeue(image, replay=1), "h"),
-            (lambda i: claims.cancel_queued(i, now=1.0), "i"),
-            (lambda i: claims.cancel_queued(i, now=1.0), "j"),  # SETTLED
+            (lambda i: decisions.image.fail(i, fence=2, error=FAILURE, calls=(), now=1.0), "g"),
+            (lambda image: decisions.image.requeue(image, replay=1), "h"),
+            (lambda i: decisions.image.cancel_queued(i, now=1.0), "i"),
+            (lambda i: decisions.image.cancel_queued(i, now=1.0), "j"),  # SETTLED
         ]
 
         async def go_through(index: int) -> None:
@@ -1153,15 +1165,15 @@ async def settled_batch(backend: Backend, total: int, state: BatchState) -> tupl
     """A batch whose images are all settled, nothing of it folded in yet."""
     batch = a_batch(backend.unique("acme.batch"), total=total, state=state, created_at=backend.clock.now())
     await backend.store.create_batch(batch)
-    await backend.store.create_tallies(closing.empty_tallies(batch))
+    await backend.store.create_tallies(decisions.batch.empty_tallies(batch))
     await backend.store.create_images([an_image(batch.id, i, shard=i % batch.shards) for i in range(total)])
     images = []
     for index in range(total):
-        claim = lambda i: claims.claim(i, task_round=1, worker="w", now=1.0, holder=None)
+        claim = lambda i: decisions.image.claim(i, task_round=1, worker="w", now=1.0, holder=None)
         settle = lambda i, n=index: (
-            claims.fail(i, fence=1, error=FAILURE, calls=(), now=1.0)
+            decisions.image.fail(i, fence=1, error=FAILURE, calls=(), now=1.0)
             if n % 5 == 0
-            else claims.complete(i, fence=1, output=OUTPUT, calls=(), durations_ms={}, prompts="1", now=1.0)
+            else decisions.image.complete(i, fence=1, output=OUTPUT, calls=(), durations_ms={}, prompts="1", now=1.0)
         )
         await backend.store.change_image(batch.id, index, claim, backend.clock.token())
         image = await backend.store.change_image(batch.id, index, settle, backend.clock.token())
@@ -1209,7 +1221,7 @@ class ClosingRace:
             await store.change_tally(
                 image.batch,
                 image.shard,
-                lambda t: closing.fold(t, index=image.index, revision=image.revision, state=image.state),
+                lambda t: decisions.batch.fold(t, index=image.index, revision=image.revision, state=image.state),
                 self.backend.clock.token(),
             )
             await closer.check(image.batch)
@@ -1222,7 +1234,7 @@ class ClosingRace:
 
         async def step() -> None:
             await store.change_batch(
-                batch.id, lambda known: closing.move(known, BatchMove.OPEN), self.backend.clock.token()
+                batch.id, lambda known: decisions.batch.move(known, BatchMove.OPEN), self.backend.clock.token()
             )
             await closer.check(batch.id)
 
@@ -1300,7 +1312,7 @@ def test_a_batch_with_an_open_image_or_a_missing_shard_is_not_closed(backend: Ba
         _, closer = ClosingRace(backend, 0).ports()
         batch, images = await settled_batch(backend, 9, BatchState.PROCESSING)
         for image in images[1:]:
-            decide = lambda t, i=image: closing.fold(t, index=i.index, revision=i.revision, state=i.state)
+            decide = lambda t, i=image: decisions.batch.fold(t, index=i.index, revision=i.revision, state=i.state)
             await backend.store.change_tally(batch.id, image.shard, decide, backend.clock.token())
         await asyncio.gather(*(closer.check(batch.id) for _ in range(5)))
         assert await backend.store.batch(batch.id) == batch

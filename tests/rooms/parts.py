@@ -13,11 +13,11 @@ from typing import Any
 import msgspec
 
 from ops.noop import ANALYSIS, GOOD
+from shared import decisions
 from shared.answers import Analysis, Verdict
 from shared.assembly.wiring import Embedded, Rooms, embedded, rooms, stage_image
 from shared.decisions.image import HEARTBEAT_STALE_SECONDS, TRIAL_AFTER_SECONDS
 from shared.errors import ErrorCode, WorldError
-from shared.lifecycle import closing
 from shared.manifest.sources import SourceRules
 from shared.messages import Letter, Task, decode, encode, is_letter, task_for
 from shared.model import Batch, BatchState, Claim, Image, ImageState, ManifestRef, Tier, Usage, shards_for
@@ -376,7 +376,7 @@ class World:
             cache=False,
         )
         batch = await self.store.create_batch(msgspec.structs.replace(batch, **changes))
-        await self.store.create_tallies(closing.empty_tallies(batch))
+        await self.store.create_tallies(decisions.batch.empty_tallies(batch))
         await self.store.create_images(
             [
                 Image(

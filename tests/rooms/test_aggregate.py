@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from shared import decisions
 from shared.lifecycle import closing
 from shared.messages import ImageChanged, changed, decode
 from shared.model import Batch, BatchState, Call, Claim, Counts, Failure, Image, ImageState, Output
@@ -598,7 +599,7 @@ async def test_a_tally_stays_small(world: World) -> None:
     tally = await world.store.tally("acme.b1", 0)
     assert tally is not None
     for index in range(0, 2000, 8):
-        tally = closing.fold(tally, index=index, revision=3, state=COMPLETED)  # type: ignore[assignment,arg-type]
+        tally = decisions.batch.fold(tally, index=index, revision=3, state=COMPLETED)  # type: ignore[assignment,arg-type]
     assert len(msgspec.json.encode(tally)) < 10_000
     assert tally.counts == Counts(completed=250)
 

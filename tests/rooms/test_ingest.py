@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from shared.lifecycle import closing
+from shared import decisions
 from shared.messages import ImageChanged, decode
 from shared.model import BatchState, Counts, Image, ImageState, Tier
 from shared.rooms import ingest
@@ -385,7 +385,9 @@ async def check_final(world: World, total: int) -> None:
     assert await world.store.open_images(batch.id) == (total, batch.shards)
     assert await world.store.counts(batch.id) == Counts(queued=total)
     tallies = [await world.store.tally(batch.id, shard) for shard in range(batch.shards)]
-    assert [tally and tally.counts for tally in tallies] == [tally.counts for tally in closing.empty_tallies(batch)]
+    assert [tally and tally.counts for tally in tallies] == [
+        tally.counts for tally in decisions.batch.empty_tallies(batch)
+    ]
     tasks = await world.tasks()
     assert {task.index for task in tasks} == set(range(total)), "every image has at least one task"
     assert {(task.batch, task.round, task.tier) for task in tasks} == {(batch.id, 1, Tier.NORMAL)}

@@ -12,8 +12,8 @@ from typing import Any
 import msgspec
 import pytest
 
+from shared import decisions
 from shared.assembly import wiring
-from shared.decisions import quota as ledgers
 from shared.decisions.quota import Circuit, Grant, Ledger
 from shared.errors import ConfigurationError, DailyQuotaSpent, ErrorCode, WorldError
 from shared.model import Refusal, Tier
@@ -106,7 +106,7 @@ async def reserve(worker: SharedQuota, tier: Tier = Tier.NORMAL) -> Grant:
 
 
 async def open_circuit(fleet: Fleet) -> None:
-    grants = [await reserve(fleet[number % len(fleet.workers)]) for number in range(ledgers.FAILURES_TO_OPEN)]
+    grants = [await reserve(fleet[number % len(fleet.workers)]) for number in range(decisions.quota.FAILURES_TO_OPEN)]
     failing = (fleet[number % len(fleet.workers)].failed(MODEL, grant) for number, grant in enumerate(grants))
     assert await asyncio.gather(*failing) == [True] * len(grants), "all of them are part of the outage"
 
@@ -221,9 +221,9 @@ def test_a_refusal_noted_after_midnight_costs_no_second_day(seconds: float, unti
     """It took its time to be noted, or the vendor resets a little late."""
     midnight = 1_772_524_800.0  # 2026-03-03T08:00Z, midnight in California
     now = midnight + seconds
-    spent = ledgers.day_spent(Ledger(id=MODEL), Grant("g", Tier.NORMAL, now, 0), now).day_spent_until
+    spent = decisions.quota.day_spent(Ledger(id=MODEL), Grant("g", Tier.NORMAL, now, 0), now).day_spent_until
     next_midnight = midnight if seconds < 0 else midnight + 86_400
-    assert spent == (next_midnight if until == "midnight" else now + ledgers.LATE_RESET_PAUSE_SECONDS)
+    assert spent == (next_midnight if until == "midnight" else now + decisions.quota.LATE_RESET_PAUSE_SECONDS)
 
 
 @virtual
@@ -231,7 +231,7 @@ async def test_operators_limit_is_no_change_of_these(world: World) -> None:
     fleet = Fleet(world)
     await reserve(fleet[0])
     await world.store.change_record(
-        Ledger, MODEL, lambda known, _: ledgers.set_limit(known, Limit(per_minute=30)), world.clock.token()
+        Ledger, MODEL, lambda known, _: decisions.quota.set_limit(known, Limit(per_minute=30)), world.clock.token()
     )
     await reserve(fleet[1])
     assert await fleet.told() == []

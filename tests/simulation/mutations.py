@@ -19,8 +19,7 @@ from typing import Any, Final
 
 import msgspec
 
-from shared.decisions import image as claims
-from shared.decisions import quota as ledger
+from shared import decisions
 from shared.decisions.quota import Circuit
 from shared.errors import ErrorCode, HostBusy, Throttled, WorkStopped, WorldError
 from shared.lifecycle import closing, reconcile, replay
@@ -41,8 +40,13 @@ Patch = tuple[Any, str, Any]
 SEEDS: Final = 60
 SHOWN: Final = 110  # characters of a violation
 MOST_NAMED: Final = 2
-_begin, _claim, _check, _close = replay.begin, claims.claim, closing.Closer.check, closing.close
-_release, _requeue, _give_up = claims.release, claims.requeue, claims.give_up
+_begin, _claim, _check, _close = (
+    decisions.batch.begin_replay,
+    decisions.image.claim,
+    closing.Closer.check,
+    decisions.batch.close,
+)
+_release, _requeue, _give_up = decisions.image.release, decisions.image.requeue, decisions.image.give_up
 _ask, _leads = cache.ask, cache.leads
 _buy = claimed.ClaimedImage.buy
 
@@ -62,7 +66,7 @@ def _begin_unannounced(batch: Any, **more: Any) -> Any:
 
 
 def _begin_closing_anyhow(batch: Any, *, seen_revision: int, lease: Any, now: float) -> Any:
-    return closing.move(batch, BatchMove.BEGIN_CLOSING, closer=lease, closing_at=now)
+    return decisions.batch.move(batch, BatchMove.BEGIN_CLOSING, closer=lease, closing_at=now)
 
 
 def _begin_without_a_state(batch: Any, *, seen_revision: int, lease: Any, now: float) -> Any:
@@ -122,7 +126,7 @@ def _release_and_spend(image: Any, *, error: Any = None, spend_attempt: bool = F
 
 # --- promise 4: waiting is never failing
 
-_probe, _heard = ledger._probe, ledger.heard
+_probe, _heard = decisions.quota._probe, decisions.quota.heard
 _disposition = disposition.Disposition
 
 
@@ -156,7 +160,7 @@ def _heard_of_what_was_not_made(known: Any, ask: Any, now: float) -> Any:
     return _heard(known, msgspec.structs.replace(ask, probe_succeeded=ask.probe_succeeded or ask.probe_unused), now)
 
 
-_failed, _refused, _photo, _key_of = ledger.failed, hosts.refused, claimed.ClaimedImage.photo, hosts.key_of
+_failed, _refused, _photo, _key_of = decisions.quota.failed, hosts.refused, claimed.ClaimedImage.photo, hosts.key_of
 _told, _after_wait = hosts.Hosts._refused, subscriber.Subscriber._after_wait
 
 
@@ -260,7 +264,7 @@ async def _keep_in_mind(self: Any, checkpoint: Any, picture: Any) -> None:
 # --- promise 1, and what workers and operators must leave alone
 
 _start_pulls, _stopped = subscriber.Subscriber._start_pulls, stage_image.StageImage._stopped
-_begin_replay, _forgotten = replay.begin, reconcile.forgotten_before
+_begin_replay, _forgotten = decisions.batch.begin_replay, decisions.batch.forgotten_before
 
 
 def _pull_on(self: Any) -> None:
@@ -309,7 +313,7 @@ def _give_up_quietly(image: Any, **more: Any) -> Any:
 
 # --- no healthy image is blamed for a kill
 
-_died_alone = claims.died_alone
+_died_alone = decisions.image.died_alone
 
 
 def _claim_as_if_alone(image: Any, **more: Any) -> Any:
@@ -332,40 +336,43 @@ _numbers: Final = count()
 
 
 MUTATIONS: Final[dict[str, list[Patch]]] = {
-    "no fence": [(claims, "_held", lambda image, fence: None)],
+    "no fence": [(decisions.image, "_held", lambda image, fence: None)],
     "no object fence": [(claimed, "put_fenced", _put_always)],
-    "no revision check in the fold": [(closing, "fold", _fold_anything)],
-    "no round check in the claim": [(claims, "claim", _claim_any_round)],
+    "no revision check in the fold": [(decisions.batch, "fold", _fold_anything)],
+    "no round check in the claim": [(decisions.image, "claim", _claim_any_round)],
     "no repeated announcement": [(closing.Closer, "check", _check_closed_is_done)],
-    "replay does not announce first": [(replay.Replay, "_checked", _no_check), (replay, "begin", _begin_unannounced)],
+    "replay does not announce first": [
+        (replay.Replay, "_checked", _no_check),
+        (decisions.batch, "begin_replay", _begin_unannounced),
+    ],
     "replay does not fold": [(replay, "fold_image", _no_fold)],
     "no `closing` state": [
-        (closing, "begin_closing", _begin_without_a_state),
-        (closing, "close", _close_from_processing),
+        (decisions.batch, "begin_closing", _begin_without_a_state),
+        (decisions.batch, "close", _close_from_processing),
         (checker, "BATCH_WAYS", _WAYS_WITHOUT_CLOSING),  # what comes of it counts, not that it looks otherwise
     ],
     "closing check sums before it reads": [(closing.Closer, "check", _sum_first)],
-    "closing begins at any revision": [(closing, "begin_closing", _begin_closing_anyhow)],
+    "closing begins at any revision": [(decisions.batch, "begin_closing", _begin_closing_anyhow)],
     "HELD nacks": [(stage_image.StageImage, "_held", lambda self, deliveries: disposition.NACK)],
     "HELD acks": [(stage_image.StageImage, "_held", lambda self, deliveries: disposition.ACK)],
-    "claims never die": [(claims, "claim_is_alive", lambda image, holder, now: True)],
-    "configuration spends an attempt": [(claims, "release", _release_and_spend)],
+    "claims never die": [(decisions.image, "claim_is_alive", lambda image, holder, now: True)],
+    "configuration spends an attempt": [(decisions.image, "release", _release_and_spend)],
     "rejections are told anew": [
         (reader, "rejected_id", lambda client, name, generation: f"{client}.rejected~{next(_numbers)}")
     ],
     "a 429 nacks": [(claimed.ClaimedImage, "buy", _buy_or_nack)],
     "a 429 spends an attempt": [(claimed.ClaimedImage, "buy", _buy_or_fail)],
-    "slots are not counted": [(ledger, "slots_now", lambda limit, rate: None)],
-    "the rolling minute is not kept": [(ledger, "WINDOW_SECONDS", 30.0)],
+    "slots are not counted": [(decisions.quota, "slots_now", lambda limit, rate: None)],
+    "the rolling minute is not kept": [(decisions.quota, "WINDOW_SECONDS", 30.0)],
     "a late call is made anyway": [(quota.ServerTime, "earliest", lambda self, at: float("inf"))],
-    "an open circuit spends an attempt": [(ledger, "is_of_outage", lambda known, grant: False)],
+    "an open circuit spends an attempt": [(decisions.quota, "is_of_outage", lambda known, grant: False)],
     "a failure waits for no verdict": [(quota, "VERDICT_SECONDS", 0.0)],
-    "a lone failure spends an attempt": [(ledger, "may_be_outage", lambda known, failed_at: False)],
+    "a lone failure spends an attempt": [(decisions.quota, "may_be_outage", lambda known, failed_at: False)],
     "answers are not noted": [
-        (ledger, "heard", _heard_without_answers),
-        (ledger, "failed", _failed_without_answers),
+        (decisions.quota, "heard", _heard_without_answers),
+        (decisions.quota, "failed", _failed_without_answers),
     ],
-    "an answer counts from when it is told": [(ledger, "heard", _heard_only_now)],
+    "an answer counts from when it is told": [(decisions.quota, "heard", _heard_only_now)],
     "waiting for a host spends an attempt": [(claimed.ClaimedImage, "photo", _photo_or_fail)],
     "a refusal of a host that is not noted spends an attempt": [(hosts.Hosts, "_refused", _tell_or_fail)],
     "a parked image keeps its slot": [(slots.Slots, "outside", _wait_inside)],
@@ -385,43 +392,45 @@ MUTATIONS: Final[dict[str, list[Patch]]] = {
     "a host's ledger is not shared": [(hosts, "key_of", _key_of_ones_own)],
     "a host's turn is not given back": [(hosts.Hosts, "forget", lambda self, image: None)],
     "a host's turn is kept for ever": [(hosts, "TURN_SECONDS", 1e6)],
-    "everybody probes": [(ledger, "_probe", _probe_for_everybody)],
-    "a probe that was not made closes the circuit": [(ledger, "heard", _heard_of_what_was_not_made)],
+    "everybody probes": [(decisions.quota, "_probe", _probe_for_everybody)],
+    "a probe that was not made closes the circuit": [(decisions.quota, "heard", _heard_of_what_was_not_made)],
     "release without the fence": [
-        (claims, "release", lambda image, *, fence, **more: _release(image, fence=image.fence, **more))
+        (decisions.image, "release", lambda image, *, fence, **more: _release(image, fence=image.fence, **more))
     ],
     "round folder without the round": [(names, "round_folder", lambda batch: f"{names.results_folder(batch)}round/")],
     "results.jsonl is empty": [(report.RoundReport, "files", _files_without_results)],
-    "the closer's lease is ignored": [(closing, "take_closer", _take_closer)],
-    "the replay's lease is ignored": [(replay, "begin", _begin_any_replay)],
+    "the closer's lease is ignored": [(decisions.batch, "take_closer", _take_closer)],
+    "the replay's lease is ignored": [(decisions.batch, "begin_replay", _begin_any_replay)],
     "a halt does not stop pulling": [(subscriber.Subscriber, "_start_pulls", _pull_on)],
-    "one attempt only": [(claims, "release", lambda image, **more: _release(image, **more | {"max_attempts": 1}))],
+    "one attempt only": [
+        (decisions.image, "release", lambda image, **more: _release(image, **more | {"max_attempts": 1}))
+    ],
     "a pause acks what is processing": [(stage_image.StageImage, "_stopped", _ack_whatever)],
     "reconcile publishes a healthy backlog": [(reconcile.Reconcile, "_publish_forgotten", _publish_backlog)],
-    "reconcile publishes again by old looks": [(reconcile, "forgotten_before", _forgotten_by_old_looks)],
+    "reconcile publishes again by old looks": [(decisions.batch, "forgotten_before", _forgotten_by_old_looks)],
     "reconcile reads no further back than its last run": [(reconcile, "OVERLAP_SECONDS", 0.0)],
     "a pull in vain is an empty tier": [(subscriber, "PULLS_IN_VAIN", 1)],
-    "DEAD LETTER drops what has attempts left": [(claims, "give_up", _give_up_quietly)],
+    "DEAD LETTER drops what has attempts left": [(decisions.image, "give_up", _give_up_quietly)],
     "a pause or cancel is told to nobody": [
         (room, "announce_control", _say_nothing) for room in (closing, operator, reconcile)
     ],
-    "one lone death blames": [(claims, "is_to_blame", lambda trials: trials.deaths > 0)],
-    "deaths in company blame": [(claims, "claim", _claim_as_if_alone)],
+    "one lone death blames": [(decisions.image, "is_to_blame", lambda trials: trials.deaths > 0)],
+    "deaths in company blame": [(decisions.image, "claim", _claim_as_if_alone)],
     "lone deaths in whatever step blame": [
-        (claims, "died_alone", lambda known, step: _died_alone(known, "prepare")),
+        (decisions.image, "died_alone", lambda known, step: _died_alone(known, "prepare")),
     ],
-    "a young worker tries suspects, and kills blame": [(claims, "TRIAL_AFTER_SECONDS", 0.0)],
+    "a young worker tries suspects, and kills blame": [(decisions.image, "TRIAL_AFTER_SECONDS", 0.0)],
     "checkpoint never used": [(claimed.ClaimedImage, "kept_picture", _no_picture)],
     "checkpoint never written": [(claimed.ClaimedImage, "keep", _keep_in_mind)],
-    "release drops the checkpoint": [(claims, "release", _release_without_checkpoint)],
+    "release drops the checkpoint": [(decisions.image, "release", _release_without_checkpoint)],
     "cache never filled": [(cache.Cache, "fill", _fill_nothing)],
     "cache without a lead": [(cache, "ask", _ask_without_lead)],
     "a failed verify drops the picture": [(claimed.ClaimedImage, "buy", _buy_and_drop)],
-    "a replay drops a good checkpoint": [(claims, "requeue", _requeue_without_picture)],
+    "a replay drops a good checkpoint": [(decisions.image, "requeue", _requeue_without_picture)],
     "a stale hand takes the lead back": [(cache, "ask", _ask_of_whatever_fence)],
     "a paid lead lasts while its worker lives": [(cache, "leads", _leads_while_its_worker_lives)],
     "a paid lead is no lead": [(cache, "PAID_LEAD_SECONDS", 0.0)],
-    "claims are always dead": [(claims, "claim_is_alive", lambda image, holder, now: False)],
+    "claims are always dead": [(decisions.image, "claim_is_alive", lambda image, holder, now: False)],
 }
 
 

@@ -18,8 +18,8 @@ import typer
 from PIL import Image as Picture
 
 from ops import app, ending, local
+from shared import decisions
 from shared.adapters import system_clock as clocks
-from shared.lifecycle import closing
 from shared.model import Batch, BatchState, Completion, Control, Counts, Failure, Image, ImageState, ManifestRef, Tier
 
 STARTS = {"up": 0}  # commands that would start something for long: only their arguments are tried
@@ -155,9 +155,9 @@ def make_data(path: Path) -> None:
             if not batch.total:
                 continue
             images = [image(batch.id, index, state) for index, state in enumerate(states)]
-            (tally,) = closing.empty_tallies(batch)
+            (tally,) = decisions.batch.empty_tallies(batch)
             for each in images:
-                folded = closing.fold(tally, index=each.index, revision=2, state=each.state)
+                folded = decisions.batch.fold(tally, index=each.index, revision=2, state=each.state)
                 tally = folded if not isinstance(folded, str) else tally
             await embedded.store.create_tallies([tally])
             await embedded.store.create_images(images)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared.decisions import image as claims
+from shared import decisions
 from shared.model import (
     SETTLED_STATES,
     Call,
@@ -30,8 +30,8 @@ from shared.settings import WorkerLimits
 
 S = ImageState
 NOW = 1_000_000.0
-STALE = claims.HEARTBEAT_STALE_SECONDS
-CAP = claims.CLAIM_CAP_SECONDS
+STALE = decisions.image.HEARTBEAT_STALE_SECONDS
+CAP = decisions.image.CLAIM_CAP_SECONDS
 OUTPUT = Output(picture="p.jpg", thumbnail="t.jpg", before="b.jpg", sha256="0" * 64, width=4, height=3)
 WORLDS_FAULT = Failure(code="vendor_timeout", message="no answer in 120 s")
 REJECTED = Failure(code="quality_rejected", message="a wall is gone")
@@ -82,8 +82,8 @@ def moved(image: Image, **changes: Any) -> Image:
     ("since", "fresh"), [(-5.0, True), (0.0, True), (STALE - 0.001, True), (STALE, False), (1e9, False)]
 )
 def test_a_heartbeat_is_fresh_until_it_is_stale(since: float, fresh: bool):
-    assert claims.heartbeat_is_fresh(a_worker(since=since), NOW) is fresh
-    assert claims.heartbeat_is_fresh(a_worker(since=since, stopped=True), NOW) is False
+    assert decisions.image.heartbeat_is_fresh(a_worker(since=since), NOW) is fresh
+    assert decisions.image.heartbeat_is_fresh(a_worker(since=since, stopped=True), NOW) is False
 
 
 def test_a_few_lost_heartbeats_kill_nobody_and_the_dead_are_soon_replaced():
@@ -91,7 +91,7 @@ def test_a_few_lost_heartbeats_kill_nobody_and_the_dead_are_soon_replaced():
 
 
 def test_who_was_never_heard_of_has_no_fresh_heartbeat():
-    assert claims.heartbeat_is_fresh(None, NOW) is False
+    assert decisions.image.heartbeat_is_fresh(None, NOW) is False
 
 
 @pytest.mark.parametrize(
@@ -110,21 +110,21 @@ def test_who_was_never_heard_of_has_no_fresh_heartbeat():
 def test_a_claim_is_capped_when_it_has_worked_for_too_long(age, waited, capped):
     image = an_image(S.PROCESSING, claim=Claim(worker="w1", at=NOW - age))
     holder = a_worker(waited_seconds=waited)
-    assert claims.claim_is_capped(image, holder, NOW) is capped
-    assert claims.claim_is_alive(image, holder, NOW) is not capped
-    assert claims.claim_is_alive(image, a_worker(since=STALE, waited_seconds=waited), NOW) is False
+    assert decisions.image.claim_is_capped(image, holder, NOW) is capped
+    assert decisions.image.claim_is_alive(image, holder, NOW) is not capped
+    assert decisions.image.claim_is_alive(image, a_worker(since=STALE, waited_seconds=waited), NOW) is False
 
 
 def test_an_unclaimed_image_is_not_capped():
-    assert claims.claim_is_capped(an_image(), ALIVE, NOW) is False
-    assert claims.claim_is_capped(an_image(S.PROCESSING, claim=Claim(worker="w1", at=0.0)), None, NOW) is True
+    assert decisions.image.claim_is_capped(an_image(), ALIVE, NOW) is False
+    assert decisions.image.claim_is_capped(an_image(S.PROCESSING, claim=Claim(worker="w1", at=0.0)), None, NOW) is True
 
 
 # --- claim ------------------------------------------------------------------------------------------------------------
 
 
 def take(image: Image, holder: Worker | None = None, task_round: int = 2) -> Image | Refusal:
-    return claims.claim(image, task_round=task_round, worker="w2", now=NOW, holder=holder)
+    return decisions.image.claim(image, task_round=task_round, worker="w2", now=NOW, holder=holder)
 
 
 @pytest.mark.parametrize(("state", "task_round", "holder"), list(itertools.product(S, (1, 2, 3), HOLDERS)))
@@ -149,7 +149,7 @@ def test_a_queued_image_is_claimed_with_a_new_fence(crashes: int):
     assert claimed == moved(
         image, state=S.PROCESSING, fence=4, revision=6, claim=Claim(worker="w2", at=NOW, alone=False)
     )
-    assert claims.is_suspect(claimed) is (crashes >= 2)
+    assert decisions.image.is_suspect(claimed) is (crashes >= 2)
 
 
 # (holder, claimed for, waited) -> taken over, and is it a crash. A crash needs a worker that fell silent.
@@ -222,13 +222,13 @@ def test_taking_a_claim_over(case, so_far: str, crashes: int, alone: bool):
 
 # --- whose fault it is ------------------------------------------------------------------------------------------------
 
-PICTURE_STEPS = [step.value for step in claims.PictureStep]
+PICTURE_STEPS = [step.value for step in decisions.image.PictureStep]
 
 
 def after_deaths(steps: list[str]) -> Trials:
     trials = Trials()
     for step in steps:
-        trials = claims.died_alone(trials, step)
+        trials = decisions.image.died_alone(trials, step)
     return trials
 
 
@@ -239,13 +239,13 @@ def test_six_lone_deaths_in_a_row_in_one_step_are_the_images_fault(length: int):
         last_row = [(step, len([*row])) for step, row in itertools.groupby(steps)][-1:]
         blamed = any(step and row >= 6 for step, row in last_row)
         trials = after_deaths([*steps])
-        assert claims.is_to_blame(trials) is blamed, steps
+        assert decisions.image.is_to_blame(trials) is blamed, steps
         assert (trials.deaths, trials.step) == (length, steps[-1] if steps else "")
 
 
 @pytest.mark.parametrize("step", PICTURE_STEPS)
 def test_every_picture_step_is_judged_alike(step: str):
-    assert [claims.is_to_blame(after_deaths([step] * deaths)) for deaths in (5, 6, 7)] == [False, True, True]
+    assert [decisions.image.is_to_blame(after_deaths([step] * deaths)) for deaths in (5, 6, 7)] == [False, True, True]
 
 
 @settings(max_examples=300, deadline=None, database=None, derandomize=True)
@@ -253,12 +253,12 @@ def test_every_picture_step_is_judged_alike(step: str):
 def test_a_hundred_lone_deaths_end_it_wherever_they_were(steps: list[str]):
     rows = [len([*row]) for step, row in itertools.groupby(steps) if step]
     if max(rows, default=0) < 6:
-        assert claims.is_to_blame(after_deaths(steps)) is (len(steps) >= 100)
-    assert claims.is_to_blame(after_deaths(["", *steps, "", *[""] * 100]))
+        assert decisions.image.is_to_blame(after_deaths(steps)) is (len(steps) >= 100)
+    assert decisions.image.is_to_blame(after_deaths(["", *steps, "", *[""] * 100]))
 
 
 def test_a_death_that_came_before_the_step_ends_the_row():
-    assert not claims.is_to_blame(after_deaths([*["prepare"] * 5, "", *["prepare"] * 5]))
+    assert not decisions.image.is_to_blame(after_deaths([*["prepare"] * 5, "", *["prepare"] * 5]))
 
 
 def test_a_photo_that_was_prepared_alone_is_no_suspect_any_more():
@@ -266,17 +266,17 @@ def test_a_photo_that_was_prepared_alone_is_no_suspect_any_more():
         claim=Claim(worker="w1", at=NOW - 100, alone=True, step="prepare"),
         trials=Trials(deaths=7, step="prepare", in_a_row=5, passed=1),
     )
-    after = claims.pass_trial(msgspec.structs.replace(image, crashes=4), fence=3)
+    after = decisions.image.pass_trial(msgspec.structs.replace(image, crashes=4), fence=3)
     assert after == msgspec.structs.replace(
         image, revision=6, crashes=0, trials=Trials(deaths=7, passed=2), claim=Claim(worker="w1", at=NOW - 100)
     )
-    assert not claims.is_suspect(after)
-    assert claims.is_tried_to_the_end(after)
+    assert not decisions.image.is_suspect(after)
+    assert decisions.image.is_tried_to_the_end(after)
 
 
 @pytest.mark.parametrize(("passed", "to_the_end"), [(0, False), (1, False), (2, True), (3, True)])
 def test_who_passes_twice_and_is_a_suspect_again_is_alone_to_the_end(passed: int, to_the_end: bool):
-    assert claims.is_tried_to_the_end(an_image(trials=Trials(passed=passed))) is to_the_end
+    assert decisions.image.is_tried_to_the_end(an_image(trials=Trials(passed=passed))) is to_the_end
 
 
 OLD_CLAIMS = ['{"worker":"w1","at":1.0}', '{"worker":"w1","at":1.0,"alone":true}']
@@ -298,28 +298,28 @@ def third_claim() -> Image:
     suspect = []
     for worker in ("a", "b", "c"):
         holder = Worker(id=image.claim.worker, at=0.0) if image.claim else None
-        image = claims.claim(image, task_round=1, worker=worker, now=NOW, holder=holder)
+        image = decisions.image.claim(image, task_round=1, worker=worker, now=NOW, holder=holder)
         assert image.claim.alone is False
-        suspect.append(claims.is_suspect(image))
+        suspect.append(decisions.image.is_suspect(image))
     assert suspect == [False, False, True]
     return image
 
 
 def test_the_third_worker_is_to_go_alone_and_its_death_is_counted():
-    image = claims.go_alone(third_claim(), fence=3)
+    image = decisions.image.go_alone(third_claim(), fence=3)
     assert image.claim == Claim(worker="c", at=NOW, alone=True)
-    image = claims.enter_step(image, fence=3, step="prepare")
+    image = decisions.image.enter_step(image, fence=3, step="prepare")
     assert image.claim == Claim(worker="c", at=NOW, alone=True, step="prepare")
-    after = claims.claim(image, task_round=1, worker="d", now=NOW, holder=Worker(id="c", at=0.0))
+    after = decisions.image.claim(image, task_round=1, worker="d", now=NOW, holder=Worker(id="c", at=0.0))
     assert (after.state, after.crashes, after.fence, after.attempts) == (S.PROCESSING, 3, 4, 0)
     assert after.trials == Trials(deaths=1, step="prepare", in_a_row=1)
-    assert claims.is_suspect(after)
+    assert decisions.image.is_suspect(after)
 
 
 def test_the_death_of_a_worker_that_was_not_yet_alone_says_nothing():
-    after = claims.claim(third_claim(), task_round=1, worker="d", now=NOW, holder=Worker(id="c", at=0.0))
+    after = decisions.image.claim(third_claim(), task_round=1, worker="d", now=NOW, holder=Worker(id="c", at=0.0))
     assert (after.state, after.crashes, after.claim.worker, after.claim.alone) == (S.PROCESSING, 3, "d", False)
-    assert claims.is_suspect(after)
+    assert decisions.image.is_suspect(after)
     assert after.trials == Trials()
 
 
@@ -327,26 +327,26 @@ def test_deaths_in_company_never_blame_however_many():
     image = an_image(round=1, fence=0)
     for life in range(200):
         holder = Worker(id=image.claim.worker, at=0.0) if image.claim else None
-        image = claims.claim(image, task_round=1, worker=f"w{life}", now=NOW, holder=holder)
+        image = decisions.image.claim(image, task_round=1, worker=f"w{life}", now=NOW, holder=holder)
     assert (image.state, image.crashes, image.trials) == (S.PROCESSING, 199, Trials())
 
 
 # --- what the holder does ---------------------------------------------------------------------------------------------
 
 HOLDER_DECISIONS = {
-    "checkpoint": lambda image, fence: claims.checkpoint(image, fence=fence, checkpoint=PAID, calls=BOUGHT),
-    "release": lambda image, fence: claims.release(image, fence=fence, calls=BOUGHT),
-    "release, attempt spent": lambda image, fence: claims.release(
+    "checkpoint": lambda image, fence: decisions.image.checkpoint(image, fence=fence, checkpoint=PAID, calls=BOUGHT),
+    "release": lambda image, fence: decisions.image.release(image, fence=fence, calls=BOUGHT),
+    "release, attempt spent": lambda image, fence: decisions.image.release(
         image, fence=fence, calls=BOUGHT, error=WORLDS_FAULT, spend_attempt=True, max_attempts=3, now=NOW
     ),
-    "complete": lambda image, fence: claims.complete(
+    "complete": lambda image, fence: decisions.image.complete(
         image, fence=fence, output=OUTPUT, calls=BOUGHT, durations_ms={"generate": 9}, prompts="7", now=NOW
     ),
-    "fail": lambda image, fence: claims.fail(image, fence=fence, error=REJECTED, calls=BOUGHT, now=NOW),
-    "cancel": lambda image, fence: claims.cancel(image, fence=fence, calls=BOUGHT, now=NOW),
-    "go alone": lambda image, fence: claims.go_alone(image, fence=fence),
-    "enter a step": lambda image, fence: claims.enter_step(image, fence=fence, step="prepare"),
-    "pass the trial": lambda image, fence: claims.pass_trial(image, fence=fence),
+    "fail": lambda image, fence: decisions.image.fail(image, fence=fence, error=REJECTED, calls=BOUGHT, now=NOW),
+    "cancel": lambda image, fence: decisions.image.cancel(image, fence=fence, calls=BOUGHT, now=NOW),
+    "go alone": lambda image, fence: decisions.image.go_alone(image, fence=fence),
+    "enter a step": lambda image, fence: decisions.image.enter_step(image, fence=fence, step="prepare"),
+    "pass the trial": lambda image, fence: decisions.image.pass_trial(image, fence=fence),
 }
 # Who has no claim at all hears it in other words.
 UNCLAIMED = dict.fromkeys(("go alone", "enter a step", "pass the trial"), Refusal.STALE_FENCE)
@@ -374,14 +374,14 @@ def held(**changes: Any) -> Image:
 @pytest.mark.parametrize("known", [None, Checkpoint(analysis="{}")])
 def test_a_checkpoint_keeps_the_claim(known):
     image = held(checkpoint=known)
-    after = claims.checkpoint(image, fence=3, checkpoint=PAID, calls=BOUGHT)
+    after = decisions.image.checkpoint(image, fence=3, checkpoint=PAID, calls=BOUGHT)
     assert after == msgspec.structs.replace(image, revision=6, checkpoint=PAID, calls=BOUGHT)
 
 
 @pytest.mark.parametrize("alone", [False, True])
 def test_going_alone_is_noted_in_the_claim_and_changes_nothing_else(alone: bool):
     image = held(claim=Claim(worker="w1", at=NOW - 100, alone=alone), checkpoint=PAID, calls=BOUGHT)
-    after = claims.go_alone(image, fence=3)
+    after = decisions.image.go_alone(image, fence=3)
     assert after == msgspec.structs.replace(image, revision=6, claim=Claim(worker="w1", at=NOW - 100, alone=True))
 
 
@@ -389,7 +389,7 @@ def test_going_alone_is_noted_in_the_claim_and_changes_nothing_else(alone: bool)
 @pytest.mark.parametrize("known", ["", "prepare"])
 def test_a_step_is_noted_in_the_claim_and_changes_nothing_else(known: str, step: str):
     image = held(claim=Claim(worker="w1", at=NOW - 100, alone=True, step=known), checkpoint=PAID, calls=BOUGHT)
-    after = claims.enter_step(image, fence=3, step=step)
+    after = decisions.image.enter_step(image, fence=3, step=step)
     assert after == msgspec.structs.replace(
         image, revision=6, claim=Claim(worker="w1", at=NOW - 100, alone=True, step=step)
     )
@@ -403,7 +403,7 @@ def test_a_step_is_noted_in_the_claim_and_changes_nothing_else(known: str, step:
 @pytest.mark.parametrize("known", [None, Checkpoint(analysis="{}")])
 def test_a_release(attempts, most, spend, error, note, known):
     image = an_image(S.PROCESSING, attempts=attempts, checkpoint=known, error=REJECTED)
-    after = claims.release(
+    after = decisions.image.release(
         image, fence=3, calls=BOUGHT, checkpoint=note, error=error, spend_attempt=spend, max_attempts=most, now=NOW
     )
     last = spend and attempts + 1 >= most
@@ -424,8 +424,8 @@ def test_a_release(attempts, most, spend, error, note, known):
 def test_waiting_and_our_own_faults_never_fail_an_image_however_often_it_is_released():
     image = an_image(round=1, fence=0)
     for turn in range(50):
-        image = claims.claim(image, task_round=1, worker="w", now=NOW, holder=None)
-        image = claims.release(image, fence=turn + 1, calls=(), max_attempts=1)
+        image = decisions.image.claim(image, task_round=1, worker="w", now=NOW, holder=None)
+        image = decisions.image.release(image, fence=turn + 1, calls=(), max_attempts=1)
         assert (image.state, image.attempts, image.crashes) == (S.QUEUED, 0, 0)
 
 
@@ -433,8 +433,8 @@ def test_the_third_failed_attempt_is_the_last():
     image = an_image(round=1, fence=0)
     states = []
     for turn in range(3):
-        image = claims.claim(image, task_round=1, worker="w", now=NOW, holder=None)
-        image = claims.release(
+        image = decisions.image.claim(image, task_round=1, worker="w", now=NOW, holder=None)
+        image = decisions.image.release(
             image, fence=turn + 1, calls=(), error=WORLDS_FAULT, spend_attempt=True, max_attempts=3, now=NOW
         )
         states.append(image.state)
@@ -453,7 +453,7 @@ def test_a_completed_image_has_its_output_and_no_error():
 @pytest.mark.parametrize("note", [None, PAID])
 def test_an_image_fails_by_its_own_fault_at_once(note):
     image = held(error=WORLDS_FAULT, checkpoint=Checkpoint(analysis="{}"))
-    after = claims.fail(image, fence=3, error=REJECTED, calls=BOUGHT, checkpoint=note, now=NOW)
+    after = decisions.image.fail(image, fence=3, error=REJECTED, calls=BOUGHT, checkpoint=note, now=NOW)
     assert after == moved(
         image, state=S.FAILED, revision=6, claim=None, error=REJECTED, calls=BOUGHT, attempts=2, settled_at=NOW,
         checkpoint=note or image.checkpoint,
@@ -463,7 +463,7 @@ def test_an_image_fails_by_its_own_fault_at_once(note):
 @pytest.mark.parametrize("error", [None, WORLDS_FAULT])
 def test_a_cancelled_image_keeps_its_bill_and_no_error(error):
     image = held(checkpoint=PAID, error=error)
-    after = claims.cancel(image, fence=3, calls=BOUGHT, now=NOW)
+    after = decisions.image.cancel(image, fence=3, calls=BOUGHT, now=NOW)
     assert after == moved(image, state=S.CANCELLED, revision=6, claim=None, error=None, calls=BOUGHT, settled_at=NOW)
 
 
@@ -474,7 +474,7 @@ def test_a_cancelled_image_keeps_its_bill_and_no_error(error):
 @pytest.mark.parametrize(("state", "holder"), list(itertools.product(S, HOLDERS)))
 def test_only_what_nobody_works_on_is_cancelled_from_outside(state, holder, error):
     image = an_image(state, error=error, attempts=1, calls=BOUGHT, checkpoint=PAID)
-    answer = claims.cancel_queued(image, now=NOW, holder=HOLDERS[holder])
+    answer = decisions.image.cancel_queued(image, now=NOW, holder=HOLDERS[holder])
     if state in SETTLED_STATES:
         assert answer is Refusal.SETTLED
     elif state is S.PROCESSING and holder in ("unknown", "another worker", "fresh", "fresh, waiting for quota"):
@@ -485,7 +485,7 @@ def test_only_what_nobody_works_on_is_cancelled_from_outside(state, holder, erro
 
 @pytest.mark.parametrize("state", list(S))
 def test_who_knows_no_holder_cancels_queued_images_only(state):
-    answer = claims.cancel_queued(an_image(state), now=NOW)
+    answer = decisions.image.cancel_queued(an_image(state), now=NOW)
     if state is S.QUEUED:
         assert isinstance(answer, Image)
     else:
@@ -493,7 +493,7 @@ def test_who_knows_no_holder_cancels_queued_images_only(state):
 
 
 def test_a_dead_worker_cannot_write_to_what_was_cancelled_from_under_it():
-    image = claims.cancel_queued(an_image(S.PROCESSING), now=NOW, holder=DEAD)
+    image = decisions.image.cancel_queued(an_image(S.PROCESSING), now=NOW, holder=DEAD)
     assert all(decide(image, 3) is Refusal.STALE_FENCE for decide in HOLDER_DECISIONS.values())
 
 
@@ -502,7 +502,7 @@ def test_a_dead_worker_cannot_write_to_what_was_cancelled_from_under_it():
 @pytest.mark.parametrize(("state", "letter_round", "holder"), list(itertools.product(S, (1, 2, 3), HOLDERS)))
 def test_dead_letter_gives_up_only_what_nobody_can_stage_any_more(state, letter_round, holder, attempts, error):
     image = an_image(state, attempts=attempts, error=error, crashes=1, calls=BOUGHT, checkpoint=PAID)
-    answer = claims.give_up(
+    answer = decisions.image.give_up(
         image, letter_round=letter_round, error=LETTERS_ERROR, holder=HOLDERS[holder], max_attempts=3, now=NOW
     )
     if letter_round != 2:
@@ -521,7 +521,7 @@ def test_dead_letter_gives_up_only_what_nobody_can_stage_any_more(state, letter_
 
 @pytest.mark.parametrize("state", list(S))
 def test_only_failed_images_are_requeued(state):
-    answer = claims.requeue(an_image(state), replay=1)
+    answer = decisions.image.requeue(an_image(state), replay=1)
     assert isinstance(answer, Image) == (state is S.FAILED)
 
 
@@ -541,7 +541,7 @@ def test_a_requeued_image_keeps_its_paid_work_but_no_rejected_picture(paid, code
     error = Failure(code=code, message="") if code else None
     trials = Trials(deaths=6, step="prepare", in_a_row=6, passed=2)
     image = an_image(S.FAILED, attempts=3, crashes=2, trials=trials, error=error, checkpoint=paid, calls=BOUGHT)
-    assert claims.requeue(image, replay=3, now=NOW) == moved(
+    assert decisions.image.requeue(image, replay=3, now=NOW) == moved(
         image, state=S.QUEUED, round=3, revision=6, attempts=0, crashes=0, trials=Trials(), error=None, settled_at=None,
         checkpoint=kept, touched_at=NOW, earlier_cost_micro_usd=image.cost_micro_usd, replay=3,
     )  # fmt: skip
@@ -549,18 +549,18 @@ def test_a_requeued_image_keeps_its_paid_work_but_no_rejected_picture(paid, code
 
 def test_a_replay_requeues_an_image_once():
     """Killed and carried on it finds it failed again: that is for the next replay."""
-    image = claims.requeue(an_image(S.FAILED), replay=2)
+    image = decisions.image.requeue(an_image(S.FAILED), replay=2)
     again = msgspec.structs.replace(image, state=S.FAILED, error=Failure(code="x", message=""))
-    assert claims.requeue(again, replay=2) is Refusal.ILLEGAL
-    assert claims.requeue(again, replay=1) is Refusal.ILLEGAL
-    assert claims.requeue(again, replay=3).replay == 3
+    assert decisions.image.requeue(again, replay=2) is Refusal.ILLEGAL
+    assert decisions.image.requeue(again, replay=1) is Refusal.ILLEGAL
+    assert decisions.image.requeue(again, replay=3).replay == 3
 
 
 def test_a_requeued_image_does_not_belong_to_its_last_holder():
-    image = claims.requeue(an_image(S.FAILED), replay=1)
+    image = decisions.image.requeue(an_image(S.FAILED), replay=1)
     for decide in HOLDER_DECISIONS.values():
         assert decide(image, 3) is Refusal.STALE_FENCE
-    claimed = claims.claim(image, task_round=3, worker="w1", now=NOW, holder=None)
+    claimed = decisions.image.claim(image, task_round=3, worker="w1", now=NOW, holder=None)
     assert claimed.fence == 4
     for decide in HOLDER_DECISIONS.values():
         assert decide(claimed, 3) is Refusal.STALE_FENCE
@@ -591,35 +591,37 @@ def act(image: Image, name: str, behind: int, holder: str | None, now: float) ->
         known = Worker(id=named, at=now if holder in ("fresh", "stopped") else now - STALE, stopped=holder == "stopped")
     match name:
         case "claim":
-            return claims.claim(image, task_round=image.round - behind, worker=f"w{now}", now=now, holder=known)
+            return decisions.image.claim(
+                image, task_round=image.round - behind, worker=f"w{now}", now=now, holder=known
+            )
         case "give up":
-            return claims.give_up(
+            return decisions.image.give_up(
                 image, letter_round=image.round - behind, error=LETTERS_ERROR, holder=known,
                 max_attempts=MOST_ATTEMPTS, now=now,
             )  # fmt: skip
         case "cancel queued":
-            return claims.cancel_queued(image, now=now, holder=known)
+            return decisions.image.cancel_queued(image, now=now, holder=known)
         case "requeue":
-            return claims.requeue(image, replay=image.replay + 1, now=now)
+            return decisions.image.requeue(image, replay=image.replay + 1, now=now)
         case "go alone" | "enter a step" | "pass the trial":
             return HOLDER_DECISIONS[name](image, fence)
         case "checkpoint":
-            return claims.checkpoint(image, fence=fence, checkpoint=PAID, calls=calls)
+            return decisions.image.checkpoint(image, fence=fence, checkpoint=PAID, calls=calls)
         case "release":
-            return claims.release(image, fence=fence, calls=calls, max_attempts=MOST_ATTEMPTS, now=now)
+            return decisions.image.release(image, fence=fence, calls=calls, max_attempts=MOST_ATTEMPTS, now=now)
         case "release, attempt spent":
-            return claims.release(
+            return decisions.image.release(
                 image, fence=fence, calls=calls, error=WORLDS_FAULT, spend_attempt=True, max_attempts=MOST_ATTEMPTS,
                 now=now,
             )  # fmt: skip
         case "complete":
-            return claims.complete(
+            return decisions.image.complete(
                 image, fence=fence, output=OUTPUT, calls=calls, durations_ms={}, prompts="7", now=now
             )
         case "fail":
-            return claims.fail(image, fence=fence, error=REJECTED, calls=calls, now=now)
+            return decisions.image.fail(image, fence=fence, error=REJECTED, calls=calls, now=now)
         case "cancel":
-            return claims.cancel(image, fence=fence, calls=calls, now=now)
+            return decisions.image.cancel(image, fence=fence, calls=calls, now=now)
     raise AssertionError(name)
 
 
@@ -699,14 +701,16 @@ def test_an_image_that_kills_every_worker_fails_within_a_bound(where: str):
     while image.state is not S.FAILED:
         deaths += 1
         holder = Worker(id=image.claim.worker, at=0.0) if image.claim else None
-        image = claims.claim(image, task_round=1, worker=f"w{deaths}", now=NOW, holder=holder)
-        if image.state is S.PROCESSING and claims.is_suspect(image):
-            image = claims.go_alone(image, fence=image.fence)
+        image = decisions.image.claim(image, task_round=1, worker=f"w{deaths}", now=NOW, holder=holder)
+        if image.state is S.PROCESSING and decisions.image.is_suspect(image):
+            image = decisions.image.go_alone(image, fence=image.fence)
             if where in ("prepare", "download"):
-                image = claims.enter_step(image, fence=image.fence, step="prepare" if where == "prepare" else "")
-            elif claims.is_tried_to_the_end(image):
-                image = claims.enter_step(image, fence=image.fence, step="" if where == "generate" else where)
+                image = decisions.image.enter_step(
+                    image, fence=image.fence, step="prepare" if where == "prepare" else ""
+                )
+            elif decisions.image.is_tried_to_the_end(image):
+                image = decisions.image.enter_step(image, fence=image.fence, step="" if where == "generate" else where)
             else:
-                image = claims.pass_trial(image, fence=image.fence)
+                image = decisions.image.pass_trial(image, fence=image.fence)
     assert deaths == BOUNDS[where]
     assert (image.error.code, image.fence) == ("worker_crashed", deaths + 1)

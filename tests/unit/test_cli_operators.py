@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from ops import erasing, local, run_notes, show, spending, waiting
+from ops import erasing, local, remote, run_notes, show, spending, waiting
 from ops import words as words_module
 from ops.commands import control
 from ops.target import Target
@@ -24,7 +24,6 @@ from shared.adapters.embedded.objects import EmbeddedObjects
 from shared.adapters.system_clock import SystemClock
 from shared.assembly import wiring
 from shared.decisions.quota import Circuit, Ledger, Waiter
-from shared.lifecycle import closing
 from shared.model import BatchState, Call, Control, Counts, ImageState, Trials, Worker
 from shared.ports import StoredObject
 from shared.settings import Buckets, Limit, Settings
@@ -149,7 +148,7 @@ def test_status_tells_a_time_left_only_where_it_is_known(
         return status
 
     monkeypatch.setattr(EmbeddedObjects, "stat", stat)
-    monkeypatch.setattr(closing, "known_speed", lambda known: 1.0)
+    monkeypatch.setattr(remote, "known_speed", lambda known: 1.0)
     with at_work(data.folder):
         said = ruum("status", batch, "--data", data.folder).out
     seconds = re.search(r"finished \(2%\)(?:, 60.0 a minute)?, (.*)", said)

@@ -13,9 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared import events
+from shared import decisions, events
 from shared.assembly.wiring import Embedded, embedded
-from shared.decisions import image as claims
 from shared.lifecycle import closing
 from shared.model import (
     SETTLED_STATES,
@@ -71,7 +70,7 @@ def a_tally(images: int) -> Tally:
 def folded(tally: Tally, event: tuple[int, int, ImageState]) -> Tally:
     index, revision, state = event
     before = msgspec.json.encode(tally)
-    after = closing.fold(tally, index=index, revision=revision, state=state)
+    after = decisions.batch.fold(tally, index=index, revision=revision, state=state)
     assert msgspec.json.encode(tally) == before  # a decision may run twice: it must not touch what it was given
     if isinstance(after, Refusal):
         assert after is Refusal.UNCHANGED
@@ -91,14 +90,16 @@ def histories(draw: st.DrawFn) -> tuple[int, list[tuple[int, int, ImageState]]]:
         for choice in draw(st.lists(st.integers(0, 5), max_size=8)):
             fence = image.fence
             after = [
-                lambda: claims.claim(image, task_round=image.round, worker="w", now=NOW, holder=None),
-                lambda: claims.release(image, fence=fence, calls=()),
-                lambda: claims.complete(
+                lambda: decisions.image.claim(image, task_round=image.round, worker="w", now=NOW, holder=None),
+                lambda: decisions.image.release(image, fence=fence, calls=()),
+                lambda: decisions.image.complete(
                     image, fence=fence, output=OUTPUT, calls=(), durations_ms={}, prompts="", now=NOW
                 ),
-                lambda: claims.fail(image, fence=fence, error=Failure(code="x", message=""), calls=(), now=NOW),
-                lambda: claims.cancel_queued(image, now=NOW),
-                lambda: claims.requeue(image, replay=image.replay + 1, now=NOW),
+                lambda: decisions.image.fail(
+                    image, fence=fence, error=Failure(code="x", message=""), calls=(), now=NOW
+                ),
+                lambda: decisions.image.cancel_queued(image, now=NOW),
+                lambda: decisions.image.requeue(image, replay=image.replay + 1, now=NOW),
             ][choice]()
             if isinstance(after, Image):
                 image = after
@@ -135,7 +136,7 @@ def test_every_order_of_one_images_life_counts_the_same():
 @pytest.mark.parametrize(("known", "revision", "counts"), [(3, 2, False), (3, 3, False), (3, 4, True), (0, 1, True)])
 def test_only_a_newer_revision_counts(known: int, revision: int, counts: bool):
     tally = Tally(batch="acme.a", shard=0, counts=Counts(processing=1, queued=1), entries={0: (known, S.PROCESSING)})
-    after = closing.fold(tally, index=0, revision=revision, state=S.FAILED)
+    after = decisions.batch.fold(tally, index=0, revision=revision, state=S.FAILED)
     if counts:
         assert after == msgspec.structs.replace(
             tally, counts=Counts(queued=1, failed=1), entries={0: (revision, S.FAILED)}
@@ -147,7 +148,7 @@ def test_only_a_newer_revision_counts(known: int, revision: int, counts: bool):
 @pytest.mark.parametrize("total", [1, 2, 8, 9, 2001, 10_000])
 def test_empty_tallies_count_every_image_as_open(total: int):
     batch = a_batch(total=total, shards=shards_for(total))
-    tallies = closing.empty_tallies(batch)
+    tallies = decisions.batch.empty_tallies(batch)
     assert [tally.shard for tally in tallies] == list(range(batch.shards))
     assert sum((tally.counts for tally in tallies), Counts()) == Counts(queued=total)
     assert {tally.batch for tally in tallies} == {batch.id}
@@ -161,7 +162,7 @@ def test_empty_tallies_count_every_image_as_open(total: int):
 @pytest.mark.parametrize("seen", [4, 5, 6])
 def test_closing_begins_only_on_the_revision_seen_and_only_from_processing(state: BatchState, seen: int):
     batch = a_batch(state)
-    answer = closing.begin_closing(batch, seen_revision=seen, lease=LEASE, now=NOW)
+    answer = decisions.batch.begin_closing(batch, seen_revision=seen, lease=LEASE, now=NOW)
     if seen != 5:
         assert answer is Refusal.STALE_REVISION
     elif state is B.PROCESSING:
@@ -183,7 +184,7 @@ def test_closing_begins_only_on_the_revision_seen_and_only_from_processing(state
 )
 def test_a_closing_is_carried_on_when_its_lease_is_over(state, closer, busy):
     batch = a_batch(state, closer=closer, closing_at=NOW - 40)
-    answer = closing.take_closer(batch, lease=LEASE, now=NOW)
+    answer = decisions.batch.take_closer(batch, lease=LEASE, now=NOW)
     if state is not B.CLOSING:
         assert answer is Refusal.ILLEGAL
     elif busy:
@@ -195,7 +196,7 @@ def test_a_closing_is_carried_on_when_its_lease_is_over(state, closer, busy):
 def test_a_closed_batch_has_its_completion_and_no_closer():
     batch = a_batch(B.CLOSING, closer=LEASE)
     completion = a_completion(completed=2)
-    assert closing.close(batch, holder="me", completion=completion, now=NOW) == msgspec.structs.replace(
+    assert decisions.batch.close(batch, holder="me", completion=completion, now=NOW) == msgspec.structs.replace(
         batch, state=B.CLOSED, revision=6, completion=completion, closer=None, closed_at=NOW
     )
 
@@ -203,7 +204,9 @@ def test_a_closed_batch_has_its_completion_and_no_closer():
 @pytest.mark.parametrize("state", list(B))
 @pytest.mark.parametrize("closer", [None, LEASE, Lease(holder="other", until=NOW - 1)], ids=["nobody", "me", "other"])
 def test_only_the_leases_holder_closes_and_only_what_is_closing(state: BatchState, closer: Lease | None):
-    answer = closing.close(a_batch(state, closer=closer), holder="me", completion=a_completion(completed=2), now=NOW)
+    answer = decisions.batch.close(
+        a_batch(state, closer=closer), holder="me", completion=a_completion(completed=2), now=NOW
+    )
     if state is not B.CLOSING:
         assert answer is Refusal.ILLEGAL
     elif closer is LEASE:
@@ -215,7 +218,7 @@ def test_only_the_leases_holder_closes_and_only_what_is_closing(state: BatchStat
 @pytest.mark.parametrize(("known", "noted", "changes"), [(0, 1, True), (1, 1, False), (2, 1, False), (1, 2, True)])
 def test_an_announcement_is_noted_once_and_never_taken_back(known: int, noted: int, changes: bool):
     batch = a_batch(B.CLOSED, round=2, announced_round=known)
-    answer = closing.note_announced(batch, round_announced=noted)
+    answer = decisions.batch.note_announced(batch, round_announced=noted)
     if changes:
         assert answer == msgspec.structs.replace(batch, announced_round=noted, revision=6)
     else:
@@ -224,10 +227,10 @@ def test_an_announcement_is_noted_once_and_never_taken_back(known: int, noted: i
 
 def test_closing_moves_raise_the_revision_so_that_a_replay_in_between_is_seen():
     batch = a_batch()
-    reopened = closing.move(batch, BatchMove.REOPEN)
-    resumed = closing.move(reopened, BatchMove.RESUME)
+    reopened = decisions.batch.move(batch, BatchMove.REOPEN)
+    resumed = decisions.batch.move(reopened, BatchMove.RESUME)
     assert resumed.state is B.PROCESSING
-    assert closing.begin_closing(resumed, seen_revision=5, lease=LEASE, now=NOW) is Refusal.STALE_REVISION
+    assert decisions.batch.begin_closing(resumed, seen_revision=5, lease=LEASE, now=NOW) is Refusal.STALE_REVISION
 
 
 # --- a closer at work, on the embedded backend in memory --------------------------------------------------------------
@@ -302,7 +305,7 @@ class World:
     async def begin(self) -> None:
         batch = a_batch(revision=1)
         await self.store.create_batch(batch)
-        await self.store.create_tallies(closing.empty_tallies(batch))
+        await self.store.create_tallies(decisions.batch.empty_tallies(batch))
         await self.store.create_images([
             Image(
                 batch=batch.id, index=index, source="s", room_type="den", design_style="boho", tier=Tier.NORMAL,
@@ -320,7 +323,7 @@ class World:
         tally = await self.store.change_tally(
             "acme.a",
             image.shard,
-            lambda tally: closing.fold(tally, index=index, revision=image.revision, state=image.state),
+            lambda tally: decisions.batch.fold(tally, index=index, revision=image.revision, state=image.state),
             self.clock.token(),
         )
         assert isinstance(tally, Tally)
@@ -329,16 +332,20 @@ class World:
     async def settle(self, index: int, *, fails: bool = False) -> None:
         image = await self.change(
             index,
-            lambda image: claims.claim(image, task_round=image.round, worker="w", now=self.clock.time, holder=None),
+            lambda image: decisions.image.claim(
+                image, task_round=image.round, worker="w", now=self.clock.time, holder=None
+            ),
         )
         fence, now = image.fence, self.clock.time
         if fails:
             error = Failure(code="vendor_timeout", message="")
-            await self.change(index, lambda image: claims.fail(image, fence=fence, error=error, calls=(), now=now))
+            await self.change(
+                index, lambda image: decisions.image.fail(image, fence=fence, error=error, calls=(), now=now)
+            )
         else:
             await self.change(
                 index,
-                lambda image: claims.complete(
+                lambda image: decisions.image.complete(
                     image, fence=fence, output=OUTPUT, calls=(), durations_ms={}, prompts="", now=now
                 ),
             )
@@ -346,13 +353,13 @@ class World:
     async def replay(self) -> None:
         """As the design says: reopen as a new round, requeue and fold what failed, resume; then it is staged."""
         await self.move(BatchMove.REOPEN, round=2)
-        await self.change(1, lambda image: claims.requeue(image, replay=1))
+        await self.change(1, lambda image: decisions.image.requeue(image, replay=1))
         await self.move(BatchMove.RESUME)
         await self.settle(1)
 
     async def move(self, move: BatchMove, **changes: Any) -> None:
         moved = await self.store.change_batch(
-            "acme.a", lambda batch: closing.move(batch, move, **changes), self.clock.token()
+            "acme.a", lambda batch: decisions.batch.move(batch, move, **changes), self.clock.token()
         )
         assert isinstance(moved, Batch)
 
@@ -605,7 +612,7 @@ def test_a_closer_that_lost_its_lease_does_not_overwrite_an_announced_report():
         announced = world.queue.events[0][1]["reports"]["results.jsonl"]
         assert await world.report(1) == ["completed", "failed"]
         await world.move(BatchMove.REOPEN, round=2)
-        await world.change(1, lambda image: claims.requeue(image, replay=1))
+        await world.change(1, lambda image: decisions.image.requeue(image, replay=1))
         await finish(goes_on, slow)
         assert await world.report(1) == ["completed", "failed"], f"no longer what was announced: {announced}"
         assert slow.exception() is None, "who lost its lease stops, and that is no bug of its own"

@@ -275,7 +275,7 @@ def test_the_names_of_files_and_folders_are_the_codes(page: str) -> None:
     assert named[1:3] == ["thumbnails/", "status.json"]
     image = Image(batch=batch.id, index=0, source="s", room_type="den", design_style="boho", tier=Tier.NORMAL, shard=0,
                   property_code="APT 1", state=ImageState.COMPLETED)  # fmt: skip
-    stem = re.sub(r"<[ií]nd(ex|ice)>", "0", named[0].replace("<propertyCode>", names.slug("APT 1")))
+    stem = re.sub(r"<[ií]nd(ex|ice)>", "0", named[0].replace("<propertyCode>", text.slug("APT 1")))
     assert stem == f"images/{names.picture_stem(image)}.jpg"
     places = re.findall(r"gs://<result\w+>/(manifests/)<client\w*>/<n\w+>(\.errors\.json)", text)
     assert places == [("manifests/", names.errors_name(""))]

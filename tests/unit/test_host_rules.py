@@ -7,7 +7,7 @@ from itertools import product
 import msgspec
 import pytest
 
-from shared.decisions import quota as ledgers
+from shared import decisions
 from shared.decisions.quota import Ask, Grant
 from shared.model import Tier
 from shared.settings import Limit
@@ -24,7 +24,7 @@ from shared.worker.hosts import (
 )
 
 NOW = 1_772_442_000.0
-MARGIN = ledgers.RETRY_AFTER_MARGIN_SECONDS
+MARGIN = decisions.quota.RETRY_AFTER_MARGIN_SECONDS
 NEW = HostLedger(id="host:x.example")
 LIMIT = Limit(concurrent=10)
 
@@ -32,7 +32,7 @@ LIMIT = Limit(concurrent=10)
 def turn(ledger: HostLedger, now: float, succeeded: bool = False) -> tuple[HostLedger, Grant]:
     """One turn, and what was heard on the way to it."""
     ask = Ask(worker="w", wanted={Tier.NORMAL: (f"c{now}",)}, succeeded=succeeded)
-    ledger, reserved = ledgers.reserve(ledger, ask, LIMIT, now)
+    ledger, reserved = decisions.quota.reserve(ledger, ask, LIMIT, now)
     (grant,) = reserved.grants
     return ledger, grant
 
@@ -71,7 +71,7 @@ def test_an_answer_from_before_a_refusal_does_not_begin_the_count_anew() -> None
     ledger = refused(NEW, FREE, None, NOW)
     now = ledger.not_before
     late = Ask(worker="w", wanted={}, succeeded=True, answered_seconds_ago=now - NOW + 1)
-    ledger, _ = ledgers.reserve(ledger, late, LIMIT, now)
+    ledger, _ = decisions.quota.reserve(ledger, late, LIMIT, now)
     ledger, grant = turn(ledger, now)
     assert refused(ledger, grant, None, now).refusals == 2
 
@@ -123,7 +123,7 @@ def test_whatever_comes_in_whatever_order(first: str) -> None:
             if what == "answered":
                 now = max(now, ledger.not_before)
                 ledger, old = turn(ledger, now)
-                ledger, _ = ledgers.reserve(
+                ledger, _ = decisions.quota.reserve(
                     ledger, Ask(worker="w", wanted={}, succeeded=True, done_slots=frozenset({old.id})), LIMIT, now
                 )
                 assert ledger.answered_at == now
@@ -136,10 +136,10 @@ def test_whatever_comes_in_whatever_order(first: str) -> None:
             assert ledger.not_before <= max(before.not_before, now + MAX_PAUSE_SECONDS + MARGIN)
             assert 1 <= ledger.refusals <= before.refusals + 1
             assert NOW <= ledger.refused_since <= ledger.refused_at == now
-            assert ledgers.SLOWEST <= ledger.rate <= 1.0
+            assert decisions.quota.SLOWEST <= ledger.rate <= 1.0
             assert not ledger.slots
             assert is_limited(ledger, now)
-            _, reserved = ledgers.reserve(ledger, Ask(worker="w", wanted={Tier.NORMAL: ("c",)}), LIMIT, now)
+            _, reserved = decisions.quota.reserve(ledger, Ask(worker="w", wanted={Tier.NORMAL: ("c",)}), LIMIT, now)
             assert all(grant.start >= ledger.not_before for grant in reserved.grants)
 
 
@@ -166,4 +166,4 @@ def test_a_turn_is_given_back_before_its_lease_ends() -> None:
     """The download of the last moment still lies within it."""
     from shared.settings import DownloadLimits
 
-    assert hosts.TURN_SECONDS + DownloadLimits().total_seconds < ledgers.SLOT_SECONDS
+    assert hosts.TURN_SECONDS + DownloadLimits().total_seconds < decisions.quota.SLOT_SECONDS

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared.decisions import quota as ledgers
+from shared import decisions
 from shared.decisions.fairness import TIER_WEIGHTS
 from shared.decisions.quota import Ask, Circuit, Grant, Ledger, Reserved
 from shared.messages import decode, encode
@@ -22,7 +22,7 @@ from shared.settings import LIMITS, BadSetting, Limit, from_environment
 NOW = 1_772_442_000.0  # 2026-03-02 09:00:00 UTC
 PER_MINUTE = Limit(per_minute=60)
 SLOTS = Limit(concurrent=5)
-WINDOW = ledgers.WINDOW_SECONDS + ledgers.MARGIN_SECONDS
+WINDOW = decisions.quota.WINDOW_SECONDS + decisions.quota.MARGIN_SECONDS
 
 
 class Fleet:
@@ -41,7 +41,7 @@ class Fleet:
         """One reservation; a number means calls of the normal tier."""
         wants = {Tier.NORMAL: wants} if isinstance(wants, int) else wants
         ask = Ask(worker=worker, wanted=self.wanted(wants), **heard)
-        self.ledger, reserved = ledgers.reserve(self.ledger, ask, self.limit, now)
+        self.ledger, reserved = decisions.quota.reserve(self.ledger, ask, self.limit, now)
         self.given += reserved.grants
         assert len({grant.id for grant in self.given}) == len(self.given), "a right is given once"
         return reserved
@@ -52,14 +52,14 @@ class Fleet:
         return grant
 
     def throttled(self, grant: Grant, seconds: float | None, now: float) -> None:
-        self.ledger = ledgers.throttled(self.ledger, grant, seconds, now)
+        self.ledger = decisions.quota.throttled(self.ledger, grant, seconds, now)
 
     def failed(self, grant: Grant, now: float) -> None:
-        self.ledger = ledgers.failed(self.ledger, grant, now)
+        self.ledger = decisions.quota.failed(self.ledger, grant, now)
 
     def opened(self, now: float = NOW) -> Fleet:
         """The circuit opened by failures in a row."""
-        for grant in self.ask("a", ledgers.FAILURES_TO_OPEN, now).grants:
+        for grant in self.ask("a", decisions.quota.FAILURES_TO_OPEN, now).grants:
             self.failed(grant, now)
         assert self.ledger.circuit is Circuit.OPEN
         return self
@@ -75,7 +75,7 @@ def most_in_a_minute(starts: Iterable[float]) -> int:
     """The most calls that any rolling minute saw; both ends count, which is stricter than a vendor."""
     ordered, most, first = sorted(starts), 0, 0
     for last, start in enumerate(ordered):
-        while start - ordered[first] > ledgers.WINDOW_SECONDS:
+        while start - ordered[first] > decisions.quota.WINDOW_SECONDS:
             first += 1
         most = max(most, last - first + 1)
     return most
@@ -97,7 +97,7 @@ def test_no_rolling_minute_is_above_the_limit(steps: list[tuple[float, str, dict
         before = [grant.start for grant in fleet.given]
         reserved = fleet.ask(worker, wants, now)
         for grant in reserved.grants:
-            assert now <= grant.start <= now + ledgers.HORIZON_SECONDS + 1, "at most five seconds ahead"
+            assert now <= grant.start <= now + decisions.quota.HORIZON_SECONDS + 1, "at most five seconds ahead"
             assert grant.start >= max(before, default=0.0), "in order"
         assert reserved.ask_again_at > now
         short = sum(wants.values()) > len(reserved.grants)
@@ -111,7 +111,7 @@ def test_no_rolling_minute_is_above_the_limit(steps: list[tuple[float, str, dict
 def test_a_limit_that_is_asked_all_the_time_is_used_up(most: int) -> None:
     """Per 61 seconds exactly the limit: the second is the margin, nothing else is wasted."""
     fleet, now, minutes = Fleet(Limit(per_minute=most)), NOW, 10
-    while now < NOW + minutes * WINDOW - ledgers.HORIZON_SECONDS - 1:
+    while now < NOW + minutes * WINDOW - decisions.quota.HORIZON_SECONDS - 1:
         now = max(now + 0.5, min(fleet.ask("a", most, now).ask_again_at, now + 5.0))
     in_time = [grant for grant in fleet.given if grant.start < NOW + minutes * WINDOW - 2 * minutes]
     assert len(in_time) == most * minutes
@@ -120,7 +120,7 @@ def test_a_limit_that_is_asked_all_the_time_is_used_up(most: int) -> None:
 def test_an_idle_ledger_gives_the_whole_minute_at_once() -> None:
     reserved = Fleet().ask("a", 61, NOW)
     assert [grant.start for grant in reserved.grants] == [NOW] * 60
-    assert reserved.ask_again_at == NOW + WINDOW - ledgers.HORIZON_SECONDS
+    assert reserved.ask_again_at == NOW + WINDOW - decisions.quota.HORIZON_SECONDS
 
 
 def test_what_was_given_ahead_is_not_given_twice() -> None:
@@ -143,21 +143,21 @@ def test_a_limit_that_changes_while_running_holds_from_then_on(
     for pause, worker, wants in steps:
         now += pause
         if changed is None and now - NOW > at:
-            fleet.ledger = ledgers.set_limit(fleet.ledger, Limit(per_minute=then))
+            fleet.ledger = decisions.quota.set_limit(fleet.ledger, Limit(per_minute=then))
             changed = now
         fleet.ask(worker, wants, now)
     starts = [grant.start for grant in fleet.given]
     assert most_in_a_minute(starts) <= max(first, then)
     if changed is not None:
-        later = [start for start in starts if start > changed + ledgers.HORIZON_SECONDS]
+        later = [start for start in starts if start > changed + decisions.quota.HORIZON_SECONDS]
         assert most_in_a_minute(later) <= then
 
 
 def test_a_limit_of_operators_goes_before_the_settings_and_back() -> None:
     fleet = Fleet()
-    fleet.ledger = ledgers.set_limit(fleet.ledger, Limit(per_minute=3))
+    fleet.ledger = decisions.quota.set_limit(fleet.ledger, Limit(per_minute=3))
     assert len(fleet.ask("a", 60, NOW).grants) == 3
-    fleet.ledger = ledgers.set_limit(fleet.ledger, None)
+    fleet.ledger = decisions.quota.set_limit(fleet.ledger, None)
     assert len(fleet.ask("a", 60, NOW).grants) == 57
 
 
@@ -172,7 +172,7 @@ def test_use_is_counted_by_the_last_minute() -> None:
     fleet = Fleet()
     fleet.ask("a", 10, NOW)
     fleet.ask("a", 5, NOW + 30)
-    assert [ledgers.used(fleet.ledger, NOW + at) for at in (0, 30, 59.9, 60, 90)] == [10, 15, 15, 5, 0]
+    assert [decisions.quota.used(fleet.ledger, NOW + at) for at in (0, 30, 59.9, 60, 90)] == [10, 15, 15, 5, 0]
 
 
 def test_the_ledger_survives_its_journey_through_a_store() -> None:
@@ -190,8 +190,8 @@ def test_slow_mode_halves_slots_too() -> None:
     for grant in fleet.ask("a", 10, NOW).grants:
         fleet.throttled(grant, 0.0, NOW)
     assert len(fleet.ask("a", 50, fleet.ledger.not_before).grants) == 5
-    assert [ledgers.slots_now(Limit(concurrent=3), rate) for rate in (1.0, 0.5, 1 / 64)] == [3, 1, 1]
-    assert ledgers.slots_now(PER_MINUTE, 0.5) is None
+    assert [decisions.quota.slots_now(Limit(concurrent=3), rate) for rate in (1.0, 0.5, 1 / 64)] == [3, 1, 1]
+    assert decisions.quota.slots_now(PER_MINUTE, 0.5) is None
 
 
 @settings(max_examples=80, deadline=None)
@@ -205,17 +205,17 @@ def test_no_more_calls_at_once_than_there_are_slots(steps: list[tuple[float, str
         held = {call: until for call, until in held.items() if call not in done and until > now}
         grants = fleet.ask(worker, wants, now, done_slots=done).grants
         assert len(grants) == min(wants, 5 - len(held)), "no more than are free, and no fewer when nobody else waits"
-        held |= {grant.id: grant.start + ledgers.SLOT_SECONDS for grant in grants}
+        held |= {grant.id: grant.start + decisions.quota.SLOT_SECONDS for grant in grants}
         assert all(grant.slot for grant in grants)
         assert len(held) <= 5
-        fleet.ledger = ledgers._noted(fleet.ledger, worker, {}, now)  # it waits no more
+        fleet.ledger = decisions.quota._noted(fleet.ledger, worker, {}, now)  # it waits no more
 
 
 def test_a_dead_workers_slots_come_free_when_their_leases_end() -> None:
     fleet = Fleet(SLOTS)
     assert len(fleet.ask("dead", 9, NOW).grants) == 5
-    assert fleet.ask("b", 1, NOW + ledgers.SLOT_SECONDS - 1).grants == ()
-    assert len(fleet.ask("b", 9, NOW + ledgers.SLOT_SECONDS + 1).grants) == 5
+    assert fleet.ask("b", 1, NOW + decisions.quota.SLOT_SECONDS - 1).grants == ()
+    assert len(fleet.ask("b", 9, NOW + decisions.quota.SLOT_SECONDS + 1).grants) == 5
 
 
 def test_a_slots_lease_is_longer_than_the_longest_call() -> None:
@@ -225,8 +225,8 @@ def test_a_slots_lease_is_longer_than_the_longest_call() -> None:
         longest = from_environment({f"RUUM_GEMINI_{name}_SECONDS": "140"}).gemini
         most = max(longest.text_seconds, longest.image_seconds)
         assert most == 140
-        assert most + ledgers.HORIZON_SECONDS < ledgers.SLOT_SECONDS
-        assert most + ledgers.HORIZON_SECONDS < ledgers.PROBE_SECONDS
+        assert most + decisions.quota.HORIZON_SECONDS < decisions.quota.SLOT_SECONDS
+        assert most + decisions.quota.HORIZON_SECONDS < decisions.quota.PROBE_SECONDS
 
 
 @pytest.mark.parametrize("outcome", ["throttled", "failed", "day_spent"])
@@ -239,7 +239,7 @@ def test_every_outcome_gives_its_slot_back(outcome: str) -> None:
         case "failed":
             fleet.failed(grants[0], NOW)
         case _:
-            fleet.ledger = ledgers.day_spent(fleet.ledger, grants[0], NOW)
+            fleet.ledger = decisions.quota.day_spent(fleet.ledger, grants[0], NOW)
     assert {slot.id for slot in fleet.ledger.slots} == {grant.id for grant in grants[1:]}
 
 
@@ -257,7 +257,7 @@ def test_both_limits_hold_together() -> None:
 def shares(fleet: Fleet, workers: Mapping[str, Mapping[Tier, int]], minutes: int = 20) -> Counter[Tier]:
     """What each tier got while all of them always wait for more; the first minute goes to whoever comes first."""
     now = NOW
-    while now < NOW + WINDOW * (minutes + 1) - ledgers.HORIZON_SECONDS:
+    while now < NOW + WINDOW * (minutes + 1) - decisions.quota.HORIZON_SECONDS:
         for worker, wants in workers.items():
             fleet.ask(worker, wants, now)
         now += 1.0
@@ -303,19 +303,19 @@ def test_turns_of_a_worker_that_asks_no_more_are_nobodys() -> None:
     fleet = Fleet(Limit(per_minute=10))
     fleet.ask("a", 10, NOW)
     fleet.ask("dead", {Tier.EXPRESS: 50}, NOW + 1)
-    later = NOW + WINDOW - ledgers.HORIZON_SECONDS
-    assert later > NOW + 1 + ledgers.WAITER_SECONDS
+    later = NOW + WINDOW - decisions.quota.HORIZON_SECONDS
+    assert later > NOW + 1 + decisions.quota.WAITER_SECONDS
     assert len(fleet.ask("b", {Tier.ECONOMY: 10}, later).grants) == 10
 
 
 def test_turns_left_to_another_worker_are_asked_about_soon() -> None:
     fleet = Fleet(Limit(per_minute=10))
     fleet.ask("a", 10, NOW)
-    at = NOW + WINDOW - ledgers.HORIZON_SECONDS
+    at = NOW + WINDOW - decisions.quota.HORIZON_SECONDS
     fleet.ask("b", {Tier.EXPRESS: 50}, at - 1)
     mine = fleet.ask("c", {Tier.ECONOMY: 10}, at)
     assert len(mine.grants) < 3
-    assert mine.ask_again_at <= at + ledgers.LEFT_SECONDS
+    assert mine.ask_again_at <= at + decisions.quota.LEFT_SECONDS
 
 
 # --- slow mode
@@ -326,7 +326,7 @@ def test_a_429_halves_the_rate_and_its_pause_is_honoured() -> None:
     fleet.throttled(fleet.one(NOW), 7.0, NOW + 1)
     assert fleet.ledger.rate == 0.5
     assert fleet.ask("a", 40, NOW + 2).grants == ()
-    over = NOW + 1 + 7 + ledgers.RETRY_AFTER_MARGIN_SECONDS
+    over = NOW + 1 + 7 + decisions.quota.RETRY_AFTER_MARGIN_SECONDS
     later = fleet.ask("a", 40, over).grants
     assert [grant.start for grant in later] == [over] * 29, "thirty a minute, one of which is used"
 
@@ -334,7 +334,7 @@ def test_a_429_halves_the_rate_and_its_pause_is_honoured() -> None:
 def test_a_429_without_a_wish_pauses_for_the_default() -> None:
     fleet = Fleet()
     fleet.throttled(fleet.one(NOW), None, NOW)
-    assert fleet.ledger.not_before == NOW + ledgers.DEFAULT_PAUSE_SECONDS
+    assert fleet.ledger.not_before == NOW + decisions.quota.DEFAULT_PAUSE_SECONDS
 
 
 def test_a_hundred_429s_of_one_moment_count_once() -> None:
@@ -357,7 +357,10 @@ def test_slow_mode_ends_step_by_step() -> None:
     fleet = Fleet()
     fleet.throttled(fleet.one(NOW), 0.0, NOW)
     since = fleet.ledger.rate_changed_at
-    steps = [ledgers.recovered(fleet.ledger, since + ledgers.RECOVERY_SECONDS * n + 0.001).rate for n in range(6)]
+    steps = [
+        decisions.quota.recovered(fleet.ledger, since + decisions.quota.RECOVERY_SECONDS * n + 0.001).rate
+        for n in range(6)
+    ]
     assert steps == pytest.approx([0.5, 0.7, 0.98, 1.0, 1.0, 1.0])
 
 
@@ -367,8 +370,8 @@ def test_slow_mode_has_a_floor_and_still_lets_one_call_through() -> None:
         fleet.throttled(fleet.one(now), 0.0, now)
         now = fleet.ledger.not_before
         fleet.ledger = msgspec.structs.replace(fleet.ledger, grants=())
-    assert fleet.ledger.rate == ledgers.SLOWEST
-    assert ledgers.calls_per_window(PER_MINUTE, fleet.ledger.rate) == 1
+    assert fleet.ledger.rate == decisions.quota.SLOWEST
+    assert decisions.quota.calls_per_window(PER_MINUTE, fleet.ledger.rate) == 1
 
 
 # --- the breaker
@@ -408,10 +411,12 @@ def test_failures_in_a_row_open_the_circuit_and_nothing_else_does(outcomes: str,
 
 def test_an_open_circuit_lets_nothing_through_until_its_pause_is_over() -> None:
     fleet = Fleet().opened()
-    for at in (0.0, 1.0, ledgers.FIRST_OPEN_SECONDS - 0.01):
+    for at in (0.0, 1.0, decisions.quota.FIRST_OPEN_SECONDS - 0.01):
         reserved = fleet.ask("a", 9, NOW + at)
         assert reserved.grants == ()
-        assert NOW + at < reserved.ask_again_at < NOW + at + ledgers.WAITER_SECONDS, "a waiter must not be forgotten"
+        assert NOW + at < reserved.ask_again_at < NOW + at + decisions.quota.WAITER_SECONDS, (
+            "a waiter must not be forgotten"
+        )
 
 
 @given(st.lists(st.tuples(st.floats(0, 20), st.sampled_from("abcd"), st.integers(0, 5)), min_size=1, max_size=60))
@@ -424,8 +429,8 @@ def test_exactly_one_probe_in_the_fleet(asks: list[tuple[float, str, int]]) -> N
         assert len(grants) <= 1
         probed_at += [grant.start for grant in grants if grant.probe]
         assert all(grant.probe for grant in grants)
-    assert all(start >= NOW + ledgers.FIRST_OPEN_SECONDS for start in probed_at)
-    assert all(later - earlier >= ledgers.PROBE_SECONDS for earlier, later in itertools.pairwise(probed_at))
+    assert all(start >= NOW + decisions.quota.FIRST_OPEN_SECONDS for start in probed_at)
+    assert all(later - earlier >= decisions.quota.PROBE_SECONDS for earlier, later in itertools.pairwise(probed_at))
 
 
 def test_a_probe_that_succeeds_closes_the_circuit_for_all() -> None:
@@ -438,7 +443,7 @@ def test_a_probe_that_succeeds_closes_the_circuit_for_all() -> None:
 
 
 def test_a_probe_that_fails_opens_it_again_for_longer() -> None:
-    fleet, pauses = Fleet().opened(), [ledgers.FIRST_OPEN_SECONDS]
+    fleet, pauses = Fleet().opened(), [decisions.quota.FIRST_OPEN_SECONDS]
     for _ in range(6):
         probe, at = fleet.probe(), fleet.ledger.open_until
         fleet.failed(probe, at)
@@ -463,9 +468,9 @@ def test_the_probe_keeps_to_the_rolling_minute(calls: int, later: float, probes:
     for _ in range(200 * probes):
         now += 1.0
         for grant in fleet.ask("a", 1, now).grants:
-            assert now <= grant.start <= now + ledgers.HORIZON_SECONDS
+            assert now <= grant.start <= now + decisions.quota.HORIZON_SECONDS
             fleet.failed(grant, grant.start + 0.1)
-    assert fleet.ledger.opened_times > 1 or calls < ledgers.FAILURES_TO_OPEN
+    assert fleet.ledger.opened_times > 1 or calls < decisions.quota.FAILURES_TO_OPEN
     assert most_in_a_minute(grant.start for grant in fleet.given) <= 60
 
 
@@ -496,7 +501,7 @@ def test_a_probe_that_was_not_made_closes_nothing_and_the_next_is_due_at_once() 
 @pytest.mark.parametrize("outcome", ["succeeded", "failed"])
 def test_a_probe_given_up_for_lost_has_no_say(outcome: str) -> None:
     fleet = Fleet().opened()
-    lost, now = fleet.probe(), fleet.ledger.open_until + ledgers.PROBE_SECONDS
+    lost, now = fleet.probe(), fleet.ledger.open_until + decisions.quota.PROBE_SECONDS
     fresh = fleet.one(now, "b")
     assert fresh.probe
     if outcome == "succeeded":
@@ -515,10 +520,10 @@ def test_failures_of_calls_from_before_the_outage_was_over_count_no_more() -> No
     over = fleet.ledger.open_until + 30
     fleet.ask("a", 0, over, succeeded=True, probe_succeeded=probe.id)
     for grant in grants[5:]:
-        assert ledgers.is_of_outage(fleet.ledger, grant)
+        assert decisions.quota.is_of_outage(fleet.ledger, grant)
         fleet.failed(grant, over + 60)
     assert (fleet.ledger.circuit, fleet.ledger.failures) == (Circuit.CLOSED, 0)
-    assert not ledgers.is_of_outage(fleet.ledger, fleet.one(over + 61))
+    assert not decisions.quota.is_of_outage(fleet.ledger, fleet.one(over + 61))
 
 
 def test_failures_of_calls_under_way_do_not_prolong_an_open_circuit() -> None:
@@ -527,7 +532,7 @@ def test_failures_of_calls_under_way_do_not_prolong_an_open_circuit() -> None:
     for number, grant in enumerate(grants):
         fleet.failed(grant, NOW + number)
     assert fleet.ledger.opened_times == 1
-    assert fleet.ledger.open_until == NOW + ledgers.FAILURES_TO_OPEN - 1 + ledgers.FIRST_OPEN_SECONDS
+    assert fleet.ledger.open_until == NOW + decisions.quota.FAILURES_TO_OPEN - 1 + decisions.quota.FIRST_OPEN_SECONDS
 
 
 # --- the vendor's day
@@ -535,7 +540,7 @@ def test_failures_of_calls_under_way_do_not_prolong_an_open_circuit() -> None:
 
 def test_a_spent_day_waits_for_midnight_in_california() -> None:
     fleet = Fleet()
-    fleet.ledger = ledgers.day_spent(fleet.ledger, fleet.one(NOW), NOW)
+    fleet.ledger = decisions.quota.day_spent(fleet.ledger, fleet.one(NOW), NOW)
     midnight = datetime(2026, 3, 3, 8, 0, tzinfo=UTC).timestamp()
     reserved = fleet.ask("a", 5, NOW + 10)
     assert reserved.day_spent
@@ -552,7 +557,7 @@ def test_a_spent_day_waits_for_midnight_in_california() -> None:
     ],
 )
 def test_the_reset_keeps_to_californias_clocks(now: str, reset: str) -> None:
-    found = ledgers.next_reset(datetime.fromisoformat(now).timestamp())
+    found = decisions.quota.next_reset(datetime.fromisoformat(now).timestamp())
     assert datetime.fromtimestamp(found, UTC).isoformat() == reset
 
 
@@ -582,7 +587,7 @@ def test_only_an_answer_after_a_failure_shows_that_the_vendor_works(
     fleet.failed(failing, NOW)
     if answered is not None and told is not None and told > 0:
         fleet.ask("b", 0, NOW + told, succeeded=True, answered_seconds_ago=told - answered)
-    assert ledgers.may_be_outage(fleet.ledger, NOW) is outage
+    assert decisions.quota.may_be_outage(fleet.ledger, NOW) is outage
 
 
 @settings(max_examples=100, deadline=None)
@@ -595,10 +600,12 @@ def test_the_last_answer_is_the_latest_that_was_told(told: list[tuple[float, flo
         now += after
         latest = max(latest, now - age)
         if fails:
-            ledger = ledgers.failed(ledger, grant, now, answered_seconds_ago=age)
+            ledger = decisions.quota.failed(ledger, grant, now, answered_seconds_ago=age)
             assert ledger.failures == 1, "those before the answer are forgotten"
         else:
-            ledger = ledgers.heard(ledger, Ask(worker="w", wanted={}, succeeded=True, answered_seconds_ago=age), now)
+            ledger = decisions.quota.heard(
+                ledger, Ask(worker="w", wanted={}, succeeded=True, answered_seconds_ago=age), now
+            )
     assert ledger.answered_at == latest
-    assert ledgers.may_be_outage(ledger, latest) and not ledgers.may_be_outage(ledger, latest - 1.0)
-    assert ledgers.failed(ledger, grant, now).answered_at == latest, "a failure alone tells of no answer"
+    assert decisions.quota.may_be_outage(ledger, latest) and not decisions.quota.may_be_outage(ledger, latest - 1.0)
+    assert decisions.quota.failed(ledger, grant, now).answered_at == latest, "a failure alone tells of no answer"

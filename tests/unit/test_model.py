@@ -10,9 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared import messages, model
-from shared.decisions import image as claims
-from shared.lifecycle import closing
+from shared import decisions, messages, model
 from shared.model import (
     BATCH_MOVES,
     IMAGE_MOVES,
@@ -119,22 +117,26 @@ def try_move(image: Image, move: ImageMove) -> list[Image | Refusal]:
     """Every decision that makes this move, asked with everything else in order: right round, right fence, dead holder."""
     fence = image.fence
     decisions: dict[ImageMove, list[Any]] = {
-        M.CLAIM: [lambda: claims.claim(image, task_round=image.round, worker="w2", now=NOW, holder=DEAD)],
-        M.CHECKPOINT: [lambda: claims.checkpoint(image, fence=fence, checkpoint=Checkpoint(picture="p"), calls=())],
-        M.RELEASE: [lambda: claims.release(image, fence=fence, calls=())],
+        M.CLAIM: [lambda: decisions.image.claim(image, task_round=image.round, worker="w2", now=NOW, holder=DEAD)],
+        M.CHECKPOINT: [
+            lambda: decisions.image.checkpoint(image, fence=fence, checkpoint=Checkpoint(picture="p"), calls=())
+        ],
+        M.RELEASE: [lambda: decisions.image.release(image, fence=fence, calls=())],
         M.COMPLETE: [
-            lambda: claims.complete(image, fence=fence, output=OUTPUT, calls=(), durations_ms={}, prompts="1", now=NOW)
+            lambda: decisions.image.complete(
+                image, fence=fence, output=OUTPUT, calls=(), durations_ms={}, prompts="1", now=NOW
+            )
         ],
         M.FAIL: [
-            lambda: claims.fail(image, fence=fence, error=FAILURE, calls=(), now=NOW),
-            lambda: claims.release(image, fence=fence, calls=(), spend_attempt=True, max_attempts=3, now=NOW),
-            lambda: claims.give_up(image, letter_round=1, error=FAILURE, holder=DEAD, max_attempts=3, now=NOW),
+            lambda: decisions.image.fail(image, fence=fence, error=FAILURE, calls=(), now=NOW),
+            lambda: decisions.image.release(image, fence=fence, calls=(), spend_attempt=True, max_attempts=3, now=NOW),
+            lambda: decisions.image.give_up(image, letter_round=1, error=FAILURE, holder=DEAD, max_attempts=3, now=NOW),
         ],
         M.CANCEL: [
-            lambda: claims.cancel(image, fence=fence, calls=(), now=NOW),
-            lambda: claims.cancel_queued(image, now=NOW),
+            lambda: decisions.image.cancel(image, fence=fence, calls=(), now=NOW),
+            lambda: decisions.image.cancel_queued(image, now=NOW),
         ],
-        M.REQUEUE: [lambda: claims.requeue(image, replay=1)],
+        M.REQUEUE: [lambda: decisions.image.requeue(image, replay=1)],
     }
     return [decide() for decide in decisions[move]]
 
@@ -178,12 +180,12 @@ def test_the_image_table_is_the_designs():
 
 def try_batch_move(batch: Batch, move: BatchMove) -> list[Batch | Refusal]:
     lease = Lease(holder="d", until=NOW + 30)
-    answers = [closing.move(batch, move)]
+    answers = [decisions.batch.move(batch, move)]
     if move is V.BEGIN_CLOSING:
-        answers.append(closing.begin_closing(batch, seen_revision=batch.revision, lease=lease, now=NOW))
+        answers.append(decisions.batch.begin_closing(batch, seen_revision=batch.revision, lease=lease, now=NOW))
     if move is V.CLOSE:
         held = msgspec.structs.replace(batch, closer=lease)
-        answers.append(closing.close(held, holder=lease.holder, completion=COMPLETION, now=NOW))
+        answers.append(decisions.batch.close(held, holder=lease.holder, completion=COMPLETION, now=NOW))
     return answers
 
 

@@ -16,10 +16,9 @@ import msgspec
 import pytest
 
 from ops import local, run_notes
+from shared import decisions
 from shared.adapters.system_clock import SystemClock
-from shared.decisions import quota as ledgers
 from shared.decisions.quota import Circuit, Ledger
-from shared.lifecycle import closing
 from shared.model import (
     Batch,
     BatchState,
@@ -126,9 +125,11 @@ class Data:
 
         async def work(store: Any) -> None:
             await store.create_batch(batch)
-            tallies = closing.empty_tallies(batch)
+            tallies = decisions.batch.empty_tallies(batch)
             for document in documents:
-                folded = closing.fold(tallies[document.shard], index=document.index, revision=2, state=document.state)
+                folded = decisions.batch.fold(
+                    tallies[document.shard], index=document.index, revision=2, state=document.state
+                )
                 tallies[document.shard] = folded  # type: ignore[call-overload]
             await store.create_tallies(tallies)
             await store.create_images(documents)
@@ -445,7 +446,7 @@ def test_an_estimate_holds_to_the_speed_that_is_measured_now(
 
 def test_an_idle_night_ends_slow_mode(ruum: Ruum, tmp_path: Path, data: Data) -> None:
     """Nobody asked the ledger since; the batch would start at the full rate."""
-    data.ledger(PICTURE, rate=ledgers.SLOWEST, rate_changed_at=data.now - DAY)
+    data.ledger(PICTURE, rate=decisions.quota.SLOWEST, rate_changed_at=data.now - DAY)
     found = ruum("estimate", manifest(tmp_path, range(60)), "--data", data.folder, "--json").json
     assert found["imagesPerMinute"] == 60.0
 

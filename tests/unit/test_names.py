@@ -43,28 +43,28 @@ def an_image(index: int = 0, code: str | None = None, fence: int = 0, batch: str
     ],
 )  # fmt: skip
 def test_slug(text: str, slug: str) -> None:
-    assert names.slug(text) == slug
+    assert text.slug(text) == slug
 
 
 @pytest.mark.parametrize("text", ["Apto - 12", "a-/-b"])
 def test_slug_folds_into_single_hyphens(text: str) -> None:
-    assert "--" not in names.slug(text)
+    assert "--" not in text.slug(text)
 
 
 @FUZZ
 @given(st.text(st.characters(), max_size=200))
 def test_slug_is_a_safe_name_whatever_comes(text: str) -> None:
-    slug = names.slug(text)
+    slug = text.slug(text)
     assert SLUG.fullmatch(slug)
     assert len(slug) <= 64
     assert slug == slug.strip("-")
-    assert names.slug(slug) == slug
+    assert text.slug(slug) == slug
 
 
 @FUZZ
 @given(st.text(max_size=100), st.integers(1, 20))
 def test_slug_keeps_its_length(text: str, most: int) -> None:
-    assert len(names.slug(text, most)) <= most
+    assert len(text.slug(text, most)) <= most
 
 
 @pytest.mark.parametrize(

@@ -22,11 +22,11 @@ import msgspec
 import pytest
 
 from ops import local, words
+from shared import decisions
 from shared.adapters import system_clock as clocks
 from shared.assembly import wiring
 from shared.decisions.quota import Circuit, Ledger, Slot, Waiter
 from shared.errors import ConfigurationError
-from shared.lifecycle import closing
 from shared.messages import Letter, Task, decode, encode, letter_message, task_for
 from shared.model import (
     Batch,
@@ -127,10 +127,10 @@ class Data:
             for index, image in enumerate(images)
         ]  # fmt: skip
         documents = [msgspec.structs.replace(image, moved_at=last_moved(image)) for image in documents]
-        tallies = closing.empty_tallies(batch)
+        tallies = decisions.batch.empty_tallies(batch)
         for document, image in zip(documents, images, strict=True):
             counted = image.get("counted", document.state)
-            folded = closing.fold(tallies[document.shard], index=document.index, revision=2, state=counted)
+            folded = decisions.batch.fold(tallies[document.shard], index=document.index, revision=2, state=counted)
             assert isinstance(folded, Tally)
             tallies[document.shard] = folded
         tasks = [

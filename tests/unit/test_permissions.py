@@ -15,10 +15,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from shared import ports
+from shared import decisions, ports
 from shared.assembly import wiring
 from shared.assembly.worker import EmptyTiers
-from shared.decisions import image as claims
 from shared.errors import ErrorCode, ImageRejected, Throttled, WorldError
 from shared.lifecycle import closing
 from shared.lifecycle.replay import fold_image
@@ -510,7 +509,7 @@ async def two_workers_died_with_it(cloud: Cloud) -> None:
     """A suspect is staged alone."""
     await cloud.manifest("0.jpg", cache=False)
     await cloud.world.change_image(crashes=2)
-    await cloud.work(20 + claims.TRIAL_AFTER_SECONDS)
+    await cloud.work(20 + decisions.image.TRIAL_AFTER_SECONDS)
     assert (await cloud.world.image()).state is ImageState.COMPLETED
 
 
@@ -574,7 +573,9 @@ async def a_replay_overtaken(cloud: Cloud) -> None:
 
     async def overtaken(batch: str, index: int, decide: Any, token: str, seen: Any = None) -> Any:
         world.store.change_image = change  # type: ignore[method-assign]
-        await change(batch, index, lambda image: claims.requeue(image, replay=1, now=world.clock.now()), "another's")
+        await change(
+            batch, index, lambda image: decisions.image.requeue(image, replay=1, now=world.clock.now()), "another's"
+        )
         return await change(batch, index, decide, token, seen)
 
     world.store.change_image = overtaken  # type: ignore[method-assign]

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.lifecycle.reconcile import ORPHANS_KEY, OVERLAP_SECONDS, RECORD_KEPT_SECONDS, forgotten_before, note_run
+from shared.decisions.batch import RECORD_KEPT_SECONDS, forgotten_before, note_run
+from shared.lifecycle.reconcile import ORPHANS_KEY, OVERLAP_SECONDS
 from shared.model import Batch, BatchState, Image, ManifestRef, Reconciled, Tier, TierEmpty, last_moved
 from shared.settings import ReconcileRules
 

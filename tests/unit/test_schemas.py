@@ -22,8 +22,8 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from ops import schemas
+from shared import decisions
 from shared.assembly.wiring import google_rules
-from shared.decisions import quota as ledgers
 from shared.errors import ErrorCode, ManifestRejected
 from shared.events import EVENTS
 from shared.manifest.reader import HEADER_FIELDS, IMAGE_FIELDS, Manifest, read
@@ -187,7 +187,7 @@ def test_descriptions_name_every_value() -> None:
         (status["control"], {control.value for control in Control}),
         (schema("batch.completed")["properties"]["outcome"], outcomes),
         (schema("results")["properties"]["state"], {"completed", "failed", "cancelled"}),
-        (quota["circuit"], {circuit.value for circuit in ledgers.Circuit}),
+        (quota["circuit"], {circuit.value for circuit in decisions.quota.Circuit}),
         (
             schema("batch.completed")["properties"]["reports"],
             {name for name, _ in report.RoundReport(a_batch()).files()},
@@ -342,7 +342,7 @@ async def a_day(world: World, told: Told) -> None:
     # A vendor's quota: a 429, a failing vendor, and a day that is used up.
     events = QuotaEvents(world.queue, world.clock, world.settings.limits)
     quota = SharedQuota(world.store, world.clock, {"model": Limit(per_minute=60)}, "w", events.tell)
-    grants = [await quota.reserve("model", Tier.NORMAL) for _ in range(ledgers.FAILURES_TO_OPEN + 2)]
+    grants = [await quota.reserve("model", Tier.NORMAL) for _ in range(decisions.quota.FAILURES_TO_OPEN + 2)]
     await quota.throttled("model", grants.pop(), None)
     for grant in grants[:-1]:
         await quota.failed("model", grant)

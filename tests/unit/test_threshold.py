@@ -7,8 +7,8 @@ import json
 
 import pytest
 
+from shared.decisions.batch import pause, threshold_passed
 from shared.errors import ManifestRejected
-from shared.lifecycle.commands import pause, threshold_passed
 from shared.manifest.reader import read
 from shared.manifest.sources import SourceRules
 from shared.model import Batch, Control, Counts, FailureThreshold, ManifestRef, Refusal, Tier

@@ -12,9 +12,7 @@ from typing import Any
 
 import msgspec
 
-from shared import messages
-from shared.decisions import image as claims
-from shared.lifecycle import closing, replay
+from shared import decisions, messages
 from shared.model import (
     Batch,
     BatchMove,
@@ -96,12 +94,12 @@ SHELF = Shelf()
 
 def fold(tally: Tally, event: int) -> Tally | Refusal:
     change = SHELF[event]
-    return closing.fold(tally, index=change.index, revision=change.revision, state=change.state)
+    return decisions.batch.fold(tally, index=change.index, revision=change.revision, state=change.state)
 
 
 def fold_image(tally: Tally, number: int) -> Tally | Refusal:
     image = SHELF[number]
-    return closing.fold(tally, index=image.index, revision=image.revision, state=image.state)
+    return decisions.batch.fold(tally, index=image.index, revision=image.revision, state=image.state)
 
 
 def believe(tally: Tally, event: int) -> Tally | Refusal:
@@ -128,7 +126,7 @@ def note_place(batch: Batch) -> Batch | Refusal:
 
 
 def open_batch(batch: Batch) -> Batch | Refusal:
-    return closing.move(batch, BatchMove.OPEN)
+    return decisions.batch.move(batch, BatchMove.OPEN)
 
 
 def lease_of(batch: Batch) -> Lease:
@@ -138,7 +136,7 @@ def lease_of(batch: Batch) -> Lease:
 
 def begin(batch: Batch, seen: int) -> Batch | Refusal:
     # The revision stands for the time: two closings never begin at the same one.
-    return closing.begin_closing(batch, seen_revision=seen, lease=lease_of(batch), now=float(batch.revision))
+    return decisions.batch.begin_closing(batch, seen_revision=seen, lease=lease_of(batch), now=float(batch.revision))
 
 
 def begin_whatever(batch: Batch, seen: int) -> Batch | Refusal:
@@ -147,13 +145,13 @@ def begin_whatever(batch: Batch, seen: int) -> Batch | Refusal:
 
 
 def take(batch: Batch, lease_is_over: bool) -> Batch | Refusal:
-    return closing.take_closer(batch, lease=lease_of(batch), now=2.0 if lease_is_over else 0.0)
+    return decisions.batch.take_closer(batch, lease=lease_of(batch), now=2.0 if lease_is_over else 0.0)
 
 
 def close(batch: Batch, completion: int, taken: int) -> Batch | Refusal:
     """By the closer that took the lease with which the batch stands in `taken`."""
     lease = SHELF[taken].closer
-    return closing.close(
+    return decisions.batch.close(
         batch, holder=lease.holder, completion=SHELF[completion], now=SHELF[completion].duration_seconds
     )
 
@@ -161,7 +159,9 @@ def close(batch: Batch, completion: int, taken: int) -> Batch | Refusal:
 def close_whoever(batch: Batch, completion: int, taken: int) -> Batch | Refusal:
     """A wrong closing: whoever has the lease."""
     holder = batch.closer.holder if batch.closer else ""
-    return closing.close(batch, holder=holder, completion=SHELF[completion], now=SHELF[completion].duration_seconds)
+    return decisions.batch.close(
+        batch, holder=holder, completion=SHELF[completion], now=SHELF[completion].duration_seconds
+    )
 
 
 def close_at_once(batch: Batch, completion: int, taken: int) -> Batch | Refusal:
@@ -173,7 +173,7 @@ def close_at_once(batch: Batch, completion: int, taken: int) -> Batch | Refusal:
 
 
 def note(batch: Batch, announced: int) -> Batch | Refusal:
-    return closing.note_announced(batch, round_announced=announced)
+    return decisions.batch.note_announced(batch, round_announced=announced)
 
 
 def control(batch: Batch) -> Batch:
@@ -187,7 +187,7 @@ def lease_of_replay(batch: Batch) -> Lease:
 
 def reopen(batch: Batch, lease_is_over: bool) -> Batch | Refusal:
     now = 2.0 if lease_is_over else 0.0
-    return replay.begin(batch, codes=(), lease=lease_of_replay(batch), counts=Counts(), now=now)
+    return decisions.batch.begin_replay(batch, codes=(), lease=lease_of_replay(batch), counts=Counts(), now=now)
 
 
 def reopen_whatever(batch: Batch, lease_is_over: bool) -> Batch | Refusal:
@@ -197,12 +197,12 @@ def reopen_whatever(batch: Batch, lease_is_over: bool) -> Batch | Refusal:
 
 def end_replay(batch: Batch, begun: int) -> Batch | Refusal:
     """By the replay that began (or took over) the plan as it stands in `begun`."""
-    return replay.end(batch, holder=SHELF[begun].replay.lease.holder, requeued=0)
+    return decisions.batch.end_replay(batch, holder=SHELF[begun].replay.lease.holder, requeued=0)
 
 
 def requeue(image: Image, seen: int, begun: int) -> Image | Refusal:
     number = SHELF[begun].replay.number
-    return replay.requeue_seen(image, seen_revision=SHELF[seen].revision, replay=number, now=0.0)
+    return decisions.image.requeue_seen(image, seen_revision=SHELF[seen].revision, replay=number, now=0.0)
 
 
 def holder_of(image: Image, dead: bool) -> Worker | None:
@@ -212,23 +212,25 @@ def holder_of(image: Image, dead: bool) -> Worker | None:
 
 def claim(image: Image, dead: bool) -> Image | Refusal:
     worker = f"worker {image.fence + 1}"
-    return claims.claim(image, task_round=image.round, worker=worker, now=0.0, holder=holder_of(image, dead))
+    return decisions.image.claim(image, task_round=image.round, worker=worker, now=0.0, holder=holder_of(image, dead))
 
 
 def settle(image: Image) -> Image | Refusal:
     """Image 0 completes; image 1 fails at first and completes replayed."""
     if image.index == 1 and image.round == 1:
         wrong = Failure(code="not_a_picture", message="")
-        return claims.fail(image, fence=image.fence, error=wrong, calls=(), now=0.0)
-    return claims.complete(image, fence=image.fence, output=OUTPUT, calls=(), durations_ms={}, prompts="", now=0.0)
+        return decisions.image.fail(image, fence=image.fence, error=wrong, calls=(), now=0.0)
+    return decisions.image.complete(
+        image, fence=image.fence, output=OUTPUT, calls=(), durations_ms={}, prompts="", now=0.0
+    )
 
 
 def cancel_in_hand(image: Image) -> Image | Refusal:
-    return claims.cancel(image, fence=image.fence, calls=(), now=0.0)
+    return decisions.image.cancel(image, fence=image.fence, calls=(), now=0.0)
 
 
 def cancel_queued(image: Image, dead: bool) -> Image | Refusal:
-    return claims.cancel_queued(image, now=0.0, holder=holder_of(image, dead))
+    return decisions.image.cancel_queued(image, now=0.0, holder=holder_of(image, dead))
 
 
 def cancel_unseen(image: Image, listed: int) -> Image | Refusal:

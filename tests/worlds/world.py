@@ -35,8 +35,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from shared.lifecycle import closing
-from shared.lifecycle import commands as operator
+from shared import decisions
 from shared.model import Batch, BatchState, Completion, Control, ImageState, Refusal
 from tests.worlds import rules
 from tests.worlds.explorer import Found, Step, explore
@@ -207,7 +206,7 @@ class Walk:
             opened = msgspec.structs.replace(NEW_BATCH, tasks_published=TOTAL)
             shared = shared._replace(
                 batch=SHELF.ask(rules.open_batch, SHELF.number(opened)),
-                tallies=tuple(SHELF.number(tally) for tally in closing.empty_tallies(NEW_BATCH)),
+                tallies=tuple(SHELF.number(tally) for tally in decisions.batch.empty_tallies(NEW_BATCH)),
                 images=rules.images_made(),
                 tasks=(True,) * TOTAL,
             )
@@ -738,7 +737,7 @@ class Walk:
         return Move("creates the batch or finds it", shared._replace(batch=number), goes_to)
 
     def _tallies(self, shared: Shared, actor: Actor) -> Move:
-        fresh = tuple(SHELF.number(tally) for tally in closing.empty_tallies(SHELF[actor.batch]))
+        fresh = tuple(SHELF.number(tally) for tally in decisions.batch.empty_tallies(SHELF[actor.batch]))
         if self.mutation != "shards are set":
             fresh = tuple(known or new for known, new in zip(shared.tallies, fresh, strict=True))
         goes_to = Actor("open" if SHELF[actor.batch].tasks_published else "images")
@@ -840,7 +839,7 @@ class Walk:
     # --- cancel: an operator's, or one that reconcile carries on (from "cancel_list")
 
     def _cancel(self, shared: Shared, actor: Actor) -> Move:
-        answer = SHELF.ask(operator.begin_cancel, shared.batch)
+        answer = SHELF.ask(decisions.batch.begin_cancel, shared.batch)
         if answer is Refusal.UNCHANGED:
             return Move("carries a cancel on", shared, Actor("cancel_list"))
         if isinstance(answer, Refusal):

@@ -9,7 +9,7 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from shared import messages
+from shared import decisions, messages
 from shared.adapters.embedded.database import Database
 from shared.adapters.embedded.queue import EmbeddedQueue
 from shared.model import Batch, Counts, Document, Image, ImageState, Record, Refusal, Tally, Worker
@@ -293,9 +293,8 @@ class EmbeddedStore:
             connection.execute("DELETE FROM workers")
             connection.execute("UPDATE messages SET due_at = 0, ack_id = NULL WHERE ack_id IS NOT NULL")
             for identity, doc in connection.execute("SELECT id, doc FROM batches").fetchall():
-                batch = _batch.decode(doc)
-                if batch.closer:
-                    free = msgspec.structs.replace(batch, closer=None, revision=batch.revision + 1)
+                free = decisions.batch.free_closer(_batch.decode(doc))
+                if isinstance(free, Batch):
                     connection.execute("UPDATE batches SET doc = ? WHERE id = ?", (_encode(free), identity))
 
         await self._database.write("take over", work)
