@@ -161,7 +161,7 @@ async def naive(images: int, duplicates: float, most_seconds: float) -> dict[str
         finally:
             await close(*queue_clients)
             await on_google.aclose()
-            db.close()
+            db.close()  # type: ignore[no-untyped-call]
     truth = {"total": images, "queued": 0, "processing": 0, "completed": images, "failed": 0}
     seconds = run.first_completion - run.started if run.first_completion else None
     return {

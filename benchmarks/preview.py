@@ -398,7 +398,8 @@ def main() -> None:
     parser.add_argument("--one", nargs=3, metavar=("PHOTO", "ROOM", "STYLE"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
-        print(json.dumps(stage_one(*arguments.one, arguments.side)))
+        name, room_type, style = arguments.one
+        print(json.dumps(stage_one(name, room_type, style, arguments.side)))
         return
     if arguments.sheet:
         sheet(arguments.sheet, arguments.out, first=arguments.first, count=arguments.count)

@@ -46,7 +46,7 @@ from shared.adapters.google.queue import PubSubQueue
 from shared.adapters.system_clock import SystemClock
 from shared.assembly import wiring
 from shared.model import Batch, BatchState, Counts, Image, ImageState, ManifestRef, Tally, Tier, shards_for
-from shared.ports import Message
+from shared.ports import Message, Queue
 from shared.settings import Buckets, ManifestLimits, Settings, WorkerLimits, from_environment
 from shared.topology import EVENTS_SUBSCRIPTION, topology
 from shared.worker.heartbeat import Heartbeat
@@ -210,8 +210,8 @@ async def register_trigger(here: Bench) -> None:
 
 async def close(publisher: PublisherAsyncClient, subscriber: SubscriberAsyncClient) -> None:
     """Close both."""
-    await publisher.transport.close()
-    await subscriber.transport.close()
+    await publisher.transport.close()  # type: ignore[no-untyped-call]
+    await subscriber.transport.close()  # type: ignore[no-untyped-call]
 
 
 async def drop(on_google: wiring.OnGoogle, images: int, name: str) -> None:
@@ -220,7 +220,7 @@ async def drop(on_google: wiring.OnGoogle, images: int, name: str) -> None:
     await on_google.objects.put("intake", path, manifest_of(images, name), content_type="application/jsonl")
 
 
-async def completed(queue: PubSubQueue, images: int) -> None:
+async def completed(queue: Queue, images: int) -> None:
     """Wait for the completion event of a batch of so many, as a CRM does."""
     while True:
         for delivery in await queue.pull(EVENTS_SUBSCRIPTION, 100, 2.0):
@@ -266,8 +266,10 @@ async def worker() -> None:
 
 def noop_room(backend: ports.Backend, settings: Settings, heartbeat: Heartbeat) -> Any:
     """STAGE IMAGE with nothing to do."""
-    parts = {"source": NoopSource(), "pictures": NoopPictures(), "model": NoopModel()}
-    return wiring.stage_image(backend, SystemClock(), settings, heartbeat=heartbeat, **parts)
+    source, pictures, model = NoopSource(), NoopPictures(), NoopModel()
+    return wiring.stage_image(
+        backend, SystemClock(), settings, heartbeat=heartbeat, source=source, pictures=pictures, model=model
+    )
 
 
 async def whole(images: int, in_flight: int, *, warm: int = 300, events: int = 0) -> dict[str, Any]:
@@ -435,14 +437,23 @@ class Part:
             Counted(self.on_google.objects, self.calls, "object"),
         )
 
+    @property
+    def operations(self) -> dict[str, int]:
+        """Reads and writes of the database by kind."""
+        from shared.adapters.google.store import FirestoreStore
+
+        store = self.on_google.store
+        assert isinstance(store, FirestoreStore)
+        return store.operations
+
     def reset(self) -> None:
         """Count from here."""
-        self.on_google.store.operations.clear()
+        self.operations.clear()
         self.calls.clear()
 
     def counts(self) -> Counter[str]:
         """Database operations by kind, calls of queue and objects."""
-        return Counter(self.on_google.store.operations) + self.calls
+        return Counter(self.operations) + self.calls
 
 
 class InProcess(Router):
@@ -576,7 +587,7 @@ class Bare:
         await asyncio.sleep(5)  # the trigger's backlog
         found["sum"] = await self._timed(lambda n: self._on_google.store.counts("bench.bare"))
         found |= await self._messages() | await self._objects()
-        self._db.close()
+        self._db.close()  # type: ignore[no-untyped-call]
         return found
 
     async def _create(self, images: Any, fields: dict[str, Any]) -> dict[str, float]:

@@ -12,7 +12,7 @@ import argparse
 import math
 import zlib
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from light import Light, plane, resized, solve_light, sunlight, surface_of
@@ -232,7 +232,7 @@ def draw_block(
         _, _, u_axis, v_axis = plane(face)
         place = [origin[k] + at[rows, columns] * way[k][rows, columns] for k in range(3)]
         falling = light.at(face, place[u_axis] / room.size[u_axis], place[v_axis] / room.size[v_axis])
-        colour = linear(block.color) * falling
+        colour: np.ndarray[Any, Any] = linear(block.color) * falling
         if block.kind == "radiator":
             colour = shade(colour, 0.45 * (np.mod(place[u_axis], 0.06) < 0.012).astype(np.float32))
         elif block.kind == "wall" and room.skirting:

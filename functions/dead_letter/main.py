@@ -26,7 +26,7 @@ _background = Background(lambda: wiring.google_rooms(os.environ))
 def dead_letter(event: CloudEvent) -> None:
     """Deal with one letter."""
     try:
-        message = event.get_data()["message"]
+        message = (event.get_data() or {})["message"]
         data = base64.b64decode(message.get("data", ""), validate=True)
         attributes = dict(message.get("attributes") or {})
     except (TypeError, KeyError, AttributeError, ValueError, binascii.Error):

@@ -605,7 +605,7 @@ def test_a_link_is_signed_by_the_service_account() -> None:
 
     from cryptography.hazmat.primitives.asymmetric import rsa
     from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-    from google.cloud import storage
+    from google.cloud import storage  # type: ignore[attr-defined]
     from google.oauth2 import service_account
 
     from shared.adapters.google.objects import CloudObjects

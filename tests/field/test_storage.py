@@ -15,7 +15,7 @@ from collections.abc import Iterator
 
 import pytest
 from google.auth.credentials import AnonymousCredentials
-from google.cloud import storage
+from google.cloud import storage  # type: ignore[attr-defined]
 
 from shared.adapters.google.objects import CloudObjects
 from shared.adapters.system_clock import SystemClock

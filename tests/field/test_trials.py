@@ -12,7 +12,7 @@ import zipfile
 from xml.sax.saxutils import escape
 
 import pytest
-from google.genai import types
+from google.genai import errors, types
 
 from shared.adapters.google import gemini
 from shared.answers import Analysis
@@ -384,7 +384,7 @@ def test_the_answers_tokens_are_the_total_without_the_questions() -> None:
 )
 def test_other_words_for_money(message: str) -> None:
     said = {"error": {"code": 429, "status": "RESOURCE_EXHAUSTED", "message": message}}
-    assert isinstance(gemini._throttled(gemini.errors.APIError(429, said), "m"), ConfigurationError)
+    assert isinstance(gemini._throttled(errors.APIError(429, said), "m"), ConfigurationError)
 
 
 def test_a_picture_of_a_stamps_size_is_not_published() -> None:

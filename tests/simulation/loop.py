@@ -1,3 +1,4 @@
+# mypy: disable-error-code="attr-defined"
 """A virtual loop for many runs: the same steps in the same order as `VirtualLoop`, without looking for sockets."""
 
 from __future__ import annotations

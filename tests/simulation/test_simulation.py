@@ -43,7 +43,7 @@ def test_the_worst_schedules_keep_every_promise(scenario) -> None:
 
 @pytest.mark.parametrize("storm", STORMS, ids=lambda storm: storm.__name__)
 def test_kills_blame_no_healthy_image_and_deadly_ones_fail_alone(storm) -> None:
-    world = play(storm)
+    world: Any = play(storm)
     assert not world.checker.violations, f"{world.checker.violations}\n{world.faults.told(200)}"
     assert world.followed, world.faults.told(200)
     assert world.kills >= 50 or not storm.storm.every

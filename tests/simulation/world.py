@@ -14,14 +14,14 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
-from shared import messages, ports
+from shared import messages
 from shared.assembly import wiring
 from shared.assembly.worker import EmptyTiers
 from shared.decisions.quota import Ledger
 from shared.errors import RuumError
 from shared.manifest.sources import SourceRules
 from shared.model import OPEN_STATES, Batch, BatchState, Control, Tier
-from shared.ports import Delivery
+from shared.ports import Backend, Delivery
 from shared.settings import CacheRules, Limit, Price, Settings, ThresholdRules, WorkerLimits
 from shared.topology import CHANGES_TOPIC, DEAD_LETTER_DOOR, DEAD_LETTER_KEPT, topic_of
 from shared.worker.heartbeat import Heartbeat
@@ -191,9 +191,9 @@ class World:
         skew = self.chance.uniform(-self.plan.skew, self.plan.skew)
         return Process(name, Clock(self.loop, name, self.seed, skew, self.epoch))
 
-    def backend(self, process: Process) -> ports.Backend:
-        ports = {"store": self.store, "queue": self.queue, "objects": self.objects}
-        return ports.Backend(**{name: Port(port, name, process, self.faults) for name, port in ports.items()})
+    def backend(self, process: Process) -> Backend:
+        named = {"store": self.store, "queue": self.queue, "objects": self.objects}
+        return Backend(**{name: Port(port, name, process, self.faults) for name, port in named.items()})
 
     def rooms(self, process: Process) -> wiring.Rooms:
         rules = lambda stored: SourceRules(base="gs://intake/" + stored.name.rpartition("/")[0] + "/")

@@ -28,6 +28,7 @@ from shared.ports import StoredObject
 from shared.results import names, report
 from shared.settings import Settings
 from shared.topology import EVENTS_SUBSCRIPTION, topology
+from shared.untrusted.text import slug
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -259,7 +260,8 @@ def test_the_names_of_files_and_folders_are_the_codes(page: str) -> None:
     """Where step 2 drops the manifest, it is one; the folders that step 4 and the results name are those written."""
     text, (file, batch_id) = PAGES[page], FIRST[page]
     (dropped,) = re.findall(rf"gcloud storage cp {re.escape(file)} gs://([\w-]+)/(\S+?)`", text)
-    assert read(*manifest_blocks(text), dropped[1]).client == dropped[1].split("/")[1]
+    (block,) = manifest_blocks(text)
+    assert read(block, dropped[1]).client == dropped[1].split("/")[1]
     batch = Batch(
         id=f"acme.{batch_id}", client="acme", client_name="acme", tier=Tier.NORMAL, total=2, shards=1,
         state=BatchState.CLOSING, manifest=ManifestRef(uri="m", generation=1, sha256="0", base=""),
@@ -275,7 +277,7 @@ def test_the_names_of_files_and_folders_are_the_codes(page: str) -> None:
     assert named[1:3] == ["thumbnails/", "status.json"]
     image = Image(batch=batch.id, index=0, source="s", room_type="den", design_style="boho", tier=Tier.NORMAL, shard=0,
                   property_code="APT 1", state=ImageState.COMPLETED)  # fmt: skip
-    stem = re.sub(r"<[ií]nd(ex|ice)>", "0", named[0].replace("<propertyCode>", text.slug("APT 1")))
+    stem = re.sub(r"<[ií]nd(ex|ice)>", "0", named[0].replace("<propertyCode>", slug("APT 1")))
     assert stem == f"images/{names.picture_stem(image)}.jpg"
     places = re.findall(r"gs://<result\w+>/(manifests/)<client\w*>/<n\w+>(\.errors\.json)", text)
     assert places == [("manifests/", names.errors_name(""))]

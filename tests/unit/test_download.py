@@ -211,8 +211,9 @@ class Internet(httpcore2.AsyncNetworkBackend):
         self.attempts.append((host, port))
         if host not in self.routes:
             raise httpcore2.ConnectError("no route")
-        if isinstance(self.routes[host], Silent):
-            return await self.routes[host].connect()
+        route = self.routes[host]
+        if isinstance(route, Silent):
+            return await route.connect()
         return await self._real.connect_tcp("127.0.0.1", self.routes[host].port, timeout, local_address, socket_options)
 
     async def connect_unix_socket(self, path: str, *_: Any, **__: Any) -> httpcore2.AsyncNetworkStream:

@@ -23,9 +23,8 @@ from hypothesis import strategies as st
 from shared.adapters.google.errors import DEADLINE_SECONDS
 from shared.adapters.google.fleet import WorkerPoolFleet, worker_pools_client
 from shared.decisions import forecast
-from shared.decisions.forecast import Capacity
+from shared.decisions.forecast import Capacity, instances_wanted
 from shared.errors import ConfigurationError, ErrorCode, RuumError, WorldError
-from shared.lifecycle.fleet import instances_wanted
 from shared.settings import FleetRules, Settings
 
 # --- how many

@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 
 from ops.gemini_server import GOOD, ROOM, Call, Fault, GeminiServer, Plan, Step
-from shared.adapters.google.gemini import GeminiModel, nearest_ratio
+from shared.adapters.google.gemini import GeminiModel
 from shared.errors import (
     AnswerRefused,
     CodedError,
@@ -35,6 +35,7 @@ from shared.model import Usage
 from shared.ports import Answer, Photo, Request
 from shared.settings import Gemini, PhotoLimits
 from shared.staging import pictures
+from shared.staging.shapes import nearest_ratio
 
 KEY = "test-key"
 SETTINGS = Gemini()

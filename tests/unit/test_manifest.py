@@ -21,16 +21,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from shared.errors import ManifestRejected, Problem
-from shared.manifest.reader import (
-    MOST_VALUE_SHOWN,
-    Manifest,
-    ManifestImage,
-    batch_of,
-    in_words,
-    read,
-    tables,
-    wrong_name,
-)
+from shared.manifest import tables
+from shared.manifest.reader import MOST_VALUE_SHOWN, Manifest, ManifestImage, batch_of, in_words, read, wrong_name
 from shared.manifest.sources import SourceRules
 from shared.manifest.vocabulary import ROOM_ALIASES, ROOMS, STYLE_ALIASES, STYLES
 from shared.model import Tier

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -369,7 +370,7 @@ def test_the_largest_photo_we_take_fits_into_the_memory_we_give(pool: PicturePoo
     exif[0x0112] = 6
     out = io.BytesIO()
     Image.new("RGBA", (8160, 6120), (9, 99, 199, 255)).save(out, "PNG", exif=exif, compress_level=1)
-    photo = run(lambda: pool.normalise(out.getvalue()), seconds=60)
+    photo: Any = run(lambda: pool.normalise(out.getvalue()), seconds=60)
     assert (photo.width, photo.height) == (1536, 2048)
 
 

@@ -11,14 +11,14 @@ import msgspec
 import pytest
 
 from shared.errors import ErrorCode
-from shared.manifest.reader import vocabulary
+from shared.manifest import vocabulary
 from shared.model import Failure
 from shared.results import report_page
 from shared.settings import PhotoLimits
 from shared.staging import preview
 from tests.unit.test_report import COMPLETED, FAILED, Page, batch, files, image
 
-SHELL = resources("shared").joinpath("report.html").read_text(encoding="utf-8")
+SHELL = resources("shared.results").joinpath("report.html").read_text(encoding="utf-8")
 LANGUAGES = re.findall(r"^  (\w\w): \{$(.*?)^  \},$", SHELL, re.DOTALL | re.MULTILINE)
 
 

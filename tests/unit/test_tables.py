@@ -13,7 +13,8 @@ import pytest
 import xlsxwriter
 
 from shared.errors import ManifestRejected
-from shared.manifest.reader import Manifest, read, tables
+from shared.manifest import tables
+from shared.manifest.reader import Manifest, read
 from shared.manifest.sources import SourceRules
 from shared.settings import ManifestLimits
 
