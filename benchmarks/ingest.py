@@ -25,7 +25,7 @@ from typing import Any
 import msgspec
 from stack import NAME, as_settings, bench, manifest_of, peak_mib
 
-from ops import emulators
+from ops import errors
 from shared import ports
 from shared.adapters.system_clock import SystemClock
 from shared.assembly import wiring
@@ -109,7 +109,7 @@ def main() -> None:
     if given.one:
         try:
             figures = asyncio.run((on_emulators if given.backend == "google" else embedded)(given.images[0]))
-        except emulators.Missing as error:
+        except errors.Missing as error:
             sys.exit(str(error))
         sys.stdout.buffer.write(msgspec.json.encode(figures))
         return

@@ -29,7 +29,7 @@ from google.api_core import exceptions
 from google.cloud.firestore import ArrayUnion, AsyncClient, Increment
 from stack import Bench, bench, close, manifest_of, whole
 
-from ops import emulators
+from ops import errors
 from ops.stack import PROJECT
 from shared.adapters.google import clients
 from shared.adapters.google.queue import PubSubQueue
@@ -219,7 +219,7 @@ def main() -> None:
                     figures["naive"].append(told(asyncio.run(naive(images, duplicates, given.most_seconds))))
             if given.only != "naive":
                 figures["ours"].append(told(ours(images)))
-    except emulators.Missing as error:
+    except errors.Missing as error:
         sys.exit(str(error))
     sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(figures), indent=2) + b"\n")
 

@@ -34,7 +34,7 @@ from google.cloud.firestore import AsyncClient
 from google.events.cloud.firestore_v1 import DocumentEventData
 from google.pubsub_v1 import PublisherAsyncClient, SubscriberAsyncClient
 
-from ops import emulators
+from ops import emulators, errors
 from ops.noop import NoopModel, NoopPictures, NoopSource
 from ops.router import STORAGE_EVENTS, TRIGGER, Router
 from ops.stack import PROJECT, ROOT, Options, Stack, subscription_request
@@ -672,7 +672,7 @@ def main() -> None:
             if "seconds" in figures:
                 spent = figures["seconds"] * 1000 / given.images
                 figures["ratioToBareOperations"] = round(spent / operations["bareMsPerImage"], 2)
-    except emulators.Missing as error:
+    except errors.Missing as error:
         sys.exit(str(error))
     sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(figures), indent=2) + b"\n")
 

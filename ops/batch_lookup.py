@@ -6,16 +6,13 @@ import difflib
 from typing import TYPE_CHECKING, Final
 
 from ops import words
+from ops.errors import NoBatch
 
 if TYPE_CHECKING:
     from ops.target import Target
     from shared.model import Batch
 
 MOST_LISTED: Final = 20  # of the batches or clients that there are: a line's worth
-
-
-class NoBatch(Exception):
-    """There is no such batch; the text names those there are."""
 
 
 async def batch_of(target: Target, batch_id: str) -> Batch:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn
 
 import typer
 
+from ops.errors import CommandError
+
 if TYPE_CHECKING:
     from ops.target import Target
 
@@ -56,15 +58,6 @@ PhotosOption = Annotated[
 ClientOption = Annotated[str | None, typer.Option(metavar="NAME", help="Only this client's batches.")]
 
 
-class Ended(Exception):
-    """A command that cannot do what it was asked: one sentence for people, and the exit code."""
-
-    def __init__(self, message: str, code: int = FAILED_HERE) -> None:
-        super().__init__(message)
-        self.message = message
-        self.code = code
-
-
 def fail(message: str, code: int = FAILED_HERE) -> NoReturn:
     """End the command with one line on stderr."""
     raise Ended(message, code)
@@ -81,7 +74,7 @@ def with_target(
     """Run a command against its target; every failure that can be expected is one line."""
     import asyncio
 
-    from ops import batch_lookup, show, target
+    from ops import errors, show, target
 
     if data is not None and project is not None:
         fail("--data and --project exclude each other: a command works in one place", WRONG_USAGE)
@@ -95,7 +88,7 @@ def with_target(
 
     try:
         code = asyncio.run(body())
-    except (target.NoTarget, batch_lookup.NoBatch) as error:
+    except (errors.NoTarget, errors.NoBatch) as error:
         fail(str(error), WRONG_USAGE)
     except sqlite3.Error as error:
         fail(database_fault(error, data or target.DEFAULT_DATA))
@@ -120,3 +113,12 @@ def database_fault(error: sqlite3.Error, folder: Path | None = None) -> str:
 def readable(path: Path | str) -> str:
     """A path as it is shown: bytes that are no text are escaped."""
     return os.fspath(path).encode("utf-8", "backslashreplace").decode()
+
+
+class Ended(CommandError):
+    """A command that cannot do what it was asked: one sentence for people, and the exit code."""
+
+    def __init__(self, message: str, code: int = FAILED_HERE) -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = code

@@ -16,6 +16,8 @@ from typing import Final
 
 import httpx2
 
+from ops.errors import Missing
+
 READY_SECONDS: Final = 60.0  # Firestore's emulator takes 1 to 3 s, on a loaded machine ten times that
 PROBE_SECONDS: Final = 0.05
 END_SECONDS: Final = 8.0  # between asking a process to end and making it
@@ -24,10 +26,6 @@ JAVA_VERSION: Final = 11  # the oldest the emulators run on
 INSTALL_SDK: Final = "see https://cloud.google.com/sdk/docs/install"
 INSTALL_EMULATORS: Final = "gcloud components install pubsub-emulator cloud-firestore-emulator"
 INSTALL_APT: Final = "sudo apt-get install google-cloud-cli-pubsub-emulator google-cloud-cli-firestore-emulator"
-
-
-class Missing(Exception):
-    """Something the local stack needs is not on this machine; the text is one sentence with the command to get it."""
 
 
 def sdk_root() -> Path:

@@ -16,7 +16,7 @@ from typing import Any, Final
 import typer
 
 from ops import app as apps
-from ops import show
+from ops import errors, show
 from ops.cli_common import (
     BROKEN_PIPE,
     FAILED_HERE,
@@ -28,8 +28,7 @@ from ops.cli_common import (
     Ended,
     database_fault,
 )
-from shared.errors import ConfigurationError, RuumError
-from shared.settings import BadSetting
+from shared.errors import BadSetting, ConfigurationError, RuumError
 
 # typer keeps its click to itself: the class behind every wrong option or argument is reached through a public child.
 UsageError: type[Any] = typer.BadParameter.__bases__[0]
@@ -65,7 +64,7 @@ def _said(error: BaseException, *, as_json: bool) -> int:
     if type(error).__name__ == "NoArgsIsHelpError" and isinstance(error, UsageError):
         show.err.print(error.format_message())
         return WRONG_USAGE
-    if isinstance(error, BrokenPipeError | show.ReaderGone):
+    if isinstance(error, BrokenPipeError | errors.ReaderGone):
         show.discard_output()
         return BROKEN_PIPE
     code, message = explained(error)

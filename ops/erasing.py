@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from ops import local, remote, run_notes, words
+from ops.errors import CommandError
 from shared.model import Batch, BatchState, Control, Reconciled, Refusal
 from shared.results import names
 from shared.worker import cache
@@ -41,21 +42,6 @@ class Plan(msgspec.Struct, frozen=True):
     def is_empty(self) -> bool:
         """Whether there is nothing of the client."""
         return not (self.batches or self.cache or self.objects)
-
-
-class NotFinished(Exception):
-    """The client has open batches, whose images are still being written. The text says what to do."""
-
-    def __init__(self, still: list[Batch]) -> None:
-        over = (BatchState.CLOSED, BatchState.CLOSING)
-        to_cancel = [b.id for b in still if b.control is not Control.CANCELLING and b.state not in over]
-        if to_cancel:
-            them = "it" if len(to_cancel) == 1 else "them"
-            text = f"not finished: cancel {them} first, and erase when every image is finished"
-        else:
-            text = "about to finish: try again in a minute"
-        listed = to_cancel or [batch.id for batch in still]
-        super().__init__(f"nothing was erased: {words.some(listed)} {words.are(len(listed))} {text}")
 
 
 async def plan(target: Target, client: str, batches: list[Batch]) -> Plan:
@@ -217,3 +203,18 @@ async def _firestore(target: Target, batches: list[Batch], found: Plan) -> None:
                 await retried(document.path, document.delete, target.clock)
     finally:
         client.close()  # type: ignore[no-untyped-call]
+
+
+class NotFinished(CommandError):
+    """The client has open batches, whose images are still being written. The text says what to do."""
+
+    def __init__(self, still: list[Batch]) -> None:
+        over = (BatchState.CLOSED, BatchState.CLOSING)
+        to_cancel = [b.id for b in still if b.control is not Control.CANCELLING and b.state not in over]
+        if to_cancel:
+            them = "it" if len(to_cancel) == 1 else "them"
+            text = f"not finished: cancel {them} first, and erase when every image is finished"
+        else:
+            text = "about to finish: try again in a minute"
+        listed = to_cancel or [batch.id for batch in still]
+        super().__init__(f"nothing was erased: {words.some(listed)} {words.are(len(listed))} {text}")

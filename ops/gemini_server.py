@@ -130,7 +130,7 @@ class Call:
     answered: bool = False
 
 
-class Refused(Exception):
+class _Refused(Exception):
     """An answer in the vendor's error envelope; `details` are (google.rpc type, fields)."""
 
     def __init__(self, code: int, message: str, *details: tuple[str, Json]) -> None:
@@ -141,21 +141,21 @@ class Refused(Exception):
         self.body = json.dumps({"error": error | ({"details": typed} if typed else {})}).encode()
 
 
-def over_quota(model: str, limits: dict[str, int], retry_seconds: float) -> Refused:
+def over_quota(model: str, limits: dict[str, int], retry_seconds: float) -> _Refused:
     """429 for `limits` (by quota id). The delay is cut to whole seconds as the vendor cuts it; clients must add one."""
     violations = [
         {"quotaId": quota_id, "quotaDimensions": {"location": "global", "model": model}, "quotaValue": str(limit)}
         for quota_id, limit in limits.items()
     ]
     retry = ("RetryInfo", {"retryDelay": f"{int(retry_seconds)}s"})
-    return Refused(429, "You exceeded your current quota.", ("QuotaFailure", {"violations": violations}), retry)
+    return _Refused(429, "You exceeded your current quota.", ("QuotaFailure", {"violations": violations}), retry)
 
 
-def refusal(fault: Fault | None, model: str) -> Refused | None:
+def refusal(fault: Fault | None, model: str) -> _Refused | None:
     """The error that `fault` stands for, None when it is not one."""
     if fault in ("429", "429_day"):  # the delay is short even when the day is spent: a client has to see the quota id
         return over_quota(model, {PER_MINUTE: 60} if fault == "429" else {PER_DAY: 1000}, 7)
-    return Refused(*REFUSALS[fault]) if fault in REFUSALS else None
+    return _Refused(*REFUSALS[fault]) if fault in REFUSALS else None
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,7 @@ class Ask:
 
 
 def read_ask(body: bytes) -> Ask:
-    """Raises `Refused` (400) for a body that is no request, or asks for what nobody here can give."""
+    """Raises `_Refused` (400) for a body that is no request, or asks for what nobody here can give."""
     try:
         request = json.loads(body)
         config = request.get("generationConfig") or {}
@@ -187,11 +187,11 @@ def read_ask(body: bytes) -> Ask:
         size = str(config.get("imageConfig", {}).get("imageSize", "1K"))
         store = bool(request["store"]) if "store" in request else None
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise Refused(400, f"Invalid JSON payload received: {error!r}") from error
+        raise _Refused(400, f"Invalid JSON payload received: {error!r}") from error
     if schema and (drawn or not known):
-        raise Refused(400, "A schema needs a property floor or structure_kept, and no image output")
+        raise _Refused(400, "A schema needs a property floor or structure_kept, and no image output")
     if drawn and (size not in OUTPUT_TOKENS or not pictures):
-        raise Refused(400, f"A picture needs an inline picture to edit, and an imageSize of {list(OUTPUT_TOKENS)}")
+        raise _Refused(400, f"A picture needs an inline picture to edit, and an imageSize of {list(OUTPUT_TOKENS)}")
     step: Step = "generate" if drawn else known[0] if known else "other"
     return Ask(step, store, pictures[0] if pictures else "", size, tokens)
 
@@ -204,12 +204,12 @@ def jpeg(picture: Image.Image) -> bytes:
 
 
 def furnish(picture: str) -> bytes:
-    """The picture (base64, either alphabet) as JPEG with a red sofa of sorts in its lower half; or raises `Refused`."""
+    """The picture (base64, either alphabet) as JPEG with a red sofa in its lower half; or raises `_Refused`."""
     try:
         with Image.open(io.BytesIO(base64.urlsafe_b64decode(picture))) as source:
             room = source.convert("RGB")
     except (OSError, ValueError, TypeError, Image.DecompressionBombError) as error:
-        raise Refused(400, "Unable to process input image.") from error
+        raise _Refused(400, "Unable to process input image.") from error
     sofa = (0.2 * room.width, 0.6 * room.height, 0.8 * room.width, 0.9 * room.height)
     ImageDraw.Draw(room).rectangle(sofa, fill=(178, 58, 72), outline="white", width=1 + room.width // 200)
     return jpeg(room)
@@ -237,7 +237,7 @@ def parts_of(ask: Ask, fault: Fault | None, thoughts: bool) -> list[Json]:
 
 
 def compose(ask: Ask, model: str, fault: Fault | None, thoughts: bool) -> bytes:
-    """The body of a 200, with `fault` worked in. Blocks while a picture is drawn; raises `Refused` if it cannot be."""
+    """The body of a 200, with `fault` worked in. Blocks while a picture is drawn; raises `_Refused` if it cannot be."""
     if fault in ("malformed_json", "empty"):
         return b"<html>upstream" if fault == "malformed_json" else b"{}"
     answer: Json = {"modelVersion": model}
@@ -268,7 +268,7 @@ class Request:
 
 
 async def read_request(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Request:
-    """Raises `EOFError` when the client has gone, `Refused` for what is not HTTP/1.1 or beyond the limits."""
+    """Raises `EOFError` when the client has gone, `_Refused` for what is not HTTP/1.1 or beyond the limits."""
     try:
         head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
         first, *lines = head[:-4].split("\r\n")
@@ -276,15 +276,15 @@ async def read_request(reader: asyncio.StreamReader, writer: asyncio.StreamWrite
         headers = {name.strip().lower(): value.strip() for name, value in (line.split(":", 1) for line in lines)}
         length = int(headers.get("content-length", "0"))
     except asyncio.LimitOverrunError as error:
-        raise Refused(431, f"Headers of more than {HEAD_BYTES} bytes") from error
+        raise _Refused(431, f"Headers of more than {HEAD_BYTES} bytes") from error
     except ValueError as error:
-        raise Refused(400, f"Malformed request: {error}") from error
+        raise _Refused(400, f"Malformed request: {error}") from error
     if version != "HTTP/1.1":
-        raise Refused(505, "Only HTTP/1.1 is spoken here")
+        raise _Refused(505, "Only HTTP/1.1 is spoken here")
     if "transfer-encoding" in headers or (method == "POST" and "content-length" not in headers) or length < 0:
-        raise Refused(411, "A body needs its content-length")
+        raise _Refused(411, "A body needs its content-length")
     if length > BODY_BYTES:
-        raise Refused(413, f"A body of more than {BODY_BYTES} bytes")
+        raise _Refused(413, f"A body of more than {BODY_BYTES} bytes")
     if headers.get("expect", "").lower() == "100-continue":  # curl, for any large body
         writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
     return Request(method, unquote(target.partition("?")[0]), headers, await reader.readexactly(length))
@@ -393,7 +393,7 @@ class GeminiServer:
                 body = await self._generate(call, request)
             else:
                 body = self._manage(request)
-        except Refused as refused:
+        except _Refused as refused:
             status, body = refused.code, refused.body
         if call and call.fault == "hang":
             await reader.read()  # until the client gives up or the server stops
@@ -420,15 +420,15 @@ class GeminiServer:
         if (request.method, request.path) == ("GET", "/stats"):
             return json.dumps(self.stats()).encode()
         if (request.method, request.path) != ("POST", "/plan"):
-            raise Refused(404, f"Nothing at {request.method} {request.path}")
+            raise _Refused(404, f"Nothing at {request.method} {request.path}")
         try:
             self.change(json.loads(request.body))
         except (ValueError, TypeError, AttributeError) as error:
-            raise Refused(400, str(error)) from error
+            raise _Refused(400, str(error)) from error
         return b"{}"
 
     async def _generate(self, call: Call, request: Request) -> bytes:
-        """The body of a 200, after the latency; raises `Refused`."""
+        """The body of a 200, after the latency; raises `_Refused`."""
         ask = read_ask(request.body)
         call.step, call.store = ask.step, ask.store
         self._admit(call, request.headers.get("x-goog-api-key"))
@@ -445,14 +445,14 @@ class GeminiServer:
         return await asyncio.to_thread(compose, ask, call.model, call.fault, self.plan.thoughts)
 
     def _admit(self, call: Call, key: str | None) -> None:
-        """Check key, model and quotas; raises `Refused`. A refused call does not count against the quotas."""
+        """Check key, model and quotas; raises `_Refused`. A refused call does not count against the quotas."""
         if key == "forbidden":
-            raise Refused(*REFUSALS["403"])
+            raise _Refused(*REFUSALS["403"])
         if key != self.plan.key:
             info = {"reason": "API_KEY_INVALID", "domain": "googleapis.com"}
-            raise Refused(400, "API key not valid. Please pass a valid API key.", ("ErrorInfo", info))
+            raise _Refused(400, "API key not valid. Please pass a valid API key.", ("ErrorInfo", info))
         if self.plan.models is not None and call.model not in self.plan.models:
-            raise Refused(*REFUSALS["404_model"])
+            raise _Refused(*REFUSALS["404_model"])
         times = self._admitted.setdefault(call.model, [])
         over: dict[str, int] = {}
         retry_seconds = 7.0  # for the day too: see refusal()
@@ -470,14 +470,14 @@ class GeminiServer:
     def _meet(self, call: Call) -> float:
         """Give the call its fault; the answer is its latency in seconds.
 
-        Raises `Refused` (400) for a scripted fault that cannot happen at this step: a test must not pass by that.
+        Raises `_Refused` (400) for a scripted fault that cannot happen at this step: a test must not pass by that.
         """
         plan = self.plan
         chance, jitter = self._random.random(), self._random.uniform(-plan.jitter, plan.jitter)
         if script := plan.step_script.get(call.step) or plan.script:
             call.fault = script.pop(0)
             if call.fault and call.step not in ONLY_AT.get(call.fault, STEPS):
-                raise Refused(400, f"The script says {call.fault}, which cannot happen at {call.step}")
+                raise _Refused(400, f"The script says {call.fault}, which cannot happen at {call.step}")
         else:
             for fault, rate in plan.rates.items():
                 if 0 <= chance < rate and call.step in ONLY_AT.get(fault, STEPS):

@@ -6,11 +6,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
-from ops import local, run_notes
+from ops import errors, local, run_notes
 from ops.events_file import EventsFile
 from shared.assembly import wiring
-from shared.errors import RuumError
-from shared.lifecycle.closing import StillClosing
+from shared.errors import RuumError, StillClosing
 from shared.messages import ImageChanged, decode
 from shared.topology import CHANGES_TOPIC, DEAD_LETTER_DOOR, EVENTS_SUBSCRIPTION
 
@@ -29,7 +28,7 @@ async def held(target: Target) -> AsyncIterator[bool]:
     try:
         async with local.locked(target.data):
             yield True
-    except local.FolderInUse:
+    except errors.FolderInUse:
         yield False
 
 

@@ -16,12 +16,11 @@ from urllib.parse import unquote, urlsplit
 import msgspec
 
 from ops import run_notes
+from ops.errors import FolderInUse, NoKey, OurFault
 from ops.events_file import EventsFile
 from shared.adapters.system_clock import SystemClock
 from shared.assembly import wiring
-from shared.errors import ConfigurationError, RuumError
-from shared.lifecycle.closing import StillClosing
-from shared.lifecycle.replay import Busy
+from shared.errors import Busy, ConfigurationError, RuumError, StillClosing
 from shared.manifest.sources import SourceRules
 from shared.messages import ImageChanged, decode
 from shared.model import Batch, BatchState, Control, Counts
@@ -37,18 +36,6 @@ LOCK_TRIES: Final = 10  # another command may look at the lock, which holds it f
 LOCK_PAUSE_SECONDS: Final = 0.03
 OPEN_SECONDS: Final = 10.0  # for a database that another command is about to close
 OPEN_PAUSE_SECONDS: Final = 0.02
-
-
-class FolderInUse(Exception):
-    """Another process works with the data folder."""
-
-
-class OurFault(Exception):
-    """The configuration does not allow work to go on; the text says what is wrong."""
-
-
-class NoKey(Exception):
-    """Gemini was asked for, and there is no key."""
 
 
 def gemini_key(environ: Mapping[str, str]) -> str | None:

@@ -16,12 +16,12 @@ import typer
 from ops import photos as local_photos
 from ops import run_notes, show
 from ops.cli_common import REJECTED, WRONG_USAGE, fail, readable
-from shared.errors import ManifestRejected, Problem
+from shared.errors import BadSetting, ManifestRejected, Problem
 from shared.manifest import reader
 from shared.manifest.reader import Manifest
 from shared.manifest.sources import SourceRules
 from shared.results import names, report
-from shared.settings import BadSetting, Settings, from_environment
+from shared.settings import Settings, from_environment
 
 MOST_PATH_SHOWN: Final = 200  # characters of a path in a message
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import msgspec
 
-from ops import batch_lookup, photos
+from ops import batch_lookup, errors, photos
 from ops.target import Target
 from shared.lifecycle import fleet
 from shared.manifest.reader import Manifest
@@ -27,7 +27,7 @@ REJECTED_EVERY_SECONDS: Final = 5.0  # while a batch does not appear: whether it
 FRESH_SECONDS: Final = 300.0  # at one image a minute, the slowest that makes sense, five were measured since
 NO_BATCH_SECONDS: Final = 3.0  # without a batch, before it is said that there is none yet
 
-NoBatch = batch_lookup.NoBatch
+NoBatch = errors.NoBatch
 batch_of = batch_lookup.batch_of
 
 

@@ -13,6 +13,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from ops import words
+from ops.errors import ReaderGone
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,10 +32,6 @@ said_goodbye = False  # a command has said itself how it was interrupted
 _keep_going = False
 _gone: set[str] = set()
 _bar: _Bar | None = None
-
-
-class ReaderGone(Exception):
-    """The reader of our output went away. Not an OSError: typer handles a broken pipe in its own way."""
 
 
 class Lines:

@@ -14,7 +14,7 @@ import httpx2
 import msgspec
 from google.pubsub_v1 import PublisherAsyncClient, SubscriberAsyncClient
 
-from ops import emulators
+from ops import emulators, errors
 from ops.router import STORAGE_EVENTS, TRIGGER, Mischief, Router
 from shared.adapters.google import clients
 from shared.adapters.google.queue import PubSubQueue
@@ -83,7 +83,7 @@ class Stack:
     # --- up
 
     async def start(self) -> None:
-        """Return when everything is ready. Raises `emulators.Missing`; what was started is then stopped."""
+        """Return when everything is ready. Raises `errors.Missing`; what was started is then stopped."""
         try:
             await self._start()
         except BaseException:
@@ -244,7 +244,7 @@ async def _listening(port: int, process: asyncio.subprocess.Process, name: str) 
     async with asyncio.timeout(emulators.READY_SECONDS):
         while True:
             if process.returncode is not None:
-                raise emulators.Missing(f"{name} ended with exit code {process.returncode}: see its lines above")
+                raise errors.Missing(f"{name} ended with exit code {process.returncode}: see its lines above")
             try:
                 _, writer = await asyncio.open_connection("127.0.0.1", port)
             except OSError:

@@ -10,11 +10,9 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
 
+from ops.errors import AlreadyUp
+
 STATE: Final = Path(".ruum")
-
-
-class AlreadyUp(Exception):
-    """A stack runs in this folder."""
 
 
 @asynccontextmanager

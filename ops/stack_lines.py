@@ -12,7 +12,7 @@ from shared.telemetry import LogEvent
 HINT: Final = "up. In another terminal: ruum-batch submit samples/batch.json --watch    (Ctrl-C stops all)"
 KEPT: Final = 20  # last lines of each part, for when it ends
 # Another function is writing the reports: the event that met it comes again, which is how it is meant to be.
-EXPECTED: Final = "shared.lifecycle.closing.StillClosing"
+EXPECTED: Final = "shared.errors.StillClosing"
 LOUD: Final = ("WARNING", "ERROR", "CRITICAL")
 
 

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import msgspec
 
-from ops import failures, local, manifest_file, photos, run_notes, show, spending, waiting, words
+from ops import errors, failures, local, manifest_file, photos, run_notes, show, spending, waiting, words
 from ops.cli_common import FAILED_HERE, NO_SPACE, OK, REJECTED, SOME_FAILED, database_fault, fail
 from ops.noted_model import Notes
 from shared.assembly import wiring
@@ -52,9 +52,9 @@ def start(order: Order) -> int:
     """Run it; the exit code. Everything that can be expected to go wrong is one line."""
     try:
         return asyncio.run(_Run(order).go())
-    except local.FolderInUse as error:
+    except errors.FolderInUse as error:
         fail(str(error))
-    except (local.OurFault, ConfigurationError) as error:
+    except (errors.OurFault, ConfigurationError) as error:
         fail(_what_now(str(error)))
     except sqlite3.Error as error:
         fail(database_fault(error, order.data))
@@ -184,7 +184,7 @@ class _Run:
             for handler in handlers:
                 handler.removeFilter(watch)
             if self._disk_full:
-                raise local.OurFault(self._disk_full)
+                raise errors.OurFault(self._disk_full)
 
     def _disk_is_full(self, sentence: str) -> None:
         self._disk_full = sentence

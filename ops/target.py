@@ -11,16 +11,13 @@ from typing import Final
 import msgspec
 
 from ops import local, run_notes, stack_file
+from ops.errors import NoTarget
 from shared import ports
 from shared.adapters.system_clock import SystemClock
 from shared.assembly import wiring
 from shared.settings import Settings, from_environment
 
 DEFAULT_DATA: Final = Path("staged/.ruum")
-
-
-class NoTarget(Exception):
-    """There is nothing to work on; the text says what could be."""
 
 
 class Target(msgspec.Struct, frozen=True):

@@ -2,9 +2,12 @@
 
     RuumError
     |-- CustomerError           permanent: the manifest's or the image's own fault
-    |   |-- ManifestRejected    the whole file, with every problem it has
-    |   `-- ImageRejected       one image, with a code of `ErrorCode`
-    |-- WorldError              transient: 5xx, time-out, lost connection; an attempt is spent
+    |   `-- ManifestRejected    the whole file, with every problem it has
+    |-- CodedError              ends in an image's `error` field, with a code of `ErrorCode`
+    |   |-- ImageRejected       permanent, and a CustomerError too: this image can never be staged as it is
+    |   |   `-- AnswerRefused   the vendor's filter refused one answer: the next may pass
+    |   `-- WorldError          transient: 5xx, time-out, lost connection; an attempt is spent
+    |       `-- WrongShape      a generated picture has another shape than its photo: a generation is spent
     |-- Throttled               the vendor said 429: wait, no attempt is spent
     |-- ConfigurationError      ours: key, model id, bucket, permission; work waits, operators are alerted
     |   `-- DailyQuotaSpent     the vendor's day is used up: the same, until it resets
@@ -13,7 +16,23 @@
     |-- HostBusy                a photo's host asked to wait: the image waits, and spends no attempt
     |-- ObjectTooLarge          an object has more bytes than its reader wants
     |-- ObjectDamaged           an object's compression is broken
-    `-- PreconditionFailed      an object store refused a write: the object has moved on
+    |-- PreconditionFailed      an object store refused a write: the object has moved on
+    |-- Busy                    a batch cannot be replayed right now, and why
+    |-- ComesAgain              not now, and nothing is wrong: the event that asked for it is delivered again
+    |   |-- OutOfTime           ingest's time is nearly up; it goes on from the place it noted
+    |   |-- StillClosing        another closer is at it, or the batch moved under every look
+    |   `-- StillHeld           a living worker holds the image of a letter
+    `-- Unusable                what others sent cannot be used; its reader says what that means
+        |-- Unreadable          a message is not what its topic carries
+        |-- BadSetting          an environment variable is no setting, or its value does not fit
+        |-- BadSource           an address may not be named
+        |-- SharedPage          a link leads to a page, and not to a photo
+        |-- NotAnImageChange    an event is not about an image document of ours
+        |-- UnreadableWorkbook  a spreadsheet cannot be read                       (manifest/spreadsheet.py)
+        |-- Damaged             a file cannot hold a whole picture                 (staging/containers.py)
+        |-- Exceeded            work in a subprocess needed more than it may       (untrusted/confined.py)
+        |-- TooLarge            more bytes than allowed, as they inflate           (untrusted/inflate.py)
+        `-- NotCompressed       bytes are not what their label says                (untrusted/inflate.py)
 
 Anything else that is raised is a bug: it spends an attempt, for it may be this image's alone.
 """
@@ -27,7 +46,7 @@ from typing import Final
 
 import msgspec
 
-from shared.model import Usage
+from shared.model import Refusal, Usage
 
 
 class ErrorCode(StrEnum):
@@ -221,3 +240,61 @@ class ObjectDamaged(RuumError):
 
 class PreconditionFailed(RuumError):
     """The object's generation is not the one the write was conditioned on."""
+
+
+class Busy(RuumError):
+    """The batch cannot be replayed right now; the text says why, `refusal` for programs."""
+
+    def __init__(self, message: str, refusal: Refusal | None = None) -> None:
+        super().__init__(message)
+        self.refusal = refusal
+
+
+class ComesAgain(RuumError):
+    """Not now, and nothing is wrong: the caller raises, so that the event that asked for it is delivered again."""
+
+
+class OutOfTime(ComesAgain):
+    """The function's time is nearly up; the event comes again and ingest goes on from the place it noted."""
+
+
+class StillClosing(ComesAgain):
+    """The closing is in other hands, or the batch moved under every look: an event that asked for it comes again."""
+
+
+class StillHeld(ComesAgain):
+    """A living worker holds the image: the letter has to come again later."""
+
+
+class Unusable(RuumError):
+    """What others sent cannot be used. Whoever asked for it says what that means for the manifest, image or message."""
+
+
+class Unreadable(Unusable):
+    """A message whose body is not what its topic carries; the text says why."""
+
+
+class BadSetting(Unusable):
+    """An environment variable that is no setting, or whose value does not fit; the text says what is allowed."""
+
+
+class BadSource(Unusable):
+    """An address that may not be named. `allowed` says what may."""
+
+    def __init__(self, reason: str, allowed: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.allowed = allowed
+
+
+class SharedPage(Unusable):
+    """The link leads to a page, and there is no address of the photo. `kind` says what it is, `instead` what to do."""
+
+    def __init__(self, kind: str, instead: str) -> None:
+        super().__init__(kind)
+        self.kind = kind
+        self.instead = instead
+
+
+class NotAnImageChange(Unusable):
+    """The event is not about an image document of ours; the text says why."""

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from shared.errors import Unreadable
 from shared.events import EVENTS, Public, QuotaChanged, iso, plain
 from shared.model import Batch, Document, Image, ImageState, Tier
 from shared.ports import Message
@@ -18,10 +19,6 @@ OPERATORS = "~operators"  # the client of events that are no customer's: a clien
 
 
 D = TypeVar("D", bound=Document)
-
-
-class Unreadable(Exception):
-    """A message whose body is not what its topic carries; the text says why."""
 
 
 class Task(Document, frozen=True, kw_only=True):

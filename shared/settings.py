@@ -17,6 +17,7 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 from msgspec import Meta
 
+from shared.errors import BadSetting
 from shared.topology import topology
 
 ENVIRONMENT_PREFIX: Final = "RUUM_"
@@ -294,10 +295,6 @@ class Settings(_Group, frozen=True, kw_only=True):
 
 
 TABLES: Final = ("limits", "prices")  # settings that are tables by model: given as JSON
-
-
-class BadSetting(Exception):
-    """An environment variable that is no setting, or whose value does not fit; the text says what is allowed."""
 
 
 def from_environment(environ: Mapping[str, str]) -> Settings:

@@ -12,9 +12,10 @@ import functions_framework
 from cloudevents.http import CloudEvent
 
 from shared import telemetry
-from shared.adapters.google.events import NotAnImageChange, image_changed
+from shared.adapters.google.events import image_changed
 from shared.assembly import wiring
 from shared.assembly.background import Background
+from shared.errors import NotAnImageChange
 
 log = logging.getLogger(__name__)
 telemetry.configure(os.environ)

@@ -27,7 +27,8 @@ from ops.cli_common import (
 
 if TYPE_CHECKING:
     from ops.target import Target
-    from shared.lifecycle.replay import Busy, Plan
+    from shared.errors import Busy
+    from shared.lifecycle.replay import Plan
     from shared.model import Batch, Image
 
 
@@ -281,7 +282,7 @@ def _as_json(plans: list[Plan], cost: float, done: dict[str, int | str]) -> dict
 
 async def _run(target: Target, replay: Any, plans: list[Plan], wish: _Wish, cost: float) -> int:
     from ops.commands.control import go_on
-    from shared.lifecycle.replay import Busy
+    from shared.errors import Busy
 
     code, stop, done = OK, _stop_on_signals(), dict[str, int | str]()
     show.keep_going()

@@ -52,14 +52,14 @@ def run(
     """
     import msgspec
 
-    from ops import local, manifest_file, staging_run
+    from ops import errors, local, manifest_file, staging_run
 
     settings = local.on_one_machine(manifest_file.settings_here())
     content = manifest_file.content(manifest, settings, out, as_json=as_json)
     manifest_file.check_folders(photos or [])
     try:
         name, maker = local.model_maker(model.value if model else None, os.environ)
-    except local.NoKey as error:
+    except errors.NoKey as error:
         fail(str(error), WRONG_USAGE)
     in_flight = max_in_flight or (PREVIEW_IN_FLIGHT if name == "preview" else settings.worker.in_flight)
     settings = msgspec.structs.replace(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from ops import show
+from ops import errors, show
 from ops.cli_common import FAILED_HERE, INTERRUPTED, OK
 from ops.commands.run import ModelName
 
@@ -47,7 +47,7 @@ def up(
 
 async def _up(subscribers: int, model: str, *, verbose: bool, as_json: bool) -> int:
     from ops import stack, stack_file, stack_lines  # Google's libraries take half a second to import
-    from ops.emulators import Missing
+    from ops.errors import Missing
 
     lines = stack_lines.Lines(verbose=verbose, as_json=as_json)
     settings = {name: value for name, value in os.environ.items() if name.startswith("RUUM_")}
@@ -75,7 +75,7 @@ async def _up(subscribers: int, model: str, *, verbose: bool, as_json: bool) -> 
                 show.say(f"{ended} has ended; stopping all")
             await here.stop()
             return OK if ended is None else FAILED_HERE
-    except (stack_file.AlreadyUp, Missing) as error:
+    except (errors.AlreadyUp, Missing) as error:
         lines.last_words()
         show.say(str(error))
         return FAILED_HERE

@@ -17,7 +17,7 @@ import msgspec
 from shared import decisions
 from shared.decisions import forecast
 from shared.decisions.forecast import Capacity
-from shared.errors import LostClaim, RuumError
+from shared.errors import LostClaim, StillClosing
 from shared.events import BatchCompleted, ReportLink, StateCounts
 from shared.lifecycle import fleet
 from shared.lifecycle.announce import announce_control
@@ -53,10 +53,6 @@ CHECK_TRIES: Final = 5
 # After so many images what was gathered is kept: a closing that is killed, or whose caller hangs up, goes on there.
 PART_IMAGES: Final = 5000
 PAGE_IMAGES: Final = 500  # between two looks at the lease: a page of the store
-
-
-class StillClosing(RuumError):
-    """The closing is in other hands, or the batch moved under every look: an event that asked for it comes again."""
 
 
 class Closer:

@@ -6,7 +6,7 @@ import logging
 from contextlib import suppress
 from functools import partial
 
-from shared import decisions
+from shared import decisions, errors
 from shared.decisions.batch import By
 from shared.lifecycle import closing
 from shared.lifecycle.announce import announce_control
@@ -119,6 +119,6 @@ class Operator:
                 if isinstance(settled, Image):
                     cancelled += 1
                     image_settled(log, settled)
-        with suppress(closing.StillClosing):
+        with suppress(errors.StillClosing):
             await self._closer.check(batch.id)
         return cancelled

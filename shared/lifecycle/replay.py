@@ -17,11 +17,11 @@ from typing import Final
 
 import msgspec
 
-from shared import decisions
-from shared.errors import RuumError
+from shared import decisions, errors
+from shared.errors import Busy, Unreadable
 from shared.lifecycle import closing
 from shared.lifecycle.fleet import Scaling
-from shared.messages import Letter, Unreadable, decode, encode, is_letter, task_for
+from shared.messages import Letter, decode, encode, is_letter, task_for
 from shared.model import (
     Batch,
     BatchState,
@@ -46,14 +46,6 @@ CHUNK: Final = 100  # images requeued, folded and published together
 LETTERS_AT_ONCE: Final = 100
 # The operators' subscription keeps letters that still stand for failed images: one pass stops when it sees them again.
 MOST_LETTERS: Final = 100_000
-
-
-class Busy(RuumError):
-    """The batch cannot be replayed right now; the text says why, `refusal` for programs."""
-
-    def __init__(self, message: str, refusal: Refusal | None = None) -> None:
-        super().__init__(message)
-        self.refusal = refusal
 
 
 WHY_NOT: Final = {
@@ -177,7 +169,7 @@ class Replay:
         return requeued
 
     async def _checked(self, batch_id: str) -> None:
-        with suppress(closing.StillClosing):
+        with suppress(errors.StillClosing):
             await self._closer.check(batch_id)
 
     def _lease(self, holder: str | None = None) -> Lease:

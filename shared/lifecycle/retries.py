@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
-from shared.errors import ManifestRejected, Problem
-from shared.lifecycle.replay import Busy, Replay
+from shared.errors import Busy, ManifestRejected, Problem
+from shared.lifecycle.replay import Replay
 from shared.manifest.reader import Manifest, ManifestImage
 from shared.manifest.sources import SourceRules, resolve
 from shared.model import Batch, BatchState, Control, Correction, Image, ImageState, Refusal

@@ -20,9 +20,9 @@ from typing import Any, BinaryIO, Final, NoReturn
 
 import msgspec
 
-from shared.errors import NEAREST, ManifestRejected, Problem
+from shared.errors import NEAREST, BadSource, ManifestRejected, Problem
 from shared.manifest import spreadsheet, tables
-from shared.manifest.sources import ALLOWED, BadSource, SourceRules, resolve
+from shared.manifest.sources import ALLOWED, SourceRules, resolve
 from shared.manifest.vocabulary import ROOM_NAMES, STYLE_NAMES, TIER_NAMES, Vocabulary, plain
 from shared.model import FailureThreshold, Tier
 from shared.settings import ManifestLimits
@@ -564,7 +564,7 @@ class _Reader:
             self._stop(f"is {kind or 'no spreadsheet'}, although it is called {suffix}", allowed=_ALLOWED_FILES)
         try:
             sheet = spreadsheet.sheet_of(data, tables.is_header, self._limits.most_images + self._limits.most_problems)
-        except spreadsheet.Unreadable as error:
+        except spreadsheet.UnreadableWorkbook as error:
             self._stop(str(error), allowed=_ALLOWED_FILES)
         self._in_sheet = True
         (first, header), *rows = sheet.rows

@@ -10,6 +10,8 @@ import re
 from typing import Final
 from urllib.parse import parse_qs, parse_qsl, urlencode, urlsplit, urlunsplit
 
+from shared.errors import SharedPage
+
 _DRIVE_ID: Final = r"[A-Za-z0-9_-]{10,}"
 _DRIVE_FILE: Final = re.compile(rf"/(?:file/(?:u/\d+/)?d|a/[^/]+/file/d|thumbnail/d)/({_DRIVE_ID})")
 _PUBLIC: Final = "share the photo itself, or copy it to a web address of your own"
@@ -34,15 +36,6 @@ _PAGES: Final = {
     "1drv.ms": ("a OneDrive folder or page", "the link of the photo itself"),
     "dropbox.com": ("a Dropbox folder or page", "the link of the photo itself"),
 }
-
-
-class SharedPage(Exception):
-    """The link leads to a page, and there is no address of the photo. `kind` says what it is, `instead` what to do."""
-
-    def __init__(self, kind: str, instead: str) -> None:
-        super().__init__(kind)
-        self.kind = kind
-        self.instead = instead
 
 
 def direct(url: str) -> str:

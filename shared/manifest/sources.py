@@ -9,7 +9,8 @@ from urllib.parse import quote, unquote, urlsplit
 
 import msgspec
 
-from shared.manifest.share_links import SharedPage, direct
+from shared.errors import BadSource, SharedPage
+from shared.manifest.share_links import direct
 from shared.manifest.tables import is_null
 from shared.untrusted.text import is_hostile
 
@@ -38,15 +39,6 @@ class SourceRules(msgspec.Struct, frozen=True, kw_only=True):
     allow_http: bool = False
     gs_prefixes: tuple[str, ...] = ()
     folders: tuple[str, ...] = ()
-
-
-class BadSource(Exception):
-    """An address that may not be named. `allowed` says what may."""
-
-    def __init__(self, reason: str, allowed: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.allowed = allowed
 
 
 ALLOWED = "an https address, gs:// in an allowed bucket, or a path beside the manifest"

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import msgspec
 
+from shared.errors import Unusable
 from shared.untrusted.confined import Exceeded, run_confined
 
 SUFFIXES: Final = (".xlsx", ".ods")
@@ -23,7 +24,7 @@ _MAX_CELL_CHARACTERS: Final = 8192  # beyond every limit of a field, so that the
 _HEADER_ROWS: Final = 20  # a header is looked for this far down in each sheet
 
 
-class Unreadable(Exception):
+class UnreadableWorkbook(Unusable):
     """The file cannot be read; the text says why, as words after "is" or "has"."""
 
 
@@ -39,7 +40,7 @@ class Sheet(msgspec.Struct, frozen=True):
 
 
 def sheet_of(data: bytes, is_header: Callable[[Sequence[str]], bool], max_rows: int) -> Sheet:
-    """Return the first sheet that has a header row, from that row on, `max_rows` below it. Raises `Unreadable`.
+    """Return the first sheet that has a header row, from that row on, `max_rows` below it. Raises `UnreadableWorkbook`.
 
     `is_header` tells a header row; it must be a module's function, for it is called in the subprocess. Without a
     header anywhere the first sheet that is not empty is returned from its first row.
@@ -47,9 +48,9 @@ def sheet_of(data: bytes, is_header: Callable[[Sequence[str]], bool], max_rows: 
     try:
         found = run_confined(_ADDRESS_SPACE_BYTES, _SECONDS, _read, data, is_header, max_rows)
     except Exceeded as error:
-        raise Unreadable(f"cannot be read: {error}") from None
+        raise UnreadableWorkbook(f"cannot be read: {error}") from None
     if isinstance(found, str):
-        raise Unreadable(found)
+        raise UnreadableWorkbook(found)
     return found
 
 

@@ -9,8 +9,8 @@ import logging
 from collections.abc import Mapping
 
 from shared import decisions
-from shared.errors import ErrorCode, RuumError
-from shared.messages import Letter, Task, Unreadable, decode, encode, is_letter, task_for
+from shared.errors import ErrorCode, StillHeld, Unreadable
+from shared.messages import Letter, Task, decode, encode, is_letter, task_for
 from shared.model import Failure, Image, ImageState, Refusal, client_of
 from shared.ports import BatchStore, Clock, Message, Queue
 from shared.settings import Settings
@@ -19,10 +19,6 @@ from shared.topology import topic_of
 from shared.worker.heartbeat import known_holder
 
 log = logging.getLogger(__name__)
-
-
-class StillHeld(RuumError):
-    """A living worker holds the image: the letter has to come again later."""
 
 
 class DeadLetter:

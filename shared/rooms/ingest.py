@@ -17,7 +17,7 @@ from typing import Final
 import msgspec
 
 from shared import decisions
-from shared.errors import ManifestRejected, ObjectDamaged, ObjectTooLarge, Problem, RuumError
+from shared.errors import ManifestRejected, ObjectDamaged, ObjectTooLarge, OutOfTime, Problem
 from shared.events import BatchAccepted, BatchRejected
 from shared.lifecycle import closing
 from shared.lifecycle.fleet import Scaling
@@ -45,10 +45,6 @@ _BESIDE = re.compile(
     r".*\.(jpe?g|png|webp|hei[cf]|gif|bmp|tiff?|avif|dng|raw|cr2|nef|arw|mp4|mov)|\..*|~\$.*|thumbs\.db|desktop\.ini",
     re.IGNORECASE,
 )
-
-
-class OutOfTime(RuumError):
-    """The function's time is nearly up; the event comes again and ingest goes on from the place it noted."""
 
 
 class Ingest:

@@ -23,10 +23,11 @@ from shared.errors import (
     ImageRejected,
     LostClaim,
     RuumError,
+    Unreadable,
     WorkStopped,
     WorldError,
 )
-from shared.messages import Letter, Task, Unreadable, decode, letter_message
+from shared.messages import Letter, Task, decode, letter_message
 from shared.model import (
     SETTLED_STATES,
     Control,

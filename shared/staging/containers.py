@@ -15,6 +15,7 @@ from typing import Final
 
 import msgspec
 
+from shared.errors import Unusable
 from shared.staging.colours import Colours
 
 _PNG: Final = b"\x89PNG\r\n\x1a\n"
@@ -36,7 +37,7 @@ _ENDINGS: Final = (b"", b"\x5a\x36", b"\xa5\xc9", b"\x33\xd2\x6b", b"\xcc\x2d\x9
 _JFIF: Final = b"\xff\xe0\x00\x10JFIF\x00\x01\x01\x00\x00\x01\x00\x01\x00\x00"
 
 
-class Damaged(Exception):
+class Damaged(Unusable):
     """The file cannot hold a whole picture; the text says what is wrong with it."""
 
 

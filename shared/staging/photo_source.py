@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from shared.errors import ErrorCode, ImageRejected, ObjectDamaged, ObjectTooLarge
-from shared.manifest.share_links import SharedPage, direct
+from shared.errors import ErrorCode, ImageRejected, ObjectDamaged, ObjectTooLarge, SharedPage
+from shared.manifest.share_links import direct
 from shared.ports import ObjectStore
 from shared.staging.download import Downloader
 

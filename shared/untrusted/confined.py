@@ -12,13 +12,15 @@ import sys
 from collections.abc import Callable
 from typing import Final, ParamSpec, TypeVar
 
+from shared.errors import Unusable
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
 _PR_SET_PDEATHSIG: Final = 1  # Linux: the kernel's signal to a child whose parent has died
 
 
-class Exceeded(Exception):
+class Exceeded(Unusable):
     """The work needed more memory or time than it may, or ended its process; the text says which."""
 
 

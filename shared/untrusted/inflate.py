@@ -6,16 +6,18 @@ import zlib
 from collections.abc import Iterable, Iterator
 from typing import Final
 
+from shared.errors import Unusable
+
 _PIECE_BYTES: Final = 256 * 1024
 _CODINGS: Final = {"gzip": "gzip", "x-gzip": "gzip", "deflate": "deflate"}
 _GZIP_MAGIC: Final = b"\x1f\x8b"
 
 
-class TooLarge(Exception):
+class TooLarge(Unusable):
     """More bytes than allowed."""
 
 
-class NotCompressed(Exception):
+class NotCompressed(Unusable):
     """The bytes are not what their label says."""
 
 

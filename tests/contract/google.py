@@ -15,7 +15,7 @@ from typing import Final
 import httpx2
 import msgspec
 
-from ops import emulators
+from ops import emulators, errors
 from ops.stack import PROJECT, subscription_request
 from shared.adapters.google import clients
 from shared.adapters.system_clock import SystemClock
@@ -34,7 +34,7 @@ def missing() -> str | None:
         emulators.pubsub_command(1)
         emulators.firestore_command(1)
         emulators.storage_command(1, None, "p", "t")
-    except emulators.Missing as error:
+    except errors.Missing as error:
         return str(error)
     return None
 

@@ -11,8 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from shared import decisions
-from shared.lifecycle import closing
+from shared import decisions, errors
 from shared.messages import ImageChanged, changed, decode
 from shared.model import Batch, BatchState, Call, Claim, Counts, Failure, Image, ImageState, Output
 from shared.results.status import write_status
@@ -325,7 +324,7 @@ async def test_a_closers_lease_keeps_the_second_out(world: World) -> None:
     before = await world.the_batch()
     assert before.state is BatchState.CLOSING
     await world.clock.sleep(29)
-    with pytest.raises(closing.StillClosing):  # brought again, in case that the other one is dead
+    with pytest.raises(errors.StillClosing):  # brought again, in case that the other one is dead
         await world.rooms.closer.check("acme.b1")
     assert await world.the_batch() == before
     await world.clock.sleep(1)
@@ -385,7 +384,7 @@ async def test_a_batch_that_moved_between_read_and_sum_is_not_closed(world: Worl
     for change in changes:
         try:
             await rooms.aggregate.handle(change)
-        except closing.StillClosing:
+        except errors.StillClosing:
             raised += 1
     assert (await world.the_batch()).state is BatchState.PROCESSING
     assert await completions(world) == []

@@ -7,10 +7,9 @@ from typing import Any
 
 import pytest
 
-from shared.errors import ErrorCode, RuumError
+from shared.errors import ErrorCode, RuumError, StillHeld
 from shared.messages import ImageChanged, Letter, Task, decode, encode, letter_message
 from shared.model import Failure, ImageState, Tier
-from shared.rooms.dead_letter import StillHeld
 from shared.topology import DEAD_LETTER_DOOR, DEAD_LETTER_TOPIC, topic_of
 from shared.worker.disposition import Action
 from tests.rooms.parts import STALE_SECONDS, Fuse, Killed, Stall, World, fused, unreachable, virtual

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from shared import errors
 from shared.lifecycle import closing
 from shared.model import BatchState, Call, Counts, Image, ImageState, Output, Tally, Tier
 from shared.ports import StoredObject
@@ -86,7 +87,7 @@ async def test_a_closing_of_100_000_images_outlives_its_lease_and_its_killer(wor
     with pytest.raises(Killed):
         await closer_of(world, killed).check("acme.b1")
     assert len(await kept_parts(world)) == 13
-    with pytest.raises(closing.StillClosing):
+    with pytest.raises(errors.StillClosing):
         await closer_of(world, world.store).check("acme.b1")
     await world.clock.sleep(lease)
     second = SlowPages(world)
@@ -111,7 +112,7 @@ async def test_nobody_takes_over_a_closer_that_is_only_slow(world: World) -> Non
         await world.clock.sleep(2)
         try:
             await closer_of(world, world.store).check("acme.b1")
-        except closing.StillClosing:
+        except errors.StillClosing:
             refused += 1
     await closing_it
     assert refused >= 15

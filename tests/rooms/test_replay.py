@@ -8,8 +8,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from shared.errors import ErrorCode, ImageRejected
-from shared.lifecycle.replay import LEASE_SECONDS, Busy
+from shared.errors import Busy, ErrorCode, ImageRejected
+from shared.lifecycle.replay import LEASE_SECONDS
 from shared.messages import ImageChanged, decode
 from shared.model import BatchState, Control, FailureThreshold, ImageState
 from shared.worker.disposition import Action

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared import decisions, events
+from shared import decisions, errors, events
 from shared.assembly.wiring import Embedded, embedded
 from shared.lifecycle import closing
 from shared.model import (
@@ -487,7 +487,7 @@ def test_nobody_carries_a_closing_on_while_its_lease_lives():
             await world.closer({"report.html": killed}).check("acme.a")
         world.clock.time += world.settings.worker.closer_lease_seconds - 1
         before = await world.batch()
-        with pytest.raises(closing.StillClosing):  # so the event comes again, and finds the lease over some time
+        with pytest.raises(errors.StillClosing):  # so the event comes again, and finds the lease over some time
             await world.closer().check("acme.a")
         assert await world.batch() == before
         assert before.state is B.CLOSING
@@ -527,7 +527,7 @@ def test_a_batch_that_moves_on_is_looked_at_again_a_few_times(times: int):
         objects, queue = world.parts.objects, world.queue
         closes = times < closing.CHECK_TRIES
         # Going home in silence would leave a batch with nothing open to the next reconcile.
-        with nullcontext() if closes else pytest.raises(closing.StillClosing, match="moved on"):
+        with nullcontext() if closes else pytest.raises(errors.StillClosing, match="moved on"):
             await closing.Closer(store, queue, objects, world.clock, world.settings).check("acme.a")  # type: ignore[arg-type]
         assert (await world.batch()).state is (B.CLOSED if closes else B.PROCESSING)
         assert store.looks == (times + 1 if closes else closing.CHECK_TRIES)

@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from shared import decisions
 from shared.decisions.fairness import TIER_WEIGHTS
 from shared.decisions.quota import Ask, Circuit, Grant, Ledger, Reserved
+from shared.errors import BadSetting
 from shared.messages import decode, encode
 from shared.model import Tier
-from shared.settings import LIMITS, BadSetting, Limit, from_environment
+from shared.settings import LIMITS, Limit, from_environment
 
 NOW = 1_772_442_000.0  # 2026-03-02 09:00:00 UTC
 PER_MINUTE = Limit(per_minute=60)

@@ -16,9 +16,9 @@ import pytest
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
-from shared.errors import ManifestRejected
+from shared.errors import BadSource, ManifestRejected
 from shared.manifest import reader
-from shared.manifest.sources import BadSource, SourceRules, resolve
+from shared.manifest.sources import SourceRules, resolve
 from shared.manifest.tables import is_error, is_null, neutral, unquoted
 from shared.model import (
     Batch,

@@ -16,17 +16,8 @@ from hypothesis import strategies as st
 
 from ops import settings_page
 from ops.local import KEY_VARIABLES
-from shared.settings import (
-    LIMITS,
-    PRICES,
-    BadSetting,
-    Images,
-    Limit,
-    Price,
-    Settings,
-    cost_micro_usd,
-    from_environment,
-)
+from shared.errors import BadSetting
+from shared.settings import LIMITS, PRICES, Images, Limit, Price, Settings, cost_micro_usd, from_environment
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs/settings.md"

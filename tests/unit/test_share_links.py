@@ -7,9 +7,9 @@ import json
 
 import pytest
 
-from shared.errors import ManifestRejected
+from shared.errors import ManifestRejected, SharedPage
 from shared.manifest.reader import read
-from shared.manifest.share_links import SharedPage, direct
+from shared.manifest.share_links import direct
 from shared.manifest.sources import SourceRules
 from shared.settings import ManifestLimits
 

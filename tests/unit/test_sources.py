@@ -10,7 +10,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from shared.manifest.sources import BadSource, SourceRules, resolve
+from shared.errors import BadSource
+from shared.manifest.sources import SourceRules, resolve
 
 FUZZ = settings(max_examples=120, deadline=None, database=None, derandomize=True)
 CLOUD = SourceRules(base="gs://intake/manifests/acme/", gs_prefixes=("gs://crm/acme/", "gs://photos/"))

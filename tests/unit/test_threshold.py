@@ -8,11 +8,11 @@ import json
 import pytest
 
 from shared.decisions.batch import pause, threshold_passed
-from shared.errors import ManifestRejected
+from shared.errors import BadSetting, ManifestRejected
 from shared.manifest.reader import read
 from shared.manifest.sources import SourceRules
 from shared.model import Batch, Control, Counts, FailureThreshold, ManifestRef, Refusal, Tier
-from shared.settings import BadSetting, ManifestLimits, Settings, from_environment
+from shared.settings import ManifestLimits, Settings, from_environment
 
 SAMPLE = 20
 NONE = Counts()

@@ -7,12 +7,9 @@ from typing import Any
 from google.events.cloud.firestore_v1 import DocumentEventData
 from google.protobuf.message import DecodeError
 
+from shared.errors import NotAnImageChange
 from shared.messages import ImageChanged
 from shared.model import ImageState
-
-
-class NotAnImageChange(Exception):
-    """The event is not about an image document of ours; the text says why."""
 
 
 def image_changed(data: Any) -> ImageChanged:
