@@ -9,7 +9,6 @@ from shared.errors import RuumError
 from shared.events import BatchAccepted, BatchCancelled, BatchPaused, BatchRejected, Public
 from shared.messages import Event, batch_event
 from shared.model import Batch, BatchState, Control
-from shared.ports import Message
 from shared.topology import EVENTS_TOPIC
 
 if TYPE_CHECKING:
@@ -23,7 +22,7 @@ async def latest(target: Target, rooms: wiring.Rooms, batch: Batch) -> tuple[str
         await rooms.closer.announce(batch)
         return "ruum.batch.completed", f"{batch.id}/{batch.round}"
     event = await _rejected(target, batch) if batch.state is BatchState.REJECTED else _of_open(target, batch)
-    await target.backend.queue.publish(EVENTS_TOPIC, [Message(event.body(), event.attributes())])
+    await target.backend.queue.publish(EVENTS_TOPIC, [event.message()])
     return event.type, event.id
 
 

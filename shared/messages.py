@@ -79,6 +79,10 @@ class Event(Document, frozen=True, kw_only=True):
         """The JSON data."""
         return msgspec.json.encode(self.data)
 
+    def message(self) -> Message:
+        """The event as it goes to the topic of events."""
+        return Message(self.body(), self.attributes())
+
 
 def structured(attributes: dict[str, str], body: bytes) -> dict[str, Any]:
     """A received event as one CloudEvents JSON object (structured mode)."""
@@ -106,6 +110,11 @@ def decode(kind: type[D], body: bytes) -> D:
 def task_for(image: Image, epoch: int) -> Task:
     """The task that asks for this image in its present round."""
     return Task(batch=image.batch, index=image.index, round=image.round, tier=image.tier, epoch=epoch)
+
+
+def task_message(image: Image, epoch: int) -> Message:
+    """The task for this image as it goes to its tier's topic."""
+    return Message(encode(task_for(image, epoch)))
 
 
 def letter_message(letter: Letter) -> Message:

@@ -371,7 +371,6 @@ class Batch(Document, frozen=True, kw_only=True):
     control_epoch: int = 0
     round: int = 1
     revision: int = 1
-    images_created: int = 0  # ingest's place: images below this index exist
     tasks_published: int = 0  # ingest's place: tasks below this index were published
     created_at: float = 0.0
     closing_at: float | None = None

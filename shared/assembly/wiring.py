@@ -205,7 +205,7 @@ def rooms(
             Retries(backend.store, backend.objects, replay),
             folder_is_client=folder_is_client,
         ),
-        aggregate=Aggregate(backend.store, backend.queue, backend.objects, closer, operator, clock, settings),
+        aggregate=Aggregate(backend.store, closer, operator, clock, settings),
         dead_letter=DeadLetter(backend.store, backend.queue, clock, settings),
         operator=operator,
         replay=replay,

@@ -8,7 +8,7 @@ from shared import decisions
 from shared.events import BatchCancelled, BatchPaused, Public
 from shared.messages import batch_event
 from shared.model import Batch, Control
-from shared.ports import BatchStore, Clock, Message, Queue
+from shared.ports import BatchStore, Clock, Queue
 from shared.topology import EVENTS_TOPIC
 
 
@@ -31,5 +31,5 @@ async def announce_control(store: BatchStore, queue: Queue, clock: Clock, batch:
         return
     if batch.control_announced != name:
         event = batch_event(batch, f"{batch.id}/{name}", clock.now(), told)
-        await queue.publish(EVENTS_TOPIC, [Message(event.body(), event.attributes())])
+        await queue.publish(EVENTS_TOPIC, [event.message()])
         await store.change_batch(batch.id, partial(decisions.batch.note_control_announced, name=name), clock.token())

@@ -32,7 +32,7 @@ from shared.model import (
     Refusal,
     ReportFile,
 )
-from shared.ports import BatchStore, Clock, Message, ObjectStore, Queue
+from shared.ports import BatchStore, Clock, ObjectStore, Queue
 from shared.results import names, report
 from shared.results.fenced import put_fenced
 from shared.results.status import known_speed, progress_of, write_status
@@ -235,7 +235,7 @@ class Closer:
         status = await self._objects.stat(self._settings.buckets.results, names.status_name(batch))
         data = progress_of(batch, counts, now, known_speed(status), capacity)
         event = batch_event(batch, f"{batch.id}/{batch.round}/progress/{tenth}", now, data)
-        await self._queue.publish(EVENTS_TOPIC, [Message(event.body(), event.attributes())])
+        await self._queue.publish(EVENTS_TOPIC, [event.message()])
         decide = partial(decisions.batch.note_progress, round_now=batch.round, tenth=tenth)
         await self._store.change_batch(batch.id, decide, self._clock.token())
 
@@ -274,7 +274,7 @@ class Closer:
             },
         )
         event = batch_event(batch, f"{batch.id}/{batch.round}", batch.closed_at, data)
-        await self._queue.publish(EVENTS_TOPIC, [Message(event.body(), event.attributes())])
+        await self._queue.publish(EVENTS_TOPIC, [event.message()])
         announced = batch.round
         await self._store.change_batch(
             batch.id, lambda b: decisions.batch.note_announced(b, round_announced=announced), self._clock.token()

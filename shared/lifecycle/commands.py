@@ -11,7 +11,7 @@ from shared.decisions.batch import By
 from shared.lifecycle import closing
 from shared.lifecycle.announce import announce_control
 from shared.lifecycle.fleet import Scaling
-from shared.messages import encode, task_for
+from shared.messages import task_message
 from shared.model import Batch, Image, ImageState, Refusal
 from shared.ports import BatchStore, Clock, Message, Queue
 from shared.telemetry import LogEvent, bound, image_settled, tell
@@ -81,7 +81,7 @@ class Operator:
         """Publish a task for every queued image of the batch at its present epoch; how many."""
         published, tasks = 0, list[Message]()
         async for image in self._store.images(batch.id, ImageState.QUEUED):
-            tasks.append(Message(encode(task_for(image, batch.control_epoch)), {"client": batch.client}))
+            tasks.append(task_message(image, batch.control_epoch))
             if len(tasks) >= PUBLISH_CHUNK:
                 await self._queue.publish(topic_of(batch.tier), tasks)
                 published, tasks = published + len(tasks), []

@@ -26,7 +26,7 @@ from shared.lifecycle.announce import announce_control
 from shared.lifecycle.commands import Operator
 from shared.lifecycle.fleet import Scaling
 from shared.lifecycle.replay import Replay, fold_image
-from shared.messages import encode, task_for
+from shared.messages import task_message
 from shared.model import (
     OPEN_STATES,
     SETTLED_STATES,
@@ -41,7 +41,7 @@ from shared.model import (
     TierEmpty,
     last_moved,
 )
-from shared.ports import Backend, Clock, Message
+from shared.ports import Backend, Clock
 from shared.settings import Settings
 from shared.telemetry import LogEvent, bound, tell
 from shared.topology import topic_of
@@ -226,7 +226,7 @@ class Reconcile:
         forgotten = [image for image in still if not await self._in_hand(image)]
         for start in range(0, len(forgotten), PUBLISH_CHUNK):
             chunk = forgotten[start : start + PUBLISH_CHUNK]
-            tasks = [Message(encode(task_for(image, batch.control_epoch)), {"client": batch.client}) for image in chunk]
+            tasks = [task_message(image, batch.control_epoch) for image in chunk]
             await self._queue.publish(topic_of(batch.tier), tasks)
         if forgotten:
             note = partial(decisions.batch.note_republished, now=now)

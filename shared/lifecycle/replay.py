@@ -21,7 +21,7 @@ from shared import decisions, errors
 from shared.errors import Busy, Unreadable
 from shared.lifecycle import closing
 from shared.lifecycle.fleet import Scaling
-from shared.messages import Letter, decode, encode, is_letter, task_for
+from shared.messages import Letter, decode, is_letter, task_message
 from shared.model import (
     Batch,
     BatchState,
@@ -34,7 +34,7 @@ from shared.model import (
     ReplayPlan,
     Tally,
 )
-from shared.ports import BatchStore, Clock, Message, Queue
+from shared.ports import BatchStore, Clock, Queue
 from shared.topology import DEAD_LETTER_KEPT, topic_of
 
 # A replay that was killed may be taken up by another after so long. Far above the 30 s a single write may take, so that
@@ -248,7 +248,7 @@ class Replay:
         """Count first: from here on the batch cannot close without them."""
         for image in images:
             await fold_image(self._store, image, self._clock)
-        tasks = [Message(encode(task_for(image, batch.control_epoch)), {"client": batch.client}) for image in images]
+        tasks = [task_message(image, batch.control_epoch) for image in images]
         if tasks:
             await self._queue.publish(topic_of(batch.tier), tasks)
 

@@ -10,7 +10,7 @@ from shared.lifecycle import closing
 from shared.lifecycle.commands import Operator
 from shared.messages import ImageChanged
 from shared.model import Batch, Control, Counts, FailureThreshold, Tally
-from shared.ports import BatchStore, Clock, ObjectStore, Queue
+from shared.ports import BatchStore, Clock
 from shared.settings import Settings
 
 
@@ -20,16 +20,12 @@ class Aggregate:
     def __init__(
         self,
         store: BatchStore,
-        queue: Queue,
-        objects: ObjectStore,
         closer: closing.Closer,
         operator: Operator,
         clock: Clock,
         settings: Settings,
     ) -> None:
         self._store = store
-        self._queue = queue
-        self._objects = objects
         self._operator = operator
         self._closer = closer
         self._clock = clock

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 
 from shared import decisions
 from shared.errors import ErrorCode, StillHeld, Unreadable
-from shared.messages import Letter, Task, decode, encode, is_letter, task_for
+from shared.messages import Letter, Task, decode, is_letter, task_message
 from shared.model import Failure, Image, ImageState, Refusal, client_of
-from shared.ports import BatchStore, Clock, Message, Queue
+from shared.ports import BatchStore, Clock, Queue
 from shared.settings import Settings
 from shared.telemetry import LogEvent, bound, image_settled, tell
 from shared.topology import topic_of
@@ -61,7 +61,7 @@ class DeadLetter:
         if settled is Refusal.HELD:
             raise StillHeld(f"{task.batch}/{task.index} is held by a living worker")
         if settled is Refusal.UNCHANGED:
-            await self._queue.publish(topic_of(task.tier), [Message(encode(task_for(image, task.epoch)))])
+            await self._queue.publish(topic_of(task.tier), [task_message(image, task.epoch)])
         elif isinstance(settled, Image):
             with bound(tier=task.tier.value):
                 image_settled(log, settled)

@@ -25,9 +25,9 @@ from shared.lifecycle.retries import Retries
 from shared.manifest import reader
 from shared.manifest.reader import Manifest
 from shared.manifest.sources import SourceRules
-from shared.messages import batch_event, encode, task_for
+from shared.messages import batch_event, task_message
 from shared.model import Batch, BatchMove, BatchState, Image, ManifestRef, Refusal, Tier, shards_for
-from shared.ports import BatchStore, Clock, Message, ObjectStore, Queue, StoredObject
+from shared.ports import BatchStore, Clock, ObjectStore, Queue, StoredObject
 from shared.results import names, report
 from shared.settings import Settings
 from shared.telemetry import LogEvent, bound, tell
@@ -204,7 +204,7 @@ class Ingest:
         """Create and publish one chunk of images, then note the place."""
         images = [self._image(batch, found, i) for i in range(start, min(start + CHUNK, batch.total))]
         await self._store.create_images(images)
-        tasks = [Message(encode(task_for(image, batch.control_epoch)), {"client": batch.client}) for image in images]
+        tasks = [task_message(image, batch.control_epoch) for image in images]
         await self._queue.publish(topic_of(batch.tier), tasks)
         for image in images:  # where an image's trace begins
             with bound(batch=batch.id, image=image.index, client=batch.client, round=image.round):
@@ -243,7 +243,7 @@ class Ingest:
             manifest=batch.manifest.uri,
         )
         event = batch_event(batch, f"{batch.id}/accepted", batch.created_at, data)
-        await self._queue.publish(EVENTS_TOPIC, [Message(event.body(), event.attributes())])
+        await self._queue.publish(EVENTS_TOPIC, [event.message()])
 
     async def _reject(self, stored: StoredObject, folder: str, problems: tuple[Problem, ...]) -> Batch:
         """Write the problems beside the results, announce them, remember them. Repeating it changes nothing."""
@@ -276,7 +276,7 @@ class Ingest:
             errors=self._objects.uri(bucket, name),
         )
         event = batch_event(batch, f"{identity}/rejected", batch.created_at, data)
-        await self._queue.publish(EVENTS_TOPIC, [Message(event.body(), event.attributes())])
+        await self._queue.publish(EVENTS_TOPIC, [event.message()])
         with bound(batch=identity, client=client):
             tell(log, LogEvent.BATCH_REJECTED, level=logging.WARNING, problems=len(problems))
         return batch

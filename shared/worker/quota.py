@@ -22,7 +22,7 @@ from shared.errors import DailyQuotaSpent, RuumError
 from shared.events import QuotaChanged, iso
 from shared.messages import quota_event
 from shared.model import Refusal, Tier
-from shared.ports import BatchStore, Clock, Message, Queue
+from shared.ports import BatchStore, Clock, Queue
 from shared.settings import Limit
 from shared.telemetry import LogEvent, tell
 from shared.topology import EVENTS_TOPIC
@@ -105,7 +105,7 @@ class QuotaEvents:
         # The ledger's write token names the change: told twice, it has one id.
         event = quota_event(f"quota/{after.id}/{after.token}", now, data)
         try:
-            await self._queue.publish(EVENTS_TOPIC, [Message(event.body(), event.attributes())])
+            await self._queue.publish(EVENTS_TOPIC, [event.message()])
         except Exception as error:
             log.warning("quota.changed of %s not published: %s", after.id, error)
 

@@ -914,7 +914,6 @@ def test_batches_tallies_and_workers_survive_exactly(backend: Backend) -> None:
             control_epoch=3,
             round=2,
             revision=9,
-            images_created=500,
             tasks_published=400,
             created_at=1_772_442_000.1234567,
             closing_at=0.0,

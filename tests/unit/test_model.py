@@ -357,7 +357,6 @@ BATCHES = st.builds(
     control_epoch=WHOLE,
     round=WHOLE,
     revision=WHOLE,
-    images_created=WHOLE,
     tasks_published=WHOLE,
     created_at=TIMES,
     closing_at=MAYBE(TIMES),
