@@ -51,7 +51,7 @@ async def measure(images: int, in_flight: int, folder: Path, *, files: bool = Tr
     """Run one batch through; the figures."""
     clock = SystemClock()
     settings = Settings(
-        manifest=ManifestLimits(most_images=1_000_000, most_bytes=1 << 30), worker=WorkerLimits(in_flight=in_flight)
+        manifest=ManifestLimits(max_images=1_000_000, max_bytes=1 << 30), worker=WorkerLimits(in_flight=in_flight)
     )
     folders = {name: folder / name for name in ("intake", "work", "results")} if files else None
     embedded = wiring.embedded(clock, folder / "bench.sqlite", folders)
@@ -84,8 +84,8 @@ async def measure(images: int, in_flight: int, folder: Path, *, files: bool = Tr
     subscriber = Subscriber(embedded.queue, room.handle, clock, settings.worker)
     working = asyncio.create_task(subscriber.run(stop, 5.0))
     loops = [
-        asyncio.create_task(consume(embedded.queue, CHANGES_TOPIC, changed, most=200, clock=clock)),
-        asyncio.create_task(consume(embedded.queue, EVENTS_SUBSCRIPTION, event, most=10, clock=clock)),
+        asyncio.create_task(consume(embedded.queue, CHANGES_TOPIC, changed, max_messages=200, clock=clock)),
+        asyncio.create_task(consume(embedded.queue, EVENTS_SUBSCRIPTION, event, max_messages=10, clock=clock)),
     ]
     await closed.wait()
     seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - cpu

@@ -58,7 +58,7 @@ class Naive:
         self.handled: set[int] = set()
         self.deliveries = 0
         self.at_once = 0
-        self.most_at_once = 0
+        self.max_at_once = 0
         self.broken: Counter[str] = Counter()
 
     async def ingest(self, manifest: bytes, duplicates: float) -> None:
@@ -101,7 +101,7 @@ class Naive:
     async def _model(self) -> None:
         """Three calls, answered at once, of whoever comes."""
         self.at_once += 1
-        self.most_at_once = max(self.most_at_once, self.at_once)
+        self.max_at_once = max(self.max_at_once, self.at_once)
         for _ in range(3):
             await asyncio.sleep(0)
         self.at_once -= 1
@@ -118,12 +118,12 @@ class Naive:
             "completedAt": time.time(),
         }
 
-    async def work(self, most_seconds: float) -> bool:
+    async def work(self, max_seconds: float) -> bool:
         """Handle everything that comes, all of it at once, until nothing comes; whether the time sufficed."""
         running: set[asyncio.Task[None]] = set()
         quiet = 0
         while quiet < QUIET_PULLS or running:
-            if time.perf_counter() - self.started > most_seconds:
+            if time.perf_counter() - self.started > max_seconds:
                 for task in running:
                     task.cancel()
                 await asyncio.gather(*running, return_exceptions=True)
@@ -142,7 +142,7 @@ class Naive:
         return {name: found.get(name, 0) for name in COUNTERS}
 
 
-async def naive(images: int, duplicates: float, most_seconds: float) -> dict[str, Any]:
+async def naive(images: int, duplicates: float, max_seconds: float) -> dict[str, Any]:
     """One batch the naive way."""
     async with bench() as here:
         await _furnish(here)
@@ -154,9 +154,9 @@ async def naive(images: int, duplicates: float, most_seconds: float) -> dict[str
         try:
             warm = Naive(db, queue, on_google, "warm")
             await warm.ingest(manifest_of(WARM), 0.0)
-            await warm.work(most_seconds)
+            await warm.work(max_seconds)
             await run.ingest(manifest_of(images), duplicates)
-            in_time = await run.work(most_seconds)
+            in_time = await run.work(max_seconds)
             counters = await run.counters()
         finally:
             await close(*queue_clients)
@@ -175,7 +175,7 @@ async def naive(images: int, duplicates: float, most_seconds: float) -> dict[str
         "imagesHandledWhole": len(run.handled),
         "completionEvents": run.completions,
         "deliveries": run.deliveries,
-        "mostCallsAtOnce": run.most_at_once,
+        "mostCallsAtOnce": run.max_at_once,
         "broken": dict(run.broken.most_common(4)),
         "load": os.getloadavg()[0],
     }
@@ -216,7 +216,7 @@ def main() -> None:
         for images in given.images:
             if given.only != "ours":
                 for duplicates in (0.0, given.duplicates):
-                    figures["naive"].append(told(asyncio.run(naive(images, duplicates, given.most_seconds))))
+                    figures["naive"].append(told(asyncio.run(naive(images, duplicates, given.max_seconds))))
             if given.only != "naive":
                 figures["ours"].append(told(ours(images)))
     except errors.Missing as error:

@@ -157,7 +157,7 @@ def steps(photo: bytes, picture: bytes) -> dict[str, float]:
     normal = pictures.normalise(photo, limits)
     opened = Image.open(io.BytesIO(photo))
     opened.load()
-    small = pictures._fitted(opened, limits.longest_side_pixels)  # noqa: SLF001 - a profile looks inside
+    small = pictures._fitted(opened, limits.max_side_pixels)  # noqa: SLF001 - a profile looks inside
 
     def drafted() -> None:
         with Image.open(io.BytesIO(photo)) as image:
@@ -176,7 +176,7 @@ def steps(photo: bytes, picture: bytes) -> dict[str, float]:
         "  decode 12 MP at half size (JPEG draft), for comparison": drafted,
         "  sha256 of the photo": lambda: hashlib.sha256(photo).hexdigest(),
         "  convert to RGB (a copy)": lambda: opened.convert("RGB"),
-        "  resize to 2K": lambda: pictures._fitted(opened, limits.longest_side_pixels),  # noqa: SLF001
+        "  resize to 2K": lambda: pictures._fitted(opened, limits.max_side_pixels),  # noqa: SLF001
         "  encode 2K": lambda: pictures._jpeg(small, limits.jpeg_quality),  # noqa: SLF001
         "finish": lambda: pictures.finish(picture, normal, limits),
         "  decode 2K": decode(picture),

@@ -70,14 +70,14 @@ def settings_for(images: int, in_flight: int) -> dict[str, str]:
     """What differs from the defaults, as the environment has it."""
     return {
         "RUUM_WORKER_IN_FLIGHT": str(in_flight),
-        "RUUM_MANIFEST_MOST_IMAGES": str(max(images, 1)),
-        "RUUM_MANIFEST_MOST_BYTES": str(1 << 30),
+        "RUUM_MANIFEST_MAX_IMAGES": str(max(images, 1)),
+        "RUUM_MANIFEST_MAX_BYTES": str(1 << 30),
     }
 
 
 def as_settings(images: int, in_flight: int) -> Settings:
     """The same for rooms in this process."""
-    limits = ManifestLimits(most_images=max(images, 1), most_bytes=1 << 30)
+    limits = ManifestLimits(max_images=max(images, 1), max_bytes=1 << 30)
     return Settings(manifest=limits, worker=WorkerLimits(in_flight=in_flight))
 
 

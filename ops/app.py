@@ -21,7 +21,7 @@ SECTIONS: Final = {
 HELP_NAMES: Final[dict[str, Any]] = {"help_option_names": ["-h", "--help"]}
 
 
-MOST_HELP: Final = 300  # characters: a command's first sentence, whole
+MAX_HELP: Final = 300  # characters: a command's first sentence, whole
 
 
 class Command(TyperCommand):
@@ -45,7 +45,7 @@ class Sections(TyperGroup):
         """Called for --help; the formatter is click's."""
         for title, commands in SECTIONS.items():
             rows = [
-                (name, command.get_short_help_str(MOST_HELP))
+                (name, command.get_short_help_str(MAX_HELP))
                 for name in commands
                 if (command := self.get_command(ctx, name)) is not None
             ]

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from ops.target import Target
     from shared.model import Batch
 
-MOST_LISTED: Final = 20  # of the batches or clients that there are: a line's worth
+MAX_LISTED: Final = 20  # of the batches or clients that there are: a line's worth
 
 
 async def batch_of(target: Target, batch_id: str) -> Batch:
@@ -32,7 +32,7 @@ def no_batch(target: Target, batch_id: str, known: list[str]) -> str:
 
 def listed(known: list[str]) -> str:
     """The first names of those that there are; `none` where there is none."""
-    return words.some(known, MOST_LISTED) or "none"
+    return words.some(known, MAX_LISTED) or "none"
 
 
 def may_be_an_id(batch_id: str) -> bool:

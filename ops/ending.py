@@ -135,9 +135,9 @@ def _os_error(error: OSError) -> tuple[int, str]:
     return (WRONG_USAGE if error.filename is not None else FAILED_HERE), f"{where}{text}"
 
 
-def _shortened(text: object, most: int = 200) -> str:
+def _shortened(text: object, max_characters: int = 200) -> str:
     whole = text.decode("utf-8", "backslashreplace") if isinstance(text, bytes) else str(text)
-    return whole if len(whole) <= most else whole[: most - 1] + "…"
+    return whole if len(whole) <= max_characters else whole[: max_characters - 1] + "…"
 
 
 @contextmanager

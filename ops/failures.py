@@ -46,7 +46,7 @@ class Group(msgspec.Struct, frozen=True, rename="camel"):
     advice: str
 
 
-MOST_NAMED: Final = 100
+MAX_NAMED: Final = 100
 
 
 async def of(store: BatchStore, batch: Batch) -> list[Group]:
@@ -56,7 +56,7 @@ async def of(store: BatchStore, batch: Batch) -> list[Group]:
     async for image in store.images(batch.id, ImageState.FAILED):
         code = image.error.code if image.error else "unknown"
         counted[code] = counted.get(code, 0) + 1
-        if len(named.setdefault(code, [])) < MOST_NAMED:
+        if len(named.setdefault(code, [])) < MAX_NAMED:
             label = photos.source_shown(image.source, batch.manifest.base)
             named[code].append(f"{label} ({image.property_code})" if image.property_code else label)
     groups = [Group(code, number, tuple(named[code]), advice(code)) for code, number in counted.items()]

@@ -237,9 +237,9 @@ class LocalRun:
 
         queue, clock = self._embedded.queue, self._clock
         return [
-            consume(queue, CHANGES_TOPIC, changed, most=CHANGES_AT_ONCE, clock=clock),
-            consume(queue, DEAD_LETTER_DOOR, dead, most=10, clock=clock),
-            consume(queue, EVENTS_SUBSCRIPTION, events.handle, most=10, clock=clock),
+            consume(queue, CHANGES_TOPIC, changed, max_messages=CHANGES_AT_ONCE, clock=clock),
+            consume(queue, DEAD_LETTER_DOOR, dead, max_messages=10, clock=clock),
+            consume(queue, EVENTS_SUBSCRIPTION, events.handle, max_messages=10, clock=clock),
         ]
 
     async def deliver_events(self) -> None:

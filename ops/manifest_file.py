@@ -23,7 +23,7 @@ from shared.manifest.sources import SourceRules
 from shared.results import names, report
 from shared.settings import Settings, from_environment
 
-MOST_PATH_SHOWN: Final = 200  # characters of a path in a message
+MAX_PATH_SHOWN: Final = 200  # characters of a path in a message
 
 
 def settings_here() -> Settings:
@@ -57,7 +57,7 @@ def content(manifest: Path, settings: Settings, out: Path | None = None, *, as_j
             problem = reader.wrong_name(manifest.name)
         if problem is None:
             with manifest.open("rb") as file:
-                return file.read(settings.manifest.most_bytes + 1)
+                return file.read(settings.manifest.max_bytes + 1)
     except OSError as error:
         fail(f"{_short(manifest)} cannot be read: {error.strerror}", WRONG_USAGE)
     _reject(manifest, out, [problem], as_json=as_json)
@@ -73,7 +73,7 @@ def check_folders(photos: Sequence[Path]) -> None:
 def _short(path: Path) -> str:
     """A path in a message: one that is too long to be read is cut."""
     text = readable(path)
-    return text if len(text) <= MOST_PATH_SHOWN else text[:MOST_PATH_SHOWN] + "…"
+    return text if len(text) <= MAX_PATH_SHOWN else text[:MAX_PATH_SHOWN] + "…"
 
 
 def checked(

@@ -37,7 +37,7 @@ TRIGGER: Final = "image-updated"
 STORAGE_EVENTS: Final = "storage-events"  # topic and subscription of the bucket notifications
 AT_ONCE: Final = 16  # events under way to one door: two workers of eight threads each
 FIRST_RETRY_SECONDS: Final = 0.2  # real Eventarc starts at 10 s; nobody wants to wait for that at a desk
-LONGEST_RETRY_SECONDS: Final = 10.0
+MAX_RETRY_SECONDS: Final = 10.0
 PULL_SECONDS: Final = 5.0  # a pull that finds nothing; slots that were freed meanwhile are asked for with the next
 DELIVERY_SECONDS: Final = float(max(door.timeout_seconds for door in topology().doors.values()))
 
@@ -111,7 +111,7 @@ class Router:
         pause = FIRST_RETRY_SECONDS
         while not await self._post(door, headers, body):
             await asyncio.sleep(pause * self._clock.random.uniform(0.5, 1.5))
-            pause = min(pause * 2, LONGEST_RETRY_SECONDS)
+            pause = min(pause * 2, MAX_RETRY_SECONDS)
 
     async def _post(self, door: str, headers: Mapping[str, str], body: bytes) -> bool:
         """One delivery; whether the door took it."""

@@ -16,7 +16,7 @@ import msgspec
 
 from shared import events
 from shared.errors import ErrorCode
-from shared.manifest.reader import BATCH_ID, HEADER_FIELDS, IMAGE_FIELDS, MOST_NAME_CHARACTERS
+from shared.manifest.reader import BATCH_ID, HEADER_FIELDS, IMAGE_FIELDS, MAX_NAME_CHARACTERS
 from shared.manifest.vocabulary import ROOM_NAMES, STYLE_NAMES, TIER_NAMES
 from shared.messages import EVENT_SOURCE, EVENT_TYPE_PREFIX, Event, batch_event
 from shared.model import Batch, BatchState, Call, Control, Counts, Failure, Image, ImageState, ManifestRef, Output, Tier
@@ -85,7 +85,7 @@ def manifest() -> dict[str, Any]:
     """
     limits = ManifestLimits()
     optional = ["string", "null"]
-    text = {"maxLength": MOST_NAME_CHARACTERS, "pattern": _PRINTABLE}
+    text = {"maxLength": MAX_NAME_CHARACTERS, "pattern": _PRINTABLE}
 
     def choice(values: Iterable[str]) -> dict[str, Any]:
         return {"anyOf": [{"enum": list(values)}, {"type": optional, **text}]}
@@ -103,7 +103,7 @@ def manifest() -> dict[str, Any]:
                 {"type": optional, "pattern": _THRESHOLD},
             ]
         },
-        "url": {"type": "string", "minLength": 1, "maxLength": limits.most_url_characters},
+        "url": {"type": "string", "minLength": 1, "maxLength": limits.max_url_characters},
         "propertyCode": {"type": optional, **text},
     }
     image = {
@@ -128,7 +128,7 @@ def manifest() -> dict[str, Any]:
         "type": "object",
         "properties": {
             **{key: {**fields[key], "description": _WORDS[key]} for key in HEADER_FIELDS},
-            "images": {"type": "array", "minItems": 1, "maxItems": limits.most_images, "items": image},
+            "images": {"type": "array", "minItems": 1, "maxItems": limits.max_images, "items": image},
         },
         "required": ["clientName", "images"],
         "allOf": in_header_or_images,

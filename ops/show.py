@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from shared.errors import Problem
     from shared.model import Batch, Counts
 
-MOST_PROBLEMS_SHOWN: Final = 50  # of a manifest, on a terminal; the file has all of them
-MOST_MESSAGE: Final = 1500  # characters of a line: what somebody pasted may be pages
+MAX_PROBLEMS_SHOWN: Final = 50  # of a manifest, on a terminal; the file has all of them
+MAX_MESSAGE: Final = 1500  # characters of a line: what somebody pasted may be pages
 PLAIN_SECONDS: Final = 5.0  # between two lines of progress where there is no terminal
 SPEED_SECONDS: Final = 60.0  # images a minute are measured over the last minute
 NARROWEST_BAR: Final = 10  # columns; with fewer left for it only the numbers are shown
@@ -104,7 +104,7 @@ def discard_output() -> None:
 def say(message: str) -> None:
     """One line on stderr in the command's name."""
     with suppress(OSError, ValueError, ReaderGone):
-        err.print(f"ruum-batch: {message if len(message) <= MOST_MESSAGE else message[:MOST_MESSAGE] + '…'}")
+        err.print(f"ruum-batch: {message if len(message) <= MAX_MESSAGE else message[:MAX_MESSAGE] + '…'}")
 
 
 def goodbye(message: str) -> None:
@@ -280,9 +280,9 @@ def problems(name: str, found: Sequence[Problem], written_to: str | None) -> Non
     number = len(found) - is_cut
     err.print(f"{name}: rejected, {'more than ' if is_cut else ''}{words.count(number, 'problem')}")
     causes = reader.in_words(found[:number])
-    for sentence, _ in causes[:MOST_PROBLEMS_SHOWN]:
+    for sentence, _ in causes[:MAX_PROBLEMS_SHOWN]:
         err.print(f"  {sentence}")
-    more = sum(places for _, places in causes[MOST_PROBLEMS_SHOWN:])
+    more = sum(places for _, places in causes[MAX_PROBLEMS_SHOWN:])
     if more > 0:
         err.print(f"  … and {more} more; --json lists all of them" if not written_to else f"  … and {more} more")
     if any("is outside the folders" in problem.reason for problem in found):

@@ -58,8 +58,8 @@ def clock_time(at: float, now: float | None = None) -> str:
     return time.strftime("%Y-%m-%d %H:%M", moment)
 
 
-def some(things: Iterable[str], most: int = 3, *, total: int | None = None) -> str:
+def some(things: Iterable[str], max_shown: int = 3, *, total: int | None = None) -> str:
     """The first few, and how many more there are. `total`: how many there are in all, where `things` is a part."""
     every = list(things)
-    more = (total if total is not None else len(every)) - min(most, len(every))
-    return ", ".join(every[:most]) + (f" and {more:,} more" if more > 0 else "")
+    more = (total if total is not None else len(every)) - min(max_shown, len(every))
+    return ", ".join(every[:max_shown]) + (f" and {more:,} more" if more > 0 else "")

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from ops.target import Target
 
-MOST_HEARTBEATS: Final = 1000  # Firestore deletes those of a day ago; `at` has no index, so that beats stay cheap
+MAX_HEARTBEATS: Final = 1000  # Firestore deletes those of a day ago; `at` has no index, so that beats stay cheap
 
 
 async def living(target: Target) -> list[Worker]:
@@ -47,7 +47,7 @@ async def _firestore(target: Target) -> list[Worker]:
     client = clients.firestore_client(project, target.settings.google.database, target.environ)
 
     async def read() -> list[Worker]:
-        query = client.collection("workers").limit(MOST_HEARTBEATS)
+        query = client.collection("workers").limit(MAX_HEARTBEATS)
         return [from_fields(Worker, snapshot.to_dict() or {}) async for snapshot in query.stream(timeout=CALL_SECONDS)]
 
     try:

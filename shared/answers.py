@@ -26,11 +26,11 @@ class _Frozen(BaseModel):
         fitted = dict(found)
         for name, field in cls.model_fields.items():
             value = fitted.get(name)
-            most = next((m.max_length for m in field.metadata if isinstance(m, MaxLen)), None)
+            limit = next((m.max_length for m in field.metadata if isinstance(m, MaxLen)), None)
             if value is None and name in fitted and get_origin(field.annotation) is list:
                 fitted[name] = []
-            elif most is not None and isinstance(value, str | list):
-                fitted[name] = value[:most]
+            elif limit is not None and isinstance(value, str | list):
+                fitted[name] = value[:limit]
         return fitted
 
 

@@ -134,7 +134,7 @@ class Queue(Protocol):
     async def publish(self, topic: str, messages: Sequence[Message]) -> None:
         """Returns when all of them are stored; a failure may leave some of them published."""
 
-    async def pull(self, subscription: str, most: int, wait_seconds: float) -> list[Delivery]:
+    async def pull(self, subscription: str, max_messages: int, wait_seconds: float) -> list[Delivery]:
         """At most `most` deliveries, as soon as there is one; an empty list after `wait_seconds` without.
 
         An empty list does not prove that nothing waits: the answer may have come too late.

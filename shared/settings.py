@@ -3,7 +3,7 @@
 What Terraform shares stands in topology.json; numbers of a proof, which must not be turned one by one, stand beside
 that proof, as in ledger.py.
 
-A setting is overridden by `RUUM_<GROUP>_<NAME>`, such as `RUUM_MANIFEST_MOST_IMAGES=20000`; docs/settings.md lists all.
+A setting is overridden by `RUUM_<GROUP>_<NAME>`, such as `RUUM_MANIFEST_MAX_IMAGES=20000`; docs/settings.md lists all.
 """
 
 from __future__ import annotations
@@ -68,20 +68,20 @@ class _Group(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 class ManifestLimits(_Group, frozen=True, kw_only=True):
     """What a manifest may be."""
 
-    most_images: Images = 10_000  # the product's promise; 100,000 is tried and works
-    most_bytes: Bytes = 32 * 1024 * 1024  # 10,000 images of 500 bytes are 5 MB; leaves room for long signed links
-    most_url_characters: Characters = 4096  # signed links reach 1,500; browsers and CDNs stop at 8,000
+    max_images: Images = 10_000  # the product's promise; 100,000 is tried and works
+    max_bytes: Bytes = 32 * 1024 * 1024  # 10,000 images of 500 bytes are 5 MB; leaves room for long signed links
+    max_url_characters: Characters = 4096  # signed links reach 1,500; browsers and CDNs stop at 8,000
     ingest_seconds: Seconds = 480.0  # then ingest raises and goes on at redelivery: a minute before its function's end
-    most_problems: Problems = 1000  # listed in one error report; more would not help
+    max_problems: Problems = 1000  # listed in one error report; more would not help
 
 
 class PhotoLimits(_Group, frozen=True, kw_only=True):
     """What a photo may be, and what is made of it."""
 
-    most_bytes: Bytes = 40 * 1024 * 1024  # a 48 MP JPEG at best quality has 25 MB
-    most_pixels: Pixels = 52_000_000  # every camera sold as 50 MP, the largest of which has 51.3; decoded, 156 MB
-    fewest_pixels_side: Pixels = 64  # below that there is no room to see
-    longest_side_pixels: Pixels = 2048  # "2K", the size the image model works in
+    max_bytes: Bytes = 40 * 1024 * 1024  # a 48 MP JPEG at best quality has 25 MB
+    max_pixels: Pixels = 52_000_000  # every camera sold as 50 MP, the largest of which has 51.3; decoded, 156 MB
+    min_pixels_side: Pixels = 64  # below that there is no room to see
+    max_side_pixels: Pixels = 2048  # "2K", the size the image model works in
     thumbnail_side_pixels: Pixels = 320  # two beside each other on a phone
     jpeg_quality: Quality = 90  # above 95 Pillow only grows the file
     subprocesses: Processes = 2  # one per core of the worker; a codec uses its core fully
@@ -96,9 +96,9 @@ class DownloadLimits(_Group, frozen=True, kw_only=True):
 
     total_seconds: Seconds = 60.0  # 40 MB at 6 Mbit/s
     connect_seconds: Seconds = 10.0  # three tries of TCP on a slow line
-    most_redirects: Redirects = 5  # CDNs use one or two, share links up to four
-    most_per_host: Images = 10  # asked of one host at once by a worker; browsers ask six, and hosts expect that
-    most_refused_seconds: Seconds = 86_400.0  # a host that refuses for longer is no longer waited for
+    max_redirects: Redirects = 5  # CDNs use one or two, share links up to four
+    max_per_host: Images = 10  # asked of one host at once by a worker; browsers ask six, and hosts expect that
+    max_refused_seconds: Seconds = 86_400.0  # a host that refuses for longer is no longer waited for
     contact: Name = "https://ruum.example/contact"  # in the User-Agent, for a host's operator to find us: set your own
     allow_http: bool = False  # plain http can be read and altered on the way
     allow_private_addresses: bool = False  # for tests on loopback only: a private address is our own network
@@ -107,19 +107,19 @@ class DownloadLimits(_Group, frozen=True, kw_only=True):
 class AttemptLimits(_Group, frozen=True, kw_only=True):
     """How often an image is tried."""
 
-    most_outage_seconds: Seconds = 21_600.0  # a call that only ever fails spends attempts again: it may be the image's
-    most_attempts: Attempts = 3  # per round; the queue's 10 deliveries leave room above it for crashes and restarts
+    max_outage_seconds: Seconds = 21_600.0  # a call that only ever fails spends attempts again: it may be the image's
+    max_attempts: Attempts = 3  # per round; the queue's 10 deliveries leave room above it for crashes and restarts
 
 
 class StagingRules(_Group, frozen=True, kw_only=True):
     """Which model stages, and when a generated picture is good enough."""
 
     model: Literal["gemini", "preview"] = "gemini"  # the preview is never chosen by itself where customers pay
-    most_generations: Pictures = 3  # pictures bought for one image in one round before it is quality_rejected
-    most_refusals: Attempts = 2  # answers a vendor's filter refuses in one round before the image is refused_by_safety
-    least_structure_kept: Share = 0.7  # a changed room misleads buyers: the strictest of the three
-    least_realism: Share = 0.5  # below it furniture floats or bends
-    least_style_fit: Share = 0.5  # a matter of taste: only clear misses are refused
+    max_generations: Pictures = 3  # pictures bought for one image in one round before it is quality_rejected
+    max_refusals: Attempts = 2  # answers a vendor's filter refuses in one round before the image is refused_by_safety
+    min_structure_kept: Share = 0.7  # a changed room misleads buyers: the strictest of the three
+    min_realism: Share = 0.5  # below it furniture floats or bends
+    min_style_fit: Share = 0.5  # a matter of taste: only clear misses are refused
 
 
 class ReconcileRules(_Group, frozen=True, kw_only=True):
@@ -152,7 +152,7 @@ class WorkerLimits(_Group, frozen=True, kw_only=True):
     """How one worker shares its time."""
 
     in_flight: Images = 50  # 60 calls a minute of 50 s need 50 in flight
-    most_waiting: Images = 1000  # beside those, for their photo's host to let them in; above it nothing more is pulled
+    max_waiting: Images = 1000  # beside those, for their photo's host to let them in; above it nothing more is pulled
     heartbeat_seconds: Seconds = 4.0  # a claim is dead after 13 s: two beats may be lost
     lease_seconds: Seconds = float(LEASE_SECONDS)  # the ack deadline: a killed worker's images come again within it
     control_cache_seconds: Seconds = 5.0  # how late a worker may notice a pause or cancel
@@ -170,7 +170,7 @@ class Gemini(_Group, frozen=True, kw_only=True):
     text_model: Name = "gemini-3.5-flash-lite"  # analyse and verify; the cheapest that sees pictures
     image_model: Name = "gemini-nano-banana-2.1"  # generate; $0.05 for a 2K picture
     image_size: PictureSize = "2K"  # what listings show; 4K costs twice as much
-    most_text_tokens: Tokens = 8192  # of one text answer, thinking included; a runaway's 65,536 cost $0.16
+    max_text_tokens: Tokens = 8192  # of one text answer, thinking included; a runaway's 65,536 cost $0.16
     text_seconds: CallSeconds = 60.0  # total deadline of one analyse or verify; 10 s is usual
     image_seconds: CallSeconds = 120.0  # total deadline of one generate; 30 s is usual
 
@@ -224,7 +224,7 @@ class FleetRules(_Group, frozen=True, kw_only=True):
 
     pool: Name = ""  # projects/<p>/locations/<region>/workerPools/<name>; empty: workers are started by hand
     images_per_instance: Images = 50  # a worker's slots: keep it equal to WORKER_IN_FLIGHT
-    most_instances: Workers = 4  # 200 in flight use 240 calls a minute: four times the quota
+    max_instances: Workers = 4  # 200 in flight use 240 calls a minute: four times the quota
 
 
 class TierFactors(_Group, frozen=True, kw_only=True):

@@ -20,9 +20,9 @@ from typing import Any, Final, TextIO
 from shared.errors import ConfigurationError
 from shared.model import Image, client_of
 
-MOST_MESSAGE_CHARACTERS: Final = 1000  # of a message; tracebacks apart
-MOST_FIELD_CHARACTERS: Final = 500  # of a field: an error's sentence, not a page of HTML
-MOST_TRACEBACK_CHARACTERS: Final = 8000  # the end of it: where it happened
+MAX_MESSAGE_CHARACTERS: Final = 1000  # of a message; tracebacks apart
+MAX_FIELD_CHARACTERS: Final = 500  # of a field: an error's sentence, not a page of HTML
+MAX_TRACEBACK_CHARACTERS: Final = 8000  # the end of it: where it happened
 
 
 class LogEvent(StrEnum):
@@ -146,19 +146,19 @@ class JsonLines(logging.Formatter):
         fields = {**_context.get(), **getattr(record, "fields", {})}
         line: dict[str, Any] = {
             "severity": record.levelname,
-            "message": record.getMessage()[:MOST_MESSAGE_CHARACTERS],
+            "message": record.getMessage()[:MAX_MESSAGE_CHARACTERS],
             **{name: _bounded(value) for name, value in fields.items()},
         }
         if "batch" in fields:
             trace = trace_id(fields["batch"], fields.get("image"))
             line["logging.googleapis.com/trace"] = f"projects/{self._project}/traces/{trace}"
         if record.exc_info:
-            line["stack_trace"] = self.formatException(record.exc_info)[-MOST_TRACEBACK_CHARACTERS:]
+            line["stack_trace"] = self.formatException(record.exc_info)[-MAX_TRACEBACK_CHARACTERS:]
         return json.dumps(line, default=str)  # ASCII: no character of a customer's ends a line or moves a cursor
 
 
 def _bounded(value: Any) -> Any:
-    return value[:MOST_FIELD_CHARACTERS] if isinstance(value, str) else value
+    return value[:MAX_FIELD_CHARACTERS] if isinstance(value, str) else value
 
 
 def configure(environ: Mapping[str, str], stream: TextIO | None = None) -> None:

@@ -48,7 +48,7 @@ variable "worker" {
     cpu            = optional(string, "1")
     memory         = optional(string, "2Gi")
     in_flight      = optional(number, 50)
-    most_instances = optional(number, 4)
+    max_instances = optional(number, 4)
   })
   default  = {}
   nullable = false
@@ -57,8 +57,8 @@ variable "worker" {
     error_message = "worker.in_flight must be between 1 and 500."
   }
   validation {
-    condition     = var.worker.most_instances >= 1 && var.worker.most_instances <= 100
-    error_message = "worker.most_instances must be between 1 and 100."
+    condition     = var.worker.max_instances >= 1 && var.worker.max_instances <= 100
+    error_message = "worker.max_instances must be between 1 and 100."
   }
   validation {
     condition     = contains(["1", "2", "4", "8"], var.worker.cpu)

@@ -17,7 +17,7 @@ T = TypeVar("T")
 # 2026-03-02 09:00:00 UTC, a Monday: what VirtualClock.now() says when a loop starts.
 EPOCH: Final = 1_772_442_000.0
 # A run that gets this far has a periodic task that keeps it going and nobody who ends it.
-LONGEST_RUN_SECONDS: Final = 100 * 86_400.0
+MAX_RUN_SECONDS: Final = 100 * 86_400.0
 
 
 class Deadlock(RuntimeError):
@@ -44,9 +44,9 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     Raises `Deadlock` out of the run when nothing is ready and nothing is scheduled.
     """
 
-    def __init__(self, longest_run_seconds: float = LONGEST_RUN_SECONDS) -> None:
+    def __init__(self, max_run_seconds: float = MAX_RUN_SECONDS) -> None:
         self._virtual_seconds = 0.0
-        self._longest_run_seconds = longest_run_seconds
+        self._max_run_seconds = max_run_seconds
         super().__init__(_Selector(self._jump))
 
     def time(self) -> float:
@@ -55,7 +55,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def _jump(self, seconds: float | None) -> None:
         if seconds is None:
             raise Deadlock(f"nothing is ready and nothing is scheduled; waiting: {self._waiting()}")
-        if self._virtual_seconds > self._longest_run_seconds:
+        if self._virtual_seconds > self._max_run_seconds:
             raise Deadlock(f"still running after {self._virtual_seconds:.0f} virtual seconds: {self._waiting()}")
         self._virtual_seconds += seconds
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from shared.assembly import wiring
     from shared.model import Batch, Counts, Refusal
 
-MOST_REASON: Final = 300  # characters of a reason: it is shown in a line
+MAX_REASON: Final = 300  # characters of a reason: it is shown in a line
 BatchOrNone = Annotated[str | None, typer.Argument(metavar="[BATCH]", help="A batch id, such as acme.demo.")]
 OfClient = Annotated[str | None, typer.Option("--client", metavar="NAME", help="Every open batch of this client.")]
 OfAll = Annotated[bool, typer.Option("--all", help="Every open batch.")]
@@ -76,7 +76,7 @@ def pause(
     as_json: JsonFlag = False,
 ) -> None:
     """Start no further paid call of a batch. Calls under way end, then their images are queued again."""
-    why = (reason or "paused by an operator")[:MOST_REASON]
+    why = (reason or "paused by an operator")[:MAX_REASON]
 
     async def one(target: Target, known: Batch) -> Batch | Refusal:
         return await rooms_of(target).operator.pause(known.id, why, by=person(by))
@@ -153,7 +153,7 @@ def cancel(
         rooms = rooms_of(target)
         async with idle.held(target) as alone:
             answer = await rooms.operator.cancel(
-                known.id, reason=reason[:MOST_REASON] if reason else None, by=person(by)
+                known.id, reason=reason[:MAX_REASON] if reason else None, by=person(by)
             )
             if alone:
                 await idle.wind_up(target, rooms, known.id)

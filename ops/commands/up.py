@@ -16,7 +16,7 @@ from ops.cli_common import FAILED_HERE, INTERRUPTED, OK
 from ops.commands.run import ModelName
 
 EARLY_SECONDS: Final = 10.0  # a worker that lives shorter had not got to work: it needs 2 s to start
-MOST_EARLY_ENDS: Final = 3
+MAX_EARLY_ENDS: Final = 3
 
 if TYPE_CHECKING:
     from ops.stack import Stack
@@ -98,7 +98,7 @@ async def _until_stopped(here: Stack, stopping: asyncio.Task[Any], subscribers: 
             return None
         name = ended.result()
         early[name] = early[name] + 1 if loop.time() - started_at.get(name, 0.0) < EARLY_SECONDS else 0
-        if not name.startswith("subscriber") or early[name] >= MOST_EARLY_ENDS:
+        if not name.startswith("subscriber") or early[name] >= MAX_EARLY_ENDS:
             return name
         show.err.print(f"{name} has ended; starting it again. Its images are taken up by the next worker")
         await asyncio.sleep(1.0)  # one that cannot start must not be started all the time

@@ -50,7 +50,7 @@ async def work(
     `folders` are local ones that photos may come from. Raises `ConfigurationError` when there is no model to work with.
     """
     pool = PicturePool(settings.photo)
-    downloader = Downloader(settings.download, settings.photo.most_bytes)
+    downloader = Downloader(settings.download, settings.photo.max_bytes)
     heartbeat = Heartbeat(backend.store, clock, settings.worker.heartbeat_seconds)
     try:
         model = make_model(settings, pool)
@@ -59,7 +59,7 @@ async def work(
             clock,
             settings,
             heartbeat=heartbeat,
-            source=PhotoSource(downloader, backend.objects, folders, settings.photo.most_bytes),
+            source=PhotoSource(downloader, backend.objects, folders, settings.photo.max_bytes),
             pictures=pool,
             model=model,
             quota=quota,

@@ -34,7 +34,7 @@ from shared.settings import ReconcileRules
 
 FINAL_STATES: Final = frozenset({BatchState.CLOSED, BatchState.REJECTED})
 DROP_SECONDS: Final = 86_400.0  # Eventarc brings an event again for a day
-MOST_DROPS: Final = 50  # remembered of a batch: far more than anybody drops within that day
+MAX_DROPS: Final = 50  # remembered of a batch: far more than anybody drops within that day
 # No replay begins when its batch's documents are deleted within this time: what it requeues may be paused, or wait for
 # a daily quota, and an image that is deleted under way is lost. A queue keeps a task for 31 days at most.
 LAST_SECONDS: Final = 30 * 86_400.0
@@ -284,7 +284,7 @@ def begin_replay(
     plan = ReplayPlan(number=number, codes=codes, lease=lease, failed_before=failed_before, drop=drop)
     changes = Changes(replay=plan, replays=number, baseline=counts)
     if drop:
-        changes["retried"] = (*batch.retried, drop)[-MOST_DROPS:]
+        changes["retried"] = (*batch.retried, drop)[-MAX_DROPS:]
     if batch.state is not BatchState.CLOSED:
         if batch.control is Control.PAUSED:
             return Refusal.PAUSED  # it would be queued again and not run

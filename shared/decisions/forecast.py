@@ -50,7 +50,7 @@ def capacity(
     The workers' slots bound it too (of one worker, or of as many as may be started where starting them is ours), unless
     the speed was measured: then they are in it already.
     """
-    workers = settings.fleet.most_instances if settings.fleet.pool else 1
+    workers = settings.fleet.max_instances if settings.fleet.pool else 1
     in_flight = workers * settings.worker.in_flight
     most = in_flight / settings.typical.image_seconds if with_slots else math.inf
     bounds = [Capacity(most, f"{in_flight} images in flight")]
@@ -89,7 +89,7 @@ def instances_wanted(backlog: int, capacity: Capacity, image_seconds: float, rul
         return 0
     useful = min(backlog, capacity.images_per_second * image_seconds)
     # Rounded first: 250 calls a minute of 60 s are 250 in flight, and not 250.00000000000003.
-    return min(rules.most_instances, max(1, math.ceil(round(useful / rules.images_per_instance, 6))))
+    return min(rules.max_instances, max(1, math.ceil(round(useful / rules.images_per_instance, 6))))
 
 
 def at_most(measured: float, known: Capacity) -> Capacity:

@@ -55,7 +55,7 @@ TRIAL_AFTER_SECONDS = 30.0
 LONE_DEATHS_IN_A_STEP = 6
 # Lone deaths anywhere that end a round, so that nothing goes on for ever. Each takes at least the 30 s above. With a
 # kill every 20 s six trials of seven end before the picture is paid for, a hundred in a row with a probability of 2e-7.
-LONE_DEATHS_AT_MOST = 100
+MAX_LONE_DEATHS = 100
 
 
 class PictureStep(StrEnum):
@@ -141,7 +141,7 @@ def died_alone(known: Trials, step: str) -> Trials:
 
 def is_to_blame(trials: Trials) -> bool:
     """Return whether the lone deaths are the image's own fault: the same step again and again, or too many in all."""
-    return trials.in_a_row >= LONE_DEATHS_IN_A_STEP or trials.deaths >= LONE_DEATHS_AT_MOST
+    return trials.in_a_row >= LONE_DEATHS_IN_A_STEP or trials.deaths >= MAX_LONE_DEATHS
 
 
 def _settled_by_crash(image: Image, crashes: int, trials: Trials, now: float) -> Image | Refusal:

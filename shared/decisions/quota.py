@@ -31,7 +31,7 @@ HORIZON_SECONDS: Final = 5.0  # a worker that dies loses at most five seconds of
 MAX_LEAD_SECONDS: Final = 2.0  # starts are in order: everybody's next one is after that of a worker with slow replies
 WAITER_SECONDS: Final = 10.0  # a worker that asks no more waits no more; waiters ask every few seconds
 # Above this many a minute single times are counted in whole seconds: 61 entries instead of thousands.
-MOST_SINGLE_GRANTS: Final = 600
+MAX_SINGLE_GRANTS: Final = 600
 # A document takes a few commits a second. Above this many workers each asks less often, and is given more each time, so
 # that all of them together write twice a second. Few workers ask as soon as they have something to ask for.
 FREE_WORKERS: Final = 4
@@ -54,7 +54,7 @@ RETRY_AFTER_MARGIN_SECONDS: Final = 1.0  # vendors truncate: "7s" may be 7.9 s
 
 FAILURES_TO_OPEN: Final = 5  # consecutive, fleet-wide: one is chance, five in a row at 1 % each are not
 FIRST_OPEN_SECONDS: Final = 30.0
-LONGEST_OPEN_SECONDS: Final = 300.0
+MAX_OPEN_SECONDS: Final = 300.0
 PROBE_SECONDS: Final = 150.0  # above the longest call's deadline (120 s): a probe whose worker died is given anew
 
 
@@ -237,7 +237,7 @@ class _Room:
                 break
         if grants:
             start = max(start, grants[-1][0])  # in order, so that the bound holds for every window
-        return math.ceil(start) if (self._limit.per_minute or 0) > MOST_SINGLE_GRANTS else start
+        return math.ceil(start) if (self._limit.per_minute or 0) > MAX_SINGLE_GRANTS else start
 
     def _add(self, grants: list[tuple[float, int]], start: float) -> None:
         if grants and grants[-1][0] == start:
@@ -448,7 +448,7 @@ def may_be_outage(ledger: Ledger, failed_at: float) -> bool:
 
 
 def _opened(ledger: L, now: float) -> L:
-    pause = min(LONGEST_OPEN_SECONDS, FIRST_OPEN_SECONDS * 2.0**ledger.opened_times)
+    pause = min(MAX_OPEN_SECONDS, FIRST_OPEN_SECONDS * 2.0**ledger.opened_times)
     return msgspec.structs.replace(
         ledger,
         circuit=Circuit.OPEN,

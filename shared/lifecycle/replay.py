@@ -45,7 +45,7 @@ SLICE_SECONDS: Final = 1.0  # of a pause: how late a replay notices that it shou
 CHUNK: Final = 100  # images requeued, folded and published together
 LETTERS_AT_ONCE: Final = 100
 # The operators' subscription keeps letters that still stand for failed images: one pass stops when it sees them again.
-MOST_LETTERS: Final = 100_000
+MAX_LETTERS: Final = 100_000
 
 
 WHY_NOT: Final = {
@@ -255,7 +255,7 @@ class Replay:
     async def drain_letters(self, stop: asyncio.Event | None = None) -> int:
         """Ack every kept letter that no longer stands for a failed image, until `stop`; how many. The others stay."""
         drained, seen = 0, set[str]()
-        while len(seen) < MOST_LETTERS and not (stop is not None and stop.is_set()):
+        while len(seen) < MAX_LETTERS and not (stop is not None and stop.is_set()):
             deliveries = await self._queue.pull(DEAD_LETTER_KEPT, LETTERS_AT_ONCE, 1.0)
             fresh = [delivery for delivery in deliveries if delivery.message_id not in seen]
             seen.update(delivery.message_id for delivery in fresh)

@@ -41,8 +41,8 @@ HEADER_FIELDS: Final = ("batchId", "clientName", "designStyle", "roomType", "pri
 IMAGE_FIELDS: Final = ("url", "propertyCode", "roomType", "designStyle")
 CSV_COLUMNS: Final = tables.COLUMNS
 
-MOST_NAME_CHARACTERS: Final = 200  # client names and property codes: longer ones are pasted by mistake
-MOST_VALUE_SHOWN: Final = 80  # of an offending value, so that an error report stays readable
+MAX_NAME_CHARACTERS: Final = 200  # client names and property codes: longer ones are pasted by mistake
+MAX_VALUE_SHOWN: Final = 80  # of an offending value, so that an error report stays readable
 BATCH_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 BATCH_ID_ALLOWED = "1 to 64 letters, digits, '_', '-' or '.', starting with a letter or digit"
 _THRESHOLD = re.compile(r"(\d{1,6}(?:[.,]\d{1,3})?)\s*(%(?:\s*(?:of|de)\s*(\d{1,6}))?)?")
@@ -221,7 +221,7 @@ class _Reader:
                 self._sniff()
                 {".json": self._json, ".jsonl": self._json_lines, ".csv": self._csv}[suffix]()
             if not self._images and not self._problems:
-                self._stop("names no image", allowed=f"1 to {self._limits.most_images:,} images")
+                self._stop("names no image", allowed=f"1 to {self._limits.max_images:,} images")
             self._note_too_many(exactly=True)
         except _Stop:
             self._note_too_many(exactly=False)
@@ -249,10 +249,10 @@ class _Reader:
                  allowed: str | None = None) -> None:  # fmt: skip
         where = place or _Place()
         shown = None if value is None else _shown(value)
-        if len(self._problems) < self._limits.most_problems:
+        if len(self._problems) < self._limits.max_problems:
             self._problems.append(Problem(reason, where.line, where.pointer, field, shown, allowed))
         else:
-            self._problems.append(Problem(f"{MORE_THAN_LISTED} the {self._limits.most_problems} listed"))
+            self._problems.append(Problem(f"{MORE_THAN_LISTED} the {self._limits.max_problems} listed"))
             raise _Stop
 
     def _stop(self, reason: str, place: _Place | None = None, **more: Any) -> NoReturn:
@@ -261,12 +261,12 @@ class _Reader:
 
     def _note_too_many(self, *, exactly: bool) -> None:
         """Put before the other problems that there are too many images. `exactly`: all of them were counted."""
-        most = self._limits.most_images
-        if self._seen <= most:
+        limit = self._limits.max_images
+        if self._seen <= limit:
             return
-        reason = f"has {self._seen:,} images" if exactly else f"has more than {most:,} images"
-        del self._problems[self._limits.most_problems + 1 :]
-        self._problems.insert(0, Problem(reason, allowed=f"at most {most:,}; split it into several manifests"))
+        reason = f"has {self._seen:,} images" if exactly else f"has more than {limit:,} images"
+        del self._problems[self._limits.max_problems + 1 :]
+        self._problems.insert(0, Problem(reason, allowed=f"at most {limit:,}; split it into several manifests"))
 
     def _leave_rest_unread(self) -> NoReturn:
         """Stop after the last problem, and say there that more may be wrong further down."""
@@ -302,7 +302,7 @@ class _Reader:
             yield from enumerate(self._narrowed(), start=1)
             return
         number = 0
-        while raw := self._stream.readline(self._limits.most_bytes - self._bytes + 1):
+        while raw := self._stream.readline(self._limits.max_bytes - self._bytes + 1):
             number += 1
             self._count(raw)
             yield number, raw
@@ -328,9 +328,9 @@ class _Reader:
     def _count(self, raw: bytes) -> None:
         self._bytes += len(raw)
         self._hash.update(raw)
-        if self._bytes > self._limits.most_bytes:
+        if self._bytes > self._limits.max_bytes:
             self._stop(
-                f"is larger than {self._limits.most_bytes} bytes", allowed=f"at most {self._limits.most_bytes} bytes"
+                f"is larger than {self._limits.max_bytes} bytes", allowed=f"at most {self._limits.max_bytes} bytes"
             )
 
     def _decode(self, raw: bytes, line: int) -> str | None:
@@ -356,7 +356,7 @@ class _Reader:
         return text
 
     def _whole(self) -> bytes:
-        raw = self._stream.read(self._limits.most_bytes + 1)
+        raw = self._stream.read(self._limits.max_bytes + 1)
         self._count(raw)
         return raw
 
@@ -411,8 +411,8 @@ class _Reader:
         Above the bound only what holds more images than are allowed is kept, which is the manifest itself.
         """
         self._objects += 1
-        if self._objects > 2 * (self._limits.most_images + self._limits.most_problems) + 100 and not any(
-            isinstance(value, list) and len(value) > self._limits.most_images for _, value in pairs
+        if self._objects > 2 * (self._limits.max_images + self._limits.max_problems) + 100 and not any(
+            isinstance(value, list) and len(value) > self._limits.max_images for _, value in pairs
         ):
             return _NOT_KEPT
         return _Object(pairs)
@@ -563,7 +563,7 @@ class _Reader:
         if kind != "a zip file or spreadsheet":
             self._stop(f"is {kind or 'no spreadsheet'}, although it is called {suffix}", allowed=_ALLOWED_FILES)
         try:
-            sheet = spreadsheet.sheet_of(data, tables.is_header, self._limits.most_images + self._limits.most_problems)
+            sheet = spreadsheet.sheet_of(data, tables.is_header, self._limits.max_images + self._limits.max_problems)
         except spreadsheet.UnreadableWorkbook as error:
             self._stop(str(error), allowed=_ALLOWED_FILES)
         self._in_sheet = True
@@ -717,7 +717,7 @@ class _Reader:
 
     def _take_image(self, item: Any, place: _Place, index: int | None = None) -> None:
         self._seen += 1
-        if self._seen > self._limits.most_images:  # counted on, so that one knows how to split it, and not kept
+        if self._seen > self._limits.max_images:  # counted on, so that one knows how to split it, and not kept
             return
         if not isinstance(item, dict):
             self._problem("is not an object", place, value=item, allowed='an object with "url"')
@@ -746,7 +746,7 @@ class _Reader:
 
     def _source(self, item: Mapping[str, Any], place: _Place) -> tuple[str | None, str | None, str | None]:
         """The absolute address and, for a retry alone, `unchecked` and `path` of `ManifestImage`."""
-        url = self._text(item, "url", place, required=True, most=self._limits.most_url_characters)
+        url = self._text(item, "url", place, required=True, max_characters=self._limits.max_url_characters)
         if url is None:
             return None, None, None
         if tables.is_null(url) or tables.is_error(url):
@@ -795,7 +795,7 @@ class _Reader:
         return value
 
     def _text(self, fields: Mapping[str, Any], field: str, place: _Place, *, required: bool = False,
-              most: int = MOST_NAME_CHARACTERS) -> str | None:  # fmt: skip
+              max_characters: int = MAX_NAME_CHARACTERS) -> str | None:  # fmt: skip
         value = fields.get(field)
         if value is None or value == "":
             if required and field not in self._misspelt:
@@ -807,9 +807,13 @@ class _Reader:
         if not isinstance(value, str):
             self._problem("is not a text", place.at(field), field=field, value=value, allowed="a text in quotes")
             return None
-        if len(value) > most:
+        if len(value) > max_characters:
             self._problem(
-                f"has {len(value)} characters", place.at(field), field=field, value=value, allowed=f"at most {most}"
+                f"has {len(value)} characters",
+                place.at(field),
+                field=field,
+                value=value,
+                allowed=f"at most {max_characters}",
             )
             return None
         if is_hostile(value):
@@ -845,7 +849,7 @@ def _why_not_json(text: str, error: json.JSONDecodeError) -> str:
 
 
 def _short(text: str) -> str:
-    return shortened(text, MOST_VALUE_SHOWN)
+    return shortened(text, MAX_VALUE_SHOWN)
 
 
 def _pointer(key: str) -> str:

@@ -52,7 +52,7 @@ class DeadLetter:
                 letter_round=task.round,
                 error=error,
                 holder=holder,
-                max_attempts=self._settings.attempts.most_attempts,
+                max_attempts=self._settings.attempts.max_attempts,
                 now=now,
             ),
             self._clock.token(),

@@ -149,11 +149,11 @@ class Ingest:
             await self._closer.announce(batch, again=True)
 
     async def _read(self, stored: StoredObject, folder: str) -> tuple[StoredObject, Manifest] | None:
-        most = self._settings.manifest.most_bytes
+        limit = self._settings.manifest.max_bytes
         try:
-            got = await self._objects.get(stored.bucket, stored.name, most)
+            got = await self._objects.get(stored.bucket, stored.name, limit)
         except ObjectTooLarge:
-            problem = Problem(f"is larger than {most} bytes", allowed=f"at most {most} bytes")
+            problem = Problem(f"is larger than {limit} bytes", allowed=f"at most {limit} bytes")
             raise ManifestRejected([problem]) from None
         except ObjectDamaged as error:
             raise ManifestRejected([Problem(str(error), allowed="gzip that can be unpacked, or none")]) from None

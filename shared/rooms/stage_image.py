@@ -45,7 +45,7 @@ from shared.ports import (
 )
 from shared.telemetry import LogEvent, bound, image_settled, tell
 from shared.topology import DEAD_LETTER_TOPIC
-from shared.worker.claimed_image import MOST_MESSAGE_CHARACTERS, ClaimedImage, Tools
+from shared.worker.claimed_image import MAX_MESSAGE_CHARACTERS, ClaimedImage, Tools
 from shared.worker.control_cache import ControlCache
 from shared.worker.disposition import ACK, LOST, NACK, Action, Disposition
 from shared.worker.gate import Gate
@@ -55,7 +55,7 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-LONGEST_HOLD_SECONDS: Final = 600.0  # the longest a delivery's lease can be extended by
+MAX_HOLD_SECONDS: Final = 600.0  # the longest a delivery's lease can be extended by
 
 
 class StageImage:
@@ -100,7 +100,7 @@ class StageImage:
             return NACK
 
     async def _unreadable(self, delivery: Delivery, error: Unreadable) -> Disposition:
-        shortened = delivery.data[:MOST_MESSAGE_CHARACTERS].decode("utf-8", "replace")
+        shortened = delivery.data[:MAX_MESSAGE_CHARACTERS].decode("utf-8", "replace")
         letter = Letter(code=ErrorCode.INTERNAL, message=f"unreadable task: {error}", original=shortened)
         try:
             return await self._dead(letter)
@@ -198,7 +198,7 @@ class StageImage:
         LETTER leaves it to its living holder.
         """
         first = self._tools.settings.worker.held_seconds
-        return Disposition(Action.LET_GO, seconds=min(LONGEST_HOLD_SECONDS, first * 2.0 ** max(0, deliveries - 2)))
+        return Disposition(Action.LET_GO, seconds=min(MAX_HOLD_SECONDS, first * 2.0 ** max(0, deliveries - 2)))
 
     # --- with the claim
 
@@ -269,7 +269,7 @@ class StageImage:
         return ACK if forgotten else NACK
 
     async def _spend_attempt(self, task: Task, claimed: ClaimedImage, code: str, message: str) -> Disposition:
-        error = Failure(code=code, message=message[:MOST_MESSAGE_CHARACTERS])
+        error = Failure(code=code, message=message[:MAX_MESSAGE_CHARACTERS])
         released = await claimed.release(error, spend_attempt=True)
         tell(log, LogEvent.ATTEMPT_FAILED, attempt=released.attempts, code=code, reason=error.message)
         return await self._dead(self._letter(task, released)) if released.state is ImageState.FAILED else NACK

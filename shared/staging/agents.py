@@ -22,7 +22,7 @@ from shared.staging.shapes import frame
 
 T = TypeVar("T")
 
-MOST_DEFECTS = 8  # named to the next generation: more would drown the wish for the room itself
+MAX_DEFECTS = 8  # named to the next generation: more would drown the wish for the room itself
 
 
 class Desk(Protocol):
@@ -95,7 +95,7 @@ class Agents:
             except AnswerRefused as refused:
                 refusals = desk.checkpoint.refusals + 1
                 await desk.keep(msgspec.structs.replace(desk.checkpoint, refusals=refusals), None)
-                if refusals >= self._rules.most_refusals:
+                if refusals >= self._rules.max_refusals:
                     message = f"{refused.message}, as it did with {refusals} answers"
                     raise ImageRejected(refused.code, message) from None
 
@@ -134,7 +134,7 @@ class Agents:
     async def _reject(self, desk: Desk, defects: tuple[str, ...]) -> None:
         """Let the next generation know; raise `ImageRejected` when there is none."""
         bought = desk.checkpoint.generations
-        if bought >= self._rules.most_generations:
+        if bought >= self._rules.max_generations:
             message = f"{bought} pictures failed verification; the last: {'; '.join(defects)}"
             raise ImageRejected(ErrorCode.QUALITY_REJECTED, message[:500])
         await desk.keep(msgspec.structs.replace(desk.checkpoint, picture=None, defects=defects), None)
@@ -144,10 +144,10 @@ class Agents:
         low = [
             f"{name} scored {math.floor(score * 100) / 100:.2f}, needs {least:.2f}"
             for name, score, least in (
-                ("structure kept", verdict.structure_kept, self._rules.least_structure_kept),
-                ("realism", verdict.realism, self._rules.least_realism),
-                ("style fit", verdict.style_fit, self._rules.least_style_fit),
+                ("structure kept", verdict.structure_kept, self._rules.min_structure_kept),
+                ("realism", verdict.realism, self._rules.min_realism),
+                ("style fit", verdict.style_fit, self._rules.min_style_fit),
             )
             if score < least
         ]
-        return (*low, *verdict.defects)[:MOST_DEFECTS] if low else ()
+        return (*low, *verdict.defects)[:MAX_DEFECTS] if low else ()

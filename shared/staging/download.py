@@ -161,9 +161,9 @@ async def _raced(
 class Downloader:
     """Fetches https addresses (http when allowed). One per process; `aclose` at the end."""
 
-    def __init__(self, limits: DownloadLimits, most_bytes: int, resolve_name: Resolve = resolve) -> None:
+    def __init__(self, limits: DownloadLimits, max_bytes: int, resolve_name: Resolve = resolve) -> None:
         self._limits = limits
-        self._most_bytes = most_bytes
+        self._max_bytes = max_bytes
         backend = _GuardedBackend(resolve_name, allow_private=limits.allow_private_addresses)
         # No connection is kept: each download checks its host's addresses anew.
         self._pool = httpcore2.AsyncConnectionPool(
@@ -193,7 +193,7 @@ class Downloader:
         asked = self._checked(url)
         accept = _ACCEPT
         redirects = 0
-        while redirects <= self._limits.most_redirects:
+        while redirects <= self._limits.max_redirects:
             answer = await self._get(asked, accept)
             if isinstance(answer, bytes):
                 return answer
@@ -204,7 +204,7 @@ class Downloader:
                 accept = _ANYTHING
             else:
                 raise ImageRejected(ErrorCode.SOURCE_FORBIDDEN, "the host answered 406 even to */*")
-        message = f"more than {self._limits.most_redirects} redirects"
+        message = f"more than {self._limits.max_redirects} redirects"
         raise ImageRejected(ErrorCode.SOURCE_NOT_ALLOWED, message)
 
     def _checked(self, url: str) -> httpx2.URL:
@@ -251,7 +251,7 @@ class Downloader:
         if len(codings) > _MAX_CODINGS:
             raise ImageRejected(ErrorCode.NOT_A_PICTURE, f"the answer is compressed {len(codings)} times over")
         length = fields.get("content-length", "")
-        if length.isascii() and length.isdigit() and int(length) > self._most_bytes:
+        if length.isascii() and length.isdigit() and int(length) > self._max_bytes:
             raise self._too_large()
         try:
             body = await self._unpacked(response, codings)
@@ -275,7 +275,7 @@ class Downloader:
         unpacking: Unpacking | None = None
         async for chunk in response.aiter_stream():
             stored += len(chunk)
-            if stored > self._most_bytes:
+            if stored > self._max_bytes:
                 raise TooLarge
             if unpacking is None:
                 head += chunk
@@ -286,7 +286,7 @@ class Downloader:
         return (unpacking or self._unpacking(bytes(head), codings)).end()
 
     def _unpacking(self, head: bytes, codings: Sequence[str]) -> Unpacking:
-        unpacking = Unpacking([] if is_picture(head) else codings, self._most_bytes)
+        unpacking = Unpacking([] if is_picture(head) else codings, self._max_bytes)
         unpacking.feed(head)
         return unpacking
 
@@ -298,7 +298,7 @@ class Downloader:
             raise self._no_address() from None
 
     def _too_large(self) -> ImageRejected:
-        return ImageRejected(ErrorCode.SOURCE_TOO_LARGE, f"more than {self._most_bytes} bytes")
+        return ImageRejected(ErrorCode.SOURCE_TOO_LARGE, f"more than {self._max_bytes} bytes")
 
     async def aclose(self) -> None:
         """Close every connection."""

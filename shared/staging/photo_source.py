@@ -26,11 +26,11 @@ def _photo_itself(uri: str) -> str:
 class PhotoSource:
     """Fetches by scheme. `folders` are the local ones that may be read, links resolved; none in the cloud."""
 
-    def __init__(self, downloader: Downloader, objects: ObjectStore, folders: Sequence[Path], most_bytes: int) -> None:
+    def __init__(self, downloader: Downloader, objects: ObjectStore, folders: Sequence[Path], max_bytes: int) -> None:
         self._downloader = downloader
         self._objects = objects
         self._folders = [folder.resolve() for folder in folders]
-        self._most_bytes = most_bytes
+        self._max_bytes = max_bytes
 
     async def fetch(self, uri: str, client: str) -> bytes:
         """See `shared.ports.ImageSource`. `client` was checked against gs:// prefixes when the manifest was read."""
@@ -46,10 +46,10 @@ class PhotoSource:
     async def _object(self, uri: str) -> bytes:
         bucket, _, name = uri.removeprefix("gs://").partition("/")
         stored = await self._objects.stat(bucket, name)
-        if stored is not None and stored.bytes > self._most_bytes:
+        if stored is not None and stored.bytes > self._max_bytes:
             raise self._too_large()
         try:
-            found = await self._objects.get(bucket, name, self._most_bytes) if stored else None
+            found = await self._objects.get(bucket, name, self._max_bytes) if stored else None
         except ObjectTooLarge:
             raise self._too_large() from None
         except ObjectDamaged as error:
@@ -70,14 +70,14 @@ class PhotoSource:
             if not real.is_file():  # neither folders nor pipes, which would never end
                 raise ImageRejected(ErrorCode.SOURCE_NOT_FOUND, "no such file")
             with real.open("rb") as file:
-                data = file.read(self._most_bytes + 1)
+                data = file.read(self._max_bytes + 1)
         except OSError as error:
             if error.errno in (errno.ENAMETOOLONG, errno.ENOENT):  # no file can have that name, or it has just gone
                 raise ImageRejected(ErrorCode.SOURCE_NOT_FOUND, f"no such file: {error.strerror}") from None
             raise ImageRejected(ErrorCode.SOURCE_FORBIDDEN, f"the file cannot be read: {error.strerror}") from None
-        if len(data) > self._most_bytes:
+        if len(data) > self._max_bytes:
             raise self._too_large()
         return data
 
     def _too_large(self) -> ImageRejected:
-        return ImageRejected(ErrorCode.SOURCE_TOO_LARGE, f"more than {self._most_bytes} bytes")
+        return ImageRejected(ErrorCode.SOURCE_TOO_LARGE, f"more than {self._max_bytes} bytes")

@@ -53,11 +53,11 @@ def normalise(data: bytes, limits: PhotoLimits) -> Photo:
     """A customer's photo as upright RGB JPEG within the size limit, without metadata. Raises `ImageRejected`."""
     picture, colours = _opened(data, limits, ImageRejected)
     with picture:
-        if min(picture.size) < limits.fewest_pixels_side:
-            message = f"{picture.width} x {picture.height} pixels, needs {limits.fewest_pixels_side} each way"
+        if min(picture.size) < limits.min_pixels_side:
+            message = f"{picture.width} x {picture.height} pixels, needs {limits.min_pixels_side} each way"
             raise ImageRejected(ErrorCode.PICTURE_TOO_SMALL, message)
-        small = _fitted(to_srgb(picture, colours), limits.longest_side_pixels)
-        if min(small.size) < limits.fewest_pixels_side:
+        small = _fitted(to_srgb(picture, colours), limits.max_side_pixels)
+        if min(small.size) < limits.min_pixels_side:
             message = f"{picture.width} x {picture.height} pixels: too narrow to stage"
             raise ImageRejected(ErrorCode.PICTURE_TOO_SMALL, message)
     return Photo(
@@ -94,9 +94,7 @@ def finish(picture_data: bytes, photo: Photo, limits: PhotoLimits) -> Finished:
         raise WrongShape(f"it is {rgb.width} x {rgb.height}, the photo {photo.width} x {photo.height}")
     if max(rgb.size) < max(photo.width, photo.height) / _SMALLEST_SHARE:
         raise _bad_answer(ErrorCode.VENDOR_BAD_ANSWER, f"it has only {rgb.width} x {rgb.height} pixels")
-    scale = min(
-        limits.longest_side_pixels / max(photo.width, photo.height), max(rgb.size) / max(photo.width, photo.height)
-    )
+    scale = min(limits.max_side_pixels / max(photo.width, photo.height), max(rgb.size) / max(photo.width, photo.height))
     size = (max(1, round(photo.width * scale)), max(1, round(photo.height * scale)))
     if rgb.size != size:
         rgb = ImageOps.fit(rgb, size, Image.Resampling.LANCZOS)  # the bars of `framed` are cut away here
@@ -121,9 +119,9 @@ def _draft(picture: Image.Image, limits: PhotoLimits) -> None:
     A 12 MP photo (4000 pixels) comes out at 2000 at once, instead of being decoded whole and resampled to 2048: half
     of the time of all picture work, and a quarter of its memory. Other formats know no such thing and stay as they are.
     """
-    share = limits.longest_side_pixels * SMALLEST_DRAFT / max(picture.size)
+    share = limits.max_side_pixels * SMALLEST_DRAFT / max(picture.size)
     size = (int(picture.width * share), int(picture.height * share))
-    if share < 1 and min(size) >= limits.fewest_pixels_side:
+    if share < 1 and min(size) >= limits.min_pixels_side:
         picture.draft(None, size)
 
 
@@ -141,14 +139,14 @@ def _opened(data: bytes, limits: PhotoLimits, reject: Reject) -> tuple[Image.Ima
             # Pillow only warns of pictures up to twice its pixel limit, and of much else that does no harm.
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            Image.MAX_IMAGE_PIXELS = limits.most_pixels
+            Image.MAX_IMAGE_PIXELS = limits.max_pixels
             contents = containers.read(data)
             picture = _loaded(contents.data, limits)
             colours = contents.colours if picture.format in _TAKEN_APART else _heif_colours(picture)
             turn = _TURNS.get(contents.orientation)
             return (picture.transpose(turn) if turn is not None else picture), colours
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        message = f"more than {limits.most_pixels / 1_000_000:g} megapixels"
+        message = f"more than {limits.max_pixels / 1_000_000:g} megapixels"
         raise reject(ErrorCode.PICTURE_TOO_LARGE, message) from None
     except MemoryError:
         raise reject(ErrorCode.PICTURE_TOO_LARGE, "decoding it needs more memory than a photo may") from None
@@ -178,7 +176,7 @@ def _loaded(data: bytes, limits: PhotoLimits) -> Image.Image:
 
 def _decoded(data: bytes, limits: PhotoLimits) -> Image.Image:
     picture = Image.open(io.BytesIO(data), formats=FORMATS)
-    if picture.width * picture.height > limits.most_pixels:
+    if picture.width * picture.height > limits.max_pixels:
         raise Image.DecompressionBombError
     _draft(picture, limits)
     picture.load()

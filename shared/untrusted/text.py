@@ -17,12 +17,12 @@ def is_hostile(text: str) -> bool:
     return not text.isprintable() and any(unicodedata.category(character) in _HOSTILE for character in text)
 
 
-def shortened(text: str, most: int) -> str:
+def shortened(text: str, max_characters: int) -> str:
     """At most `most` characters, everything hostile escaped as in JSON."""
-    cut = text[: most + 1]
+    cut = text[: max_characters + 1]
     if is_hostile(cut):
         cut = "".join(_escaped(character) if is_hostile(character) else character for character in cut)
-    return cut if len(cut) <= most else cut[: most - 1] + "…"
+    return cut if len(cut) <= max_characters else cut[: max_characters - 1] + "…"
 
 
 def _escaped(character: str) -> str:
@@ -30,10 +30,10 @@ def _escaped(character: str) -> str:
     return escaped if escaped != character else f"\\u{ord(character):04x}"
 
 
-def slug(text: str, most: int = 64) -> str:
+def slug(text: str, max_characters: int = 64) -> str:
     """`text` as `[A-Za-z0-9_-]{0,most}`: accents dropped, everything else folded into single hyphens."""
     plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
-    return re.sub("-{2,}", "-", _NOT_SLUG.sub("-", plain)).strip("-_")[:most].strip("-_")
+    return re.sub("-{2,}", "-", _NOT_SLUG.sub("-", plain)).strip("-_")[:max_characters].strip("-_")
 
 
 def client_slug(name: str) -> str:

@@ -71,7 +71,7 @@ T = TypeVar("T")
 
 # What the breaker counts: the vendor does not answer. A bad answer is an answer.
 BREAKING: Final = frozenset({ErrorCode.VENDOR_UNAVAILABLE, ErrorCode.VENDOR_TIMEOUT})
-MOST_MESSAGE_CHARACTERS: Final = 500  # of an error kept with an image: a sentence, not a page of HTML
+MAX_MESSAGE_CHARACTERS: Final = 500  # of an error kept with an image: a sentence, not a page of HTML
 
 
 class Tools(msgspec.Struct, frozen=True):
@@ -246,7 +246,7 @@ class ClaimedImage:
 
     async def fail(self, error: ImageRejected) -> Image:
         """Settle as failed by its own fault."""
-        failure = Failure(code=error.code, message=error.message[:MOST_MESSAGE_CHARACTERS])
+        failure = Failure(code=error.code, message=error.message[:MAX_MESSAGE_CHARACTERS])
         return await self._change(
             partial(
                 decisions.image.fail,
@@ -268,7 +268,7 @@ class ClaimedImage:
                 checkpoint=self._checkpoint_or_none(),
                 error=error,
                 spend_attempt=spend_attempt,
-                max_attempts=self._tools.settings.attempts.most_attempts,
+                max_attempts=self._tools.settings.attempts.max_attempts,
                 now=self._tools.clock.now(),
             )
         )
@@ -330,7 +330,7 @@ class ClaimedImage:
                     raise
                 began_failing = started if began_failing is None else began_failing
                 waited = tools.clock.monotonic() - began_failing
-                if not await tools.quota.failed(model, grant) or waited > tools.settings.attempts.most_outage_seconds:
+                if not await tools.quota.failed(model, grant) or waited > tools.settings.attempts.max_outage_seconds:
                     raise
             except BaseException:
                 tools.quota.unused(model, grant)

@@ -99,7 +99,7 @@ class Hosts:
         self._store = store
         self._clock = clock
         self._limits = limits
-        everyone = _Everyone(Limit(concurrent=limits.most_per_host))
+        everyone = _Everyone(Limit(concurrent=limits.max_per_host))
         self._quota = SharedQuota(store, clock, everyone, worker, kind=HostLedger)
         self._known: dict[str, tuple[float, HostLedger | None]] = {}
         self._at_once: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
@@ -111,13 +111,13 @@ class Hosts:
         """Be inside while asking for a photo. Raises `HostBusy` when the image has to wait for its turn first.
 
         A `HostBusy` from inside is told to the fleet. Once the host has refused everything for
-        `most_refused_seconds`, it is a `WorldError` instead, which spends an attempt.
+        `max_refused_seconds`, it is a `WorldError` instead, which spends an attempt.
         """
         host = host_of(uri)
         if host is None:
             yield
             return
-        at_once = self._at_once.get(host) or asyncio.Semaphore(self._limits.most_per_host)
+        at_once = self._at_once.get(host) or asyncio.Semaphore(self._limits.max_per_host)
         self._at_once[host] = at_once
         grant = FREE
         try:
@@ -195,8 +195,8 @@ class Hosts:
 
     async def _refused(self, host: str, grant: Grant, busy: HostBusy) -> bool:
         """Tell the fleet; whether the host's ledger has it. Raises `WorldError` when it has refused for too long."""
-        most = self._limits.most_refused_seconds
-        if (busy.retry_after_seconds or 0.0) > most:
+        limit = self._limits.max_refused_seconds
+        if (busy.retry_after_seconds or 0.0) > limit:
             raise WorldError(ErrorCode.SOURCE_UNAVAILABLE, f"{host} asks to wait {busy.retry_after_seconds:.0f} s")
         self._leave_alone(host, busy.retry_after_seconds)
         try:
@@ -211,8 +211,8 @@ class Hosts:
         self._known[host] = (self._clock.monotonic(), changed)
         tell(log, LogEvent.HOST_LIMITED, level=logging.WARNING, host=host, rate=changed.rate,
              reason=f"it asks to wait {changed.not_before - changed.refused_at:.0f} s")  # fmt: skip
-        if changed.refused_at - changed.refused_since > most:
-            raise WorldError(ErrorCode.SOURCE_UNAVAILABLE, f"{host} has refused every photo for {most:.0f} s")
+        if changed.refused_at - changed.refused_since > limit:
+            raise WorldError(ErrorCode.SOURCE_UNAVAILABLE, f"{host} has refused every photo for {limit:.0f} s")
         return True
 
 

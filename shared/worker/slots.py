@@ -11,8 +11,8 @@ from contextlib import asynccontextmanager
 class Slots:
     """`most` slots; those that come back from a wait go before new ones."""
 
-    def __init__(self, most: int) -> None:
-        self._most = most
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
         self._taken = 0
         self._coming_back: deque[asyncio.Future[None]] = deque()
         self.waiting = 0  # images that hold no slot while they wait
@@ -20,7 +20,7 @@ class Slots:
     @property
     def free(self) -> int:
         """How many new images may be taken."""
-        return 0 if self._coming_back else max(0, self._most - self._taken)
+        return 0 if self._coming_back else max(0, self._limit - self._taken)
 
     @property
     def taken(self) -> int:
@@ -34,7 +34,7 @@ class Slots:
     def leave(self, count: int = 1) -> None:
         """Give slots back; the first who wants to come back gets one."""
         self._taken -= count
-        while self._coming_back and self._taken < self._most:
+        while self._coming_back and self._taken < self._limit:
             coming = self._coming_back.popleft()
             if not coming.done():
                 self._taken += 1
@@ -55,7 +55,7 @@ class Slots:
             self.waiting -= 1
 
     async def _back(self) -> None:
-        if self._taken < self._most and not self._coming_back:
+        if self._taken < self._limit and not self._coming_back:
             self._taken += 1
             return
         coming: asyncio.Future[None] = asyncio.get_running_loop().create_future()

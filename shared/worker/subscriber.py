@@ -32,7 +32,7 @@ PROBE_EVERY_SECONDS: Final = 5.0
 # Twelve in a row take 24 s while nothing else is waiting, and a minute beside busy tiers.
 PULLS_IN_VAIN: Final = 12
 # What is known to last longer, a spent day, is tried again now and then all the same: operators may have bought more.
-LONGEST_HALT_SECONDS: Final = 600.0
+MAX_HALT_SECONDS: Final = 600.0
 # After a pull that failed (the queue did not answer) the tier is left alone for this long.
 PULL_FAILED_SECONDS: Final = 5.0
 # At the end, after the grace: what is cancelled releases its claim, then all deliveries go back at once.
@@ -186,7 +186,7 @@ class Subscriber:
     @property
     def _room(self) -> int:
         """How many messages may be asked for."""
-        return self._slots.free if len(self._parked) < self._limits.most_waiting else 0
+        return self._slots.free if len(self._parked) < self._limits.max_waiting else 0
 
     def _probe_pause(self, now: float) -> float | None:
         """Until an idle tier may be asked; None while no slot is free, or halted: then only a job changes anything."""
@@ -195,10 +195,10 @@ class Subscriber:
         asked = {tier for tier, _ in self._pulls.values()}
         return self._turns.next_probe_seconds(asked, now) if self._room > 0 else None
 
-    async def _pull(self, tier: Tier, most: int) -> list[Delivery] | None:
+    async def _pull(self, tier: Tier, max_messages: int) -> list[Delivery] | None:
         """What came; None when the queue could not be asked, which says nothing of what waits in it."""
         try:
-            return await self._queue.pull(topic_of(tier), most, self._turns.wait_seconds(tier))
+            return await self._queue.pull(topic_of(tier), max_messages, self._turns.wait_seconds(tier))
         except ConfigurationError as error:
             self._halt(Disposition(Action.HALT, reason=f"pull of {topic_of(tier)}: {error}"))
         except RuumError as error:
@@ -295,7 +295,7 @@ class Subscriber:
                 log.warning("pulling stops: %s", disposition.reason)
             self._on_halt(disposition.reason)
         self._fault = disposition.reason if disposition.fault else ""
-        seconds = max(self._limits.halt_seconds, min(disposition.seconds, LONGEST_HALT_SECONDS))
+        seconds = max(self._limits.halt_seconds, min(disposition.seconds, MAX_HALT_SECONDS))
         self._halted_until = max(self._halted_until, now + seconds)
 
     async def _keep_leases(self) -> None:
@@ -349,7 +349,7 @@ async def consume(
     subscription: str,
     handle: Callable[[Delivery], Awaitable[None]],
     *,
-    most: int,
+    max_messages: int,
     clock: Clock,
 ) -> None:
     """Feed a subscription's messages to a handler until cancelled: returning acks, raising nacks, as for a function.
@@ -359,7 +359,7 @@ async def consume(
     """
     while True:
         try:
-            deliveries = await queue.pull(subscription, most, PULL_SECONDS)
+            deliveries = await queue.pull(subscription, max_messages, PULL_SECONDS)
             done = [delivery.ack_id for delivery in deliveries if await _handled(handle, delivery, subscription)]
             again = [delivery.ack_id for delivery in deliveries if delivery.ack_id not in done]
             if done:

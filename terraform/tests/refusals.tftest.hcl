@@ -149,7 +149,7 @@ run "links_for_a_month" {
 run "no_workers" {
   command = plan
   variables {
-    worker = { most_instances = 0 }
+    worker = { max_instances = 0 }
   }
   expect_failures = [var.worker]
 }

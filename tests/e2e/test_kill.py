@@ -26,7 +26,7 @@ IMAGES = 44
 KILLS = 20
 IN_FLIGHT = 4
 LATENCY_SECONDS = 0.12
-MOST_CALLS = 16  # that a life has before it is killed: those of about five images
+MAX_CALLS = 16  # that a life has before it is killed: those of about five images
 PREVIEWS = 60
 KILLS_OF_PREVIEWS = int(os.environ.get("RUUM_TEST_KILLS", "20"))
 LIFE_SECONDS = 0.8  # that a life works at most, until it is killed: about what a preview takes
@@ -89,7 +89,7 @@ async def kill_and_restart(folder: Path, server: Recording, base_url: str) -> tu
         try:
             if life == KILLS:
                 return await asyncio.wait_for(ended, 120), left
-            made = asyncio.create_task(server.made(life, chance.randint(1, MOST_CALLS)))
+            made = asyncio.create_task(server.made(life, chance.randint(1, MAX_CALLS)))
             await asyncio.wait((made, ended), timeout=120, return_when=asyncio.FIRST_COMPLETED)
             assert made.done(), f"life {life} made too few calls to be killed among them"
             await asyncio.sleep(chance.uniform(0, LATENCY_SECONDS))

@@ -141,7 +141,7 @@ def test_wrong_usage_is_64(folder: Path, arguments: tuple[str, ...]) -> None:
 
 def test_a_wrong_setting_is_named(folder: Path) -> None:
     path = manifest(folder, ["photos/0.jpg"])
-    for name, value in (("RUUM_MANIFEST_MOST_IMAGES", "many"), ("RUUM_NONSENSE", "1")):
+    for name, value in (("RUUM_MANIFEST_MAX_IMAGES", "many"), ("RUUM_NONSENSE", "1")):
         done = ruum("validate", path, cwd=folder, **{name: value})
         assert done.returncode == 64
         assert name in done.stderr

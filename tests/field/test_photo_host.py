@@ -16,7 +16,7 @@ from tests.field.servers import served
 
 PHOTO = picture_parts.jpeg(picture_parts.scene())
 LIMITS = DownloadLimits(allow_http=True, allow_private_addresses=True)
-MOST = 40 * 1024 * 1024
+MAX = 40 * 1024 * 1024
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield address
 
 
-def fetched(url: str, most: int = MOST) -> bytes:
+def fetched(url: str, most: int = MAX) -> bytes:
     async def main() -> bytes:
         downloader = Downloader(LIMITS, most)
         try:

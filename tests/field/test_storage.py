@@ -23,7 +23,7 @@ from shared.errors import ObjectDamaged, ObjectTooLarge
 from tests.field.servers import served
 
 MIB = 1024 * 1024
-MOST = 32 * MIB
+MAX = 32 * MIB
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def objects_at(address: str) -> CloudObjects:
     return CloudObjects(client, SystemClock())
 
 
-def read(address: str, name: str, most: int | None = MOST) -> bytes | None:
+def read(address: str, name: str, most: int | None = MAX) -> bytes | None:
     found = asyncio.run(objects_at(address).get("intake", name, most))
     return found[1] if found else None
 

@@ -125,7 +125,7 @@ def test_it_is_staged_all_the_same(case: str, bought: list[str]) -> None:
     assert edges[0][0] > 180 and edges[1][2] > 180 and edges[2][1] > 160 and edges[3][0] > 180, "nothing was cut away"
     for call in calls:
         if call["step"] != "generate":
-            assert call["config"]["maxOutputTokens"] == Gemini().most_text_tokens
+            assert call["config"]["maxOutputTokens"] == Gemini().max_text_tokens
 
 
 def test_spent_credits_are_our_configurations_fault() -> None:

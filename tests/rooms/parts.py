@@ -177,7 +177,7 @@ class Scripted:
         self.script: dict[str, list[Any]] = {}
         self.calls: list[str] = []
         self.inside = 0
-        self.most_inside = 0
+        self.max_inside = 0
 
     def will(self, step: str, *entries: Any) -> None:
         """What the next calls of `step` do: an exception is raised, a callable awaited, None is the usual, else a value."""
@@ -188,7 +188,7 @@ class Scripted:
         script = self.script.get(step)
         entry = script.pop(0) if script else None
         self.inside += 1
-        self.most_inside = max(self.most_inside, self.inside)
+        self.max_inside = max(self.max_inside, self.inside)
         try:
             if isinstance(entry, BaseException):
                 raise entry

@@ -23,7 +23,7 @@ from shared.errors import (
 from shared.model import Checkpoint
 from shared.ports import Answer, Photo, Request
 from shared.settings import StagingRules
-from shared.staging.agents import MOST_DEFECTS, Agents
+from shared.staging.agents import MAX_DEFECTS, Agents
 from tests.rooms.parts import BAD, IMAGE, TEXT, Model, PictureWorks, World, virtual
 
 PHOTO = Photo(jpeg=b"photo", width=4, height=3, sha256="0")
@@ -135,7 +135,7 @@ async def test_each_regeneration_is_told_the_defects_of_the_last(world: World) -
 @pytest.mark.parametrize("most", [1, 2, 3, 5])
 @virtual
 async def test_quality_rejected_after_the_last_generation(world: World, most: int) -> None:
-    office, desk = Office(StagingRules(most_generations=most)), Desk()
+    office, desk = Office(StagingRules(max_generations=most)), Desk()
     office.model.will("verify", *[BAD] * most)
     with pytest.raises(ImageRejected) as caught:
         await office.stage(desk)
@@ -227,16 +227,16 @@ def test_a_score_just_below_does_not_read_as_the_limit() -> None:
 
 def test_few_defects_are_named() -> None:
     told = Office().agents.defects(verdict(0, 0, 0, *[f"defect {number}" for number in range(40)]))
-    assert len(told) == MOST_DEFECTS
+    assert len(told) == MAX_DEFECTS
     assert told[3:] == tuple(f"defect {number}" for number in range(5))
 
 
 @virtual
 async def test_rules_are_the_settings(world: World) -> None:
-    strict = Office(StagingRules(least_structure_kept=1.0, least_realism=1.0, least_style_fit=1.0))
+    strict = Office(StagingRules(min_structure_kept=1.0, min_realism=1.0, min_style_fit=1.0))
     assert strict.agents.defects(GOOD) == ()
     assert len(strict.agents.defects(verdict(0.99, 0.99, 0.99))) == 3
-    lax = Office(StagingRules(least_structure_kept=0.0, least_realism=0.0, least_style_fit=0.0))
+    lax = Office(StagingRules(min_structure_kept=0.0, min_realism=0.0, min_style_fit=0.0))
     assert lax.agents.defects(verdict(0, 0, 0, "x")) == ()
 
 
@@ -257,7 +257,7 @@ async def test_one_refused_answer_is_asked_for_again(world: World, step: str) ->
 @pytest.mark.parametrize("step", ["analyse", "generate", "verify"])
 @virtual
 async def test_a_photo_whose_every_answer_is_refused_is_refused(world: World, step: str, most: int) -> None:
-    office, desk = Office(StagingRules(most_refusals=most)), Desk()
+    office, desk = Office(StagingRules(max_refusals=most)), Desk()
     office.model.will(step, *[AnswerRefused("the vendor refused it: IMAGE_SAFETY")] * 9)
     with pytest.raises(ImageRejected, match=f"IMAGE_SAFETY, as it did with {most} answers") as refused:
         await office.stage(desk)
@@ -292,4 +292,4 @@ async def test_wrong_shapes_without_end_are_quality_rejected(world: World) -> No
     with pytest.raises(ImageRejected, match="it is square") as rejected:
         await office.stage(desk)
     assert rejected.value.code is ErrorCode.QUALITY_REJECTED
-    assert office.model.calls.count("generate") == RULES.most_generations
+    assert office.model.calls.count("generate") == RULES.max_generations

@@ -99,9 +99,9 @@ async def test_those_behind_a_refusal_do_not_ask(world: World) -> None:
     host = door(world)
     host.refusing = True
     answers = await asyncio.gather(*(host.ask(image) for image in range(50)))
-    assert answers.count("refused") == LIMITS.most_per_host
-    assert answers.count("waits") == 50 - LIMITS.most_per_host
-    assert len(host.requests) == LIMITS.most_per_host
+    assert answers.count("refused") == LIMITS.max_per_host
+    assert answers.count("waits") == 50 - LIMITS.max_per_host
+    assert len(host.requests) == LIMITS.max_per_host
 
 
 @virtual
@@ -205,7 +205,7 @@ async def test_every_outcome_gives_the_turn_back(world: World, outcome: str) -> 
             host.refusing = True
             await host.ask()
         case "too long":
-            host.refusing, host.seconds = True, 2 * LIMITS.most_refused_seconds
+            host.refusing, host.seconds = True, 2 * LIMITS.max_refused_seconds
             assert await host.ask() == "source_unavailable"
         case "unnoted":
             await host.ask(1)  # it has just been looked up
@@ -276,10 +276,10 @@ async def test_a_host_that_refuses_everything_for_a_day_is_no_longer_waited_for(
     answers: list[str] = []
     while not answers or answers[-1] == "refused":
         answers.append(await host.ask())
-        assert world.clock.monotonic() < LIMITS.most_refused_seconds + 2000.0
+        assert world.clock.monotonic() < LIMITS.max_refused_seconds + 2000.0
         await host.turn()
     assert answers[-1] == "source_unavailable"
-    assert world.clock.monotonic() >= LIMITS.most_refused_seconds
+    assert world.clock.monotonic() >= LIMITS.max_refused_seconds
     assert len(answers) < 120, "a quarter of an hour lies between two requests"
 
 
@@ -287,7 +287,7 @@ async def test_a_host_that_refuses_everything_for_a_day_is_no_longer_waited_for(
 async def test_a_wait_beyond_all_patience_is_the_hosts_failure(world: World) -> None:
     """Each image is told so, at its own attempts: it does not wait for days behind the first."""
     host = door(world)
-    host.refusing, host.seconds = True, 2 * LIMITS.most_refused_seconds
+    host.refusing, host.seconds = True, 2 * LIMITS.max_refused_seconds
     assert [await host.ask(image) for image in range(3)] == ["source_unavailable"] * 3
 
 
@@ -349,6 +349,6 @@ async def test_a_duplicate_that_is_handled_first_takes_no_turn_away_for_ever(wor
 
 @virtual
 async def test_photos_of_no_host_never_wait(world: World) -> None:
-    hosts = Hosts(world.store, world.clock, msgspec.structs.replace(LIMITS, most_per_host=1), "w")
+    hosts = Hosts(world.store, world.clock, msgspec.structs.replace(LIMITS, max_per_host=1), "w")
     async with hosts.visit("gs://bucket/a.jpg", "a"), hosts.visit("file:///a.jpg", "b"):
         pass

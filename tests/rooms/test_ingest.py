@@ -268,7 +268,7 @@ async def test_a_folder_of_any_name(world: World) -> None:
 
 @virtual
 async def test_too_large_to_be_read(world: World) -> None:
-    limits = msgspec.structs.replace(world.settings.manifest, most_bytes=100)
+    limits = msgspec.structs.replace(world.settings.manifest, max_bytes=100)
     world.settings = msgspec.structs.replace(world.settings, manifest=limits)
     world.rooms = world.rooms_on(world.parts)
     await put(world, manifest(20))

@@ -362,7 +362,7 @@ async def test_a_call_that_fails_while_others_are_answered_spends_attempts(world
 @virtual
 async def test_a_call_that_only_ever_fails_spends_attempts_in_the_end(world: World) -> None:
     """One photo that the vendor cannot answer must not be taken for an outage without end."""
-    patient = msgspec.structs.replace(world.settings.attempts, most_outage_seconds=3600.0)
+    patient = msgspec.structs.replace(world.settings.attempts, max_outage_seconds=3600.0)
     world.settings = msgspec.structs.replace(world.settings, attempts=patient)
     await world.batch()
     hand = await world.worker()
@@ -388,7 +388,7 @@ async def test_it_recovers_and_forgets_the_error(world: World) -> None:
 
 @virtual
 async def test_most_attempts_is_the_setting(world: World) -> None:
-    attempts = msgspec.structs.replace(world.settings.attempts, most_attempts=1)
+    attempts = msgspec.structs.replace(world.settings.attempts, max_attempts=1)
     world.settings = msgspec.structs.replace(world.settings, attempts=attempts)
     await world.batch()
     hand = await world.worker()
@@ -838,7 +838,7 @@ async def test_when_its_photo_is_prepared_a_suspect_goes_on_in_company(world: Wo
     fetching.go_on.set()
     for stall in drawing:
         await stall.reached.wait()
-    assert world.fakes.source.most_inside == 1, "the third is no suspect, and waited for the others' photos"
+    assert world.fakes.source.max_inside == 1, "the third is no suspect, and waited for the others' photos"
     for index in range(2):
         image = await world.image(index)
         assert (image.trials, image.crashes, image.claim.alone, image.claim.step) == (Trials(passed=1), 0, False, "")

@@ -19,7 +19,7 @@ from shared.topology import DEAD_LETTER_DOOR, topic_of, topology
 from shared.worker.disposition import ACK, NACK, Action, Disposition
 from shared.worker.subscriber import (
     GIVE_BACK_SECONDS,
-    LONGEST_HALT_SECONDS,
+    MAX_HALT_SECONDS,
     PULL_FAILED_SECONDS,
     PULL_SECONDS,
     RELEASE_SECONDS,
@@ -46,16 +46,16 @@ class Crew:
         self.reports: list[str] = []
         self.begun: list[tuple[float, Tier]] = []
         self.inside = 0
-        self.most_inside = 0
-        self.most_in_hand = 0
+        self.max_inside = 0
+        self.max_in_hand = 0
         self._handle = handle
         self.subscriber = Subscriber(queue or world.queue, self._watched, world.clock, limits, self.reports.append)
         self.running = asyncio.create_task(self.subscriber.run(self.stop, grace))
 
     async def _watched(self, delivery: Delivery) -> Disposition:
         self.inside += 1
-        self.most_inside = max(self.most_inside, self.inside)
-        self.most_in_hand = max(self.most_in_hand, self.subscriber.in_hand)
+        self.max_inside = max(self.max_inside, self.inside)
+        self.max_in_hand = max(self.max_in_hand, self.subscriber.in_hand)
         self.begun.append((self.world.clock.monotonic(), Tier(delivery.data.decode().partition(" ")[0])))
         try:
             return await self._handle(delivery)
@@ -100,9 +100,9 @@ async def test_never_more_than_in_flight(world: World, in_flight: int, jitter: f
         await fill(world, tier, 100)
     crew = Crew(world, takes(world, 1.0, jitter), WorkerLimits(in_flight=in_flight))
     await world.clock.sleep(60)
-    assert crew.most_inside <= in_flight
-    assert crew.most_in_hand <= in_flight
-    assert crew.most_inside == in_flight, "and no slot is left idle"
+    assert crew.max_inside <= in_flight
+    assert crew.max_in_hand <= in_flight
+    assert crew.max_inside == in_flight, "and no slot is left idle"
     await crew.end()
 
 
@@ -391,7 +391,7 @@ async def test_halting(world: World) -> None:
 
 
 @pytest.mark.parametrize(
-    ("disposition", "most_tries"),
+    ("disposition", "max_tries"),
     [
         (Disposition(Action.HALT, reason="the key is not valid"), 15 * 60 + 10),
         (Disposition(Action.HALT, seconds=15 * 3600.0, reason="the day is spent", fault=False), 15 * 6 + 10),
@@ -399,7 +399,7 @@ async def test_halting(world: World) -> None:
     ids=["our own fault", "a spent day"],
 )
 @virtual
-async def test_a_halt_of_many_hours_spends_no_delivery(world: World, disposition: Disposition, most_tries: int) -> None:
+async def test_a_halt_of_many_hours_spends_no_delivery(world: World, disposition: Disposition, max_tries: int) -> None:
     """A healthy image must not be dead-lettered for what it has waited for."""
     await fill(world, count=30)
     attempts: list[int] = []
@@ -412,8 +412,8 @@ async def test_a_halt_of_many_hours_spends_no_delivery(world: World, disposition
 
     crew = Crew(world, handle)
     await world.clock.sleep(15 * 3600)
-    assert len(attempts) <= most_tries, "photos are not fetched again and again meanwhile"
-    await world.clock.sleep(LONGEST_HALT_SECONDS + 60)
+    assert len(attempts) <= max_tries, "photos are not fetched again and again meanwhile"
+    await world.clock.sleep(MAX_HALT_SECONDS + 60)
     assert await waiting(world) == 0
     assert set(attempts) == {1}, "every task is staged on its first delivery"
     assert await world.drain(DEAD_LETTER_DOOR) == []
@@ -817,7 +817,7 @@ async def test_consume(world: World) -> None:
             raise ValueError("not now")
 
     await fill(world, count=3)
-    consuming = asyncio.create_task(consume(world.queue, NORMAL, handle, most=2, clock=world.clock))
+    consuming = asyncio.create_task(consume(world.queue, NORMAL, handle, max_messages=2, clock=world.clock))
     await world.clock.sleep(100)
     assert Counter(seen) == {b"normal 0": 1, b"normal 1": 3, b"normal 2": 1}
     assert await waiting(world) == 0
@@ -839,7 +839,7 @@ async def test_consume_survives_a_queue_that_is_away_for_a_moment(world: World, 
 
     await fill(world, count=3)
     queue = fused(world.parts, Fuse(1, on=method, error=unreachable)).queue
-    consuming = asyncio.create_task(consume(queue, NORMAL, handle, most=10, clock=world.clock))
+    consuming = asyncio.create_task(consume(queue, NORMAL, handle, max_messages=10, clock=world.clock))
     await world.clock.sleep(200)
     assert not consuming.done()
     assert await waiting(world) == 0
@@ -896,14 +896,14 @@ async def test_what_waits_holds_no_slot_and_the_rest_goes_on(world: World) -> No
     crew = Crew(world, host.handle, WorkerLimits(in_flight=4))
     await world.clock.sleep(60)
     assert len(host.done) == 30 and crew.subscriber.waiting == 30 and crew.subscriber.in_hand == 0
-    assert crew.most_inside <= 4
+    assert crew.max_inside <= 4
     await world.clock.sleep(3600)
     assert await waiting(world) == 30
     assert set(host.parked.values()) == {1}, "their leases are kept: none comes a second time"
     host.opens.set()
     await world.clock.sleep(30 / 4 + 5)
     assert await waiting(world) == 0 and len(host.done) == 60
-    assert crew.most_inside <= 4 and crew.most_in_hand <= 4
+    assert crew.max_inside <= 4 and crew.max_in_hand <= 4
     assert {at for at, _ in crew.begun if at > 3600} != set()
     await crew.end()
 
@@ -1004,7 +1004,7 @@ async def test_a_tier_is_not_empty_while_one_of_its_deliveries_waits(world: Worl
 async def test_no_more_is_pulled_than_may_wait(world: World) -> None:
     host = Host(world)
     await fill(world, Tier.NORMAL, 100)
-    limits = WorkerLimits(in_flight=4, most_waiting=20)
+    limits = WorkerLimits(in_flight=4, max_waiting=20)
     crew = Crew(world, host.handle, limits)
     await world.clock.sleep(600)
     assert 20 <= crew.subscriber.waiting < 20 + limits.in_flight

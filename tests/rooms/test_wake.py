@@ -27,7 +27,7 @@ from shared.topology import topic_of
 from tests.rooms.parts import IMAGE, SETTINGS, TEXT, Fuse, World, unreachable, virtual
 
 # Two images keep a worker busy; the quotas leave room for all of them.
-RULES = FleetRules(pool="projects/p/locations/r/workerPools/w", images_per_instance=2, most_instances=4)
+RULES = FleetRules(pool="projects/p/locations/r/workerPools/w", images_per_instance=2, max_instances=4)
 WOKEN = msgspec.structs.replace(SETTINGS, fleet=RULES, gemini=Gemini(text_model=TEXT, image_model=IMAGE))
 NAME = "manifests/acme/{}.json"
 

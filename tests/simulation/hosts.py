@@ -26,7 +26,7 @@ KNOWN_SECONDS: Final = 15.0  # a worker may ask a host this long after a neighbo
 GRANTED_SECONDS: Final = 6.0  # a turn is granted up to five seconds before its request may start
 SLOW_SECONDS: Final = 12.0  # a look at the store may take this long where ports are slow
 CALM_SECONDS: Final = 600.0  # turns are kept this long after a wait
-LONGEST_SECONDS: Final = 900.0  # the longest wait of a host that names none
+MAX_SECONDS: Final = 900.0  # the longest wait of a host that names none
 SOURCE_UNAVAILABLE: Final = "source_unavailable"
 # An image is a suspect after so many crashes, and no worker younger than this tries it.
 SUSPECT_CRASHES: Final = 2
@@ -66,7 +66,7 @@ class Hosts:
         self._parked: dict[str, tuple[Process, int]] = {}  # by message: who keeps it, and the faults it had met
         self.limited = bool(hosts)  # whether any host has a limit, so that turns are to be expected
         self.refusals: Counter[str] = Counter()
-        self.most_parked = 0
+        self.max_parked = 0
         self.may_come_late = faults.rates.slow > 0 or faults.rates.silent > 0
 
     # --- the hosts
@@ -176,12 +176,12 @@ class Hosts:
         if action != "wait" or image is None:
             return
         self._parked[delivery.message_id] = (hand.process, hand.process.faults)
-        self.most_parked = max(self.most_parked, len(self._parked))
+        self.max_parked = max(self.max_parked, len(self._parked))
         now, host = self._faults.loop.time(), image.source.split("/")[2]
         if image.crashes >= SUSPECT_CRASHES and hand.began - hand.process.began < YOUNG_SECONDS + LATE_SECONDS:
             return
         asked = max((wait.until for wait in self._waits.get(host, ())), default=-math.inf)
-        if now > asked + LONGEST_SECONDS + CALM_SECONDS + LATE_SECONDS:
+        if now > asked + MAX_SECONDS + CALM_SECONDS + LATE_SECONDS:
             self._blame(f"{hand.key}: waits for {host}, which has asked for nothing")
 
     def spent(self, hand: Hand, now: Image) -> None:

@@ -27,9 +27,9 @@ from tests.simulation.world import Plan, Wanted, World, simulate
 
 IMAGES: Final = 60
 KILLS: Final = 200
-LONGEST_SECONDS: Final = 100_000.0
+MAX_SECONDS: Final = 100_000.0
 # Until a deadly picture is blamed, by the step it kills at; no kill of another cause beside it.
-MOST_DEATHS: Final = {"prepare": 8, "finish": 12}
+MAX_DEATHS: Final = {"prepare": 8, "finish": 12}
 
 
 class Storm(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,7 +55,7 @@ class Storm(msgspec.Struct, frozen=True, kw_only=True):
             workers=self.workers,
             in_flight=self.in_flight,
             slowness=self.slowness,
-            stormy_seconds=LONGEST_SECONDS,
+            stormy_seconds=MAX_SECONDS,
             minimum_sample=2 * IMAGES,  # many failures must not pause the batch: they are to be seen
         )
 
@@ -118,7 +118,7 @@ class Stormy(Schedule):
             if living:
                 self.chance.choice(living).kill()
                 self.kills += 1
-        await self.until(self.is_over, LONGEST_SECONDS - self.loop.time())
+        await self.until(self.is_over, MAX_SECONDS - self.loop.time())
         self.judge()
 
     def judge(self) -> None:
@@ -131,7 +131,7 @@ class Stormy(Schedule):
                 self.blame(
                     f"image {image.index} is {image.state} after {image.attempts} attempts: its workers only died"
                 )
-        if not self.storm.every and self.deaths > MOST_DEATHS[self.storm.at] * len(self.storm.deadly):
+        if not self.storm.every and self.deaths > MAX_DEATHS[self.storm.at] * len(self.storm.deadly):
             self.blame(f"{self.deaths} workers died until {len(self.storm.deadly)} images were blamed")
 
     def healthy(self) -> list[Image]:
@@ -171,12 +171,12 @@ class DeadlyPhoto(Stormy):
 
     storm = Storm(in_flight=50, deadly=(20,))
     HEALTHY_SECONDS: Final = 4 * 105.0  # four times what it takes undisturbed: two lives are lost with all they had
-    MOST_SECONDS: Final = 600.0
+    MAX_SECONDS: Final = 600.0
 
     def judge(self) -> None:
         super().judge()
         healthy, all_of_them = self.seconds(self.healthy()), self.seconds([*self.checker.images.values()])
-        if healthy > self.HEALTHY_SECONDS or all_of_them > self.MOST_SECONDS:
+        if healthy > self.HEALTHY_SECONDS or all_of_them > self.MAX_SECONDS:
             self.blame(f"the healthy images took {healthy:.0f} s, all of them {all_of_them:.0f} s")
 
 
@@ -185,7 +185,7 @@ class DeadlyPicture(DeadlyPhoto):
 
     storm = Storm(in_flight=50, deadly=(20,), at="finish")
     HEALTHY_SECONDS: Final = 6 * 105.0
-    MOST_SECONDS: Final = 1200.0
+    MAX_SECONDS: Final = 1200.0
 
 
 class DeadlyPhotoAmidKills(Stormy):

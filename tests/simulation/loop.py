@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from tests.clocks import VirtualLoop
 
-LONGEST_WAIT_SECONDS: Final = 24 * 3600.0  # as asyncio's own
+MAX_WAIT_SECONDS: Final = 24 * 3600.0  # as asyncio's own
 MANY_CANCELLED: Final = 100
 
 
@@ -54,7 +54,7 @@ class SimulationLoop(VirtualLoop):
                 self._jump(None)
             wait = scheduled[0]._when - self._virtual_seconds
             if wait > 0:
-                self._jump(min(wait, LONGEST_WAIT_SECONDS))
+                self._jump(min(wait, MAX_WAIT_SECONDS))
         due = self._virtual_seconds + self._clock_resolution
         while scheduled and scheduled[0]._when < due:
             handle = heapq.heappop(scheduled)

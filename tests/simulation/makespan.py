@@ -33,7 +33,7 @@ IMAGE_A_MINUTE: Final = 60
 WAY_SECONDS: Final = 50.0
 IN_FLIGHT: Final = 100
 HALVED_SECONDS: Final = 600.0
-MOST_RATIO: Final = 1.03
+MAX_RATIO: Final = 1.03
 BESIDE: Final = 1000  # a batch of so many is what larger ones are compared with,
 BESIDE_TIMES: Final = 20  # so often: a fifth of what 100,000 cost, and a mean that is sure to two or three percent
 MEBIBYTE: Final = 1024 * 1024
@@ -90,7 +90,7 @@ class Factory(World):
     def __init__(self, loop: SimulationLoop, seed: str, plan: Plan) -> None:
         super().__init__(loop, seed, plan)
         most = max(wanted.images for wanted in plan.batches)
-        limits = ManifestLimits(most_images=most, most_bytes=500 * most + MEBIBYTE)
+        limits = ManifestLimits(max_images=most, max_bytes=500 * most + MEBIBYTE)
         self.settings = msgspec.structs.replace(self.settings, manifest=limits)
         self.checker.purchases = self.checker.tasks = Unasked()  # type: ignore[assignment]
         self.vendor.witness = Witness()
@@ -115,9 +115,9 @@ class Factory(World):
         await asyncio.sleep(HALVED_SECONDS)
         self.vendor.limits = usual
 
-    async def until_settled(self, longest_seconds: float) -> float:
+    async def until_settled(self, max_seconds: float) -> float:
         """When the batch was announced."""
-        while self.loop.time() < longest_seconds:
+        while self.loop.time() < max_seconds:
             await asyncio.sleep(0.5)
             batches = list(self.checker.batches.values())
             if batches and all(batch.announced_round for batch in batches):
@@ -266,7 +266,7 @@ def main() -> int:
             figures[name] = msgspec.to_builtins(found) | {"ratio": found.ratio}
         else:
             print(told(name, found), flush=True)
-        wrong = wrong or bool(found.failed) or (found.ratio > MOST_RATIO and not chosen.json)
+        wrong = wrong or bool(found.failed) or (found.ratio > MAX_RATIO and not chosen.json)
     if chosen.json:
         print(json.dumps(figures))
     return int(wrong)

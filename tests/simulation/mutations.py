@@ -39,7 +39,7 @@ from tests.simulation.scenarios import SCENARIOS, play
 Patch = tuple[Any, str, Any]
 SEEDS: Final = 60
 SHOWN: Final = 110  # characters of a violation
-MOST_NAMED: Final = 2
+MAX_NAMED: Final = 2
 _begin, _claim, _check, _close = (
     decisions.batch.begin_replay,
     decisions.image.claim,
@@ -457,7 +457,7 @@ class Caught(msgspec.Struct, frozen=True):
 
     @property
     def by(self) -> str:
-        shown, more = self.schedules[:MOST_NAMED], len(self.schedules) - MOST_NAMED
+        shown, more = self.schedules[:MAX_NAMED], len(self.schedules) - MAX_NAMED
         found = [
             *shown,
             *([f"{more} more"] if more > 0 else []),

@@ -447,7 +447,7 @@ class VendorThatHangs(Schedule):
 class TimeOutsAfterTheEnd(Schedule):
     """Calls that hang in an outage time out when it is over, and others have been answered: they only wait as well."""
 
-    MOST_SECONDS: Final = 300.0  # the outage, a probe, and the usual way
+    MAX_SECONDS: Final = 300.0  # the outage, a probe, and the usual way
     plan_of_all = msgspec.structs.replace(
         Schedule.plan_of_all,
         batches=(Wanted(name="b0", at=0.0, images=12), Wanted(name="b1", at=50.0, images=6)),
@@ -462,7 +462,7 @@ class TimeOutsAfterTheEnd(Schedule):
         await self.until(lambda: len(self.checker.batches) == 2)
         await self.until(lambda: all(batch.announced_round for batch in self.checker.batches.values()))
         self.only_waited()
-        if self.loop.time() > self.MOST_SECONDS:
+        if self.loop.time() > self.MAX_SECONDS:
             self.blame(f"finished after {self.loop.time():.0f} s: the outage was prolonged by those that it had met")
 
 
@@ -667,12 +667,10 @@ class OneHost(Schedule):
         """Every image waited at most, and those of the host without a limit took no longer than without the others."""
         self.only_waited()
         self.free_seconds = self.last_settled(FREE)
-        if self.free_seconds > self.most_seconds():
-            self.blame(
-                f"the last of {FREE} was finished after {self.free_seconds:.1f} s, not {self.most_seconds():.1f}"
-            )
+        if self.free_seconds > self.max_seconds():
+            self.blame(f"the last of {FREE} was finished after {self.free_seconds:.1f} s, not {self.max_seconds():.1f}")
 
-    def most_seconds(self) -> float:
+    def max_seconds(self) -> float:
         return self.SECONDS
 
     def last_settled(self, host: str) -> float:
@@ -689,9 +687,9 @@ class TwoHosts(OneHost):
         batches=(Wanted(name="b0", at=0.0, images=2 * OneHost.IMAGES, hosts=(SLOW, FREE)),),
         hosts=(PhotoHost(name=SLOW, photos=3, seconds=12.0),),
     )
-    MOST_SECONDS = 360.0  # 13 times 12 s, a photo's way, and the margins that waits are given
+    MAX_SECONDS = 360.0  # 13 times 12 s, a photo's way, and the margins that waits are given
 
-    def most_seconds(self) -> float:
+    def max_seconds(self) -> float:
         return 1.1 * self.SECONDS
 
     async def play(self) -> None:
@@ -699,7 +697,7 @@ class TwoHosts(OneHost):
         self.judge()
         await self.attempts_as_told()
         self.slow_seconds = self.last_settled(SLOW)
-        if self.slow_seconds > self.MOST_SECONDS:
+        if self.slow_seconds > self.MAX_SECONDS:
             self.blame(f"the last of {SLOW} was finished after {self.slow_seconds:.1f} s")
 
     async def attempts_as_told(self) -> None:
@@ -718,7 +716,7 @@ class TwoHosts(OneHost):
 class TwoHostsUnnamed(TwoHosts):
     """The same, of a host that names no wait: ten seconds are tried first, and then twenty."""
 
-    MOST_SECONDS = 500.0
+    MAX_SECONDS = 500.0
 
     plan_of_all = msgspec.structs.replace(
         TwoHosts.plan_of_all, hosts=(PhotoHost(name=SLOW, photos=3, seconds=12.0, says="nothing"),)
@@ -745,7 +743,7 @@ class HostsWaitIsEverybodys(OneHost):
         in_flight=6,
     )
 
-    def most_seconds(self) -> float:
+    def max_seconds(self) -> float:
         return 45.0 + 1.1 * self.SECONDS
 
     async def play(self) -> None:
@@ -767,7 +765,7 @@ class StoreAwayWhenAHostRefuses(OneHost):
         hosts=(PhotoHost(name=SLOW, photos=3, seconds=12.0),),
     )
 
-    def most_seconds(self) -> float:
+    def max_seconds(self) -> float:
         return math.inf
 
     def last_settled(self, host: str) -> float:
@@ -790,7 +788,7 @@ class TurnThatCannotBeUsed(OneHost):
         outages=((0.0, 400.0, "5xx"),),
     )
 
-    def most_seconds(self) -> float:
+    def max_seconds(self) -> float:
         return math.inf
 
 
@@ -805,7 +803,7 @@ class Parked(OneHost):
         in_flight=50,
     )
 
-    def most_seconds(self) -> float:
+    def max_seconds(self) -> float:
         return math.inf
 
     async def all_wait(self) -> Process:

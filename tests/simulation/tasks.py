@@ -18,7 +18,7 @@ from tests.simulation.faults import LATE_SECONDS, PROCESS, Faults, Hand, Key, Pr
 from tests.simulation.waiting import TASKS
 
 OPEN: Final = frozenset({ImageState.QUEUED, ImageState.PROCESSING})
-MOST_ATTEMPTS: Final = 3
+MAX_ATTEMPTS: Final = 3
 # Errors of the world and bugs: another attempt may do. All others are the image's own.
 PASSING: Final = frozenset({
     "source_unavailable", "vendor_unavailable", "vendor_timeout", "vendor_bad_answer", "storage_unavailable", "internal",
@@ -60,7 +60,7 @@ class Tasks:
         if before.state is ImageState.QUEUED:
             self._left_queue[key] = at
         code = now.error.code if now.error is not None else None
-        early = now.state is ImageState.FAILED and before.state in OPEN and now.attempts < MOST_ATTEMPTS
+        early = now.state is ImageState.FAILED and before.state in OPEN and now.attempts < MAX_ATTEMPTS
         if early and code in PASSING:
             self._blame(f"{key}: failed with {code} after {now.attempts} attempts")
 

@@ -46,7 +46,7 @@ from tests.simulation.loop import SimulationLoop
 from tests.simulation.vendor import IMAGE, TEXT, Model, Pictures, Source, Vendor
 
 RECONCILE_SECONDS: Final = 900.0
-MOST_LIVENESS_SECONDS: Final = 4 * 3600.0
+MAX_LIVENESS_SECONDS: Final = 4 * 3600.0
 LOOK_SECONDS: Final = 10.0
 UNLIMITED: Final = 1_000_000  # calls a minute
 ENOUGH_VIOLATIONS: Final = 20  # of a world that is thoroughly broken nothing more is to be learnt
@@ -305,7 +305,7 @@ class World:
             if task is not None:
                 self.checker.tasks.letter(process, (task.batch, task.index), task.round)
 
-        await consume(self.backend(process).queue, DEAD_LETTER_DOOR, handle, clock=process.clock, most=4)
+        await consume(self.backend(process).queue, DEAD_LETTER_DOOR, handle, clock=process.clock, max_messages=4)
 
     async def ingest(self, wanted: Wanted) -> None:
         """A manifest is dropped; its event comes until it was handled, and now and then once more."""
@@ -440,7 +440,7 @@ class World:
         """Paused batches are resumed; reconcile runs every quarter of an hour; all must end within the bound."""
         calm_at = self.loop.time()
         next_reconcile = calm_at + RECONCILE_SECONDS
-        while self.loop.time() - calm_at < MOST_LIVENESS_SECONDS:
+        while self.loop.time() - calm_at < MAX_LIVENESS_SECONDS:
             await asyncio.sleep(LOOK_SECONDS)
             if len(self.checker.violations) >= ENOUGH_VIOLATIONS:
                 return
@@ -460,7 +460,7 @@ class World:
         }
         still = {key: f"{i.state} round {i.round}" for key, i in self.checker.images.items() if i.state in OPEN_STATES}
         self.checker.blame(
-            f"not done {MOST_LIVENESS_SECONDS:.0f} s after the last fault; waiting: {waiting}; {batches}; open: {still}"
+            f"not done {MAX_LIVENESS_SECONDS:.0f} s after the last fault; waiting: {waiting}; {batches}; open: {still}"
         )
 
     async def _slots_free(self) -> None:

@@ -24,7 +24,7 @@ from shared.worker.subscriber import PROBE_EVERY_SECONDS, PROBE_SECONDS, PULL_SE
 from tests.clocks import VirtualClock, run_virtual
 
 EXPRESS, NORMAL, ECONOMY = Tier.EXPRESS, Tier.NORMAL, Tier.ECONOMY
-MOST = 60
+MAX = 60
 START = 1000.0
 SUBSETS = [tiers for size in range(4) for tiers in itertools.combinations(Tier, size)]
 # Who has work waiting, and who is being asked already.
@@ -49,7 +49,7 @@ def test_the_weights_are_the_designs():
 
 @pytest.mark.parametrize("since", [0.0, PROBE_EVERY_SECONDS - 0.01, PROBE_EVERY_SECONDS, 1000.0])
 def test_every_allotment(since: float):
-    for free, (busy, asked) in itertools.product(range(MOST + 1), SITUATIONS):
+    for free, (busy, asked) in itertools.product(range(MAX + 1), SITUATIONS):
         turns = after_pulls(busy)
         asks = turns.allot(free, asked, START + since)
         case = (free, busy, asked, asks)
@@ -82,7 +82,7 @@ def test_a_new_worker_asks_every_tier_for_one():
 
 @pytest.mark.parametrize("alone", list(Tier))
 def test_a_tier_that_waits_alone_gets_everything_but_the_probes(alone: Tier):
-    for free in range(3, MOST):
+    for free in range(3, MAX):
         assert after_pulls((alone,)).allot(free, (), START + 1) == {alone: free}
         probing = after_pulls((alone,)).allot(free, (), START + PROBE_EVERY_SECONDS)
         assert probing == {tier: free - 2 if tier is alone else 1 for tier in Tier}

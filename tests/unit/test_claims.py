@@ -569,7 +569,7 @@ def test_a_requeued_image_does_not_belong_to_its_last_holder():
 
 # --- anything in any order --------------------------------------------------------------------------------------------
 
-MOST_ATTEMPTS = 3
+MAX_ATTEMPTS = 3
 # Fences and rounds are given relative to the image's: mostly the present one, or one that has passed.
 BEHIND = st.sampled_from([0, 0, 0, 1, 2])
 HOLDER_STATES = st.sampled_from(["fresh", "stale", "stopped", "unknown", "another worker"])
@@ -597,7 +597,7 @@ def act(image: Image, name: str, behind: int, holder: str | None, now: float) ->
         case "give up":
             return decisions.image.give_up(
                 image, letter_round=image.round - behind, error=LETTERS_ERROR, holder=known,
-                max_attempts=MOST_ATTEMPTS, now=now,
+                max_attempts=MAX_ATTEMPTS, now=now,
             )  # fmt: skip
         case "cancel queued":
             return decisions.image.cancel_queued(image, now=now, holder=known)
@@ -608,10 +608,10 @@ def act(image: Image, name: str, behind: int, holder: str | None, now: float) ->
         case "checkpoint":
             return decisions.image.checkpoint(image, fence=fence, checkpoint=PAID, calls=calls)
         case "release":
-            return decisions.image.release(image, fence=fence, calls=calls, max_attempts=MOST_ATTEMPTS, now=now)
+            return decisions.image.release(image, fence=fence, calls=calls, max_attempts=MAX_ATTEMPTS, now=now)
         case "release, attempt spent":
             return decisions.image.release(
-                image, fence=fence, calls=calls, error=WORLDS_FAULT, spend_attempt=True, max_attempts=MOST_ATTEMPTS,
+                image, fence=fence, calls=calls, error=WORLDS_FAULT, spend_attempt=True, max_attempts=MAX_ATTEMPTS,
                 now=now,
             )  # fmt: skip
         case "complete":
@@ -673,7 +673,7 @@ def test_whatever_happens_in_whatever_order(acts):
         assert (after.settled_at is not None) == (after.state in SETTLED_STATES)
         assert (after.output is not None) == (after.state is S.COMPLETED)
         assert after.state is not S.FAILED or after.error is not None
-        assert after.state in SETTLED_STATES or after.attempts < MOST_ATTEMPTS
+        assert after.state in SETTLED_STATES or after.attempts < MAX_ATTEMPTS
         if name == "claim" and after.state is S.PROCESSING:
             granted.append(after.fence)
             assert after.claim == Claim(worker=f"w{now}", at=now, alone=False)

@@ -29,8 +29,8 @@ TEXTS = ("", " ", "acme.a", "acme.run", "acme.paused", "acme.cancelling", "acme.
 ENVIRONMENT = {
     "LOG_LEVEL": ("BANANA", "", "debugg", "info", "CRITICAL", "10"),
     "RUUM_WORKER_IN_FLIGHT": ("0", "many", "3"), "RUUM_LIMITS": ("", "{}", "[", '{"a":{"per_minute":1}}'),
-    "RUUM_STAGING_MODEL": ("preview", "dalle", ""), "RUUM_MANIFEST_MOST_IMAGES": ("1", "-1"), "RUUM_X": ("1",),
-    "RUUM_BUCKETS_RESULTS": ("", "results", "../x"), "RUUM_MANIFEST_MOST_BYTES": ("1", "10"),
+    "RUUM_STAGING_MODEL": ("preview", "dalle", ""), "RUUM_MANIFEST_MAX_IMAGES": ("1", "-1"), "RUUM_X": ("1",),
+    "RUUM_BUCKETS_RESULTS": ("", "results", "../x"), "RUUM_MANIFEST_MAX_BYTES": ("1", "10"),
     "GEMINI_API_KEY": ("", "x"), "GOOGLE_API_KEY": ("", "x"), "GOOGLE_CLOUD_PROJECT": ("", "p"), "NO_COLOR": ("", "1"),
     "COLUMNS": ("0", "-5", "abc", "40", "1"), "TERM": ("dumb", ""), "TZ": ("Nowhere/None", "America/Sao_Paulo"),
     "HOME": ("", "/nowhere"), "USER": ("",), "LOGNAME": ("☃",), "LANG": ("C", "xx_YY"),

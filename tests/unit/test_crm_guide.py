@@ -20,7 +20,7 @@ from shared.decisions.forecast import cost_per_image_usd
 from shared.errors import ErrorCode, ManifestRejected
 from shared.events import EVENTS
 from shared.manifest import reader
-from shared.manifest.reader import CSV_COLUMNS, HEADER_FIELDS, IMAGE_FIELDS, MOST_NAME_CHARACTERS, Manifest
+from shared.manifest.reader import CSV_COLUMNS, HEADER_FIELDS, IMAGE_FIELDS, MAX_NAME_CHARACTERS, Manifest
 from shared.manifest.vocabulary import ROOM_NAMES, ROOMS, STYLE_NAMES, STYLES, TIER_NAMES, TIERS
 from shared.messages import EVENT_TYPE_PREFIX
 from shared.model import Batch, BatchState, Control, FailureThreshold, Image, ImageState, ManifestRef, Tier
@@ -402,17 +402,17 @@ def test_how_photos_are_fetched_is_the_settings(page: str) -> None:
     assert not download.allow_private_addresses
     per_minute = SETTINGS.limits[SETTINGS.gemini.image_model].per_minute
     assert per_minute is not None
-    minutes = SETTINGS.manifest.most_images / per_minute
+    minutes = SETTINGS.manifest.max_images / per_minute
     assert f"{minutes // 60:.0f} h {minutes % 60:.0f} min" in text
 
 
 @pytest.mark.parametrize("page", GUIDES)
 def test_how_photos_are_fetched_is_what_the_downloader_does(page: str) -> None:
     text, download = prose(PAGES[page]), SETTINGS.download
-    assert re.search(rf"\b{download.most_redirects} redire", text)
-    assert re.search(rf"\b{getattr(download, 'most_per_host', None)} (photos at once|fotos ao mesmo tempo)", text)
-    assert getattr(download, "most_refused_seconds", None) == 86_400, "a day"
-    assert re.search(r'variable "worker" \{.*?most_instances += optional\(number, 4\)', TERRAFORM, re.DOTALL)
+    assert re.search(rf"\b{download.max_redirects} redire", text)
+    assert re.search(rf"\b{getattr(download, 'max_per_host', None)} (photos at once|fotos ao mesmo tempo)", text)
+    assert getattr(download, "max_refused_seconds", None) == 86_400, "a day"
+    assert re.search(r'variable "worker" \{.*?max_instances += optional\(number, 4\)', TERRAFORM, re.DOTALL)
     assert "RuumBatch/1.0 (+" in (ROOT / "shared/staging/download.py").read_text("utf-8")
     assert "`RuumBatch/1.0 (+CONTACT)`" in PAGES[page]
     assert "`RUUM_DOWNLOAD_CONTACT`" in PAGES[page]
@@ -498,18 +498,18 @@ def test_every_error_code_stands_once_on_the_manifests_page() -> None:
 def test_the_limits_are_the_settings(page: str) -> None:
     text, limits, photo = PAGES[page], SETTINGS.manifest, SETTINGS.photo
     to = "to" if text is EN else "a"
-    assert row(text, LIMITS, 0).endswith(f"| 1 {to} {number(text, limits.most_images)}")
-    assert row(text, LIMITS, 1).endswith(f"| {mib(limits.most_bytes)}")
-    assert 50 <= photo.most_pixels / 10**6 < 55, "every camera that is sold as 50 megapixels"
+    assert row(text, LIMITS, 0).endswith(f"| 1 {to} {number(text, limits.max_images)}")
+    assert row(text, LIMITS, 1).endswith(f"| {mib(limits.max_bytes)}")
+    assert 50 <= photo.max_pixels / 10**6 < 55, "every camera that is sold as 50 megapixels"
     megapixels = "50 megapixels"
-    for said in (mib(photo.most_bytes), megapixels, f"{photo.fewest_pixels_side} pixels"):
+    for said in (mib(photo.max_bytes), megapixels, f"{photo.min_pixels_side} pixels"):
         assert said in row(text, LIMITS, 2)
-    assert f" {number(text, photo.longest_side_pixels)} pixels" in row(text, LIMITS, 3)
+    assert f" {number(text, photo.max_side_pixels)} pixels" in row(text, LIMITS, 3)
     assert "JPEG" in row(text, LIMITS, 3)
     per_minute = SETTINGS.limits[SETTINGS.gemini.image_model].per_minute
     assert re.search(rf": {per_minute} (images a minute|imagens por minuto)", row(text, LIMITS, 5))
     picture = next(cells for cells in tables(text)[CODES] if "`picture_too_large`" in cells[0])
-    assert mib(photo.most_bytes) in picture[1]
+    assert mib(photo.max_bytes) in picture[1]
     assert megapixels in picture[1]
     days = int(SETTINGS.cache.keep_seconds / 86_400)
     assert re.search(rf"{days} (days|dias)", prose(text))
@@ -550,7 +550,7 @@ def test_the_tiers_turns_are_the_schedulers(page: str, words: str) -> None:
 @pytest.mark.parametrize("page", [*GUIDES, "manifest.md"])
 def test_three_times_is_the_settings(page: str) -> None:
     cells = {code: cells[1] for table in tables(PAGES[page]) for cells in table for code in first_words([cells])}
-    assert SETTINGS.attempts.most_attempts == SETTINGS.staging.most_generations == 3
+    assert SETTINGS.attempts.max_attempts == SETTINGS.staging.max_generations == 3
     assert re.search(r"three times|três vezes", cells["source_unavailable"])
 
 
@@ -637,15 +637,15 @@ def test_the_spellings_on_the_manifests_page_are_understood() -> None:
 def test_the_numbers_on_the_manifests_page_are_the_settings() -> None:
     text, limits, photo, rules = prose(MANIFEST), SETTINGS.manifest, SETTINGS.photo, SETTINGS.threshold
     for said in [
-        f"1 to {limits.most_images:,} images",
-        f"at most {mib(limits.most_bytes)}",
-        f"at most {limits.most_url_characters} characters",
-        f"at most {MOST_NAME_CHARACTERS} characters",
+        f"1 to {limits.max_images:,} images",
+        f"at most {mib(limits.max_bytes)}",
+        f"at most {limits.max_url_characters} characters",
+        f"at most {MAX_NAME_CHARACTERS} characters",
         f"last {SETTINGS.cache.keep_seconds / 86_400:.0f} days",
         f" {rules.minimum_sample} ",
         f"{rules.percent:.0f} %",
-        f"{mib(photo.most_bytes)} or 50 megapixels",
-        f"below {photo.fewest_pixels_side} pixels",
+        f"{mib(photo.max_bytes)} or 50 megapixels",
+        f"below {photo.min_pixels_side} pixels",
         "1 to 64 of",
     ]:
         assert said in text, said

@@ -30,7 +30,7 @@ from shared.errors import CodedError, ErrorCode, HostBusy, ImageRejected, WorldE
 from shared.settings import DownloadLimits
 from shared.staging.download import Downloader, by_turns, is_public, resolve
 
-MOST = 10_000
+MAX = 10_000
 BODY = b"\xff\xd8\xff\xe0 a photo"
 PUBLIC, PUBLIC_2, PUBLIC_V6 = "93.184.216.34", "8.8.4.4", "2606:4700::1111"
 PRIVATE = "10.0.0.7"
@@ -139,7 +139,7 @@ def fetched(
     replies: dict[str, bytes | Script] | bytes | Script,
     path: str = "/a.jpg",
     limits: DownloadLimits | None = None,
-    most: int = MOST,
+    most: int = MAX,
     url: str = "http://photos.example:{port}{path}",
     server: Server | None = None,
 ) -> object:
@@ -271,7 +271,7 @@ def on_internet(
                 await running.enter_async_context(server.running())
             with monkeypatch.context() as patched:
                 patched.setattr(httpcore2, "AnyIOBackend", lambda: internet)
-                downloader = Downloader(limits, MOST, resolver)
+                downloader = Downloader(limits, MAX, resolver)
             try:
                 return await downloader.fetch(url)
             finally:
@@ -320,7 +320,7 @@ def test_the_downloader_is_whole_after_failures_and_keeps_no_connection() -> Non
             {"/good": answer(), "/cut": answer("200 OK", b"x", "Content-Length: 9"), "/moved": moved("/good")}
         )
         async with server.running():
-            downloader = Downloader(local(), MOST, constant("127.0.0.1"))
+            downloader = Downloader(local(), MAX, constant("127.0.0.1"))
             for path in ["/cut", "/missing", "/good", "/moved"] * 5:
                 with suppress(CodedError):
                     await downloader.fetch(f"http://photos.example:{server.port}{path}")
@@ -343,7 +343,7 @@ def test_many_at_once() -> None:
     async def work() -> object:
         server = Server({"*": slow})
         async with server.running():
-            downloader = Downloader(local(), MOST, constant("127.0.0.1"))
+            downloader = Downloader(local(), MAX, constant("127.0.0.1"))
             paths = [f"/{number}" for number in range(60)]
             found = await asyncio.gather(
                 *(downloader.fetch(f"http://photos.example:{server.port}{path}") for path in paths)
@@ -462,7 +462,7 @@ def test_a_name_that_does_not_resolve() -> None:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
     async def work() -> object:
-        downloader = Downloader(local(), MOST, unknown)
+        downloader = Downloader(local(), MAX, unknown)
         try:
             return await downloader.fetch("http://nobody.example/")
         finally:
@@ -476,7 +476,7 @@ def test_names_that_cannot_exist(host: str) -> None:
     """Asked of the real resolver, which finds out before it asks anyone, and says UnicodeError for some, not OSError."""
 
     async def work() -> object:
-        downloader = Downloader(local(total_seconds=5.0), MOST)
+        downloader = Downloader(local(total_seconds=5.0), MAX)
         try:
             return await downloader.fetch(f"http://{host}/")
         finally:
@@ -658,7 +658,7 @@ def test_ports_that_do_not_exist(port: str) -> None:
     """With no connection made up: the real network code has to cope with what is passed to it."""
 
     async def work() -> object:
-        downloader = Downloader(local(connect_seconds=0.5), MOST, constant("127.0.0.1"))
+        downloader = Downloader(local(connect_seconds=0.5), MAX, constant("127.0.0.1"))
         try:
             return await downloader.fetch(f"http://photos.example:{port}/a.jpg")
         finally:
@@ -699,7 +699,7 @@ def test_redirects_are_followed_five_times() -> None:
     server = Server({**replies, "/6": answer()})
     assert_refused(fetched({}, "/0", server=server), ErrorCode.SOURCE_NOT_ALLOWED)
     assert server.paths == ["/0", "/1", "/2", "/3", "/4", "/5"]
-    assert_refused(fetched({}, "/0", local(most_redirects=0), server=Server(replies)), ErrorCode.SOURCE_NOT_ALLOWED)
+    assert_refused(fetched({}, "/0", local(max_redirects=0), server=Server(replies)), ErrorCode.SOURCE_NOT_ALLOWED)
 
 
 def test_a_loop_of_redirects_ends() -> None:
@@ -928,9 +928,9 @@ def test_the_user_agent_names_a_contact() -> None:
 
 
 def test_the_byte_limit_is_exact() -> None:
-    assert fetched(answer("200 OK", bytes(MOST))) == bytes(MOST)
-    assert_refused(fetched(answer("200 OK", bytes(MOST + 1))), ErrorCode.SOURCE_TOO_LARGE)
-    assert_refused(fetched(answer("200 OK", bytes(MOST + 1), length=False)), ErrorCode.SOURCE_TOO_LARGE)
+    assert fetched(answer("200 OK", bytes(MAX))) == bytes(MAX)
+    assert_refused(fetched(answer("200 OK", bytes(MAX + 1))), ErrorCode.SOURCE_TOO_LARGE)
+    assert_refused(fetched(answer("200 OK", bytes(MAX + 1), length=False)), ErrorCode.SOURCE_TOO_LARGE)
 
 
 def test_a_length_that_is_too_much_is_refused_before_the_body() -> None:
@@ -1141,7 +1141,7 @@ def test_a_refused_connection() -> None:
         port = unused.getsockname()[1]
 
     async def work() -> object:
-        downloader = Downloader(local(), MOST, constant("127.0.0.1"))
+        downloader = Downloader(local(), MAX, constant("127.0.0.1"))
         try:
             return await downloader.fetch(f"http://photos.example:{port}/")
         finally:
@@ -1211,7 +1211,7 @@ def test_a_slow_resolver_is_within_the_deadline() -> None:
         return ["127.0.0.1"]
 
     async def work() -> object:
-        downloader = Downloader(local(total_seconds=0.3), MOST, slow)
+        downloader = Downloader(local(total_seconds=0.3), MAX, slow)
         try:
             return await downloader.fetch("http://photos.example/")
         finally:
@@ -1229,7 +1229,7 @@ def test_a_cancelled_download_leaves_no_connection() -> None:
     async def work() -> object:
         server = Server({"*": silent})
         async with server.running():
-            downloader = Downloader(local(total_seconds=60), MOST, constant("127.0.0.1"))
+            downloader = Downloader(local(total_seconds=60), MAX, constant("127.0.0.1"))
             task = asyncio.create_task(downloader.fetch(f"http://photos.example:{server.port}/"))
             while not server.heads:
                 await asyncio.sleep(0.01)
@@ -1255,7 +1255,7 @@ def test_proxies_of_the_environment_are_ignored(monkeypatch: pytest.MonkeyPatch)
             for name in PROXIES[:3]:
                 monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.port}")
                 monkeypatch.setenv(name.lower(), f"http://127.0.0.1:{proxy.port}")
-            downloader = Downloader(local(), MOST, constant("127.0.0.1"))
+            downloader = Downloader(local(), MAX, constant("127.0.0.1"))
             try:
                 return await downloader.fetch(f"http://photos.example:{server.port}/")
             finally:
@@ -1351,7 +1351,7 @@ def by_tls(
         async with server.running(context):
             with monkeypatch.context() as patched:
                 patched.setattr(httpcore2, "AnyIOBackend", lambda: internet)
-                downloader = Downloader(DownloadLimits(total_seconds=3.0, connect_seconds=2.0), MOST, resolver)
+                downloader = Downloader(DownloadLimits(total_seconds=3.0, connect_seconds=2.0), MAX, resolver)
             try:
                 return await downloader.fetch(url)
             finally:
@@ -1468,7 +1468,7 @@ def test_the_trust_store_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
     async def work() -> object:
         with monkeypatch.context() as patched:
             patched.setattr(httpcore2, "AnyIOBackend", lambda: internet)
-            downloader = Downloader(DownloadLimits(total_seconds=2.0, connect_seconds=1.0), MOST, constant(PUBLIC))
+            downloader = Downloader(DownloadLimits(total_seconds=2.0, connect_seconds=1.0), MAX, constant(PUBLIC))
         async with await asyncio.start_server(slammed, "127.0.0.1", 0) as server:
             door.port = server.sockets[0].getsockname()[1]
             for _ in range(4):

@@ -31,7 +31,7 @@ from shared.settings import FleetRules, Settings
 
 
 def wanted(backlog: int, per_second: float, image_seconds: float = 50.0, each: int = 50, most: int = 4) -> int:
-    rules = FleetRules(images_per_instance=each, most_instances=most)
+    rules = FleetRules(images_per_instance=each, max_instances=most)
     return instances_wanted(backlog, Capacity(per_second, "m"), image_seconds, rules)
 
 

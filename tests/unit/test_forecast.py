@@ -154,10 +154,10 @@ def test_the_busiest_model_bounds_the_fleet(text: Limit | None, image: Limit, pe
     ("fleet", "in_flight", "image_seconds", "per_second", "bound"),
     [
         (FleetRules(), 50, 50.0, 1.0, "50 images in flight"),  # somebody else's worker: one
-        (FleetRules(most_instances=3), 50, 50.0, 1.0, "50 images in flight"),  # no pool: nobody starts the others
+        (FleetRules(max_instances=3), 50, 50.0, 1.0, "50 images in flight"),  # no pool: nobody starts the others
         (FleetRules(pool="p"), 50, 50.0, 4.0, "200 images in flight"),
-        (FleetRules(pool="p", most_instances=3), 10, 20.0, 1.5, "30 images in flight"),
-        (FleetRules(pool="p", most_instances=100), 50, 50.0, 10.0, IMAGE),  # more slots than quota
+        (FleetRules(pool="p", max_instances=3), 10, 20.0, 1.5, "30 images in flight"),
+        (FleetRules(pool="p", max_instances=100), 50, 50.0, 10.0, IMAGE),  # more slots than quota
     ],
 )
 def test_slots_bound_the_fleet(
@@ -170,7 +170,7 @@ def test_slots_bound_the_fleet(
     found = forecast.capacity(settings, {}, MODELS, NOW)
     assert (found.images_per_second, found.limited_by) == (pytest.approx(per_second), bound)
     without_quota = forecast.capacity(settings, {}, {}, NOW)
-    slots = in_flight * (fleet.most_instances if fleet.pool else 1)
+    slots = in_flight * (fleet.max_instances if fleet.pool else 1)
     assert without_quota == Capacity(slots / image_seconds, f"{slots} images in flight")
 
 

@@ -837,4 +837,4 @@ def test_a_plan_without_any_call_is_our_configurations_fault(rig: Rig) -> None:
 def test_text_answers_have_a_bound_of_tokens(rig: Rig, step: Step) -> None:
     rig.said(200, candidate([{"text": KEPT}]), step)
     sent = rig.canned.bodies[0]["generationConfig"]
-    assert sent["maxOutputTokens"] == SETTINGS.most_text_tokens
+    assert sent["maxOutputTokens"] == SETTINGS.max_text_tokens

@@ -72,7 +72,7 @@ class Fleet:
         return grant
 
 
-def most_in_a_minute(starts: Iterable[float]) -> int:
+def max_in_a_minute(starts: Iterable[float]) -> int:
     """The most calls that any rolling minute saw; both ends count, which is stricter than a vendor."""
     ordered, most, first = sorted(starts), 0, 0
     for last, start in enumerate(ordered):
@@ -104,7 +104,7 @@ def test_no_rolling_minute_is_above_the_limit(steps: list[tuple[float, str, dict
         short = sum(wants.values()) > len(reserved.grants)
         assert short == (reserved.ask_again_at < float("inf")), "asked again exactly as long as something is wanted"
         assert len(fleet.ledger.grants) <= min(2 * most, 640), "a small document"
-    assert most_in_a_minute(grant.start for grant in fleet.given) <= most
+    assert max_in_a_minute(grant.start for grant in fleet.given) <= most
     assert len(encode(fleet.ledger)) < 20_000
 
 
@@ -148,10 +148,10 @@ def test_a_limit_that_changes_while_running_holds_from_then_on(
             changed = now
         fleet.ask(worker, wants, now)
     starts = [grant.start for grant in fleet.given]
-    assert most_in_a_minute(starts) <= max(first, then)
+    assert max_in_a_minute(starts) <= max(first, then)
     if changed is not None:
         later = [start for start in starts if start > changed + decisions.quota.HORIZON_SECONDS]
-        assert most_in_a_minute(later) <= then
+        assert max_in_a_minute(later) <= then
 
 
 def test_a_limit_of_operators_goes_before_the_settings_and_back() -> None:
@@ -472,7 +472,7 @@ def test_the_probe_keeps_to_the_rolling_minute(calls: int, later: float, probes:
             assert now <= grant.start <= now + decisions.quota.HORIZON_SECONDS
             fleet.failed(grant, grant.start + 0.1)
     assert fleet.ledger.opened_times > 1 or calls < decisions.quota.FAILURES_TO_OPEN
-    assert most_in_a_minute(grant.start for grant in fleet.given) <= 60
+    assert max_in_a_minute(grant.start for grant in fleet.given) <= 60
 
 
 def test_a_success_that_is_no_probes_closes_nothing() -> None:

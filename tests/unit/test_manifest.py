@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from shared.errors import ManifestRejected, Problem
 from shared.manifest import tables
-from shared.manifest.reader import MOST_VALUE_SHOWN, Manifest, ManifestImage, batch_of, in_words, read, wrong_name
+from shared.manifest.reader import MAX_VALUE_SHOWN, Manifest, ManifestImage, batch_of, in_words, read, wrong_name
 from shared.manifest.sources import SourceRules
 from shared.manifest.vocabulary import ROOM_ALIASES, ROOMS, STYLE_ALIASES, STYLES
 from shared.model import Tier
@@ -187,7 +187,7 @@ def test_a_wide_encoding_that_is_cut_says_so(suffix: str, cut: int) -> None:
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_wide_encodings_keep_to_the_size_limit(suffix: str) -> None:
     raw = b"\xff\xfe" + ("x" * 500_000 + "\n").encode("utf-16-le") * 10
-    assert "larger than 100000 bytes" in refuse(raw, "a" + suffix, most_bytes=100_000)[-1].reason
+    assert "larger than 100000 bytes" in refuse(raw, "a" + suffix, max_bytes=100_000)[-1].reason
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
@@ -510,9 +510,9 @@ def test_a_value_near_nothing_gets_all_of_them(field: str, values: tuple[str, ..
 @pytest.mark.parametrize("length", [0, 1])
 def test_texts_at_and_above_their_limits(write: Writer, name: str, length: int) -> None:
     fine = write({"url": "u" * 30, "propertyCode": "p" * 200}, clientName="c" * 200)
-    assert len(take(fine, name, most_url_characters=30).images) == 1
+    assert len(take(fine, name, max_url_characters=30).images) == 1
     over = write({"url": "u" * 31, "propertyCode": "p" * 201}, clientName="c" * 201)
-    problems = refuse(over, name, most_url_characters=30)
+    problems = refuse(over, name, max_url_characters=30)
     assert [problem.field for problem in problems] == ["clientName", "url", "propertyCode"]
     assert [problem.allowed for problem in problems] == ["at most 200", "at most 30", "at most 200"]
 
@@ -790,7 +790,7 @@ def test_old_line_ends_are_read_and_counted() -> None:
 @pytest.mark.parametrize(("write", "name"), WRITERS)
 def test_problems_stop_at_their_limit(write: Writer, name: str) -> None:
     bad = [{"url": f"../{n}"} for n in range(50)]
-    problems = refuse(write(*bad), name, most_problems=7)
+    problems = refuse(write(*bad), name, max_problems=7)
     assert len(problems) == 8
     assert [problem.field for problem in problems[:7]] == ["url"] * 7
     assert "more" in problems[-1].reason
@@ -800,7 +800,7 @@ def test_problems_stop_at_their_limit(write: Writer, name: str) -> None:
 @pytest.mark.parametrize(("write", "name"), WRITERS)
 def test_a_full_list_does_not_claim_that_there_are_more(write: Writer, name: str) -> None:
     bad = [{"url": f"../{n}"} for n in range(7)]
-    assert [p.field for p in refuse(write(*bad), name, most_problems=7)] == ["url"] * 7
+    assert [p.field for p in refuse(write(*bad), name, max_problems=7)] == ["url"] * 7
 
 
 @pytest.mark.parametrize(("write", "name"), WRITERS)
@@ -810,7 +810,7 @@ def test_offending_values_are_shortened(write: Writer, name: str) -> None:
     assert [p.field for p in problems] == ["batchId", "priority", "url", "roomType", "propertyCode"]
     for problem in problems:
         assert problem.value is not None
-        assert len(problem.value) <= MOST_VALUE_SHOWN
+        assert len(problem.value) <= MAX_VALUE_SHOWN
         assert problem.value.startswith('"xxx')
 
 
@@ -942,9 +942,9 @@ def test_a_csv_of_only_a_header_names_no_image(raw: str) -> None:
 
 @pytest.mark.parametrize(("write", "name"), WRITERS)
 def test_the_number_of_images(write: Writer, name: str) -> None:
-    assert len(take(write(IMAGE, IMAGE, IMAGE), name, most_images=3).images) == 3
+    assert len(take(write(IMAGE, IMAGE, IMAGE), name, max_images=3).images) == 3
     for number in (4, 5, 1234):
-        problem = only(refuse(write(*[IMAGE] * number), name, most_images=3))
+        problem = only(refuse(write(*[IMAGE] * number), name, max_images=3))
         assert problem.reason == f"has {number:,} images"
         assert problem.allowed == "at most 3; split it into several manifests"
 
@@ -952,14 +952,14 @@ def test_the_number_of_images(write: Writer, name: str) -> None:
 @pytest.mark.parametrize(("write", "name"), WRITERS)
 def test_far_too_many_images_are_counted_and_not_kept(write: Writer, name: str) -> None:
     """More than a JSON's objects are kept of, and more than a spreadsheet's rows are."""
-    problem = only(refuse(write(*[IMAGE] * 2000), name, most_images=3, most_problems=10))
+    problem = only(refuse(write(*[IMAGE] * 2000), name, max_images=3, max_problems=10))
     assert problem.reason == "has 2,000 images"
 
 
 @pytest.mark.parametrize(("write", "name"), WRITERS)
 def test_too_many_images_are_noticed_beside_other_problems(write: Writer, name: str) -> None:
     """Else the customer corrects the one, sends again, and only then learns of the other."""
-    reasons = [p.reason for p in refuse(write({"url": "../x"}, *[IMAGE] * 3), name, most_images=3)]
+    reasons = [p.reason for p in refuse(write({"url": "../x"}, *[IMAGE] * 3), name, max_images=3)]
     assert len(reasons) == 2
     assert reasons[0] == "has 4 images"
 
@@ -967,22 +967,22 @@ def test_too_many_images_are_noticed_beside_other_problems(write: Writer, name: 
 def test_too_many_images_are_said_beside_too_many_problems() -> None:
     raw = as_lines(*[IMAGE] * 4, *["broken"] * 30)
     for most in (1, 2, 30, 31):
-        found = refuse(raw.replace(b'"broken"', b"{"), "a.jsonl", most_images=3, most_problems=most)
+        found = refuse(raw.replace(b'"broken"', b"{"), "a.jsonl", max_images=3, max_problems=most)
         assert found[0].reason == ("has 4 images" if most >= 30 else "has more than 3 images")
         assert len(found) == min(most + 1, 30) + 1
 
 
 def test_a_json_of_nested_objects_is_no_manifest() -> None:
     nested = {"url": "a.jpg", "propertyCode": [{} for _ in range(100)]}
-    problem = only(refuse(as_json(nested, nested, nested), most_images=3, most_problems=10))
+    problem = only(refuse(as_json(nested, nested, nested), max_images=3, max_problems=10))
     assert problem.reason == "holds too many objects"
 
 
 @pytest.mark.parametrize(("write", "name"), WRITERS)
 def test_the_size_of_the_file(write: Writer, name: str) -> None:
     raw = write(IMAGE, IMAGE)
-    assert len(take(raw, name, most_bytes=len(raw)).images) == 2
-    problem = only(refuse(raw, name, most_bytes=len(raw) - 1))
+    assert len(take(raw, name, max_bytes=len(raw)).images) == 2
+    problem = only(refuse(raw, name, max_bytes=len(raw) - 1))
     assert str(len(raw) - 1) in problem.reason
     assert problem.allowed == f"at most {len(raw) - 1} bytes"
 
@@ -999,7 +999,7 @@ def test_ten_thousand_images(write: Writer, name: str) -> None:
 
 def test_a_hundred_thousand_images_with_the_setting() -> None:
     raw = COLUMNS + "\n" + "".join(f"Acme,{n}.jpg,quarto,Moderno\n" for n in range(100_000))
-    found = take(raw, "a.csv", most_images=100_000)
+    found = take(raw, "a.csv", max_images=100_000)
     assert len(found.images) == 100_000
     assert found.images[-1] == ManifestImage(BASE + "99999.jpg", "bedroom", "modern")
 
@@ -1025,12 +1025,12 @@ class Endless:
         self._body = body
         self._place = 0
         self.furthest = 0
-        self.most_at_once = 0
+        self.max_at_once = 0
 
     def _from(self, place: int, size: int) -> bytes:
         if size < 0:
             raise AssertionError("read without a limit")
-        self.most_at_once = max(self.most_at_once, size)
+        self.max_at_once = max(self.max_at_once, size)
         head = self._head[place : place + size]
         start = max(place - len(self._head), 0) % len(self._body)
         wanted = size - len(head)
@@ -1072,7 +1072,7 @@ def refuse_endless(stream: Endless, name: str, **limits: int) -> tuple[Problem, 
 )
 def test_images_are_counted_up_to_the_size_limit(name: str, head: bytes, body: bytes) -> None:
     stream = Endless(head, body)
-    found = refuse_endless(stream, name, most_images=500, most_bytes=100_000)
+    found = refuse_endless(stream, name, max_images=500, max_bytes=100_000)
     assert [problem.reason for problem in found] == ["has more than 500 images", "is larger than 100000 bytes"]
     assert stream.furthest <= 100_001
 
@@ -1084,7 +1084,7 @@ def test_images_beyond_the_limit_take_no_memory(name: str) -> None:
         raw = as_lines(*rows) if name == "a.jsonl" else as_csv(*rows)
         tracemalloc.start()
         try:
-            refuse(raw, name, most_images=100)
+            refuse(raw, name, max_images=100)
             return tracemalloc.get_traced_memory()[1] - len(raw)  # which the stream holds
         finally:
             tracemalloc.stop()
@@ -1104,10 +1104,10 @@ def test_images_beyond_the_limit_take_no_memory(name: str) -> None:
 )  # fmt: skip
 def test_reading_stops_at_the_size_limit(name: str, head: bytes, body: bytes) -> None:
     stream = Endless(head, body)
-    problems = refuse_endless(stream, name, most_bytes=50_000)
+    problems = refuse_endless(stream, name, max_bytes=50_000)
     assert "larger than 50000 bytes" in problems[-1].reason
     assert stream.furthest <= 2 * 50_000
-    assert stream.most_at_once <= 50_001
+    assert stream.max_at_once <= 50_001
 
 
 @pytest.mark.parametrize(
@@ -1121,7 +1121,7 @@ def test_reading_stops_at_the_size_limit(name: str, head: bytes, body: bytes) ->
 )  # fmt: skip
 def test_reading_stops_when_enough_problems_were_found(name: str, head: bytes, body: bytes) -> None:
     stream = Endless(head, body)
-    assert len(refuse_endless(stream, name, most_problems=20)) == 21
+    assert len(refuse_endless(stream, name, max_problems=20)) == 21
     assert stream.lines_read() <= 1 + 20 + 1 + 4096 // len(body), "no further than the first bytes that were sniffed"
 
 
@@ -1298,7 +1298,7 @@ def test_no_batch_id_is_one_that_firestore_keeps_for_itself(client: str, batch_i
 
 def outcome(raw: bytes, name: str) -> Manifest | tuple[Problem, ...]:
     """Read with small limits; any other exception than a rejection fails the test."""
-    found = attempt(raw, name, most_images=20, most_problems=15, most_bytes=100_000)
+    found = attempt(raw, name, max_images=20, max_problems=15, max_bytes=100_000)
     if not isinstance(found, Manifest):
         assert 1 <= len(found) <= 16
         for problem in found:

@@ -116,7 +116,7 @@ DEAD = Worker(id="w1", at=NOW - 1000)
 def try_move(image: Image, move: ImageMove) -> list[Image | Refusal]:
     """Every decision that makes this move, asked with everything else in order: right round, right fence, dead holder."""
     fence = image.fence
-    decisions: dict[ImageMove, list[Any]] = {
+    answers: dict[ImageMove, list[Any]] = {
         M.CLAIM: [lambda: decisions.image.claim(image, task_round=image.round, worker="w2", now=NOW, holder=DEAD)],
         M.CHECKPOINT: [
             lambda: decisions.image.checkpoint(image, fence=fence, checkpoint=Checkpoint(picture="p"), calls=())
@@ -138,7 +138,7 @@ def try_move(image: Image, move: ImageMove) -> list[Image | Refusal]:
         ],
         M.REQUEUE: [lambda: decisions.image.requeue(image, replay=1)],
     }
-    return [decide() for decide in decisions[move]]
+    return [decide() for decide in answers[move]]
 
 
 @pytest.mark.parametrize(("state", "move"), list(itertools.product(S, M)))

@@ -20,7 +20,7 @@ from shared.settings import DownloadLimits
 from shared.staging.download import Downloader
 from shared.staging.photo_source import PhotoSource
 
-MOST = 100
+MAX = 100
 SECRET = b"secret"
 
 
@@ -52,7 +52,7 @@ class Photos:
         self.backend = embedded(SystemClock())
         self.source = self.of([self.folder])
 
-    def of(self, folders: Sequence[Path], objects: Any = None, most: int = MOST) -> PhotoSource:
+    def of(self, folders: Sequence[Path], objects: Any = None, most: int = MAX) -> PhotoSource:
         return PhotoSource(self.web, objects or self.backend.objects, folders, most)
 
     def uri(self, tail: str) -> str:
@@ -125,8 +125,8 @@ def test_without_folders_no_file_is_read(photos: Photos) -> None:
 
 def test_with_the_real_downloader_an_inner_address_is_refused(photos: Photos) -> None:
     async def main() -> None:
-        downloader = Downloader(DownloadLimits(total_seconds=2), MOST)
-        source = PhotoSource(downloader, photos.backend.objects, [photos.folder], MOST)
+        downloader = Downloader(DownloadLimits(total_seconds=2), MAX)
+        source = PhotoSource(downloader, photos.backend.objects, [photos.folder], MAX)
         for uri in ("https://127.0.0.1/a.jpg", "https://169.254.169.254/", "http://127.0.0.1/"):
             with pytest.raises(ImageRejected) as caught:
                 await source.fetch(uri, "acme")
@@ -151,7 +151,7 @@ NAMES = ["a b.jpg", "ü.jpg", "sala é.jpg", "写真.jpg", "50%.jpg", "%41.jpg",
 
 @pytest.mark.parametrize("name", NAMES)
 def test_names_survive_percent_encoding(photos: Photos, name: str) -> None:
-    (photos.folder / name).write_bytes(name.encode()[:MOST])
+    (photos.folder / name).write_bytes(name.encode()[:MAX])
     assert fetched(photos.source, (photos.folder / name).as_uri()) == name.encode()
 
 
@@ -291,12 +291,12 @@ def test_a_file_without_permission(photos: Photos) -> None:
 
 
 def test_the_byte_limit_is_exact(photos: Photos) -> None:
-    (photos.folder / "full.jpg").write_bytes(bytes(MOST))
-    (photos.folder / "over.jpg").write_bytes(bytes(MOST + 1))
+    (photos.folder / "full.jpg").write_bytes(bytes(MAX))
+    (photos.folder / "over.jpg").write_bytes(bytes(MAX + 1))
     (photos.folder / "empty.jpg").write_bytes(b"")
     with (photos.folder / "huge.jpg").open("wb") as file:
         file.truncate(1 << 40)  # a terabyte of holes
-    assert fetched(photos.source, photos.uri("full.jpg")) == bytes(MOST)
+    assert fetched(photos.source, photos.uri("full.jpg")) == bytes(MAX)
     assert fetched(photos.source, photos.uri("empty.jpg")) == b""
     assert_refused(fetched(photos.source, photos.uri("over.jpg")), ErrorCode.SOURCE_TOO_LARGE)
     assert_refused(fetched(photos.source, photos.uri("huge.jpg")), ErrorCode.SOURCE_TOO_LARGE)
@@ -433,11 +433,11 @@ def test_no_object_name_leads_out_of_a_bucket_that_is_a_folder(photos: Photos, u
 
 
 def test_an_objects_size_is_looked_at_before_it_is_read(photos: Photos) -> None:
-    stored(photos, "full.jpg", bytes(MOST))
-    stored(photos, "over.jpg", bytes(MOST + 1))
-    assert fetched(photos.source, "gs://crm/full.jpg") == bytes(MOST)
+    stored(photos, "full.jpg", bytes(MAX))
+    stored(photos, "over.jpg", bytes(MAX + 1))
+    assert fetched(photos.source, "gs://crm/full.jpg") == bytes(MAX)
     assert_refused(fetched(photos.source, "gs://crm/over.jpg"), ErrorCode.SOURCE_TOO_LARGE)
-    objects = Objects(stated=MOST + 1, got=b"")
+    objects = Objects(stated=MAX + 1, got=b"")
     assert_refused(fetched(photos.of([], objects), "gs://crm/x"), ErrorCode.SOURCE_TOO_LARGE)
     assert objects.gets == 0
 
@@ -447,5 +447,5 @@ def test_an_object_that_vanishes_between_two_looks(photos: Photos) -> None:
 
 
 def test_an_object_that_grows_between_two_looks(photos: Photos) -> None:
-    objects = Objects(stated=3, got=bytes(MOST + 1))
+    objects = Objects(stated=3, got=bytes(MAX + 1))
     assert_refused(fetched(photos.of([], objects), "gs://crm/x"), ErrorCode.SOURCE_TOO_LARGE)

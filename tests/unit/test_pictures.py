@@ -160,7 +160,7 @@ def test_an_orientation_that_does_not_exist_is_ignored(value: int) -> None:
 
 
 def test_turning_comes_before_fitting() -> None:
-    limits = PhotoLimits(longest_side_pixels=120)
+    limits = PhotoLimits(max_side_pixels=120)
     picture = normal(encoded(STORED[6](quadrants()), "JPEG", exif=orientation(6)), limits)
     assert picture.size == (120, 80)
     assert_upright(picture)
@@ -611,7 +611,7 @@ def test_a_bomb_of_zeros_is_refused_before_it_is_unpacked() -> None:
 
 
 def test_exactly_the_limit_passes_one_more_does_not() -> None:
-    limits = PhotoLimits(most_pixels=100 * 100)
+    limits = PhotoLimits(max_pixels=100 * 100)
     normal(encoded(Image.new("RGB", (100, 100))), limits)
     refused(encoded(Image.new("RGB", (101, 100))), ErrorCode.PICTURE_TOO_LARGE, limits)
     refused(encoded(Image.new("RGB", (300, 300))), ErrorCode.PICTURE_TOO_LARGE, limits)
@@ -619,7 +619,7 @@ def test_exactly_the_limit_passes_one_more_does_not() -> None:
 
 @pytest.mark.parametrize("format_", ["JPEG", "WEBP", "HEIF", "MPO"])
 def test_too_many_pixels_in_every_format(format_: str) -> None:
-    limits = PhotoLimits(most_pixels=100 * 100)
+    limits = PhotoLimits(max_pixels=100 * 100)
     refused(encoded(Image.new("RGB", (120, 120)), format_), ErrorCode.PICTURE_TOO_LARGE, limits)
 
 
@@ -731,7 +731,7 @@ def test_the_output_has_the_photos_ratio(size: tuple[int, int], scale: float, of
         assert picture.format == "JPEG"
         assert picture.size == (finished.width, finished.height)
         assert near(picture.convert("RGB").getpixel((picture.width // 2, picture.height // 2)), RED, 6)
-    assert max(picture.size) <= LIMITS.longest_side_pixels
+    assert max(picture.size) <= LIMITS.max_side_pixels
     scale = max(picture.size) / max(photo.width, photo.height)
     assert abs(picture.width - photo.width * scale) <= 1
     assert abs(picture.height - photo.height * scale) <= 1
@@ -883,7 +883,7 @@ def mended(data: bytes) -> bytes:
     return bytes(out + data[place:])
 
 
-FUZZ_LIMITS = PhotoLimits(most_pixels=1_000_000)  # mutations of a header shall not cost a second each
+FUZZ_LIMITS = PhotoLimits(max_pixels=1_000_000)  # mutations of a header shall not cost a second each
 ROUNDS = 50
 
 

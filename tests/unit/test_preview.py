@@ -247,9 +247,9 @@ def verdict(
 
 def accepted(found: Verdict) -> bool:
     return (
-        found.structure_kept >= RULES.least_structure_kept
-        and found.realism >= RULES.least_realism
-        and found.style_fit >= RULES.least_style_fit
+        found.structure_kept >= RULES.min_structure_kept
+        and found.realism >= RULES.min_realism
+        and found.style_fit >= RULES.min_style_fit
         and not found.defects
     )
 
@@ -304,7 +304,7 @@ def test_a_picture_of_another_room_is_not_accepted() -> None:
         jpeg(Image.new("RGB", room().size)),
     ):
         found = verdict(other)
-        assert found.structure_kept < RULES.least_structure_kept
+        assert found.structure_kept < RULES.min_structure_kept
         assert not accepted(found)
 
 
@@ -316,7 +316,7 @@ def test_furniture_in_other_colours_does_not_fit_the_style() -> None:
     pieces, _ = checking.drawn_masks(plan, found, room().size)
     pixels[pieces] = (255, 0, 255)
     judged = verdict(jpeg(Image.fromarray(pixels)))
-    assert judged.style_fit < RULES.least_style_fit
+    assert judged.style_fit < RULES.min_style_fit
     assert judged.structure_kept > 0.8
 
 

@@ -17,7 +17,7 @@ from ops.stack import Options, Stack
 from shared.errors import ErrorCode, WorldError
 from shared.ports import Delivery
 
-LONGEST_SECONDS = 20.0  # the router's own pauses are of a fifth of a second
+MAX_SECONDS = 20.0  # the router's own pauses are of a fifth of a second
 
 
 class Events:
@@ -99,7 +99,7 @@ def test_a_queue_that_does_not_answer_ends_nothing(fail: list[str]) -> None:
         async def door(name: str) -> int:
             return answers.pop() if answers else 200
 
-        async with running(queue, door) as task, asyncio.timeout(LONGEST_SECONDS):
+        async with running(queue, door) as task, asyncio.timeout(MAX_SECONDS):
             await queue.settled.wait()
             assert not task.done()
         assert queue.fail == []
@@ -121,7 +121,7 @@ def test_a_slow_ingest_holds_back_no_other_manifest() -> None:
                 others.set()
             return 200
 
-        async with running(queue, door), asyncio.timeout(LONGEST_SECONDS):
+        async with running(queue, door), asyncio.timeout(MAX_SECONDS):
             await others.wait()
             assert "0.json" not in queue.acked
             go_on.set()
@@ -141,7 +141,7 @@ def test_a_stack_whose_router_has_ended_says_so(tmp_path: Path) -> None:
             raise RuntimeError("broken by the test")
 
         stack._router = asyncio.create_task(fails())
-        async with asyncio.timeout(LONGEST_SECONDS):
+        async with asyncio.timeout(MAX_SECONDS):
             found: str = await stack.ended()
         await asyncio.gather(stack._router, return_exceptions=True)
         return found

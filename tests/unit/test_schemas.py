@@ -532,7 +532,7 @@ def taken(document: Any, rules: SourceRules = RULES) -> Manifest | list[str]:
 def test_the_schema_has_the_readers_fields() -> None:
     assert list(PROPERTIES) == [*HEADER_FIELDS, "images"]
     assert list(ITEM["properties"]) == list(IMAGE_FIELDS)
-    assert PROPERTIES["images"]["maxItems"] == ManifestLimits().most_images
+    assert PROPERTIES["images"]["maxItems"] == ManifestLimits().max_images
     assert not fits({**GOOD, "more": 1}, MANIFEST)
     assert not fits({**GOOD, "images": [{"url": "a.jpg", "more": 1}]}, MANIFEST)
     assert not fits({**GOOD, "images": []}, MANIFEST)

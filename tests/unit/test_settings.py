@@ -96,9 +96,9 @@ def test_all_of_them_at_once() -> None:
 
 @pytest.mark.parametrize(
     "variable",
-    ["RUUM_", "RUUM_NONSENSE", "RUUM_MANIFEST", "RUUM_MANIFEST_", "RUUM_MANIFEST_MOST", "RUUM_MANIFEST_MOST_IMAGES_",
-     "RUUM_WORKER_MOST_IMAGES", "RUUM_MANIFESTMOST_IMAGES", "RUUM__MANIFEST_MOST_IMAGES", "RUUM_PRICES_PREVIEW", "RUUM_LIMIT",
-     "RUUM_MANIFEST__MOST_IMAGES", "RUUM_MANIFEST_MOST-IMAGES", "RUUM_SETTINGS", "RUUM_GEMINI_KEY"],
+    ["RUUM_", "RUUM_NONSENSE", "RUUM_MANIFEST", "RUUM_MANIFEST_", "RUUM_MANIFEST_MAX", "RUUM_MANIFEST_MAX_IMAGES_",
+     "RUUM_WORKER_MAX_IMAGES", "RUUM_MANIFESTMOST_IMAGES", "RUUM__MANIFEST_MAX_IMAGES", "RUUM_PRICES_PREVIEW", "RUUM_LIMIT",
+     "RUUM_MANIFEST__MAX_IMAGES", "RUUM_MANIFEST_MAX-IMAGES", "RUUM_SETTINGS", "RUUM_GEMINI_KEY"],
 )  # fmt: skip
 def test_an_unknown_variable_is_named(variable: str) -> None:
     with pytest.raises(BadSetting) as caught:
@@ -108,7 +108,7 @@ def test_an_unknown_variable_is_named(variable: str) -> None:
 
 
 @pytest.mark.parametrize("value", ["", "many", "1.5", "0x10", " 7", "7 ", "true", "null", "[]", "٧", "1_000"])
-@pytest.mark.parametrize("variable", ["RUUM_MANIFEST_MOST_IMAGES", "RUUM_DOWNLOAD_MOST_REDIRECTS"])
+@pytest.mark.parametrize("variable", ["RUUM_MANIFEST_MAX_IMAGES", "RUUM_DOWNLOAD_MAX_REDIRECTS"])
 def test_no_whole_number(variable: str, value: str) -> None:
     with pytest.raises(BadSetting) as caught:
         from_environment({variable: value})
@@ -118,7 +118,7 @@ def test_no_whole_number(variable: str, value: str) -> None:
 @pytest.mark.parametrize(
     "value", ["", "long", "1,5", " 7", "true", "null", "nan", "inf", "-inf", "Infinity", "1e400", "0x1"]
 )
-@pytest.mark.parametrize("variable", ["RUUM_GEMINI_IMAGE_SECONDS", "RUUM_STAGING_LEAST_REALISM"])
+@pytest.mark.parametrize("variable", ["RUUM_GEMINI_IMAGE_SECONDS", "RUUM_STAGING_MIN_REALISM"])
 def test_no_finite_number(variable: str, value: str) -> None:
     with pytest.raises(BadSetting) as caught:
         from_environment({variable: value})
@@ -152,7 +152,7 @@ def may_be_zero(variable: str) -> bool:
     return any(getattr(bound, "ge", None) == 0 for bound in getattr(VARIABLES[variable][2], "__metadata__", ()))
 
 
-SHARES = ["RUUM_STAGING_LEAST_STRUCTURE_KEPT", "RUUM_STAGING_LEAST_REALISM", "RUUM_STAGING_LEAST_STYLE_FIT"]
+SHARES = ["RUUM_STAGING_MIN_STRUCTURE_KEPT", "RUUM_STAGING_MIN_REALISM", "RUUM_STAGING_MIN_STYLE_FIT"]
 
 
 @pytest.mark.parametrize("variable", OF_TYPE[int] + OF_TYPE[float])
@@ -281,7 +281,7 @@ def test_the_usual_ones_are_variables_of_terraform() -> None:
 
 def test_a_group_on_the_page() -> None:
     assert settings_page.group_section("told", Told)[1:] == [
-        "| `RUUM_TOLD_MOST` | images | 3 | because |", "| `RUUM_TOLD_OPEN` | true or false | true | because |",
+        "| `RUUM_TOLD_MAX` | images | 3 | because |", "| `RUUM_TOLD_OPEN` | true or false | true | because |",
     ]  # fmt: skip
 
 

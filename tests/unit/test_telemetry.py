@@ -32,7 +32,7 @@ from tests.rooms.parts import BAD, STALE_SECONDS, USAGE, Hand, Stall, World, vir
 ROOT = Path(__file__).parents[2]
 PROJECT = "ruum-production-4711"
 TRACE = "logging.googleapis.com/trace"
-MOST_BYTES_AN_IMAGE = 4096
+MAX_BYTES_AN_IMAGE = 4096
 OWN = {"severity", "message", "time", "logger", TRACE, "stack_trace"}
 
 log = logging.getLogger("shared.test_telemetry")
@@ -176,7 +176,7 @@ def test_half_a_character_can_be_written() -> None:
 @pytest.mark.parametrize("size", [1001, 100_000, 3_000_000])
 def test_a_huge_message_is_bounded(said: Said, size: int) -> None:
     log.warning("%s", "\n" * size)
-    assert len(said.line["message"]) == telemetry.MOST_MESSAGE_CHARACTERS
+    assert len(said.line["message"]) == telemetry.MAX_MESSAGE_CHARACTERS
     assert len(said.raw) < 4096
 
 
@@ -198,7 +198,7 @@ def test_a_traceback_is_in_the_line_and_bounded(said: Said) -> None:
         log.exception("bug while staging %s/%s", "acme.b1", 3)
     line = said.line
     assert line["severity"] == "ERROR"
-    assert len(line["stack_trace"]) <= telemetry.MOST_TRACEBACK_CHARACTERS
+    assert len(line["stack_trace"]) <= telemetry.MAX_TRACEBACK_CHARACTERS
     assert line["stack_trace"].endswith("the end")
     assert len(said.raw.splitlines()) == 1
 
@@ -485,9 +485,9 @@ async def test_an_image_with_trouble_keeps_its_trace_and_its_budget(run: Run, sa
     for index, own in lines.items():
         assert {line[TRACE] for line in own} == {f"projects/{PROJECT}/traces/{trace_id(BATCH, index)}"}
         assert (own[0]["event"], own[-1]["event"]) == ("image_queued", "image_settled")
-        assert size_of(own) <= MOST_BYTES_AN_IMAGE
+        assert size_of(own) <= MAX_BYTES_AN_IMAGE
     total = len(said.raw.encode())
-    assert total <= 10 * MOST_BYTES_AN_IMAGE, "batches' lines and all"
+    assert total <= 10 * MAX_BYTES_AN_IMAGE, "batches' lines and all"
 
 
 @run_logged
@@ -498,7 +498,7 @@ async def test_a_failed_attempt_and_a_picture_bought_again_fit_in_the_budget(run
     await run.through()
     steps = [line["step"] for line in said.of(LogEvent.STEP)]
     assert steps == ["analyse", "generate", "verify", "generate", "verify"]
-    assert size_of(of_images(said)[0]) <= MOST_BYTES_AN_IMAGE
+    assert size_of(of_images(said)[0]) <= MAX_BYTES_AN_IMAGE
 
 
 @run_logged
@@ -513,7 +513,7 @@ async def test_the_unluckiest_image_keeps_its_budget(run: Run, said: Said) -> No
     }  # fmt: skip
     assert {line["code"] for line in said.of(LogEvent.IMAGE_SETTLED)} == {"quality_rejected"}
     own = of_images(said)[0]
-    assert size_of(own) <= MOST_BYTES_AN_IMAGE
+    assert size_of(own) <= MAX_BYTES_AN_IMAGE
 
 
 @run_logged

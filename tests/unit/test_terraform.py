@@ -265,7 +265,7 @@ def test_deadlines_fit_each_other() -> None:
     )
     assert settings.worker.heartbeat_seconds * 3 < HEARTBEAT_STALE_SECONDS, "two beats may be lost"
     assert stage.max_deliveries is not None
-    assert settings.attempts.most_attempts < stage.max_deliveries, "deploys and restarts need deliveries too"
+    assert settings.attempts.max_attempts < stage.max_deliveries, "deploys and restarts need deliveries too"
     assert settings.manifest.ingest_seconds <= known.doors["ingest"].timeout_seconds - 60, (
         "one chunk must fit behind it"
     )

@@ -51,7 +51,7 @@ def explore(
     *,
     broken: Callable[[S], str | None],
     missing: Callable[[S], str | None],
-    most_states: int = 1_000_000,
+    max_states: int = 1_000_000,
 ) -> Found:
     """Visit everything reachable from `start`, or stop at the first state that is not well."""
     began = time.perf_counter()
@@ -84,8 +84,8 @@ def explore(
                 wrong = broken(after)
                 if wrong:
                     return found(wrong, number)
-                if number >= most_states:
-                    return found(f"more than {most_states} states", number)
+                if number >= max_states:
+                    return found(f"more than {max_states} states", number)
             if is_fair:
                 fair.append(number)
         if not fair:

@@ -171,5 +171,5 @@ def test_the_explorer_refuses_a_world_that_can_go_round_for_ever():
 
 
 def test_the_explorer_stops_at_its_limit():
-    found = explore(0, lambda n: [Step("on", n + 1)], broken=lambda n: None, missing=lambda n: None, most_states=50)
+    found = explore(0, lambda n: [Step("on", n + 1)], broken=lambda n: None, missing=lambda n: None, max_states=50)
     assert found.broken == "more than 50 states"

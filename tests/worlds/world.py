@@ -145,7 +145,7 @@ def _explored(world: World) -> Found:
     walk = Walk(world)
     gc.disable()  # millions of tuples and no circle among them
     try:
-        found = explore(walk.start(), walk.steps, broken=walk.broken, missing=walk.missing, most_states=LIMIT)
+        found = explore(walk.start(), walk.steps, broken=walk.broken, missing=walk.missing, max_states=LIMIT)
     finally:
         gc.enable()
     print(found)

@@ -16,7 +16,7 @@ from shared.topology import CHANGES_TOPIC, Policy, Topology
 FOREIGN_SECONDS: Final = 1.0
 # The change feed plays Eventarc's part, whose first retry comes after 10 s; here a fold that failed is soon repeated.
 CHANGES_POLICY: Final = Policy(ack_deadline_seconds=60, retry_minimum_seconds=1, retry_maximum_seconds=60)
-LONGEST_LEASE_SECONDS: Final = 600.0  # Pub/Sub's own maximum
+MAX_LEASE_SECONDS: Final = 600.0  # Pub/Sub's own maximum
 BACKOFF_FACTOR: Final = 2.0
 
 
@@ -62,13 +62,13 @@ class EmbeddedQueue:
         for subscription in self._subscriptions(topic):
             self._arrivals[subscription].set()
 
-    async def pull(self, subscription: str, most: int, wait_seconds: float) -> list[Delivery]:
+    async def pull(self, subscription: str, max_messages: int, wait_seconds: float) -> list[Delivery]:
         deadline = self._clock.monotonic() + wait_seconds
         arrival = self._arrivals[subscription]
         while True:
             arrival.clear()
             if await self._database.read("queue look", lambda connection: self._is_due(connection, subscription)):
-                deliveries = await self._database.write("pull", lambda c: self._lease(c, subscription, most))
+                deliveries = await self._database.write("pull", lambda c: self._lease(c, subscription, max_messages))
                 if deliveries:
                     return deliveries
             left = deadline - self._clock.monotonic()
@@ -89,19 +89,19 @@ class EmbeddedQueue:
         """Seconds until a message of the subscription falls due, at most `FOREIGN_SECONDS` when others can write."""
         query = "SELECT min(due_at) FROM messages WHERE subscription = ?"
         due = connection.execute(query, (subscription,)).fetchone()[0]
-        most = FOREIGN_SECONDS if self._database.path else LONGEST_LEASE_SECONDS
-        return most if due is None else min(most, max(0.001, due - self._clock.now()))
+        seconds = FOREIGN_SECONDS if self._database.path else MAX_LEASE_SECONDS
+        return seconds if due is None else min(seconds, max(0.001, due - self._clock.now()))
 
-    def _lease(self, connection: sqlite3.Connection, subscription: str, most: int) -> list[Delivery]:
+    def _lease(self, connection: sqlite3.Connection, subscription: str, max_messages: int) -> list[Delivery]:
         """Hand out what is due. What was handed out too often goes to the dead letters and hides nothing else."""
         policy = self._policies[subscription]
         now = self._clock.now()
         deliveries: list[Delivery] = []
-        while len(deliveries) < most:
+        while len(deliveries) < max_messages:
             rows = connection.execute(
                 "SELECT id, data, attributes, deliveries, published_at FROM messages"
                 " WHERE subscription = ? AND due_at <= ? ORDER BY due_at, id LIMIT ?",
-                (subscription, now, most - len(deliveries)),
+                (subscription, now, max_messages - len(deliveries)),
             ).fetchall()
             for identity, data, attributes, count, published_at in rows:
                 decoded: dict[str, str] = json.loads(attributes) if attributes else {}
@@ -126,7 +126,7 @@ class EmbeddedQueue:
 
     async def extend(self, subscription: str, ack_ids: Sequence[str], seconds: float) -> None:
         now = self._clock.now()
-        until = now + min(seconds, LONGEST_LEASE_SECONDS)
+        until = now + min(seconds, MAX_LEASE_SECONDS)
         rows = [(until, int(ack_id.partition(".")[0]), ack_id, now) for ack_id in ack_ids]
         query = "UPDATE messages SET due_at = ? WHERE id = ? AND ack_id = ? AND due_at > ?"
         await self._database.write("extend", lambda connection: connection.executemany(query, rows))

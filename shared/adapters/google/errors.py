@@ -19,7 +19,7 @@ CALL_SECONDS: Final = 10.0
 # All tries of a call. Well below the 60 s of a lease, so that a delivery can still be answered afterwards.
 DEADLINE_SECONDS: Final = 30.0
 _FIRST_PAUSE_SECONDS: Final = 0.1
-_LONGEST_PAUSE_SECONDS: Final = 5.0
+_MAX_PAUSE_SECONDS: Final = 5.0
 
 _TRANSIENT: Final = (
     exceptions.ServerError,  # 5xx: unavailable, internal, bad gateway, deadline exceeded at the server
@@ -65,7 +65,7 @@ async def retried(what: str, call: Callable[[], Awaitable[R]], clock: Clock) -> 
                 message = f"{what}: {type(error).__name__} for {DEADLINE_SECONDS:g} s"
                 raise WorldError(ErrorCode.STORAGE_UNAVAILABLE, message) from error
         await clock.sleep(pause * clock.random.uniform(0.5, 1.5))
-        pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
+        pause = min(pause * 2, _MAX_PAUSE_SECONDS)
 
 
 def configuration(what: str, error: Exception) -> RuumError:

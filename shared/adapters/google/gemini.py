@@ -116,7 +116,7 @@ class GeminiModel:
         config = types.GenerateContentConfig(
             response_mime_type="application/json",
             response_schema=kind,
-            max_output_tokens=self._settings.most_text_tokens,
+            max_output_tokens=self._settings.max_text_tokens,
         )
         response = await self._call(self.text_model, contents, config, self._settings.text_seconds)
         usage = _usage(self.text_model, response)

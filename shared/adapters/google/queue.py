@@ -24,7 +24,7 @@ PUBLISH_MESSAGES: Final = 1000  # in one call: Pub/Sub's limit
 PUBLISH_BYTES: Final = 8_000_000  # in one call: below Pub/Sub's 10 MB with room for attributes
 PUBLISH_AT_ONCE: Final = 4  # calls under way: flow control for a large ingest
 ACK_IDS: Final = 1000  # in one call: their 200 bytes each stay below the 512 KB limit
-LONGEST_LEASE_SECONDS: Final = 600
+MAX_LEASE_SECONDS: Final = 600
 # A pull shorter than this would end before an empty subscription's first answer comes back.
 SHORTEST_PULL_SECONDS: Final = 0.5
 
@@ -66,12 +66,14 @@ class PubSubQueue:
                 self._clock,
             )
 
-    async def pull(self, subscription: str, most: int, wait_seconds: float) -> list[Delivery]:
+    async def pull(self, subscription: str, max_messages: int, wait_seconds: float) -> list[Delivery]:
         path, wait = self._subscription(subscription), max(wait_seconds, SHORTEST_PULL_SECONDS)
 
         async def call() -> list[Delivery]:
             try:
-                answer = await self._subscriber.pull(subscription=path, max_messages=most, retry=None, timeout=wait)
+                answer = await self._subscriber.pull(
+                    subscription=path, max_messages=max_messages, retry=None, timeout=wait
+                )
             except exceptions.DeadlineExceeded:
                 return []  # an empty subscription, or a slow answer: the call blocks until our own deadline
             return [
@@ -89,7 +91,7 @@ class PubSubQueue:
         return await retried(f"pull {subscription}", call, self._clock)
 
     async def extend(self, subscription: str, ack_ids: Sequence[str], seconds: float) -> None:
-        path, whole = self._subscription(subscription), min(LONGEST_LEASE_SECONDS, round(seconds))
+        path, whole = self._subscription(subscription), min(MAX_LEASE_SECONDS, round(seconds))
         for ids in sliced(ack_ids, ACK_IDS):
             call = partial(
                 self._subscriber.modify_ack_deadline,

@@ -14,7 +14,7 @@ _SMALLEST_STEP: Final = 1.6  # of 255 a pixel: a white door in a white wall has 
 _NOISE: Final = 2.6  # times the median gradient: what sensor noise does not reach
 _TURN: Final = math.radians(11.5)  # between neighbours of one line
 _GRAIN: Final = 3.0  # of 255: each time as much asks for one more smoothing
-_MOST_GAIN: Final = 4.0
+_MAX_GAIN: Final = 4.0
 _DARK: Final = 140.0  # of 255: a photo whose brightest parts are below is underexposed
 _SHORTEST: Final = 16.0  # pixels
 _STRAIGHT: Final = 1.2  # pixels rms off the line
@@ -56,7 +56,7 @@ def cleared(grey: Floats) -> Floats:
     second = grey[:, 2:] - 2 * grey[:, 1:-1] + grey[:, :-2]
     grain = float(np.median(np.abs(second))) / 0.6745 / 2.449 if second.size else 0.0
     bright = float(np.percentile(grey, 99))
-    gain = np.float32(min(_MOST_GAIN, 240 / bright) if 4 < bright < _DARK else 1)
+    gain = np.float32(min(_MAX_GAIN, 240 / bright) if 4 < bright < _DARK else 1)
     for _ in range(min(3, int(grain * gain / _GRAIN))):
         grey = smoothed(grey)
     return grey * gain

@@ -52,7 +52,7 @@ module "ruum_batch" {
     cpu            = "1"
     memory         = "4Gi"
     in_flight      = 100
-    most_instances = 4
+    max_instances = 4
   }
   vendor_limits = {
     "gemini-nano-banana-2.1" = { per_minute = 300 }
