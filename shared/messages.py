@@ -9,7 +9,7 @@ import msgspec
 
 from shared.errors import Unreadable
 from shared.events import EVENTS, Public, QuotaChanged, iso, plain
-from shared.model import Batch, Document, Image, ImageState, Tier
+from shared.model import Batch, Document, Image, ImageState, Tier, client_of
 from shared.ports import Message
 
 EVENT_SOURCE = "//ruum-batch"
@@ -113,8 +113,11 @@ def task_for(image: Image, epoch: int) -> Task:
 
 
 def task_message(image: Image, epoch: int) -> Message:
-    """The task for this image as it goes to its tier's topic."""
-    return Message(encode(task_for(image, epoch)))
+    """The task for this image as it goes to its tier's topic.
+
+    The attribute `client` is for people: Google's tools show it beside a message that waits or was dead-lettered.
+    """
+    return Message(encode(task_for(image, epoch)), {"client": client_of(image.batch)})
 
 
 def letter_message(letter: Letter) -> Message:

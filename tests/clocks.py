@@ -42,15 +42,28 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     """An event loop that starts at 0 s and, when nothing is ready, jumps to the next timer.
 
     Raises `Deadlock` out of the run when nothing is ready and nothing is scheduled.
+
+    It holds on to every task that has not ended. asyncio itself holds them weakly: those of a killed worker, which
+    nobody refers to any more, ended as garbage, at a collection, in the middle of some other test.
     """
 
     def __init__(self, max_run_seconds: float = MAX_RUN_SECONDS) -> None:
         self._virtual_seconds = 0.0
         self._max_run_seconds = max_run_seconds
+        self._tasks: list[asyncio.Task[Any]] = []
+        self._prune_at = 1000
         super().__init__(_Selector(self._jump))
 
     def time(self) -> float:
         return self._virtual_seconds
+
+    def create_task(self, coro: Any, **named: Any) -> asyncio.Task[Any]:
+        task = super().create_task(coro, **named)
+        self._tasks.append(task)
+        if len(self._tasks) >= self._prune_at:
+            self._tasks = [known for known in self._tasks if not known.done()]
+            self._prune_at = 2 * len(self._tasks) + 1000
+        return task
 
     def _jump(self, seconds: float | None) -> None:
         if seconds is None:

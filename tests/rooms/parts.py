@@ -46,7 +46,7 @@ def virtual(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
 
     def run(**arguments: Any) -> None:
         async def main(clock: VirtualClock) -> None:
-            # Tasks of killed workers end as they do; told at a garbage collection, in some other test, it helps nobody.
+            # Tasks of killed workers end as they do.
             asyncio.get_running_loop().set_exception_handler(lambda loop, context: None)
             await test(World(clock), **arguments)
 
