@@ -42,7 +42,7 @@ PULL_SECONDS: Final = 5.0  # a pull that finds nothing; slots that were freed me
 DELIVERY_SECONDS: Final = float(max(door.timeout_seconds for door in topology().doors.values()))
 
 
-class Mischief(msgspec.Struct, frozen=True):
+class FaultInjection(msgspec.Struct, frozen=True):
     """What the real thing may do to events, on purpose: deliver each twice, late by up to so many seconds."""
 
     double: bool = False
@@ -53,13 +53,13 @@ class Router:
     """Runs until cancelled. `doors` maps ingest, aggregate and dead_letter to their addresses."""
 
     def __init__(
-        self, queue: Queue, project: str, intake: str, doors: Mapping[str, str], mischief: Mischief | None = None
+        self, queue: Queue, project: str, intake: str, doors: Mapping[str, str], faults: FaultInjection | None = None
     ) -> None:
         self._queue = queue
         self._project = project
         self._intake = intake
         self._doors = doors
-        self._mischief = mischief or Mischief()
+        self._faults = faults or FaultInjection()
         self._clock = SystemClock()
         self._slots = {door: asyncio.Semaphore(AT_ONCE) for door in doors}
         self._under_way: set[asyncio.Task[None]] = set()
@@ -99,15 +99,15 @@ class Router:
         # It also repeats "projects/" in the source.
         headers["ce-source"] = headers.get("ce-source", "").replace("projects/projects/", "projects/")
         headers["content-type"] = "application/protobuf"
-        for _ in range(2 if self._mischief.double else 1):
+        for _ in range(2 if self._faults.double else 1):
             task = asyncio.create_task(self._deliver_late("aggregate", headers, body))
             self._under_way.add(task)
             task.add_done_callback(self._under_way.discard)
         return Response(status_code=200)
 
     async def _deliver_late(self, door: str, headers: Mapping[str, str], body: bytes) -> None:
-        if self._mischief.late_seconds:
-            await asyncio.sleep(self._clock.random.uniform(0, self._mischief.late_seconds))
+        if self._faults.late_seconds:
+            await asyncio.sleep(self._clock.random.uniform(0, self._faults.late_seconds))
         pause = FIRST_RETRY_SECONDS
         while not await self._post(door, headers, body):
             await asyncio.sleep(pause * self._clock.random.uniform(0.5, 1.5))

@@ -15,7 +15,7 @@ import msgspec
 from google.pubsub_v1 import PublisherAsyncClient, SubscriberAsyncClient
 
 from ops import emulators, errors
-from ops.router import STORAGE_EVENTS, TRIGGER, Mischief, Router
+from ops.router import STORAGE_EVENTS, TRIGGER, FaultInjection, Router
 from shared.adapters.google import clients
 from shared.adapters.google.queue import PubSubQueue
 from shared.adapters.system_clock import SystemClock
@@ -36,7 +36,7 @@ class Options(msgspec.Struct, frozen=True):
     model: str = "preview"  # or gemini: the local Gemini server
     environment: Mapping[str, str] = {}  # settings for doors and subscribers, RUUM_*
     gemini: Sequence[str] = ()  # further arguments of the local Gemini server
-    mischief: Mischief = Mischief()
+    faults: FaultInjection = FaultInjection()
 
 
 class Stack:
@@ -111,7 +111,7 @@ class Stack:
         await self._register_trigger()
         queue = PubSubQueue(*self._queue_clients, PROJECT, SystemClock())
         doors = {door: self._url(door) for door in DOORS}
-        self.router = Router(queue, PROJECT, Buckets().intake, doors, self._options.mischief)
+        self.router = Router(queue, PROJECT, Buckets().intake, doors, self._options.faults)
         self._router = asyncio.create_task(self.router.run(self.ports["router"]))
         doors_commands = {
             door: [sys.executable, "-m", "functions_framework", "--target", door,

@@ -322,9 +322,9 @@ class Completion(Document, frozen=True, kw_only=True):
 
 
 class FailureThreshold(Document, frozen=True, kw_only=True):
-    """When a batch is doomed: so many failed, or so many percent of the settled, of at least `minimum_sample`.
+    """Pause the batch when `count` images have failed, or `percent` of the settled ones.
 
-    Without a sample of its own the settings' holds.
+    The percentage counts once `minimum_sample` images have settled; None: the settings' sample.
     """
 
     count: int | None = None

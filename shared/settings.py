@@ -141,7 +141,7 @@ class CacheRules(_Group, frozen=True, kw_only=True):
 
 
 class ThresholdRules(_Group, frozen=True, kw_only=True):
-    """When a batch without a threshold of its own is paused because it is doomed."""
+    """When a batch that has no threshold of its own is paused because too many of its images fail."""
 
     percent: Percent = 50.0  # half of the images failing is no longer chance; 0: never
     minimum_sample: Images = 20  # settled images that a share is taken of; fewer say nothing

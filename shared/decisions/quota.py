@@ -129,7 +129,7 @@ class Grant(msgspec.Struct, frozen=True):
     begin_by: float = math.inf
 
 
-class Ask(msgspec.Struct, frozen=True):
+class QuotaRequest(msgspec.Struct, frozen=True):
     """What a worker wants: calls by tier, each with an id; and what it gives back, and heard, since it last asked.
 
     `answered_seconds_ago` is the age of the last answer, if `succeeded`: a worker may tell of it long afterwards.
@@ -162,14 +162,14 @@ class Reserved(msgspec.Struct, frozen=True):
 # --- reserving
 
 
-def reserve(ledger: L, ask: Ask, limit: Limit, now: float) -> tuple[L, Reserved]:
+def reserve(ledger: L, request: QuotaRequest, limit: Limit, now: float) -> tuple[L, Reserved]:
     """Give what may start within the horizon to those whose turn it is, and note who waits for the rest.
 
     The turns are dealt out to all waiting tiers of the fleet; this worker takes those that fall to tiers it waits in,
     the others stay for the workers they fall to.
     """
-    ledger = _asked(ledger, ask.worker, now)
-    after, reserved = _reserve(ledger, ask, ledger.limit or limit, now)
+    ledger = _asked(ledger, request.worker, now)
+    after, reserved = _reserve(ledger, request, ledger.limit or limit, now)
     return after, msgspec.structs.replace(reserved, spacing_seconds=spacing_seconds(after))
 
 
@@ -187,31 +187,35 @@ def _asked(ledger: L, worker: str, now: float) -> L:
     return msgspec.structs.replace(ledger, asked=asked | {worker: now})
 
 
-def _reserve(ledger: L, ask: Ask, limit: Limit, now: float) -> tuple[L, Reserved]:
-    ledger = recovered(heard(ledger, ask, now), now)
-    queues = {tier: list(ids) for tier, ids in ask.wanted.items() if ids}
+def _reserve(ledger: L, request: QuotaRequest, limit: Limit, now: float) -> tuple[L, Reserved]:
+    ledger = recovered(heard(ledger, request, now), now)
+    queues = {tier: list(ids) for tier, ids in request.wanted.items() if ids}
     blocked_until = _blocked_until(ledger, now)
     if ledger.day_spent_until > now:
-        return _noted(ledger, ask.worker, {}, now), Reserved((), ledger.day_spent_until, day_spent=True)
+        return _noted(ledger, request.worker, {}, now), Reserved((), ledger.day_spent_until, day_spent=True)
     if blocked_until is not None:
         ledger, grants = _probe(ledger, queues, limit, now)
         again = blocked_until if not grants else now + PROBE_SECONDS
-        return _noted(ledger, ask.worker, queues, now), Reserved(grants, again if any(queues.values()) else math.inf)
-    room = _Room(ledger, limit, now, min(ask.lead_seconds, MAX_LEAD_SECONDS))
-    elsewhere = _waiting_elsewhere(ledger, ask.worker, now)
+        return _noted(ledger, request.worker, queues, now), Reserved(
+            grants, again if any(queues.values()) else math.inf
+        )
+    window = _Window(ledger, limit, now, min(request.lead_seconds, MAX_LEAD_SECONDS))
+    elsewhere = _waiting_elsewhere(ledger, request.worker, now)
     wanted = sum(len(ids) for ids in queues.values()) + sum(elsewhere.values())
-    ledger, mine, left_to_others = _turns(ledger, queues, elsewhere, room.count(wanted))
+    ledger, mine, left_to_others = _turns(ledger, queues, elsewhere, window.count(wanted))
     given: list[Grant] = []
     for tier in mine:
         slot = limit.concurrent is not None
-        given.append(Grant(queues[tier].pop(0), tier, room.take(), ledger.epoch, slot=slot))
+        given.append(Grant(queues[tier].pop(0), tier, window.take(), ledger.epoch, slot=slot))
     slots = tuple(Slot(id=g.id, until=g.start + SLOT_SECONDS) for g in given if g.slot)
-    ledger = msgspec.structs.replace(ledger, grants=room.grants, slots=ledger.slots + slots)
-    again = min(now + LEFT_SECONDS if left_to_others else math.inf, room.opens_at())
-    return _noted(ledger, ask.worker, queues, now), Reserved(tuple(given), again if any(queues.values()) else math.inf)
+    ledger = msgspec.structs.replace(ledger, grants=window.grants, slots=ledger.slots + slots)
+    again = min(now + LEFT_SECONDS if left_to_others else math.inf, window.opens_at())
+    return _noted(ledger, request.worker, queues, now), Reserved(
+        tuple(given), again if any(queues.values()) else math.inf
+    )
 
 
-class _Room:
+class _Window:
     """What the limit lets start within the horizon. Starts are handed out in order."""
 
     def __init__(self, ledger: Ledger, limit: Limit, now: float, lead_seconds: float = 0.0) -> None:
@@ -274,7 +278,7 @@ class _Room:
         return tuple(self._grants)
 
     def opens_at(self) -> float:
-        """When there may be room again."""
+        """When the next call may start."""
         if self._free_slots is not None and self._free_slots <= 0:
             return self._now + LEFT_SECONDS
         return max(self._now + 0.05, self.next_start() - HORIZON_SECONDS)
@@ -291,15 +295,15 @@ def slots_now(limit: Limit, rate: float) -> int | None:
 
 
 def _turns(
-    ledger: L, queues: Mapping[Tier, list[str]], elsewhere: Mapping[Tier, int], room: int
+    ledger: L, queues: Mapping[Tier, list[str]], elsewhere: Mapping[Tier, int], number: int
 ) -> tuple[L, list[Tier], bool]:
-    """Deal `room` turns to the waiting tiers by weight: (ledger, this worker's turns, whether some are others')."""
+    """Deal `number` turns to the waiting tiers by weight: (ledger, this worker's turns, whether some are others')."""
     mine = {tier: len(ids) for tier, ids in queues.items()}
     others = dict(elsewhere)
     served, virtual = dict(ledger.served), ledger.virtual
     turns: list[Tier] = []
     left_at: float | None = None
-    for _ in range(room):
+    for _ in range(number):
         waiting = [tier for tier in Tier if mine.get(tier, 0) + others.get(tier, 0) > 0]
         if not waiting or not any(mine.values()):
             break
@@ -357,16 +361,16 @@ def _probe(ledger: L, queues: Mapping[Tier, list[str]], limit: Limit, now: float
     """
     due = ledger.open_until if ledger.circuit is Circuit.OPEN else ledger.probe_until
     tier = next((tier for tier in Tier if queues.get(tier)), None)
-    room = _Room(ledger, limit, now)
-    if now < due or tier is None or room.next_start() > now + HORIZON_SECONDS:
+    window = _Window(ledger, limit, now)
+    if now < due or tier is None or window.next_start() > now + HORIZON_SECONDS:
         return ledger, ()
-    grant = Grant(queues[tier].pop(0), tier, room.take(), ledger.epoch, probe=True)
+    grant = Grant(queues[tier].pop(0), tier, window.take(), ledger.epoch, probe=True)
     probing = msgspec.structs.replace(
         ledger,
         circuit=Circuit.HALF_OPEN,
         probe=grant.id,
         probe_until=grant.start + PROBE_SECONDS,
-        grants=room.grants,
+        grants=window.grants,
     )
     return probing, (grant,)
 
@@ -374,19 +378,19 @@ def _probe(ledger: L, queues: Mapping[Tier, list[str]], limit: Limit, now: float
 # --- outcomes
 
 
-def heard(ledger: L, ask: Ask, now: float) -> L:
+def heard(ledger: L, request: QuotaRequest, now: float) -> L:
     """Apply what rides on a reservation: slots given back, successes, what became of a probe.
 
     A probe that was not made, or broken off, has shown nothing: the circuit stays open, and the next probe is due.
     """
-    slots = tuple(slot for slot in ledger.slots if slot.until > now and slot.id not in ask.done_slots)
+    slots = tuple(slot for slot in ledger.slots if slot.until > now and slot.id not in request.done_slots)
     changes: dict[str, object] = {"slots": slots}
-    if ask.probe_succeeded is not None and ask.probe_succeeded == ledger.probe:
+    if request.probe_succeeded is not None and request.probe_succeeded == ledger.probe:
         changes |= _closed(now)
-    elif ask.probe_unused is not None and ask.probe_unused == ledger.probe:
+    elif request.probe_unused is not None and request.probe_unused == ledger.probe:
         changes |= {"circuit": Circuit.OPEN, "open_until": now, "probe": None}
-    elif ask.succeeded and ledger.circuit is Circuit.CLOSED:
-        changes |= {"failures": 0, "answered_at": max(ledger.answered_at, now - ask.answered_seconds_ago)}
+    elif request.succeeded and ledger.circuit is Circuit.CLOSED:
+        changes |= {"failures": 0, "answered_at": max(ledger.answered_at, now - request.answered_seconds_ago)}
     return msgspec.structs.replace(ledger, **changes)
 
 

@@ -58,10 +58,10 @@ class Aggregate:
         self._refreshed[batch_id] = now
         shown = await self._closer.show_progress(batch_id)
         if shown is not None:
-            await self._stop_if_doomed(*shown)
+            await self._pause_if_failing(*shown)
 
-    async def _stop_if_doomed(self, batch: Batch, counts: Counts) -> None:
-        """Pause a batch of which too many images fail: a wrong folder or expired links, and no use in paying on."""
+    async def _pause_if_failing(self, batch: Batch, counts: Counts) -> None:
+        """Pause a batch when too many of its images fail (wrong folder, expired links) instead of paying for the rest."""
         rules = self._settings.threshold
         threshold = batch.threshold or FailureThreshold(count=rules.count or None, percent=rules.percent or None)
         passed = decisions.batch.threshold_passed(threshold, rules.minimum_sample, batch.baseline, counts)

@@ -1,6 +1,6 @@
 """The three agents in a row: analyse the room, generate the furnished picture, verify it, and again if it is not good.
 
-What they need of the room that employs them is a `Desk`: it pays for calls and keeps paid work safe.
+What they need of their caller is a `StepRunner`: it pays for calls and keeps paid work safe.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ T = TypeVar("T")
 MAX_DEFECTS = 8  # named to the next generation: more would drown the wish for the room itself
 
 
-class Desk(Protocol):
+class StepRunner(Protocol):
     """What the agents ask of their caller."""
 
     @property
@@ -66,78 +66,80 @@ class Agents:
         """Ids of the text and image models in use."""
         return self._model.text_model, self._model.image_model
 
-    async def stage(self, photo: Photo, request: Request, desk: Desk) -> Finished:
+    async def stage(self, photo: Photo, request: Request, runner: StepRunner) -> Finished:
         """Return the verified picture.
 
         Raises `ImageRejected` when no allowed generation is good (quality_rejected) or the vendor refuses every answer.
         """
-        analysis = await self._analysis(photo, request, desk)
-        kept = await desk.kept_picture()
-        finished = await self._finished(kept, photo, desk, desk.checkpoint) if kept is not None else None
+        analysis = await self._analysis(photo, request, runner)
+        kept = await runner.kept_picture()
+        finished = await self._finished(kept, photo, runner, runner.checkpoint) if kept is not None else None
         while True:
             if finished is None:
-                finished = await self._generated(photo, analysis, request, desk)
+                finished = await self._generated(photo, analysis, request, runner)
             if finished is None:
                 continue
             verify = partial(self._model.verify, photo, finished.jpeg, analysis, request)
-            verdict = await self._bought(desk, "verify", self._model.text_model, verify)
+            verdict = await self._bought(runner, "verify", self._model.text_model, verify)
             defects = self.defects(verdict)
             if not defects:
                 return finished
-            await self._reject(desk, defects)
+            await self._reject(runner, defects)
             finished = None
 
-    async def _bought(self, desk: Desk, step: str, model: str, call: Callable[[], Awaitable[Answer[T]]]) -> T:
+    async def _bought(self, runner: StepRunner, step: str, model: str, call: Callable[[], Awaitable[Answer[T]]]) -> T:
         """Buy an answer; one that the vendor's filter refuses is asked for again, as often as the rules allow."""
         while True:
             try:
-                return await desk.buy(step, model, call)
+                return await runner.buy(step, model, call)
             except AnswerRefused as refused:
-                refusals = desk.checkpoint.refusals + 1
-                await desk.keep(msgspec.structs.replace(desk.checkpoint, refusals=refusals), None)
+                refusals = runner.checkpoint.refusals + 1
+                await runner.keep(msgspec.structs.replace(runner.checkpoint, refusals=refusals), None)
                 if refusals >= self._rules.max_refusals:
                     message = f"{refused.message}, as it did with {refusals} answers"
                     raise ImageRejected(refused.code, message) from None
 
-    async def _analysis(self, photo: Photo, request: Request, desk: Desk) -> Analysis:
-        if desk.checkpoint.analysis is not None:
-            return Analysis.model_validate_json(desk.checkpoint.analysis)
+    async def _analysis(self, photo: Photo, request: Request, runner: StepRunner) -> Analysis:
+        if runner.checkpoint.analysis is not None:
+            return Analysis.model_validate_json(runner.checkpoint.analysis)
         model = self._model.text_model
-        analysis = await self._bought(desk, "analyse", model, lambda: self._model.analyse(photo, request))
+        analysis = await self._bought(runner, "analyse", model, lambda: self._model.analyse(photo, request))
         # Noted with the next write only: an analysis is too cheap to deserve one of its own.
-        await desk.keep(msgspec.structs.replace(desk.checkpoint, analysis=analysis.model_dump_json()), None)
+        await runner.keep(msgspec.structs.replace(runner.checkpoint, analysis=analysis.model_dump_json()), None)
         return analysis
 
-    async def _generated(self, photo: Photo, analysis: Analysis, request: Request, desk: Desk) -> Finished | None:
+    async def _generated(
+        self, photo: Photo, analysis: Analysis, request: Request, runner: StepRunner
+    ) -> Finished | None:
         """Buy a picture, look whether it can be used at all, and only then keep it. None: it is of another shape."""
         shown = photo
         if frame(photo.width, photo.height) is not None:
-            shown = await desk.picture_work(PictureStep.FRAME, partial(self._pictures.framed, photo))
-        defects = desk.checkpoint.defects
+            shown = await runner.picture_work(PictureStep.FRAME, partial(self._pictures.framed, photo))
+        defects = runner.checkpoint.defects
         generate = partial(self._model.generate, shown, analysis, request, defects)
-        raw = await self._bought(desk, "generate", self._model.image_model, generate)
-        bought = msgspec.structs.replace(desk.checkpoint, generations=desk.checkpoint.generations + 1)
-        finished = await self._finished(raw, photo, desk, bought)
+        raw = await self._bought(runner, "generate", self._model.image_model, generate)
+        bought = msgspec.structs.replace(runner.checkpoint, generations=runner.checkpoint.generations + 1)
+        finished = await self._finished(raw, photo, runner, bought)
         if finished is not None:
-            await desk.keep(bought, raw)
+            await runner.keep(bought, raw)
         return finished
 
-    async def _finished(self, raw: bytes, photo: Photo, desk: Desk, bought: Checkpoint) -> Finished | None:
+    async def _finished(self, raw: bytes, photo: Photo, runner: StepRunner, bought: Checkpoint) -> Finished | None:
         """The picture as it would be published. None: it has not its photo's shape, which is a defect like others."""
         try:
-            return await desk.picture_work(PictureStep.FINISH, partial(self._pictures.finish, raw, photo))
+            return await runner.picture_work(PictureStep.FINISH, partial(self._pictures.finish, raw, photo))
         except WrongShape as error:
-            await desk.keep(bought, None)
-            await self._reject(desk, (f"the picture has the wrong shape: {error.message}",))
+            await runner.keep(bought, None)
+            await self._reject(runner, (f"the picture has the wrong shape: {error.message}",))
             return None
 
-    async def _reject(self, desk: Desk, defects: tuple[str, ...]) -> None:
+    async def _reject(self, runner: StepRunner, defects: tuple[str, ...]) -> None:
         """Let the next generation know; raise `ImageRejected` when there is none."""
-        bought = desk.checkpoint.generations
+        bought = runner.checkpoint.generations
         if bought >= self._rules.max_generations:
             message = f"{bought} pictures failed verification; the last: {'; '.join(defects)}"
             raise ImageRejected(ErrorCode.QUALITY_REJECTED, message[:500])
-        await desk.keep(msgspec.structs.replace(desk.checkpoint, picture=None, defects=defects), None)
+        await runner.keep(msgspec.structs.replace(runner.checkpoint, picture=None, defects=defects), None)
 
     def defects(self, verdict: Verdict) -> tuple[str, ...]:
         """Why a picture is not good enough, in words for the next generation; empty when it is."""

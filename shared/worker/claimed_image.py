@@ -91,7 +91,7 @@ class Tools(msgspec.Struct, frozen=True):
 
 
 class ClaimedImage:
-    """One claimed image: every change goes through its fence. Implements `shared.staging.agents.Desk`."""
+    """One claimed image: every change goes through its fence. Implements `shared.staging.agents.StepRunner`."""
 
     def __init__(self, tools: Tools, control: ControlCache, image: Image) -> None:
         self._tools = tools
@@ -123,7 +123,7 @@ class ClaimedImage:
                 now=tools.clock.now(),
             )
         )
-        await self._forget_works()
+        await self._delete_work_objects()
 
     async def photo(self) -> Photo:
         """The customer's photo made safe. What was downloaded is let go of here: fifty in flight are 200 MB."""
@@ -199,7 +199,7 @@ class ClaimedImage:
             raise RuntimeError(f"batch {self._image.batch} is gone")
         return batch
 
-    async def _forget_works(self) -> None:
+    async def _delete_work_objects(self) -> None:
         """Delete the work objects that the settled image needs no more; what is left over, reconcile finds."""
         for name in self._works:
             try:
@@ -283,7 +283,7 @@ class ClaimedImage:
     def _checkpoint_or_none(self) -> Checkpoint | None:
         return self.checkpoint if self.checkpoint != Checkpoint() else None
 
-    # --- the agents' desk
+    # --- the agents' runner
 
     async def _noted(self, noting: Awaitable[None]) -> None:
         """A refusal is told to the ledger. One that cannot be noted is met again; it must not cost an attempt."""
@@ -393,11 +393,11 @@ class ClaimedImage:
         return found[1] if found else None
 
     @asynccontextmanager
-    async def waiting(self, room: AbstractAsyncContextManager[None]) -> AsyncIterator[None]:
-        """Be inside `room`, the wait for it not counted as work."""
+    async def waiting(self, entry: AbstractAsyncContextManager[None]) -> AsyncIterator[None]:
+        """Be inside `entry`, the wait for it not counted as work."""
         async with AsyncExitStack() as inside:
             async with self._tools.heartbeat.waiting(image_key(self._image.batch, self._image.index)):
-                await inside.enter_async_context(room)
+                await inside.enter_async_context(entry)
             yield
 
     # --- measuring

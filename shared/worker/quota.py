@@ -17,7 +17,7 @@ from typing import Any, Generic, Protocol
 import msgspec
 
 from shared import decisions
-from shared.decisions.quota import Ask, Grant, L, Ledger, Reserved
+from shared.decisions.quota import Grant, L, Ledger, QuotaRequest, Reserved
 from shared.errors import DailyQuotaSpent, RuumError
 from shared.events import QuotaChanged, iso
 from shared.messages import quota_event
@@ -220,7 +220,7 @@ class SharedQuota(Generic[L]):
             state.loop = asyncio.create_task(self._serve(model, state), context=contextvars.Context())
 
     async def _serve(self, model: str, state: _Model) -> None:
-        """Ask the ledger until nobody waits and nothing is left to give back."""
+        """QuotaRequest the ledger until nobody waits and nothing is left to give back."""
         while state.waiting or state.gives_back:
             await self._spaced(state)
             state.wake.clear()
@@ -269,7 +269,7 @@ class SharedQuota(Generic[L]):
         wanted: dict[Tier, tuple[str, ...]] = {
             tier: tuple(waiting.id for waiting in state.waiting if waiting.tier is tier) for tier in Tier
         }
-        ask = Ask(
+        ask = QuotaRequest(
             worker=self._worker,
             wanted=wanted,
             done_slots=frozenset(state.done_slots),
@@ -370,8 +370,8 @@ class SharedQuota(Generic[L]):
             self._give_back(state, grant)
             self._kick(model, state)
 
-    def _told(self, state: _Model) -> Ask:
-        return Ask(worker=self._worker, wanted={}, succeeded=True, probe_succeeded=state.probe_succeeded)
+    def _told(self, state: _Model) -> QuotaRequest:
+        return QuotaRequest(worker=self._worker, wanted={}, succeeded=True, probe_succeeded=state.probe_succeeded)
 
     async def throttled(self, model: str, grant: Grant, retry_after_seconds: float | None) -> None:
         if grant.id:

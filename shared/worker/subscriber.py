@@ -40,7 +40,7 @@ RELEASE_SECONDS: Final = 1.5
 GIVE_BACK_SECONDS: Final = 0.5
 
 
-class Turns:
+class TierSchedule:
     """How many messages to ask each tier for, with a memory of what each has had.
 
     Tiers with work waiting share the free slots by weight over time. A tier whose last pull found nothing is asked for
@@ -127,7 +127,7 @@ class Subscriber:
         self._on_halt = on_halt
         self._on_empty = on_empty
         self._pulls: dict[asyncio.Task[list[Delivery] | None], tuple[Tier, int]] = {}
-        self._turns = Turns()
+        self._schedule = TierSchedule()
         self._slots = Slots(limits.in_flight)
         self._jobs: dict[asyncio.Task[None], tuple[str, str]] = {}  # to (subscription, ack id)
         self._parked: dict[asyncio.Task[None], str] = {}  # jobs that wait without a slot, to their subscription
@@ -178,7 +178,7 @@ class Subscriber:
         if self._halting or self._clock.monotonic() < self._halted_until:
             return
         asked = {tier for tier, _ in self._pulls.values()}
-        for tier, ask in self._turns.allot(self._room, asked, self._clock.monotonic()).items():
+        for tier, ask in self._schedule.allot(self._room, asked, self._clock.monotonic()).items():
             self._slots.take(ask)
             pull = asyncio.create_task(self._pull(tier, ask))
             self._pulls[pull] = (tier, ask)
@@ -193,12 +193,12 @@ class Subscriber:
         if self._halting:
             return None
         asked = {tier for tier, _ in self._pulls.values()}
-        return self._turns.next_probe_seconds(asked, now) if self._room > 0 else None
+        return self._schedule.next_probe_seconds(asked, now) if self._room > 0 else None
 
     async def _pull(self, tier: Tier, max_messages: int) -> list[Delivery] | None:
         """What came; None when the queue could not be asked, which says nothing of what waits in it."""
         try:
-            return await self._queue.pull(topic_of(tier), max_messages, self._turns.wait_seconds(tier))
+            return await self._queue.pull(topic_of(tier), max_messages, self._schedule.wait_seconds(tier))
         except ConfigurationError as error:
             self._halt(Disposition(Action.HALT, reason=f"pull of {topic_of(tier)}: {error}"))
         except RuumError as error:
@@ -211,8 +211,8 @@ class Subscriber:
             tier, ask = self._pulls.pop(pull)
             deliveries = pull.result()
             self._slots.leave(ask - len(deliveries or ()))
-            self._turns.pulled(tier, len(deliveries or ()), self._clock.monotonic())
-            empty = deliveries is not None and self._turns.shows_empty(tier, len(deliveries))
+            self._schedule.pulled(tier, len(deliveries or ()), self._clock.monotonic())
+            empty = deliveries is not None and self._schedule.shows_empty(tier, len(deliveries))
             # What waits here without a slot is not forgotten: reconcile must not publish it again.
             if empty and topic_of(tier) not in self._parked.values():
                 self._on_empty(tier)

@@ -110,7 +110,7 @@ class Program:
         assert line in self.lines, f"{self.name} ended with {self._process.returncode} before it said {line!r}"
 
     async def end(self) -> None:
-        """Ask it to end, as its user does."""
+        """QuotaRequest it to end, as its user does."""
         assert self._process.returncode is None, f"{self.name} ended by itself: {self._process.returncode}"
         how = ENDS[self.name]
         self._process.send_signal(how)

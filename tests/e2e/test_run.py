@@ -214,7 +214,7 @@ def wait_for(condition, seconds: float = 60.0) -> None:
         time.sleep(0.02)
 
 
-def test_a_doomed_batch_is_paused_said_and_can_be_gone_on_with(folder: Path) -> None:
+def test_a_failing_batch_is_paused_said_and_can_be_gone_on_with(folder: Path) -> None:
     """A wrong folder: the run ends by itself, says why and what now; corrected and resumed it is finished."""
     missing = [f"photos/missing-{number}.jpg" for number in range(40)]
     good = [f"photos/good-{number}.jpg" for number in range(20)]

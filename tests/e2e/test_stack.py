@@ -18,7 +18,7 @@ import pytest
 
 from ops import remote
 from ops.manifest_file import checked
-from ops.router import Mischief
+from ops.router import FaultInjection
 from ops.stack import PROJECT, Options, Stack
 from ops.target import Target
 from shared.adapters.system_clock import SystemClock
@@ -186,7 +186,7 @@ def test_every_event_twice_and_shuffled_with_two_subscribers(tmp_path: Path) -> 
         events = await here.events("ruum.batch.completed")
         assert {event["id"] for event in events if event["type"] == "ruum.batch.completed"} == {"acme.b1/1"}
 
-    run(tmp_path, Options(subscribers=2, mischief=Mischief(double=True, late_seconds=2.0)), scenario)
+    run(tmp_path, Options(subscribers=2, faults=FaultInjection(double=True, late_seconds=2.0)), scenario)
 
 
 def test_kills_in_mid_batch(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from tests.field.servers import HERE
 LIMITS = PhotoLimits()
 
 
-class Desk:
+class StepRunner:
     """Pays for everything."""
 
     def __init__(self) -> None:
@@ -87,13 +87,13 @@ def vendor(case: str) -> Iterator[Vendor]:
             process.kill()
 
 
-def staged(at: Vendor, desk: Desk) -> Finished:
+def staged(at: Vendor, runner: StepRunner) -> Finished:
     async def main() -> Finished:
         model = GeminiModel("any-key", Gemini(base_url=at.address))
         try:
             photo = pictures.normalise(picture_parts.jpeg(picture_parts.scene(1200, 900)), LIMITS)
             request = Request(room_type="living_room", design_style="modern")
-            return await Agents(model, Direct(), StagingRules()).stage(photo, request, desk)
+            return await Agents(model, Direct(), StagingRules()).stage(photo, request, runner)
         finally:
             await model.aclose()
 
@@ -111,11 +111,11 @@ def staged(at: Vendor, desk: Desk) -> Finished:
     ],
 )
 def test_it_is_staged_all_the_same(case: str, bought: list[str]) -> None:
-    desk = Desk()
+    runner = StepRunner()
     with vendor(case) as at:
-        finished = staged(at, desk)
+        finished = staged(at, runner)
         calls = at.calls()
-    assert desk.bought == bought == [call["step"] for call in calls]
+    assert runner.bought == bought == [call["step"] for call in calls]
     with Image.open(io.BytesIO(finished.jpeg)) as picture:
         rgb = picture.convert("RGB")
         edges = [
@@ -130,10 +130,10 @@ def test_it_is_staged_all_the_same(case: str, bought: list[str]) -> None:
 
 def test_spent_credits_are_our_configurations_fault() -> None:
     with vendor("credits-spent") as at, pytest.raises(ConfigurationError, match="credits"):
-        staged(at, Desk())
+        staged(at, StepRunner())
 
 
 def test_an_outage_is_the_worlds() -> None:
     """That it spends no attempt is shown in tests/rooms and in the simulation, on virtual time."""
     with vendor("outage") as at, pytest.raises(WorldError):
-        staged(at, Desk())
+        staged(at, StepRunner())

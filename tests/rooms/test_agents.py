@@ -1,4 +1,4 @@
-"""The three agents in a row, at a desk that only takes notes."""
+"""The three agents in a row, at a runner that only takes notes."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ RULES = StagingRules()
 DONE = Checkpoint(analysis=ANALYSIS.model_dump_json(), picture="work/1", generations=1)
 
 
-class Desk:
-    """Implements `shared.staging.agents.Desk`: pays for everything and writes down what happened, in order."""
+class StepRunner:
+    """Implements `shared.staging.agents.StepRunner`: pays for everything and writes down what happened, in order."""
 
     def __init__(self, checkpoint: Checkpoint | None = None, kept: bytes | None = None) -> None:
         self.checkpoint = checkpoint or Checkpoint()
@@ -61,7 +61,7 @@ class Desk:
         """Nobody asks here."""
 
 
-class Office:
+class Studio:
     """Agents with their fakes."""
 
     def __init__(self, rules: StagingRules = RULES) -> None:
@@ -69,8 +69,8 @@ class Office:
         self.pictures = PictureWorks()
         self.agents = Agents(self.model, self.pictures, rules)
 
-    async def stage(self, desk: Desk) -> bytes:
-        return (await self.agents.stage(PHOTO, REQUEST, desk)).jpeg
+    async def stage(self, runner: StepRunner) -> bytes:
+        return (await self.agents.stage(PHOTO, REQUEST, runner)).jpeg
 
 
 def verdict(structure: float, realism: float, style: float, *defects: str) -> Verdict:
@@ -79,78 +79,78 @@ def verdict(structure: float, realism: float, style: float, *defects: str) -> Ve
 
 @virtual
 async def test_one_photo(world: World) -> None:
-    office, desk = Office(), Desk()
-    assert await office.stage(desk) == b"finished raw 1"
-    assert desk.notes == [
+    studio, runner = Studio(), StepRunner()
+    assert await studio.stage(runner) == b"finished raw 1"
+    assert runner.notes == [
         f"analyse from {TEXT}", "keep", "look for the picture", f"generate from {IMAGE}", "keep raw 1", f"verify from {TEXT}",
     ]  # fmt: skip
-    assert desk.checkpoint == Checkpoint(analysis=ANALYSIS.model_dump_json(), generations=1)
-    assert office.model.verified == [b"finished raw 1"], "verified is what the customer gets"
-    assert office.model.defects == [()]
-    assert office.agents.prompts == "v-test"
+    assert runner.checkpoint == Checkpoint(analysis=ANALYSIS.model_dump_json(), generations=1)
+    assert studio.model.verified == [b"finished raw 1"], "verified is what the customer gets"
+    assert studio.model.defects == [()]
+    assert studio.agents.prompts == "v-test"
 
 
 @virtual
 async def test_a_known_analysis_is_not_bought(world: World) -> None:
-    office, desk = Office(), Desk(Checkpoint(analysis=ANALYSIS.model_dump_json()))
-    await office.stage(desk)
-    assert office.model.calls == ["generate", "verify"]
+    studio, runner = Studio(), StepRunner(Checkpoint(analysis=ANALYSIS.model_dump_json()))
+    await studio.stage(runner)
+    assert studio.model.calls == ["generate", "verify"]
 
 
 @virtual
 async def test_a_kept_picture_is_verified_only(world: World) -> None:
-    office, desk = Office(), Desk(DONE, b"kept")
-    assert await office.stage(desk) == b"finished kept"
-    assert office.model.calls == ["verify"]
-    assert desk.safe == []
+    studio, runner = Studio(), StepRunner(DONE, b"kept")
+    assert await studio.stage(runner) == b"finished kept"
+    assert studio.model.calls == ["verify"]
+    assert runner.safe == []
 
 
 @virtual
 async def test_a_picture_that_is_gone_is_bought_again(world: World) -> None:
-    office, desk = Office(), Desk(DONE, None)
-    assert await office.stage(desk) == b"finished raw 1"
-    assert office.model.calls == ["generate", "verify"]
-    assert desk.checkpoint.generations == 2
+    studio, runner = Studio(), StepRunner(DONE, None)
+    assert await studio.stage(runner) == b"finished raw 1"
+    assert studio.model.calls == ["generate", "verify"]
+    assert runner.checkpoint.generations == 2
 
 
 @virtual
 async def test_regeneration_names_the_defects(world: World) -> None:
-    office, desk = Office(), Desk()
-    office.model.will("verify", BAD)
-    assert await office.stage(desk) == b"finished raw 2"
-    assert office.model.calls == ["analyse", "generate", "verify", "generate", "verify"]
-    assert office.model.defects == [(), ("structure kept scored 0.20, needs 0.70", "sofa floats", "window walled up")]
-    assert desk.checkpoint.generations == 2
+    studio, runner = Studio(), StepRunner()
+    studio.model.will("verify", BAD)
+    assert await studio.stage(runner) == b"finished raw 2"
+    assert studio.model.calls == ["analyse", "generate", "verify", "generate", "verify"]
+    assert studio.model.defects == [(), ("structure kept scored 0.20, needs 0.70", "sofa floats", "window walled up")]
+    assert runner.checkpoint.generations == 2
 
 
 @virtual
 async def test_each_regeneration_is_told_the_defects_of_the_last(world: World) -> None:
-    office, desk = Office(), Desk()
-    office.model.will("verify", verdict(0.1, 1, 1, "lamp melts"), verdict(1, 0.1, 1, "rug flies"))
-    await office.stage(desk)
-    assert [any("lamp" in d for d in told) for told in office.model.defects] == [False, True, False]
-    assert [any("rug" in d for d in told) for told in office.model.defects] == [False, False, True]
+    studio, runner = Studio(), StepRunner()
+    studio.model.will("verify", verdict(0.1, 1, 1, "lamp melts"), verdict(1, 0.1, 1, "rug flies"))
+    await studio.stage(runner)
+    assert [any("lamp" in d for d in told) for told in studio.model.defects] == [False, True, False]
+    assert [any("rug" in d for d in told) for told in studio.model.defects] == [False, False, True]
 
 
 @pytest.mark.parametrize("most", [1, 2, 3, 5])
 @virtual
 async def test_quality_rejected_after_the_last_generation(world: World, most: int) -> None:
-    office, desk = Office(StagingRules(max_generations=most)), Desk()
-    office.model.will("verify", *[BAD] * most)
+    studio, runner = Studio(StagingRules(max_generations=most)), StepRunner()
+    studio.model.will("verify", *[BAD] * most)
     with pytest.raises(ImageRejected) as caught:
-        await office.stage(desk)
+        await studio.stage(runner)
     assert caught.value.code == ErrorCode.QUALITY_REJECTED
     assert caught.value.message.startswith(f"{most} picture")
     assert "sofa floats" in caught.value.message
-    assert office.model.calls.count("generate") == office.model.calls.count("verify") == most
+    assert studio.model.calls.count("generate") == studio.model.calls.count("verify") == most
 
 
 @virtual
 async def test_a_long_list_of_defects_stays_a_sentence(world: World) -> None:
-    office, desk = Office(), Desk()
-    office.model.will("verify", *[verdict(0, 0, 0, *["x" * 300] * 40)] * 3)
+    studio, runner = Studio(), StepRunner()
+    studio.model.will("verify", *[verdict(0, 0, 0, *["x" * 300] * 40)] * 3)
     with pytest.raises(ImageRejected) as caught:
-        await office.stage(desk)
+        await studio.stage(runner)
     assert len(caught.value.message) <= 500
 
 
@@ -158,31 +158,31 @@ async def test_a_long_list_of_defects_stays_a_sentence(world: World) -> None:
 @virtual
 async def test_generations_of_earlier_attempts_count(world: World, generations: int, bought: int) -> None:
     known = Checkpoint(analysis=DONE.analysis, picture="work/1", generations=generations)
-    office, desk = Office(), Desk(known, b"kept")
-    office.model.will("verify", *[BAD] * 3)
+    studio, runner = Studio(), StepRunner(known, b"kept")
+    studio.model.will("verify", *[BAD] * 3)
     with pytest.raises(ImageRejected):
-        await office.stage(desk)
-    assert office.model.calls.count("generate") == bought
+        await studio.stage(runner)
+    assert studio.model.calls.count("generate") == bought
 
 
 @virtual
 async def test_a_picture_is_looked_at_before_it_is_kept(world: World) -> None:
-    office, desk = Office(), Desk()
-    office.pictures.will("finish", WorldError(ErrorCode.VENDOR_BAD_ANSWER, "truncated"))
+    studio, runner = Studio(), StepRunner()
+    studio.pictures.will("finish", WorldError(ErrorCode.VENDOR_BAD_ANSWER, "truncated"))
     with pytest.raises(WorldError):
-        await office.stage(desk)
-    assert [picture for _, picture in desk.safe if picture is not None] == []
-    assert desk.checkpoint == Checkpoint(analysis=DONE.analysis)
+        await studio.stage(runner)
+    assert [picture for _, picture in runner.safe if picture is not None] == []
+    assert runner.checkpoint == Checkpoint(analysis=DONE.analysis)
 
 
 @virtual
 async def test_a_picture_is_kept_before_it_is_verified(world: World) -> None:
-    office, desk = Office(), Desk()
-    office.model.will("verify", WorldError(ErrorCode.VENDOR_TIMEOUT, "x"))
+    studio, runner = Studio(), StepRunner()
+    studio.model.will("verify", WorldError(ErrorCode.VENDOR_TIMEOUT, "x"))
     with pytest.raises(WorldError):
-        await office.stage(desk)
-    assert [picture for _, picture in desk.safe if picture is not None] == [b"raw 1"]
-    assert desk.checkpoint.generations == 1
+        await studio.stage(runner)
+    assert [picture for _, picture in runner.safe if picture is not None] == [b"raw 1"]
+    assert runner.checkpoint.generations == 1
 
 
 @pytest.mark.parametrize("step", ["analyse", "generate", "verify"])
@@ -193,13 +193,13 @@ async def test_a_picture_is_kept_before_it_is_verified(world: World) -> None:
 )  # fmt: skip
 @virtual
 async def test_errors_pass_through_as_they_are(world: World, step: str, error: Exception) -> None:
-    office, desk = Office(), Desk()
-    office.model.will(step, error)
+    studio, runner = Studio(), StepRunner()
+    studio.model.will(step, error)
     with pytest.raises(type(error)) as caught:
-        await office.stage(desk)
+        await studio.stage(runner)
     assert caught.value is error
     assert isinstance(error, RuumError | ZeroDivisionError)
-    assert office.model.calls[-1] == step
+    assert studio.model.calls[-1] == step
 
 
 @pytest.mark.parametrize(
@@ -216,27 +216,27 @@ async def test_errors_pass_through_as_they_are(world: World, step: str, error: E
     ],
 )  # fmt: skip
 def test_defects(given: Verdict, expected: tuple[str, ...]) -> None:
-    assert Office().agents.defects(given) == expected
+    assert Studio().agents.defects(given) == expected
 
 
 def test_a_score_just_below_does_not_read_as_the_limit() -> None:
-    (told,) = Office().agents.defects(verdict(0.6999, 1, 1))
+    (told,) = Studio().agents.defects(verdict(0.6999, 1, 1))
     scored, needs = told.removeprefix("structure kept scored ").split(", needs ")
     assert scored != needs, "'scored 0.70, needs 0.70' tells neither a model nor a customer anything"
 
 
 def test_few_defects_are_named() -> None:
-    told = Office().agents.defects(verdict(0, 0, 0, *[f"defect {number}" for number in range(40)]))
+    told = Studio().agents.defects(verdict(0, 0, 0, *[f"defect {number}" for number in range(40)]))
     assert len(told) == MAX_DEFECTS
     assert told[3:] == tuple(f"defect {number}" for number in range(5))
 
 
 @virtual
 async def test_rules_are_the_settings(world: World) -> None:
-    strict = Office(StagingRules(min_structure_kept=1.0, min_realism=1.0, min_style_fit=1.0))
+    strict = Studio(StagingRules(min_structure_kept=1.0, min_realism=1.0, min_style_fit=1.0))
     assert strict.agents.defects(GOOD) == ()
     assert len(strict.agents.defects(verdict(0.99, 0.99, 0.99))) == 3
-    lax = Office(StagingRules(min_structure_kept=0.0, min_realism=0.0, min_style_fit=0.0))
+    lax = Studio(StagingRules(min_structure_kept=0.0, min_realism=0.0, min_style_fit=0.0))
     assert lax.agents.defects(verdict(0, 0, 0, "x")) == ()
 
 
@@ -246,50 +246,50 @@ async def test_rules_are_the_settings(world: World) -> None:
 @pytest.mark.parametrize("step", ["analyse", "generate", "verify"])
 @virtual
 async def test_one_refused_answer_is_asked_for_again(world: World, step: str) -> None:
-    office, desk = Office(), Desk()
-    office.model.will(step, AnswerRefused("the vendor refused it: IMAGE_SAFETY"))
-    assert await office.stage(desk) == (b"finished raw 2" if step == "generate" else b"finished raw 1")
-    assert office.model.calls.count(step) == 2
-    assert desk.checkpoint.refusals == 1
+    studio, runner = Studio(), StepRunner()
+    studio.model.will(step, AnswerRefused("the vendor refused it: IMAGE_SAFETY"))
+    assert await studio.stage(runner) == (b"finished raw 2" if step == "generate" else b"finished raw 1")
+    assert studio.model.calls.count(step) == 2
+    assert runner.checkpoint.refusals == 1
 
 
 @pytest.mark.parametrize("most", [1, 2, 5])
 @pytest.mark.parametrize("step", ["analyse", "generate", "verify"])
 @virtual
 async def test_a_photo_whose_every_answer_is_refused_is_refused(world: World, step: str, most: int) -> None:
-    office, desk = Office(StagingRules(max_refusals=most)), Desk()
-    office.model.will(step, *[AnswerRefused("the vendor refused it: IMAGE_SAFETY")] * 9)
+    studio, runner = Studio(StagingRules(max_refusals=most)), StepRunner()
+    studio.model.will(step, *[AnswerRefused("the vendor refused it: IMAGE_SAFETY")] * 9)
     with pytest.raises(ImageRejected, match=f"IMAGE_SAFETY, as it did with {most} answers") as refused:
-        await office.stage(desk)
+        await studio.stage(runner)
     assert refused.value.code is ErrorCode.REFUSED_BY_SAFETY
-    assert office.model.calls.count(step) == most
+    assert studio.model.calls.count(step) == most
 
 
 @virtual
 async def test_refusals_are_counted_over_attempts(world: World) -> None:
-    office, desk = Office(), Desk(Checkpoint(refusals=1))
-    office.model.will("generate", AnswerRefused("x"))
+    studio, runner = Studio(), StepRunner(Checkpoint(refusals=1))
+    studio.model.will("generate", AnswerRefused("x"))
     with pytest.raises(ImageRejected):
-        await office.stage(desk)
+        await studio.stage(runner)
 
 
 @virtual
 async def test_a_picture_of_the_wrong_shape_costs_a_generation_and_is_told_to_the_next(world: World) -> None:
-    office, desk = Office(), Desk()
-    office.pictures.will("finish", WrongShape("it is 1024 x 1024, the photo 1600 x 1200"))
-    assert await office.stage(desk) == b"finished raw 2"
+    studio, runner = Studio(), StepRunner()
+    studio.pictures.will("finish", WrongShape("it is 1024 x 1024, the photo 1600 x 1200"))
+    assert await studio.stage(runner) == b"finished raw 2"
     told = "the picture has the wrong shape: it is 1024 x 1024, the photo 1600 x 1200"
-    assert office.model.defects == [(), (told,)]
-    assert office.model.calls == ["analyse", "generate", "generate", "verify"], "nothing is paid to judge it"
-    assert desk.checkpoint.generations == 2
-    assert [picture for _, picture in desk.safe if picture] == [b"raw 2"], "and it is not kept"
+    assert studio.model.defects == [(), (told,)]
+    assert studio.model.calls == ["analyse", "generate", "generate", "verify"], "nothing is paid to judge it"
+    assert runner.checkpoint.generations == 2
+    assert [picture for _, picture in runner.safe if picture] == [b"raw 2"], "and it is not kept"
 
 
 @virtual
 async def test_wrong_shapes_without_end_are_quality_rejected(world: World) -> None:
-    office, desk = Office(), Desk()
-    office.pictures.will("finish", *[WrongShape("it is square")] * 9)
+    studio, runner = Studio(), StepRunner()
+    studio.pictures.will("finish", *[WrongShape("it is square")] * 9)
     with pytest.raises(ImageRejected, match="it is square") as rejected:
-        await office.stage(desk)
+        await studio.stage(runner)
     assert rejected.value.code is ErrorCode.QUALITY_REJECTED
-    assert office.model.calls.count("generate") == RULES.max_generations
+    assert studio.model.calls.count("generate") == RULES.max_generations

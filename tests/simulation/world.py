@@ -293,7 +293,7 @@ class World:
         async def handle(delivery: Delivery) -> None:
             await rooms.aggregate.handle(messages.decode(messages.ImageChanged, delivery.data))
 
-        await consume(self.backend(process).queue, CHANGES_TOPIC, handle, clock=process.clock, most=8)
+        await consume(self.backend(process).queue, CHANGES_TOPIC, handle, clock=process.clock, max_messages=8)
 
     async def dead_letter(self, process: Process) -> None:
         rooms = self.rooms(process)

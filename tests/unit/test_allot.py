@@ -20,7 +20,7 @@ from shared.ports import Delivery, Message
 from shared.settings import WorkerLimits
 from shared.topology import topic_of
 from shared.worker.disposition import ACK, Disposition
-from shared.worker.subscriber import PROBE_EVERY_SECONDS, PROBE_SECONDS, PULL_SECONDS, Subscriber, Turns
+from shared.worker.subscriber import PROBE_EVERY_SECONDS, PROBE_SECONDS, PULL_SECONDS, Subscriber, TierSchedule
 from tests.clocks import VirtualClock, run_virtual
 
 EXPRESS, NORMAL, ECONOMY = Tier.EXPRESS, Tier.NORMAL, Tier.ECONOMY
@@ -31,12 +31,12 @@ SUBSETS = [tiers for size in range(4) for tiers in itertools.combinations(Tier, 
 SITUATIONS = [(busy, asked) for busy in SUBSETS for asked in SUBSETS]
 
 
-def after_pulls(busy: Collection[Tier]) -> Turns:
-    """Turns whose last pulls, at START, found work for these tiers and none for the others."""
-    turns = Turns()
+def after_pulls(busy: Collection[Tier]) -> TierSchedule:
+    """TierSchedule whose last pulls, at START, found work for these tiers and none for the others."""
+    schedule = TierSchedule()
     for tier in Tier:
-        turns.pulled(tier, 1 if tier in busy else 0, START)
-    return turns
+        schedule.pulled(tier, 1 if tier in busy else 0, START)
+    return schedule
 
 
 def test_the_weights_are_the_designs():
@@ -50,8 +50,8 @@ def test_the_weights_are_the_designs():
 @pytest.mark.parametrize("since", [0.0, PROBE_EVERY_SECONDS - 0.01, PROBE_EVERY_SECONDS, 1000.0])
 def test_every_allotment(since: float):
     for free, (busy, asked) in itertools.product(range(MAX + 1), SITUATIONS):
-        turns = after_pulls(busy)
-        asks = turns.allot(free, asked, START + since)
+        schedule = after_pulls(busy)
+        asks = schedule.allot(free, asked, START + since)
         case = (free, busy, asked, asks)
         assert sum(asks.values()) <= free, case
         assert all(ask >= 1 for ask in asks.values()), case
@@ -63,21 +63,21 @@ def test_every_allotment(since: float):
         assert len([tier for tier in asks if tier not in busy]) == min(free, len(probed)), case
         if set(may_ask) & set(busy):
             assert sum(asks.values()) == free, case  # no slot is left over while a tier has work
-        if free >= len(probed) + 20:  # two whole turns: one may still be owed
+        if free >= len(probed) + 20:  # two whole schedule: one may still be owed
             assert set(asks) == set(probed) | (set(may_ask) & set(busy)), case
 
 
 def test_an_allotment_changes_nothing():
-    turns = after_pulls((EXPRESS, ECONOMY))
-    first = [turns.allot(free, (), START + 9) for free in range(30)]
-    assert [turns.allot(free, (), START + 9) for free in range(30)] == first
+    schedule = after_pulls((EXPRESS, ECONOMY))
+    first = [schedule.allot(free, (), START + 9) for free in range(30)]
+    assert [schedule.allot(free, (), START + 9) for free in range(30)] == first
 
 
 def test_a_new_worker_asks_every_tier_for_one():
-    assert Turns().allot(50, (), START) == dict.fromkeys(Tier, 1)
-    assert Turns().allot(50, (), 0.0) == dict.fromkeys(Tier, 1)
-    assert Turns().allot(1, (), START) == {EXPRESS: 1}
-    assert Turns().allot(0, (), START) == {}
+    assert TierSchedule().allot(50, (), START) == dict.fromkeys(Tier, 1)
+    assert TierSchedule().allot(50, (), 0.0) == dict.fromkeys(Tier, 1)
+    assert TierSchedule().allot(1, (), START) == {EXPRESS: 1}
+    assert TierSchedule().allot(0, (), START) == {}
 
 
 @pytest.mark.parametrize("alone", list(Tier))
@@ -91,12 +91,12 @@ def test_a_tier_that_waits_alone_gets_everything_but_the_probes(alone: Tier):
 @pytest.mark.parametrize("tiers", [tiers for tiers in SUBSETS if len(tiers) > 1], ids=str)
 def test_many_slots_are_shared_by_weight_within_rounding(tiers: tuple[Tier, ...]):
     weight = sum(TIER_WEIGHTS[tier] for tier in tiers)
-    _, turns = served([10] * 200, dict.fromkeys(tiers, 10**6))  # nobody is owed anything
+    _, schedule = served([10] * 200, dict.fromkeys(tiers, 10**6))  # nobody is owed anything
     now = START + 20
     for tier in set(Tier) - set(tiers):
-        turns.pulled(tier, 0, now)
+        schedule.pulled(tier, 0, now)
     for free in (10, 20, 37, 50, 100, 500, 1000):
-        asks = turns.allot(free, (), now)
+        asks = schedule.allot(free, (), now)
         assert set(asks) == set(tiers)
         for tier in tiers:
             assert abs(asks.get(tier, 0) - free * TIER_WEIGHTS[tier] / weight) <= 2, (free, asks)
@@ -107,23 +107,23 @@ def test_many_slots_are_shared_by_weight_within_rounding(tiers: tuple[Tier, ...]
 
 def test_an_idle_tier_beside_a_busy_one_is_asked_shortly():
     for busy in SUBSETS:
-        turns = after_pulls(busy)
+        schedule = after_pulls(busy)
         for tier in Tier:
             short = tier not in busy and bool(busy)
-            assert turns.wait_seconds(tier) == (PROBE_SECONDS if short else PULL_SECONDS), (busy, tier)
+            assert schedule.wait_seconds(tier) == (PROBE_SECONDS if short else PULL_SECONDS), (busy, tier)
 
 
 def test_beside_busy_tiers_an_idle_one_is_asked_every_few_seconds():
-    turns = after_pulls((EXPRESS,))
+    schedule = after_pulls((EXPRESS,))
     asked: list[tuple[float, Tier]] = []
     for tick in range(1000):
         now = START + tick / 10
-        for tier, ask in turns.allot(5, (), now).items():
+        for tier, ask in schedule.allot(5, (), now).items():
             if tier is not EXPRESS:
                 assert ask == 1
                 asked.append((now, tier))
-                turns.pulled(tier, 0, now)
-        turns.pulled(EXPRESS, 1, now)
+                schedule.pulled(tier, 0, now)
+        schedule.pulled(EXPRESS, 1, now)
     for tier in (NORMAL, ECONOMY):
         times = [at for at, which in asked if which is tier]
         gaps = [later - sooner for sooner, later in itertools.pairwise(times)]
@@ -132,52 +132,56 @@ def test_beside_busy_tiers_an_idle_one_is_asked_every_few_seconds():
 
 
 def test_the_next_probe_is_when_the_first_idle_tier_is_due():
-    turns = Turns()
-    turns.pulled(EXPRESS, 1, START)
-    turns.pulled(NORMAL, 0, START)
-    turns.pulled(ECONOMY, 0, START + 2)
+    schedule = TierSchedule()
+    schedule.pulled(EXPRESS, 1, START)
+    schedule.pulled(NORMAL, 0, START)
+    schedule.pulled(ECONOMY, 0, START + 2)
     for tier in (EXPRESS, NORMAL, ECONOMY):
-        turns.pulled(tier, 0, START if tier is not ECONOMY else START + 2)
-    assert turns.next_probe_seconds((), START + 1) == pytest.approx(PROBE_EVERY_SECONDS - 1)
-    assert turns.next_probe_seconds((), START + 1000) > 0, "no loop without a pause"
+        schedule.pulled(tier, 0, START if tier is not ECONOMY else START + 2)
+    assert schedule.next_probe_seconds((), START + 1) == pytest.approx(PROBE_EVERY_SECONDS - 1)
+    assert schedule.next_probe_seconds((), START + 1000) > 0, "no loop without a pause"
     # Whoever waits this long finds the tier due.
-    turns.pulled(EXPRESS, 1, START + 2)
-    pause = turns.next_probe_seconds((), START + 2)
-    assert NORMAL in turns.allot(50, (), START + 2 + pause)
+    schedule.pulled(EXPRESS, 1, START + 2)
+    pause = schedule.next_probe_seconds((), START + 2)
+    assert NORMAL in schedule.allot(50, (), START + 2 + pause)
 
 
 def test_only_idle_tiers_that_wait_to_be_asked_wake_the_worker():
     """A busy tier's pull wakes by its messages: counting it made a worker with free slots turn 20 times a second."""
-    turns = Turns()
+    schedule = TierSchedule()
     for tier in (NORMAL, ECONOMY):
-        turns.pulled(tier, 0, START)
-    turns.pulled(EXPRESS, 1, START)
-    assert turns.next_probe_seconds((), START) == pytest.approx(PROBE_EVERY_SECONDS)
-    assert turns.next_probe_seconds((NORMAL,), START) == pytest.approx(PROBE_EVERY_SECONDS)
-    assert turns.next_probe_seconds((NORMAL, ECONOMY), START) is None
+        schedule.pulled(tier, 0, START)
+    schedule.pulled(EXPRESS, 1, START)
+    assert schedule.next_probe_seconds((), START) == pytest.approx(PROBE_EVERY_SECONDS)
+    assert schedule.next_probe_seconds((NORMAL,), START) == pytest.approx(PROBE_EVERY_SECONDS)
+    assert schedule.next_probe_seconds((NORMAL, ECONOMY), START) is None
     for tier in (NORMAL, ECONOMY):
-        turns.pulled(tier, 1, START)
-    assert turns.next_probe_seconds((), START + 100) is None
+        schedule.pulled(tier, 1, START)
+    assert schedule.next_probe_seconds((), START + 100) is None
 
 
 # --- over many allotments, each tier with its own backlog -------------------------------------------------------------
 
 
 def served(
-    sizes: list[int], backlog: dict[Tier, int], turns: Turns | None = None, start: float = START, seconds: float = 0.1
-) -> tuple[Counter[Tier], Turns]:
+    sizes: list[int],
+    backlog: dict[Tier, int],
+    schedule: TierSchedule | None = None,
+    start: float = START,
+    seconds: float = 0.1,
+) -> tuple[Counter[Tier], TierSchedule]:
     """What the tiers were given when so many slots became free each time; the backlog is worked off."""
-    turns = turns or Turns()
+    schedule = schedule or TierSchedule()
     given: Counter[Tier] = Counter()
     for turn, free in enumerate(sizes):
         now = start + turn * seconds
-        for tier, ask in turns.allot(free, (), now).items():
+        for tier, ask in schedule.allot(free, (), now).items():
             count = min(ask, backlog.get(tier, 0))
-            turns.pulled(tier, count, now)
+            schedule.pulled(tier, count, now)
             given[tier] += count
             if tier in backlog:
                 backlog[tier] -= count
-    return given, turns
+    return given, schedule
 
 
 FREE_SIZES = {
@@ -202,13 +206,13 @@ def test_in_the_long_run_waiting_tiers_share_by_weight(tiers: tuple[Tier, ...], 
 @pytest.mark.parametrize("free", [1, 2, 3, 7, 10, 50])
 def test_no_waiting_tier_goes_without_for_long(free: int):
     """Of any twenty slots in a row economy has one, whatever the others want."""
-    turns = Turns()
-    served([10] * 20, dict.fromkeys(Tier, 10**6), turns)  # everybody is known to wait
+    schedule = TierSchedule()
+    served([10] * 20, dict.fromkeys(Tier, 10**6), schedule)  # everybody is known to wait
     without = dict.fromkeys(Tier, 0)
     for turn in range(2000 // free):
-        asks = turns.allot(free, (), START + 100 + turn * 0.1)
+        asks = schedule.allot(free, (), START + 100 + turn * 0.1)
         for tier in Tier:
-            turns.pulled(tier, asks[tier], START + 100) if tier in asks else None
+            schedule.pulled(tier, asks[tier], START + 100) if tier in asks else None
             without[tier] = 0 if tier in asks else without[tier] + free
             assert without[tier] <= 20 * 6 / TIER_WEIGHTS[tier], (tier, turn)
 
@@ -218,9 +222,9 @@ def test_no_waiting_tier_goes_without_for_long(free: int):
 def test_a_tier_that_was_idle_is_paid_nothing_back(idle: Tier, free: int):
     others = [tier for tier in Tier if tier is not idle]
     backlog = dict.fromkeys(others, 10**6)
-    _, turns = served([free] * 2000, backlog)
+    _, schedule = served([free] * 2000, backlog)
     backlog[idle] = 10**6
-    given, _ = served([free] * (1000 // free), backlog, turns, start=START + 300, seconds=0.5)
+    given, _ = served([free] * (1000 // free), backlog, schedule, start=START + 300, seconds=0.5)
     total = sum(given.values())
     fair = total * TIER_WEIGHTS[idle] / 10
     late = PROBE_EVERY_SECONDS / 0.5 * free  # before it is asked again
@@ -231,9 +235,9 @@ def test_a_tier_that_was_idle_is_paid_nothing_back(idle: Tier, free: int):
 def test_a_tier_that_was_alone_owes_nothing():
     """Economy worked through the night alone; in the morning it has its share all the same."""
     backlog = {ECONOMY: 10**6}
-    _, turns = served([10] * 2000, backlog)
+    _, schedule = served([10] * 2000, backlog)
     backlog |= {EXPRESS: 10**6, NORMAL: 10**6}
-    given, _ = served([10] * 200, backlog, turns, start=START + 1000)
+    given, _ = served([10] * 200, backlog, schedule, start=START + 1000)
     assert given[ECONOMY] >= 150, given
     assert given[EXPRESS] > given[NORMAL] > given[ECONOMY]
 
@@ -316,15 +320,15 @@ def test_over_time_every_waiting_tier_gets_its_share():
 @given(st.lists(st.tuples(st.sampled_from(Tier), st.integers(0, 3)), max_size=200))
 def test_a_tier_seems_empty_after_twelve_pulls_in_vain_and_not_before(pulls: list[tuple[Tier, int]]) -> None:
     """Pub/Sub never answers a short pull of an empty subscription, and answers one of a full one late now and then."""
-    turns = Turns()
+    schedule = TierSchedule()
     since: dict[Tier, int] = dict.fromkeys(Tier, 0)
     for tier, count in pulls:
         since[tier] = 0 if count else since[tier] + 1
-        assert turns.shows_empty(tier, count) is (since[tier] == 12)
+        assert schedule.shows_empty(tier, count) is (since[tier] == 12)
         since[tier] %= 12
 
 
 def test_each_tier_is_looked_at_by_itself() -> None:
-    turns = Turns()
-    looks = [(tier, turns.shows_empty(tier, 0)) for _ in range(24) for tier in Tier]
+    schedule = TierSchedule()
+    looks = [(tier, schedule.shows_empty(tier, 0)) for _ in range(24) for tier in Tier]
     assert [tier for tier, empty in looks if empty] == [*Tier, *Tier]

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from shared import decisions
 from shared.decisions import forecast
 from shared.decisions.forecast import Capacity, Pace
-from shared.decisions.quota import Ask, Circuit, Grant, Ledger
+from shared.decisions.quota import Circuit, Grant, Ledger, QuotaRequest
 from shared.messages import ImageChanged, decode
 from shared.model import Batch, BatchState, Call, Control, Counts, ImageState, ManifestRef, Tier
 from shared.results.status import known_speed, status_of, write_status
@@ -197,7 +197,7 @@ def test_slow_mode_of_yesterday_slows_nothing_today() -> None:
     """The ledger recovers when somebody asks; until then the document says what was, not what will be granted."""
     limit = Limit(per_minute=60)
     ledger = Ledger(id=IMAGE, rate=0.25, rate_changed_at=NOW - 86_400)
-    asked = Ask(worker="w", wanted={NORMAL: ("a",)})
+    asked = QuotaRequest(worker="w", wanted={NORMAL: ("a",)})
     assert decisions.quota.reserve(ledger, asked, limit, NOW)[0].rate == 1.0  # what the first reservation will find
     found = forecast.capacity(limited(image=limit), {IMAGE: ledger}, MODELS, NOW)
     assert found.images_per_second == pytest.approx(1.0)
@@ -207,7 +207,7 @@ def test_slow_mode_halves_concurrent_slots_too() -> None:
     """The forecast counts on as many as are given."""
     limit = Limit(concurrent=10)
     ledger = Ledger(id=IMAGE, rate=0.5, rate_changed_at=NOW)
-    asked = Ask(worker="w", wanted={NORMAL: tuple(map(str, range(50)))})
+    asked = QuotaRequest(worker="w", wanted={NORMAL: tuple(map(str, range(50)))})
     given_at_once = len(decisions.quota.reserve(ledger, asked, limit, NOW)[1].grants)
     found = forecast.capacity(limited(image=limit), {IMAGE: ledger}, MODELS, NOW)
     assert given_at_once == 5
@@ -235,7 +235,7 @@ def test_the_vendors_own_pause_stands_still_too() -> None:
     """After a 429 with RetryInfo of two minutes nothing starts for as long."""
     grant = Grant(id="g", tier=NORMAL, start=NOW, epoch=0)
     ledger = decisions.quota.throttled(Ledger(id=IMAGE), grant, 120.0, NOW)
-    asked = Ask(worker="w", wanted={NORMAL: ("a",)})
+    asked = QuotaRequest(worker="w", wanted={NORMAL: ("a",)})
     assert decisions.quota.reserve(ledger, asked, Limit(per_minute=60), NOW)[1].grants == ()
     found = forecast.capacity(limited(image=Limit(per_minute=60)), {IMAGE: ledger}, MODELS, NOW)
     assert found.blocked_seconds == pytest.approx(121.0)

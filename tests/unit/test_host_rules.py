@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from shared import decisions
-from shared.decisions.quota import Ask, Grant
+from shared.decisions.quota import Grant, QuotaRequest
 from shared.model import Tier
 from shared.settings import Limit
 from shared.worker import hosts
@@ -31,7 +31,7 @@ LIMIT = Limit(concurrent=10)
 
 def turn(ledger: HostLedger, now: float, succeeded: bool = False) -> tuple[HostLedger, Grant]:
     """One turn, and what was heard on the way to it."""
-    ask = Ask(worker="w", wanted={Tier.NORMAL: (f"c{now}",)}, succeeded=succeeded)
+    ask = QuotaRequest(worker="w", wanted={Tier.NORMAL: (f"c{now}",)}, succeeded=succeeded)
     ledger, reserved = decisions.quota.reserve(ledger, ask, LIMIT, now)
     (grant,) = reserved.grants
     return ledger, grant
@@ -70,7 +70,7 @@ def test_an_answer_from_before_a_refusal_does_not_begin_the_count_anew() -> None
     """It is told with a later reservation."""
     ledger = refused(NEW, FREE, None, NOW)
     now = ledger.not_before
-    late = Ask(worker="w", wanted={}, succeeded=True, answered_seconds_ago=now - NOW + 1)
+    late = QuotaRequest(worker="w", wanted={}, succeeded=True, answered_seconds_ago=now - NOW + 1)
     ledger, _ = decisions.quota.reserve(ledger, late, LIMIT, now)
     ledger, grant = turn(ledger, now)
     assert refused(ledger, grant, None, now).refusals == 2
@@ -124,7 +124,10 @@ def test_whatever_comes_in_whatever_order(first: str) -> None:
                 now = max(now, ledger.not_before)
                 ledger, old = turn(ledger, now)
                 ledger, _ = decisions.quota.reserve(
-                    ledger, Ask(worker="w", wanted={}, succeeded=True, done_slots=frozenset({old.id})), LIMIT, now
+                    ledger,
+                    QuotaRequest(worker="w", wanted={}, succeeded=True, done_slots=frozenset({old.id})),
+                    LIMIT,
+                    now,
                 )
                 assert ledger.answered_at == now
                 continue
@@ -139,7 +142,9 @@ def test_whatever_comes_in_whatever_order(first: str) -> None:
             assert decisions.quota.SLOWEST <= ledger.rate <= 1.0
             assert not ledger.slots
             assert is_limited(ledger, now)
-            _, reserved = decisions.quota.reserve(ledger, Ask(worker="w", wanted={Tier.NORMAL: ("c",)}), LIMIT, now)
+            _, reserved = decisions.quota.reserve(
+                ledger, QuotaRequest(worker="w", wanted={Tier.NORMAL: ("c",)}), LIMIT, now
+            )
             assert all(grant.start >= ledger.not_before for grant in reserved.grants)
 
 

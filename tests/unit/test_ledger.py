@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from shared import decisions
 from shared.decisions.fairness import TIER_WEIGHTS
-from shared.decisions.quota import Ask, Circuit, Grant, Ledger, Reserved
+from shared.decisions.quota import Circuit, Grant, Ledger, QuotaRequest, Reserved
 from shared.errors import BadSetting
 from shared.messages import decode, encode
 from shared.model import Tier
@@ -41,7 +41,7 @@ class Fleet:
     def ask(self, worker: str, wants: Mapping[Tier, int] | int, now: float, **heard: object) -> Reserved:
         """One reservation; a number means calls of the normal tier."""
         wants = {Tier.NORMAL: wants} if isinstance(wants, int) else wants
-        ask = Ask(worker=worker, wanted=self.wanted(wants), **heard)
+        ask = QuotaRequest(worker=worker, wanted=self.wanted(wants), **heard)
         self.ledger, reserved = decisions.quota.reserve(self.ledger, ask, self.limit, now)
         self.given += reserved.grants
         assert len({grant.id for grant in self.given}) == len(self.given), "a right is given once"
@@ -605,7 +605,7 @@ def test_the_last_answer_is_the_latest_that_was_told(told: list[tuple[float, flo
             assert ledger.failures == 1, "those before the answer are forgotten"
         else:
             ledger = decisions.quota.heard(
-                ledger, Ask(worker="w", wanted={}, succeeded=True, answered_seconds_ago=age), now
+                ledger, QuotaRequest(worker="w", wanted={}, succeeded=True, answered_seconds_ago=age), now
             )
     assert ledger.answered_at == latest
     assert decisions.quota.may_be_outage(ledger, latest) and not decisions.quota.may_be_outage(ledger, latest - 1.0)

@@ -1,4 +1,4 @@
-"""When a batch is doomed: by number or by share, of what failed since it was last resumed or replayed."""
+"""When a batch is paused for its failures: by number or by share, of what failed since it was last resumed or replayed."""
 
 from __future__ import annotations
 
