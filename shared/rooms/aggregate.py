@@ -61,7 +61,7 @@ class Aggregate:
             await self._pause_if_failing(*shown)
 
     async def _pause_if_failing(self, batch: Batch, counts: Counts) -> None:
-        """Pause a batch when too many of its images fail (wrong folder, expired links) instead of paying for the rest."""
+        """Pause a batch when too many of its images fail (wrong folder, expired links): do not pay for the rest."""
         rules = self._settings.threshold
         threshold = batch.threshold or FailureThreshold(count=rules.count or None, percent=rules.percent or None)
         passed = decisions.batch.threshold_passed(threshold, rules.minimum_sample, batch.baseline, counts)

@@ -281,7 +281,7 @@ def test_the_usual_ones_are_variables_of_terraform() -> None:
 
 def test_a_group_on_the_page() -> None:
     assert settings_page.group_section("told", Told)[1:] == [
-        "| `RUUM_TOLD_MAX` | images | 3 | because |", "| `RUUM_TOLD_OPEN` | true or false | true | because |",
+        "| `RUUM_TOLD_MOST` | images | 3 | because |", "| `RUUM_TOLD_OPEN` | true or false | true | because |",
     ]  # fmt: skip
 
 
