@@ -18,12 +18,13 @@ import msgspec
 from ops import errors, failures, local, manifest_file, photos, run_notes, show, spending, waiting, words
 from ops.cli_common import FAILED_HERE, NO_SPACE, OK, REJECTED, SOME_FAILED, database_fault, fail
 from ops.noted_model import Notes
+from shared import decisions
 from shared.assembly import wiring
 from shared.decisions.quota import next_reset
 from shared.errors import ConfigurationError
 from shared.manifest.reader import Manifest
 from shared.model import Batch, BatchState, Control, Counts
-from shared.results import names, report
+from shared.results import names
 from shared.settings import Settings
 from shared.telemetry import LogEvent
 
@@ -270,7 +271,7 @@ async def _read_batch(order: Order, batch: Batch) -> tuple[Counts, float, list[f
         async for image in embedded.store.images(batch.id):
             micro += image.cost_micro_usd
         groups = await failures.of(embedded.store, batch)
-        return await embedded.store.counts(batch.id), report.usd(micro), groups
+        return await embedded.store.counts(batch.id), decisions.money.usd(micro), groups
     finally:
         embedded.database.close()
 

@@ -21,7 +21,7 @@ from shared.errors import ErrorCode, WorldError
 from shared.manifest.sources import SourceRules
 from shared.messages import Letter, Task, decode, encode, is_letter, task_for
 from shared.model import Batch, BatchState, Claim, Image, ImageState, ManifestRef, Tier, Usage, shards_for
-from shared.ports import Answer, Backend, Delivery, Finished, Message, Photo, Request
+from shared.ports import Answer, Backend, Delivery, Finished, Message, ModelSpec, Photo, Request, Step
 from shared.settings import Limit, Price, Settings
 from shared.topology import CHANGES_TOPIC, DEAD_LETTER_DOOR, EVENTS_SUBSCRIPTION, topic_of
 from shared.worker.disposition import Disposition
@@ -199,15 +199,18 @@ class Scripted:
             self.inside -= 1
 
 
+def spec(text: str = TEXT, image: str = IMAGE, prompts: str = "v-test") -> ModelSpec:
+    """The usual three calls, of these two models."""
+    usual = {"analyse": text, "generate": image, "verify": text}
+    return ModelSpec("fake", prompts, tuple(Step(name, Usage(model)) for name, model in usual.items()))
+
+
 class Model(Scripted):
     """A `StagingModel`: every picture it makes is another one; `defects` are those each generation was told."""
 
-    prompts = "v-test"
-    text_model = TEXT
-    image_model = IMAGE
-
     def __init__(self) -> None:
         super().__init__()
+        self.spec = spec()
         self.usage = dict(USAGE)
         self.defects: list[tuple[str, ...]] = []
         self.verified: list[bytes] = []

@@ -21,7 +21,7 @@ from shared.errors import (
     WrongShape,
 )
 from shared.model import Checkpoint
-from shared.ports import Answer, Photo, Request
+from shared.ports import Answer, Photo, Request, Step
 from shared.settings import StagingRules
 from shared.staging.agents import MAX_DEFECTS, Agents
 from tests.rooms.parts import BAD, IMAGE, TEXT, Model, PictureWorks, World, virtual
@@ -41,8 +41,8 @@ class StepRunner:
         self.safe: list[tuple[Checkpoint, bytes | None]] = []
         self._kept = kept
 
-    async def buy(self, step: str, model: str, call: Callable[[], Awaitable[Answer[Any]]]) -> Any:
-        self.notes.append(f"{step} from {model}")
+    async def buy(self, step: Step, call: Callable[[], Awaitable[Answer[Any]]]) -> Any:
+        self.notes.append(f"{step.name} from {step.usual.model}")
         return (await call()).value
 
     async def keep(self, checkpoint: Checkpoint, picture: bytes | None) -> None:
@@ -87,7 +87,7 @@ async def test_one_photo(world: World) -> None:
     assert runner.checkpoint == Checkpoint(analysis=ANALYSIS.model_dump_json(), generations=1)
     assert studio.model.verified == [b"finished raw 1"], "verified is what the customer gets"
     assert studio.model.defects == [()]
-    assert studio.agents.prompts == "v-test"
+    assert studio.agents.spec.prompts == "v-test"
 
 
 @virtual

@@ -14,7 +14,7 @@ from shared.model import Batch, Control, Image, ImageState, Refusal
 from shared.settings import CacheRules
 from shared.worker.cache import CacheEntry, Lead, ask, let_go
 from shared.worker.disposition import Action
-from tests.rooms.parts import BAD, IMAGE, SETTINGS, STALE_SECONDS, Hand, Stall, World, virtual
+from tests.rooms.parts import BAD, IMAGE, SETTINGS, STALE_SECONDS, Hand, Stall, World, spec, virtual
 
 SAME = "https://example.com/same.jpg"
 
@@ -92,7 +92,7 @@ async def test_other_prompts_are_another_picture(world: World) -> None:
     hand = await world.worker()
     await batch(world)
     await stage(world, hand)
-    world.fakes.model.prompts = "v-next"
+    world.fakes.model.spec = spec(prompts="v-next")
     fresh = await world.worker()
     await batch(world, name="b2")
     assert not (await stage(world, fresh, name="acme.b2")).cached

@@ -10,6 +10,7 @@ from shared.errors import ConfigurationError
 from shared.model import Worker
 from shared.ports import Backend
 from tests.rooms.parts import SETTINGS, World, virtual
+from tests.rooms.parts import spec as usual_spec
 
 REASON = "the service account may not pull"
 
@@ -41,7 +42,7 @@ async def test_a_halt_is_in_the_heartbeat_until_it_is_over(world: World) -> None
     stop, every = asyncio.Event(), SETTINGS.worker.heartbeat_seconds
 
     class Model:
-        text_model = image_model = prompts = "m"
+        spec = usual_spec()
 
         async def aclose(self) -> None: ...
 

@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 from PIL import Image as Picture
 
-from ops import local, remote, run_notes, spending, target
+from ops import local, remote, run_notes, target
 from ops.commands import submit
 from shared.adapters.system_clock import SystemClock
 from shared.assembly import wiring
 from shared.model import Batch, BatchState, Lease, ManifestRef, ReplayPlan, Tier
 from shared.settings import Gemini, Settings, StagingRules
+from shared.vendors import spec_of
 from tests.unit.commands import Ruum
 from tests.unit.test_operator_commands import Data, Terminal, at_work, failed
 
@@ -109,8 +110,8 @@ def test_google_s_key_serves_where_gemini_is_asked_for(ruum: Ruum, tmp_path: Pat
      ("https://generativelanguage.googleapis.com", False), ("http://10.0.0.1", False)],
 )  # fmt: skip
 def test_a_server_on_this_machine_costs_nothing(address: str | None, free: bool) -> None:
-    assert spending.is_free(Settings(gemini=Gemini(base_url=address))) is free
-    assert spending.is_free(Settings(staging=StagingRules(model="preview"), gemini=Gemini(base_url=address)))
+    assert spec_of(Settings(gemini=Gemini(base_url=address))).free is free
+    assert spec_of(Settings(staging=StagingRules(model="preview"), gemini=Gemini(base_url=address))).free
 
 
 def test_a_replay_beside_a_paid_run_asks_by_its_price(ruum: Ruum, tmp_path: Path) -> None:

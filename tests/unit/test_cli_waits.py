@@ -11,10 +11,12 @@ import pytest
 
 from ops import show, staging_run, waiting
 from ops.noted_model import NotedModel, Notes
+from shared.decisions.money import cost_micro_usd
 from shared.decisions.quota import Circuit, Grant, Ledger
 from shared.model import Counts, Tier, Usage
 from shared.ports import Answer
-from shared.settings import Settings, cost_micro_usd
+from shared.settings import Settings
+from shared.vendors import spec_of
 from shared.worker.hosts import HostLedger, refused
 from tests.clocks import VirtualClock, run_virtual
 from tests.rooms.parts import World
@@ -70,6 +72,8 @@ def test_a_call_of_unknown_use_is_not_shown_as_free(step: str, told: bool) -> No
     usage = Usage(model, 700, 90) if told else Usage(model, told=False)
 
     class Model:
+        spec = spec_of(settings)
+
         def __getattr__(self, name: str) -> Any:
             async def answered(*_: Any) -> Answer[Any]:
                 return Answer(None, usage)
@@ -80,5 +84,5 @@ def test_a_call_of_unknown_use_is_not_shown_as_free(step: str, told: bool) -> No
     noted: Any = NotedModel(Model(), notes, settings)  # type: ignore[arg-type]
     arguments = {"analyse": 2, "generate": 4, "verify": 4}[step]
     asyncio.run(getattr(noted, step)(*[None] * arguments))
-    tokens = (700, 90) if told else settings.typical.tokens(picture=step == "generate")
-    assert notes.cost_micro_usd == cost_micro_usd(settings.prices, model, *tokens) > 0
+    used = Usage(model, 700, 90) if told else spec_of(settings).step(step).usual
+    assert notes.cost_micro_usd == cost_micro_usd(settings.prices, used) > 0

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from shared import decisions
 from shared.decisions import forecast
 from shared.decisions.forecast import Capacity, Pace
+from shared.decisions.money import price_usd
 from shared.decisions.quota import Circuit, Grant, Ledger, QuotaRequest
 from shared.messages import ImageChanged, decode
 from shared.model import Batch, BatchState, Call, Control, Counts, ImageState, ManifestRef, Tier
@@ -265,12 +266,12 @@ def test_a_typical_image_by_hand() -> None:
 @pytest.mark.parametrize(("tier", "price"), [(EXPRESS, 3.0), (NORMAL, 2.0), (ECONOMY, 1.4)])
 def test_tiers_change_the_price(tier: Tier, price: float) -> None:
     """Express half as much again, economy 30 % less."""
-    assert forecast.price_usd(Settings(), tier, 2.0) == price
+    assert price_usd(TierFactors(), tier, 2.0) == price
 
 
 def test_factors_are_settings() -> None:
     settings = Settings(tiers=TierFactors(express_factor=3.0, normal_factor=1.1, economy_factor=0.0))
-    assert [forecast.price_usd(settings, tier, 1.0) for tier in Tier] == [3.0, 1.1, 0.0]
+    assert [price_usd(settings.tiers, tier, 1.0) for tier in Tier] == [3.0, 1.1, 0.0]
 
 
 def test_measured_cost_is_weighted_by_images() -> None:

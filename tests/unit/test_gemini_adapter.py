@@ -33,7 +33,7 @@ from shared.errors import (
 )
 from shared.model import Usage
 from shared.ports import Answer, Photo, Request
-from shared.settings import Gemini, PhotoLimits
+from shared.settings import Gemini, PhotoLimits, Settings
 from shared.staging import pictures
 from shared.staging.shapes import nearest_ratio
 
@@ -103,7 +103,7 @@ class Rig:
         known = (key, canned, base_url, *settings.items())
         if known not in self._models:
             base = base_url or (self._canned_base if canned else self._base)
-            self._models[known] = GeminiModel(key, Gemini(base_url=base, **settings))
+            self._models[known] = GeminiModel(key, Settings(gemini=Gemini(base_url=base, **settings)))
         return self._models[known]
 
     def run(self, work: Callable[[], Awaitable[Any]]) -> Any:
@@ -216,7 +216,9 @@ def test_a_generated_picture(rig: Rig) -> None:
 def test_the_models_and_sizes_are_the_settings(rig: Rig) -> None:
     options = {"text_model": "t-1", "image_model": "i-1", "image_size": "1K", "api_version": "v1beta"}
     model = rig.model(**options)
-    assert (model.text_model, model.image_model) == ("t-1", "i-1")
+    assert [(step.name, step.usual.model) for step in model.spec.steps] == [
+        ("analyse", "t-1"), ("generate", "i-1"), ("verify", "t-1")
+    ]  # fmt: skip
     assert answer(rig.call("verify", **options)).usage.model == "t-1"
     assert rig.server.calls[0].model == "t-1"
     drawn = answer(rig.call("generate", **options)).usage

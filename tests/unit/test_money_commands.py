@@ -34,8 +34,8 @@ from shared.model import (
 )
 from shared.results import names
 from shared.settings import Limit, Settings
-from shared.staging.preview import PROMPTS
 from shared.staging.prompts import VERSION
+from shared.vendors import PREVIEW_PROMPTS as PROMPTS
 from tests.unit.commands import Ruum
 
 EXPRESS, NORMAL, ECONOMY = Tier

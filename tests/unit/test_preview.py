@@ -413,8 +413,9 @@ def test_the_port_in_subprocesses_and_a_tall_photo_within_their_memory() -> None
         pool = PicturePool(PhotoLimits(subprocesses=1))
         try:
             model = preview.PreviewModel(pool)
-            assert (model.text_model, model.image_model) == ("preview", "preview")
-            assert model.prompts
+            assert model.spec.models == ("preview",)
+            assert model.spec.prompts
+            assert model.spec.local
             request = Request("living_room", "modern")
             photo = Photo(room_jpeg(), *room().size, "")
             analysis = await model.analyse(photo, request)

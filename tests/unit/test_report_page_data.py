@@ -15,7 +15,7 @@ from shared.manifest import vocabulary
 from shared.model import Failure
 from shared.results import report_page
 from shared.settings import PhotoLimits
-from shared.staging import preview
+from shared.vendors import PREVIEW
 from tests.unit.test_report import COMPLETED, FAILED, Page, batch, files, image
 
 SHELL = resources("shared.results").joinpath("report.html").read_text(encoding="utf-8")
@@ -81,7 +81,7 @@ def test_no_attribute_needs_what_the_policy_forbids() -> None:
 
 
 def test_a_row_says_whether_the_preview_model_made_it() -> None:
-    for model, told in ((preview.NAME, 1), ("gemini-3-pro-image", 0), (None, 0)):
+    for model, told in ((PREVIEW, 1), ("gemini-3-pro-image", 0), (None, 0)):
         assert report_page.row(batch(), image(0, model=model))[-3:] == [4, 3, told]
 
 

@@ -16,8 +16,10 @@ from hypothesis import strategies as st
 
 from ops import settings_page
 from ops.local import KEY_VARIABLES
+from shared.decisions.money import cost_micro_usd
 from shared.errors import BadSetting
-from shared.settings import LIMITS, PRICES, Images, Limit, Price, Settings, cost_micro_usd, from_environment
+from shared.model import Usage
+from shared.settings import LIMITS, PRICES, Images, Limit, Price, Settings, from_environment
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs/settings.md"
@@ -376,7 +378,7 @@ def test_costs_are_rounded_up(model: str, input_tokens: int, output_tokens: int)
     """In millionths of a dollar, a price per million tokens is a price per token; never below what is billed."""
     price_in, price_out = EXACT[model]
     exact = price_in * input_tokens + price_out * output_tokens
-    assert cost_micro_usd(PRICES, model, input_tokens, output_tokens) == math.ceil(exact)
+    assert cost_micro_usd(PRICES, Usage(model, input_tokens, output_tokens)) == math.ceil(exact)
 
 
 @pytest.mark.parametrize(
@@ -390,7 +392,7 @@ def test_costs_are_rounded_up(model: str, input_tokens: int, output_tokens: int)
 )  # fmt: skip
 def test_costs(price: tuple[float, float], tokens: tuple[int, int], expected: int) -> None:
     prices = {"m": Price(input_usd=price[0], output_usd=price[1])}
-    cost = cost_micro_usd(prices, "m", *tokens)
+    cost = cost_micro_usd(prices, Usage("m", *tokens))
     assert cost == expected
     assert type(cost) is int
 
@@ -400,11 +402,11 @@ def test_costs_of_any_price_in_cents(cents_in: int, cents_out: int, input_tokens
     """A price of 0.07 is no binary number; the sum is rounded up all the same, not one above an exact one."""
     prices = {"m": Price(input_usd=cents_in / 100, output_usd=cents_out / 100)}
     exact = Fraction(cents_in * input_tokens + cents_out * output_tokens, 100)
-    assert cost_micro_usd(prices, "m", input_tokens, output_tokens) == math.ceil(exact)
+    assert cost_micro_usd(prices, Usage("m", input_tokens, output_tokens)) == math.ceil(exact)
 
 
 def test_every_model_of_the_defaults_has_a_price() -> None:
     settings = Settings()
     assert {settings.gemini.text_model, settings.gemini.image_model, "preview"} <= set(settings.prices)
-    assert cost_micro_usd(settings.prices, settings.gemini.image_model, 0, 1120) == 33_600, "1K: $0.0336"
-    assert cost_micro_usd(settings.prices, settings.gemini.image_model, 0, 1680) == 50_400, "2K: about $0.050"
+    assert cost_micro_usd(settings.prices, Usage(settings.gemini.image_model, 0, 1120)) == 33_600, "1K: $0.0336"
+    assert cost_micro_usd(settings.prices, Usage(settings.gemini.image_model, 0, 1680)) == 50_400, "2K: about $0.050"

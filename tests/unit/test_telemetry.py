@@ -27,7 +27,7 @@ from shared.settings import Gemini, Limit, Price, Settings
 from shared.telemetry import FIELDS, LogEvent, bound, tell, trace_id
 from shared.topology import topic_of
 from shared.worker.disposition import Action
-from tests.rooms.parts import BAD, STALE_SECONDS, USAGE, Hand, Stall, World, virtual
+from tests.rooms.parts import BAD, STALE_SECONDS, USAGE, Hand, Stall, World, spec, virtual
 
 ROOT = Path(__file__).parents[2]
 PROJECT = "ruum-production-4711"
@@ -361,7 +361,7 @@ class Run:
     def __init__(self, clock: Any, settings: Settings = RUN) -> None:
         self.world = World(clock, settings)
         self.model = self.world.fakes.model
-        self.model.text_model, self.model.image_model = REAL["text"], REAL["image"]
+        self.model.spec = spec(REAL["text"], REAL["image"])
         self.model.usage = {
             step: msgspec.structs.replace(usage, model=REAL["image" if step == "generate" else "text"])
             for step, usage in USAGE.items()
@@ -684,7 +684,7 @@ def test_the_gemini_key_is_in_no_line(said: Said, level: str, right: bool) -> No
 
     async def main() -> None:
         async with GeminiServer(Plan(key=secret if right else "another")) as base_url:
-            model = GeminiModel(secret, Gemini(base_url=base_url))
+            model = GeminiModel(secret, Settings(gemini=Gemini(base_url=base_url)))
             for _ in range(2):
                 await photographed(model)
             await model.aclose()
@@ -698,7 +698,7 @@ def test_the_gemini_key_is_in_no_line(said: Said, level: str, right: bool) -> No
 @pytest.mark.parametrize("key", ["AIza-secret\n", "AIza-secret key", "AIza-secret\u200b"])
 def test_a_key_that_is_refused_is_not_told(said: Said, key: str) -> None:
     try:
-        GeminiModel(key, Gemini())
+        GeminiModel(key, Settings())
     except ConfigurationError:
         log.exception("no model")
     assert "AIza-secret" not in said.line["message"] + said.line["stack_trace"]
