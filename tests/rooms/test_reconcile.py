@@ -12,7 +12,7 @@ import pytest
 from shared.lifecycle.replay import fold_image
 from shared.messages import ImageChanged, decode
 from shared.model import Batch, BatchState, Claim, Control, Image, ImageState, Tier, TierEmpty, Worker
-from tests.rooms.parts import Fuse, Fused, World, fused, unreachable, virtual
+from tests.parts import Fuse, Fused, World, fused, unreachable, virtual
 
 UNTOUCHED, CAP = 900.0, 1800.0
 

@@ -24,7 +24,7 @@ from shared.messages import ImageChanged, decode
 from shared.model import Batch, BatchState, Control, ImageState, Lease, ReplayPlan
 from shared.settings import FleetRules, Gemini, Limit
 from shared.topology import topic_of
-from tests.rooms.parts import IMAGE, SETTINGS, TEXT, Fuse, World, unreachable, virtual
+from tests.parts import IMAGE, SETTINGS, TEXT, Fuse, World, unreachable, virtual
 
 # Two images keep a worker busy; the quotas leave room for all of them.
 RULES = FleetRules(pool="projects/p/locations/r/workerPools/w", images_per_instance=2, max_instances=4)

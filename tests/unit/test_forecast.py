@@ -30,7 +30,7 @@ from shared.settings import (
     Typical,
     WorkerLimits,
 )
-from tests.rooms.parts import IMAGE, SETTINGS, TEXT, World, virtual
+from tests.parts import IMAGE, SETTINGS, TEXT, World, virtual
 
 EXPRESS, NORMAL, ECONOMY = Tier
 WEIGHTS = {EXPRESS: 6, NORMAL: 3, ECONOMY: 1}  # the promise, not the product's own table

@@ -32,7 +32,7 @@ from shared.topology import CHANGES_TOPIC, DEAD_LETTER_DOOR, DEAD_LETTER_TOPIC, 
 from shared.worker.heartbeat import Heartbeat
 from shared.worker.subscriber import Subscriber
 from tests.clocks import VirtualClock, run_virtual
-from tests.rooms.parts import BAD, IMAGE, SETTINGS, STALE_SECONDS, TEXT, Stall, World
+from tests.parts import BAD, IMAGE, SETTINGS, STALE_SECONDS, TEXT, Stall, World
 
 ROOT = Path(__file__).parents[2]
 TABLE: dict[str, list[str]] = json.loads((ROOT / "shared/permissions.json").read_text("utf-8"))

@@ -38,7 +38,7 @@ from shared.settings import Limit, ManifestLimits, Settings
 from shared.topology import EVENTS_TOPIC
 from shared.worker.quota import QuotaEvents, SharedQuota
 from tests.clocks import run_virtual
-from tests.rooms.parts import World
+from tests.parts import World
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"

@@ -27,7 +27,7 @@ from shared.settings import Gemini, Limit, Price, Settings
 from shared.telemetry import FIELDS, LogEvent, bound, tell, trace_id
 from shared.topology import topic_of
 from shared.worker.disposition import Action
-from tests.rooms.parts import BAD, STALE_SECONDS, USAGE, Hand, Stall, World, virtual
+from tests.parts import BAD, STALE_SECONDS, USAGE, Hand, Stall, World, virtual
 
 ROOT = Path(__file__).parents[2]
 PROJECT = "ruum-production-4711"

@@ -26,7 +26,7 @@ from shared.worker.subscriber import (
     Subscriber,
     consume,
 )
-from tests.rooms.parts import Fuse, Stall, World, fused, ticks, unreachable, virtual
+from tests.parts import Fuse, Stall, World, fused, ticks, unreachable, virtual
 
 LIMITS = WorkerLimits(in_flight=10)
 LEASE = LIMITS.lease_seconds

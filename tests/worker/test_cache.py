@@ -14,7 +14,7 @@ from shared.model import Batch, Control, Image, ImageState, Refusal
 from shared.settings import CacheRules
 from shared.worker.cache import CacheEntry, Lead, ask, let_go
 from shared.worker.disposition import Action
-from tests.rooms.parts import BAD, IMAGE, SETTINGS, STALE_SECONDS, Hand, Stall, World, virtual
+from tests.parts import BAD, IMAGE, SETTINGS, STALE_SECONDS, Hand, Stall, World, virtual
 
 SAME = "https://example.com/same.jpg"
 
