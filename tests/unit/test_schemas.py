@@ -657,7 +657,7 @@ sys.exit(pytest.main(["-q", "-x", "-p", "no:cacheprovider", "-k", "not thousand 
 
 def test_every_manifest_that_the_readers_own_tests_accept_fits(tmp_path: Path) -> None:
     noted = tmp_path / "accepted.jsonl"
-    command = [sys.executable, "-c", RECORDER, str(noted), "tests/unit/test_manifest.py"]
+    command = [sys.executable, "-c", RECORDER, str(noted), "tests/manifest/test_manifest.py"]
     ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
     assert ran.returncode == 0, ran.stdout[-2000:] + ran.stderr[-2000:]
     accepted = {line: json.loads(line) for line in noted.read_text("utf-8").splitlines()}
