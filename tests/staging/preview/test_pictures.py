@@ -14,7 +14,7 @@ from PIL import Image
 from shared.settings import PhotoLimits
 from shared.staging import pictures, preview
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 THUMBNAIL = 96, 72
 GAP_SHARE = 24 / 1400  # between the halves of before-after.jpg
 # Where report.jpg (1400 pixels wide) shows rooms after staging, without the caption at their top and the label below.

@@ -18,7 +18,7 @@ from shared.staging.preview import geometry, measuring, openings, segments
 from shared.staging.preview.openings import Sides
 from shared.staging.preview.views import View
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @cache

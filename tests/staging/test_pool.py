@@ -505,7 +505,7 @@ import asyncio, multiprocessing, sys, time
 from shared.errors import ImageRejected
 from shared.settings import PhotoLimits
 from shared.staging.pool import PicturePool
-from tests.unit.test_pool import busy, own_pid, slow_pid
+from tests.staging.test_pool import busy, own_pid, slow_pid
 
 async def main():
     pool = PicturePool(PhotoLimits(subprocesses=2))

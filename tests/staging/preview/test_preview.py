@@ -23,7 +23,7 @@ from shared.staging.pool import PicturePool
 from shared.staging.preview import checking, measuring, staging
 
 RULES = StagingRules()
-PHOTOS = Path(__file__).parents[2] / "samples/photos"
+PHOTOS = Path(__file__).parents[3] / "samples/photos"
 
 
 @pytest.fixture(autouse=True)
