@@ -29,8 +29,8 @@ from shared.ports import StoredObject
 from shared.settings import Buckets, Limit, Settings
 from shared.worker.cache import CacheEntry
 from shared.worker.hosts import HostLedger
-from tests.unit.commands import Ruum
-from tests.unit.test_operator_commands import BUG, PICTURE, TIMEOUT, Data, at_work, failed, ok, queued
+from tests.ops.commands import Ruum
+from tests.ops.test_operator_commands import BUG, PICTURE, TIMEOUT, Data, at_work, failed, ok, queued
 
 RUN = "ruum-batch run "
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from ops import cli
-from tests.unit.commands import Ruum, Said
+from tests.ops.commands import Ruum, Said
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from ops.commands import up
-from tests.unit import cli_inputs
+from tests.ops import cli_inputs
 
 CASES = int(os.environ.get("CLI_FUZZ_CASES", "2000"))
 FIRST = int(os.environ.get("CLI_FUZZ_FIRST", "0"))

@@ -36,7 +36,7 @@ from shared.results import names
 from shared.settings import Limit, Settings
 from shared.staging.preview import PROMPTS
 from shared.staging.prompts import VERSION
-from tests.unit.commands import Ruum
+from tests.ops.commands import Ruum
 
 EXPRESS, NORMAL, ECONOMY = Tier
 TEXT, PICTURE = "gemini-3.5-flash-lite", "gemini-nano-banana-2.1"  # the settings' own

@@ -17,8 +17,8 @@ import pytest
 
 from ops import cli_common
 from ops.cli_common import EXIT_CODES
-from tests.unit import cli_inputs
-from tests.unit.cli_inputs import run
+from tests.ops import cli_inputs
+from tests.ops.cli_inputs import run
 
 RUUM = str(Path(sys.executable).with_name("ruum-batch"))
 OURS = str(Path(cli_common.__file__).parent) + os.sep  # wherever the checkout is

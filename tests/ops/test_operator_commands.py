@@ -52,7 +52,7 @@ from shared.model import (
 from shared.ports import Message
 from shared.settings import LIMITS, Limit, Settings
 from shared.topology import DEAD_LETTER_KEPT, DEAD_LETTER_TOPIC, EVENTS_SUBSCRIPTION, topic_of
-from tests.unit.commands import Ruum
+from tests.ops.commands import Ruum
 
 QUEUED, PROCESSING, COMPLETED, FAILED, CANCELLED = ImageState
 PICTURE = "gemini-nano-banana-2.1"  # 60 a minute in the settings
