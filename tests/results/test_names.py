@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,10 +9,8 @@ from hypothesis import strategies as st
 from shared.manifest.reader import batch_of
 from shared.model import Batch, Image, ManifestRef, Tier
 from shared.results import names
-from shared.untrusted.text import slug as made
 
 FUZZ = settings(max_examples=80, deadline=None, database=None, derandomize=True)
-SLUG = re.compile(r"[A-Za-z0-9_-]*")
 CLIENTS = st.from_regex(r"[a-z0-9]([a-z0-9_-]{0,20}[a-z0-9])?", fullmatch=True)
 BATCH_IDS = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,20}", fullmatch=True)
 
@@ -31,41 +27,6 @@ def an_image(index: int = 0, code: str | None = None, fence: int = 0, batch: str
         batch=batch, index=index, source="https://x.example/a.jpg", room_type="den", design_style="boho",
         tier=Tier.NORMAL, shard=0, property_code=code, fence=fence,
     )  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("text", "slug"),
-    [
-        ("acme", "acme"), ("Acme Realty", "Acme-Realty"), ("APT-101", "APT-101"), ("a_b", "a_b"),
-        ("Imobiliária São João", "Imobiliaria-Sao-Joao"), ("  acme  ", "acme"), ("a/b", "a-b"), ("../../etc", "etc"),
-        ("a\\b", "a-b"), ("a.b", "a-b"), (".", ""), ("..", ""), ("", ""), ("-", ""), ("\u65e5\u672c", ""),
-        ("\U0001f3e0 12", "12"), ("a\x00b\n", "a-b"), ("a" * 100, "a" * 64), ("a" * 63 + "--b", "a" * 63),
-        ("\uff21\uff11", "A1"), ("a  &  b", "a-b"), ("a\u202eb", "ab"),
-    ],
-)  # fmt: skip
-def test_slug(text: str, slug: str) -> None:
-    assert made(text) == slug
-
-
-@pytest.mark.parametrize("text", ["Apto - 12", "a-/-b"])
-def test_slug_folds_into_single_hyphens(text: str) -> None:
-    assert "--" not in made(text)
-
-
-@FUZZ
-@given(st.text(st.characters(), max_size=200))
-def test_slug_is_a_safe_name_whatever_comes(text: str) -> None:
-    slug = made(text)
-    assert SLUG.fullmatch(slug)
-    assert len(slug) <= 64
-    assert slug == slug.strip("-")
-    assert made(slug) == slug
-
-
-@FUZZ
-@given(st.text(max_size=100), st.integers(1, 20))
-def test_slug_keeps_its_length(text: str, most: int) -> None:
-    assert len(made(text, most)) <= most
 
 
 @pytest.mark.parametrize(
