@@ -31,7 +31,7 @@ from shared.worker.disposition import Action
 from shared.worker.gate import Gate
 from shared.worker.heartbeat import Heartbeat
 from tests.clocks import VirtualClock
-from tests.rooms.parts import (
+from tests.parts import (
     BAD,
     COST,
     IMAGE,
