@@ -27,6 +27,7 @@ from shared.model import Batch, BatchState, Control, Counts
 from shared.results import names
 from shared.settings import Settings
 from shared.telemetry import LogEvent
+from shared.vendors import PREVIEW, spec_of
 
 # After Ctrl-C images in progress may finish for this long. A preview takes 2 s; a call to Gemini, up to 30 s, is kept.
 GRACE_SECONDS: Final = 8.0
@@ -167,7 +168,7 @@ class _Run:
         )
         if not order.as_json:
             show.err.print(f"{batch.id}: {words.count(batch.total, 'image')}, model {order.model}")
-            if order.model == "preview" and os.environ.get("GOOGLE_API_KEY") and "GEMINI_API_KEY" not in os.environ:
+            if order.model == PREVIEW and os.environ.get("GOOGLE_API_KEY") and "GEMINI_API_KEY" not in os.environ:
                 show.err.print("GOOGLE_API_KEY is set but chooses no model; --model gemini uses it")
 
     # --- while it works
@@ -206,7 +207,9 @@ class _Run:
 
     async def _say_waits(self, here: local.LocalRun, now: float) -> None:
         fault = self._notes.last_fault
-        models = () if self._order.model == "preview" else None  # it asks no vendor, yet photos' hosts may make it wait
+        models = (
+            () if spec_of(self._order.settings).local else None
+        )  # it asks no vendor, yet photos' hosts may make it wait
         waits = await waiting.of_models(here.store, self._order.settings, self._now(), fault=fault, models=models)
         self._progress.waits = waits[0].short if waits else ""
         serious = next((wait for wait in waits if wait.serious), None)

@@ -17,7 +17,6 @@ from shared.results import report_page
 from shared.settings import PhotoLimits
 from shared.vendors import PREVIEW
 from tests.results.test_report import COMPLETED, FAILED, Page, batch, files, image
-from shared.staging import preview
 
 SHELL = resources("shared.results").joinpath("report.html").read_text(encoding="utf-8")
 LANGUAGES = re.findall(r"^  (\w\w): \{$(.*?)^  \},$", SHELL, re.DOTALL | re.MULTILINE)

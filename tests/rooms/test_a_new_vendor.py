@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import get_args
 
 import msgspec
 import pytest
 
+from ops.commands.run import ModelName
 from ops.noop import ANALYSIS, GOOD
 from shared import decisions, vendors
 from shared.answers import Analysis, Verdict
@@ -65,7 +67,9 @@ def drawer(monkeypatch: pytest.MonkeyPatch) -> Settings:
 
 
 def test_the_tables_know_the_same_models() -> None:
-    assert vendors.SPECS.keys() == wiring.MAKERS.keys()
+    assert vendors.SPECS.keys() == wiring.MAKERS.keys() == {name.value for name in ModelName}
+    (setting,) = (field for field in msgspec.structs.fields(StagingRules) if field.name == "model")
+    assert set(get_args(setting.type)) == vendors.SPECS.keys()
     assert {name: make(Settings()).name for name, make in vendors.SPECS.items()} == {n: n for n in vendors.SPECS}
 
 
