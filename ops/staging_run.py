@@ -27,7 +27,7 @@ from shared.model import Batch, BatchState, Control, Counts
 from shared.results import names
 from shared.settings import Settings
 from shared.telemetry import LogEvent
-from shared.vendors import PREVIEW, spec_of
+from shared.vendors import PREVIEW
 
 # After Ctrl-C images in progress may finish for this long. A preview takes 2 s; a call to Gemini, up to 30 s, is kept.
 GRACE_SECONDS: Final = 8.0
@@ -207,10 +207,7 @@ class _Run:
 
     async def _say_waits(self, here: local.LocalRun, now: float) -> None:
         fault = self._notes.last_fault
-        models = (
-            () if spec_of(self._order.settings).local else None
-        )  # it asks no vendor, yet photos' hosts may make it wait
-        waits = await waiting.of_models(here.store, self._order.settings, self._now(), fault=fault, models=models)
+        waits = await waiting.of_models(here.store, self._order.settings, self._now(), fault=fault)
         self._progress.waits = waits[0].short if waits else ""
         serious = next((wait for wait in waits if wait.serious), None)
         self._progress.stuck = serious is not None

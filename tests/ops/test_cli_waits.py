@@ -15,7 +15,7 @@ from shared.decisions.money import cost_micro_usd
 from shared.decisions.quota import Circuit, Grant, Ledger
 from shared.model import Counts, Tier, Usage
 from shared.ports import Answer
-from shared.settings import Settings
+from shared.settings import Settings, StagingRules
 from shared.vendors import spec_of
 from shared.worker.hosts import HostLedger, refused
 from tests.clocks import VirtualClock, run_virtual
@@ -48,7 +48,7 @@ def test_a_run_shows_a_host_that_limits_whatever_the_model(model: str, monkeypat
         grant, now = Grant(id="g", tier=Tier.NORMAL, start=0.0, epoch=0), clock.now()
         host = refused(HostLedger(id="host:photos.example"), grant, 90.0, now)
         await world.store.change_record(HostLedger, host.id, lambda _, __: host, "t")
-        settings = Settings()
+        settings = Settings(staging=StagingRules(model=model))  # type: ignore[arg-type]
         away = Ledger(id=settings.gemini.image_model, circuit=Circuit.OPEN, open_until=now + 60)
         await world.store.change_record(Ledger, away.id, lambda _, __: away, "t")
         order: Any = SimpleNamespace(model=model, settings=settings)
