@@ -1,17 +1,18 @@
-"""What failed in a batch, by code: how many, which photos, and what to do about it."""
+"""What failed: the images one by one, and by code with what to do about it."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+import math
+from collections.abc import Iterable
+from typing import Any, Final
 
 import msgspec
 
-from ops import photos, words
 from shared.errors import ErrorCode
-from shared.model import Batch, ImageState
-
-if TYPE_CHECKING:
-    from shared.ports import BatchStore
+from shared.events import Public, iso
+from shared.manifest.sources import shown
+from shared.model import Batch, Image, ImageState
+from shared.ports import BatchStore
 
 OF_THE_PHOTO: Final = {
     ErrorCode.SOURCE_NOT_FOUND: "correct the addresses",
@@ -57,7 +58,7 @@ async def of(store: BatchStore, batch: Batch) -> list[Group]:
         code = image.error.code if image.error else "unknown"
         counted[code] = counted.get(code, 0) + 1
         if len(named.setdefault(code, [])) < MAX_NAMED:
-            label = photos.source_shown(image.source, batch.manifest.base)
+            label = shown(image.source, batch.manifest.base)
             named[code].append(f"{label} ({image.property_code})" if image.property_code else label)
     groups = [Group(code, number, tuple(named[code]), advice(code)) for code, number in counted.items()]
     return sorted(groups, key=lambda group: (-group.count, group.code))
@@ -69,20 +70,41 @@ def advice(code: str) -> str:
     return known.get(code, "look at the log")
 
 
-def lines(groups: list[Group]) -> list[str]:
-    """A line per code: how many, what to do, which photos."""
-    return [f"  {group.count} {group.code} ({group.advice}): {_photos(group)}" for group in groups]
+class FailedImage(Public, frozen=True, kw_only=True):
+    """An image that failed for good in its latest round. `photo` is its source as the manifest names it."""
+
+    batch: str
+    index: int
+    round: int
+    code: str
+    message: str
+    source: str
+    photo: str
+    property_code: str | None
+    failed_at: str  # RFC 3339, UTC
 
 
-def _photos(group: Group) -> str:
-    return words.some(group.photos, total=group.count)
+async def images(
+    store: BatchStore, batch: Batch, codes: Iterable[str] = (), *, since: float = 0.0, before: float = math.inf
+) -> list[FailedImage]:
+    """The failed images of a batch, in order; with these codes if any are named, failed between the two moments."""
+    wanted = set(codes)
+    return [
+        _of(batch, image)
+        async for image in store.images(batch.id, ImageState.FAILED)
+        if image.error and (not wanted or image.error.code in wanted) and since <= (image.settled_at or 0.0) <= before
+    ]
 
 
-def next_steps(groups: list[Group], *, again: str, retry: str) -> list[str]:
-    """What to run next. `again` names failed.csv, for corrected photos; `retry` gives the same images a new round."""
-    found = []
-    if any(group.code in set(OF_THE_PHOTO) for group in groups):
-        found.append(f"  when the photos are corrected:  {again}")
-    if any(group.code not in set(OF_THE_PHOTO) for group in groups):
-        found.append(f"  to try the others again:        {retry}" if found else f"  to try them again:  {retry}")
-    return found
+def _of(batch: Batch, image: Image) -> FailedImage:
+    return FailedImage(
+        batch=batch.id,
+        index=image.index,
+        round=image.round,
+        code=image.error.code if image.error else "unknown",
+        message=image.error.message if image.error else "",
+        source=image.source,
+        photo=shown(image.source, batch.manifest.base),
+        property_code=image.property_code,
+        failed_at=iso(image.settled_at or 0.0),
+    )

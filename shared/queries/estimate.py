@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from typing import Final
 
-from ops import remote
-from ops.target import Target
 from shared.decisions import forecast
 from shared.lifecycle import fleet
 from shared.manifest.reader import Manifest
 from shared.model import BatchState, Control, ImageState, Tier
+from shared.queries.batches import speed_now
+from shared.queries.pipeline import Pipeline
 from shared.results import names
 from shared.vendors import spec_of
 
@@ -19,9 +19,9 @@ from shared.vendors import spec_of
 EARLIER_BATCHES: Final = 5
 
 
-async def of_manifest(target: Target, found: Manifest) -> forecast.Estimate:
-    """Cost and time of a manifest in each tier, by what the target knows."""
-    store, now, settings = target.backend.store, target.clock.now(), target.settings
+async def of_manifest(pipeline: Pipeline, found: Manifest) -> forecast.Estimate:
+    """Cost and time of a manifest in each tier, by what the pipeline knows."""
+    store, now, settings = pipeline.backend.store, pipeline.clock.now(), pipeline.settings
     wishes = Counter((image.source, image.room_type, image.design_style) for image in found.images)
     backlog: Counter[Tier] = Counter()
     costs: list[tuple[float, int]] = []
@@ -34,8 +34,8 @@ async def of_manifest(target: Target, found: Manifest) -> forecast.Estimate:
         waits = batch.state not in (BatchState.CLOSED, BatchState.REJECTED) and batch.control is not Control.PAUSED
         if waits and batch.id != found.batch:
             backlog[batch.tier] += (await store.counts(batch.id)).open
-            status = await target.backend.objects.stat(settings.buckets.results, names.status_name(batch))
-            speeds.append(remote.speed_now(status, now) or 0.0)
+            status = await pipeline.backend.objects.stat(settings.buckets.results, names.status_name(batch))
+            speeds.append(speed_now(status, now) or 0.0)
         if batch.completion and len(costs) < EARLIER_BATCHES:
             done = batch.completion
             costs.append((done.cost_usd, done.counts.completed - done.cached))
@@ -54,14 +54,14 @@ async def of_manifest(target: Target, found: Manifest) -> forecast.Estimate:
         repeated=sum(times - 1 for wish, times in wishes.items() if wish not in known) if found.cache else 0,
         already_staged=already,
         backlog=backlog,
-        capacity=await _capacity(target, sum(speeds), sum(backlog.values())),
+        capacity=await _capacity(pipeline, sum(speeds), sum(backlog.values())),
         measured_cost_usd=forecast.measured_cost_usd(costs),
     )
 
 
-async def _capacity(target: Target, speed: float, waiting: int) -> forecast.Capacity:
+async def _capacity(pipeline: Pipeline, speed: float, waiting: int) -> forecast.Capacity:
     """What the fleet can do; held to the speed measured now if so much waits that the speed is no lack of work."""
-    store, settings, now = target.backend.store, target.settings, target.clock.now()
+    store, settings, now = pipeline.backend.store, pipeline.settings, pipeline.clock.now()
     known = await fleet.capacity_now(store, settings, now)
     if not speed or waiting < known.images_per_second * settings.typical.image_seconds:
         return known
