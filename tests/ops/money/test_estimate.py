@@ -1,53 +1,28 @@
-"""`ruum-batch estimate` and `ruum-batch costs`: what they tell of data folders made here, image by image."""
+"""`ruum-batch estimate`: what it tells of a manifest beside data folders made here."""
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
-from ops import local, run_notes
 from shared import decisions
-from shared.adapters.system_clock import SystemClock
 from shared.decisions.quota import Circuit, Ledger
-from shared.model import (
-    Batch,
-    BatchState,
-    Call,
-    Completion,
-    Control,
-    Counts,
-    Image,
-    ImageState,
-    ManifestRef,
-    Tier,
-    shards_for,
-)
-from shared.results import names
-from shared.settings import Limit, Settings
+from shared.model import BatchState, Control, ImageState
+from shared.settings import Limit
 from shared.staging.preview import PROMPTS
-from shared.staging.prompts import VERSION
 from tests.ops.commands import Ruum
+from tests.ops.money.data import BOUGHT, DAY, ECONOMY, EXPRESS, NORMAL, PICTURE, TEXT, Data, address, open_images, wish
 
-EXPRESS, NORMAL, ECONOMY = Tier
-TEXT, PICTURE = "gemini-3.5-flash-lite", "gemini-nano-banana-2.1"  # the settings' own
 SLOTS = "50 images in flight"  # of one worker: at 50 s an image no fewer than the quotas allow
 TYPICAL_USD = 0.060785  # 4,000 and 800 tokens at $0.30 and $2.50; 1.1 times 1,500 and 1,670 at $1.50 and $30, a million
-DAY = 86_400.0
-BOUGHT = (Call(step="generate", model=PICTURE, cost_micro_usd=60_000),)
-
-
-def address(name: object) -> str:
-    return f"https://example.com/{name}.jpg"
 
 
 def manifest(folder: Path, photos: Sequence[object], **header: Any) -> Path:
@@ -57,129 +32,6 @@ def manifest(folder: Path, photos: Sequence[object], **header: Any) -> Path:
     path = folder / "batch.json"
     path.write_text(json.dumps({**fields, "images": images}))
     return path
-
-
-def wish(
-    photo: object, state: ImageState = ImageState.COMPLETED, calls: tuple[Call, ...] = BOUGHT, **changes: Any
-) -> dict[str, Any]:
-    """An image of a batch that is there already."""
-    return {"source": address(photo), "state": state, "calls": calls, **changes}
-
-
-class Data:
-    """A data folder in the making."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.now = time.time()
-
-    def _run(self, work: Callable[[Any], Any]) -> None:
-        async def body() -> None:
-            embedded = local.open_backend(SystemClock(), self.folder, self.folder)
-            try:
-                await work(embedded.store)
-            finally:
-                embedded.database.close()
-
-        asyncio.run(body())
-
-    def batch(
-        self, name: str, images: Sequence[dict[str, Any]], *, days_ago: float = 1.0, client: str = "acme",
-        closed: bool = True, price_usd: float | None = None, **changes: Any,
-    ) -> None:  # fmt: skip
-        """A batch with these images, as its rooms would have left it."""
-        at = self.now - days_ago * DAY
-        counts = Counts()
-        for image in images:
-            counts += Counts(**{image["state"].value: 1})
-        calls = [call for image in images for call in image["calls"]]
-        cost = sum(call.cost_micro_usd for call in calls) / 1_000_000
-        estimated = sum(call.cost_micro_usd for call in calls if call.estimated) / 1_000_000
-        batch = Batch(
-            id=f"{client}.{name}", client=client, client_name=client, tier=changes.pop("tier", NORMAL),
-            manifest=ManifestRef(uri="memory://m", generation=1, sha256="0", base="file:///nowhere/"),
-            total=len(images), shards=shards_for(len(images)), created_at=at,
-            state=BatchState.CLOSED if closed else BatchState.PROCESSING,
-        )  # fmt: skip
-        if closed:
-            factor = {EXPRESS: 1.5, NORMAL: 1.0, ECONOMY: 0.7}[batch.tier]
-            completion = Completion(
-                outcome="completed", counts=counts, success_rate=1.0, cost_usd=cost, duration_seconds=60.0, reports={},
-                cached=sum(image.get("cached", False) for image in images),
-                price_usd=round(cost * factor, 6) if price_usd is None else price_usd, estimated_usd=estimated,
-            )  # fmt: skip
-            batch = msgspec.structs.replace(
-                batch, closed_at=at, completion=completion, announced_round=1, tasks_published=len(images)
-            )
-        batch = msgspec.structs.replace(batch, **changes)
-        documents = [
-            Image(
-                batch=batch.id, index=index, room_type=image.get("room_type", "living_room"),
-                design_style=image.get("design_style", "modern"), tier=batch.tier, shard=index % batch.shards,
-                source=image["source"], state=image["state"], calls=image["calls"], created_at=at,
-                cached=image.get("cached", False), prompts=image.get("prompts", VERSION),
-                model=image.get("model", Settings().gemini.image_model), settled_at=image.get("settled_at", at) if image["state"] in ("completed", "failed") else None,
-            )
-            for index, image in enumerate(images)
-        ]  # fmt: skip
-
-        async def work(store: Any) -> None:
-            await store.create_batch(batch)
-            tallies = decisions.batch.empty_tallies(batch)
-            for document in documents:
-                folded = decisions.batch.fold(
-                    tallies[document.shard], index=document.index, revision=2, state=document.state
-                )
-                tallies[document.shard] = folded  # type: ignore[call-overload]
-            await store.create_tallies(tallies)
-            await store.create_images(documents)
-
-        self._run(work)
-
-    def ledger(self, model: str, **changes: Any) -> None:
-        """The ledger of a model as it stands."""
-        self._run(
-            lambda store: store.change_record(
-                Ledger, model, lambda known, _: msgspec.structs.replace(known or Ledger(id=model), **changes), "t"
-            )
-        )
-
-    def status(self, batch_id: str, speed: float, seconds_ago: float) -> None:
-        """The batch's status.json, as AGGREGATE refreshed it a while ago."""
-
-        class Then(SystemClock):
-            def now(self) -> float:
-                return super().now() - seconds_ago
-
-        async def body() -> None:
-            embedded = local.open_backend(Then(), self.folder, run_notes.results_of(self.folder))
-            try:
-                batch = await embedded.store.batch(batch_id)
-                assert batch is not None
-                await embedded.objects.put(
-                    Settings().buckets.results, names.status_name(batch), b"{}",
-                    content_type="application/json", metadata={"pace": json.dumps({"images": speed * 100, "seconds": 100})},
-                )  # fmt: skip
-            finally:
-                embedded.database.close()
-
-        asyncio.run(body())
-
-    def empty(self) -> Data:
-        async def work(store: Any) -> None:
-            assert await store.batches() == []
-
-        self._run(work)
-        return self
-
-
-@pytest.fixture
-def data(tmp_path: Path) -> Data:
-    return Data(tmp_path / "data")
-
-
-def open_images(count: int, prefix: str = "open") -> list[dict[str, Any]]:
-    return [wish(f"{prefix}-{index}", ImageState.QUEUED, ()) for index in range(count)]
 
 
 # --- estimate on an idle system
@@ -532,107 +384,3 @@ def test_a_model_without_a_price_is_told_in_a_line(ruum: Ruum, tmp_path: Path) -
     assert said.code in (1, 64)
     assert "gemini-next" in said.err
     assert "Traceback" not in said.err
-
-
-# --- costs
-
-
-def call(micro: int) -> tuple[Call, ...]:
-    return (Call(step="generate", model=PICTURE, cost_micro_usd=micro),)
-
-
-def fill(data: Data) -> None:
-    data.batch("a", [wish(1, calls=call(100_000)), wish(2, calls=call(200_000))], tier=EXPRESS)
-    data.batch("b", [wish(1, calls=call(1)), wish(2, ImageState.FAILED, call(2))], tier=ECONOMY)
-    data.batch(
-        "c", [wish(1, calls=(*call(3), *call(4))), wish(2, ImageState.QUEUED, call(5)), *open_images(1)], closed=False
-    )
-    data.batch("g", [wish(1, calls=call(1_000_000))], client="globex")
-    data.batch("r", [wish(1, calls=call(9_000_000))], client="globex", state=BatchState.REJECTED, closed=False)
-
-
-def test_costs_by_client_from_what_was_recorded(ruum: Ruum, data: Data) -> None:
-    fill(data)
-    assert ruum("costs", "--data", data.folder, "--json").json == {
-        "clients": [
-            {"client": "acme", "batches": 3, "completed": 4, "costUsd": 0.300015, "unfinishedUsd": pytest.approx(0, abs=1e-4),
-             "estimatedUsd": 0.0, "priceUsd": pytest.approx(0.45 + 0.000002 + 0.000012, abs=1e-9)},
-            {"client": "globex", "batches": 1, "completed": 1, "costUsd": 1.0, "unfinishedUsd": 0.0,
-             "estimatedUsd": 0.0, "priceUsd": 1.0},
-        ]
-    }  # fmt: skip
-
-
-@pytest.mark.parametrize("closed", [True, False])
-def test_costs_say_what_is_estimated(ruum: Ruum, data: Data, closed: bool) -> None:
-    """The vendor did not report what some calls used: nobody should take the sum for the vendor's invoice."""
-    guessed = (*call(30_000), Call(step="generate", model=PICTURE, cost_micro_usd=50_000, estimated=True))
-    data.batch("a", [wish(1, calls=guessed), wish(2, calls=call(70_000))], closed=closed)
-    (row,) = ruum("costs", "--data", data.folder, "--json").json["clients"]
-    assert (row["costUsd"], row["estimatedUsd"]) == (0.15, 0.05)
-    assert "$0.05 of the cost is estimated: the vendor did not say" in ruum("costs", "--data", data.folder).out
-    story = ruum("image", "acme.a", 0, "--data", data.folder).out
-    assert story.count("(estimated)") == 1
-    data.batch("b", [wish(1, calls=call(70_000))], client="globex")
-    assert "estimated" not in ruum("costs", "--client", "globex", "--data", data.folder).out
-
-
-def test_costs_of_one_client(ruum: Ruum, data: Data) -> None:
-    fill(data)
-    (row,) = ruum("costs", "--client", "globex", "--data", data.folder, "--json").json["clients"]
-    assert (row["client"], row["costUsd"]) == ("globex", 1.0)
-    ruum("costs", "--client", "nobody", "--data", data.folder).refused(64, "no client nobody", "acme, globex")
-
-
-def test_costs_for_people(ruum: Ruum, data: Data) -> None:
-    fill(data)
-    said = ruum("costs", "--data", data.folder)
-    header, acme, globex = said.out.splitlines()[:3]
-    assert header.split() == ["CLIENT", "BATCHES", "IMAGES", "COST", "PRICE"]
-    assert acme.split() == ["acme", "3", "4", "$0.30", "$0.45"]
-    assert globex.split()[0] == "globex"
-
-
-def test_costs_of_a_period_and_by_batch(ruum: Ruum, data: Data) -> None:
-    data.batch("old", [wish(1, calls=call(100_000))], days_ago=40)
-    data.batch(
-        "new", [wish(1, calls=call(200_000)), wish(2, ImageState.QUEUED, call(50_000))], days_ago=2, closed=False
-    )
-    for since, expected in (("30d", 0.25), ("2d", 0.0), ("100d", 0.35), ("2000-01-01", 0.35)):
-        found = ruum("costs", "--since", since, "--data", data.folder, "--json").json["clients"]
-        assert sum(row["costUsd"] for row in found) == pytest.approx(expected)
-    found = ruum("costs", "--until", "30d", "--batches", "--data", data.folder, "--json").json
-    assert [(row["batchId"], row["costUsd"]) for row in found["batches"]] == [("acme.old", 0.1)]
-    said = ruum("costs", "--batches", "--data", data.folder)
-    assert "acme.new" in said.out
-    assert "$0.05 of the cost is for images that are not finished yet" in said.out
-    ruum("costs", "--since", "yesterday", "--data", data.folder).refused(64, "--since yesterday", "30d")
-
-
-def test_costs_of_no_batches(ruum: Ruum, data: Data) -> None:
-    data.empty()
-    assert ruum("costs", "--data", data.folder, "--json").json == {"clients": []}
-
-
-def test_a_reopened_batch_is_counted_anew(ruum: Ruum, data: Data) -> None:
-    """Its completion is the round's before; what it has cost since is not in it."""
-    data.batch("a", [wish(1, calls=(*call(10), *call(20))), wish(2, ImageState.QUEUED, call(30))], round=2)
-    reopened = [wish(1, calls=(*call(10), *call(20), *call(40)))]
-    data.batch("b", reopened, round=2, state=BatchState.PROCESSING, price_usd=7.0)
-    (row,) = ruum("costs", "--data", data.folder, "--json").json["clients"]
-    assert row["costUsd"] == pytest.approx(0.00013)
-    assert row["priceUsd"] == pytest.approx(0.00013)
-
-
-def test_costs_tell_the_price_that_was_announced(ruum: Ruum, data: Data) -> None:
-    """A completion's price is fixed when the batch closes; new factors are for new batches."""
-    data.batch("a", [wish(1, calls=call(100_000))], tier=EXPRESS)
-    (row,) = ruum("costs", "--data", data.folder, "--json", RUUM_TIERS_EXPRESS_FACTOR="3.0").json["clients"]
-    assert (row["costUsd"], row["priceUsd"]) == (0.1, 0.15)
-
-
-def test_many_small_costs_add_up_exactly(ruum: Ruum, data: Data) -> None:
-    for number in range(7):
-        data.batch(f"b{number}", [wish(index, calls=call(1)) for index in range(10 + number)], tier=NORMAL)
-    (row,) = ruum("costs", "--data", data.folder, "--json").json["clients"]
-    assert (row["batches"], row["completed"], row["costUsd"]) == (7, 91, 0.000091)
