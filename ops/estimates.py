@@ -12,9 +12,7 @@ from shared.lifecycle import fleet
 from shared.manifest.reader import Manifest
 from shared.model import BatchState, Control, ImageState, Tier
 from shared.results import names
-from shared.staging import prompts
-from shared.staging.preview import NAME as PREVIEW_NAME
-from shared.staging.preview import PROMPTS as PREVIEW_PROMPTS
+from shared.vendors import spec_of
 
 # Earlier batches looked at for what a picture costs, and for what is in the cache: newer ones say more, and each of
 # 10,000 images is 10,000 reads.
@@ -30,8 +28,8 @@ async def of_manifest(target: Target, found: Manifest) -> forecast.Estimate:
     staged: set[tuple[str, str, str]] = set()
     speeds: list[float] = []
     looked = 0
-    preview = settings.staging.model == "preview"
-    wanted = (PREVIEW_PROMPTS, PREVIEW_NAME) if preview else (prompts.VERSION, settings.gemini.image_model)
+    spec = spec_of(settings)
+    wanted = (spec.prompts, spec.step("generate").usual.model)
     for batch in await store.batches():
         waits = batch.state not in (BatchState.CLOSED, BatchState.REJECTED) and batch.control is not Control.PAUSED
         if waits and batch.id != found.batch:

@@ -27,6 +27,7 @@ from shared.model import Batch, BatchState, Control, Counts
 from shared.ports import Delivery, StoredObject
 from shared.settings import Buckets, Settings
 from shared.topology import CHANGES_TOPIC, DEAD_LETTER_DOOR, EVENTS_SUBSCRIPTION
+from shared.vendors import PREVIEW
 from shared.worker.subscriber import consume
 
 KEY_VARIABLES: Final = ("GEMINI_API_KEY", "GOOGLE_API_KEY")  # the names Google's own tools read, in this order
@@ -50,7 +51,7 @@ def model_maker(name: str | None, environ: Mapping[str, str]) -> tuple[str, wiri
     chooses nothing by itself. Raises `NoKey`.
     """
     key = gemini_key(environ)
-    chosen = name or ("gemini" if environ.get("GEMINI_API_KEY") else "preview")
+    chosen = name or ("gemini" if environ.get("GEMINI_API_KEY") else PREVIEW)
     try:
         return chosen, wiring.model_maker(chosen, key)
     except ConfigurationError as error:

@@ -9,7 +9,7 @@ from typing import Final
 
 from shared.answers import Analysis, Light, Point, Verdict
 from shared.model import Usage
-from shared.ports import Answer, Finished, Photo, Request
+from shared.ports import Answer, Finished, ModelSpec, Photo, Request, Step
 
 NAME: Final = "preview"  # priced at nothing, as the preview model is
 
@@ -38,16 +38,9 @@ class NoopModel:
         self._picture = picture
 
     @property
-    def prompts(self) -> str:
-        return "noop"
-
-    @property
-    def text_model(self) -> str:
-        return NAME
-
-    @property
-    def image_model(self) -> str:
-        return NAME
+    def spec(self) -> ModelSpec:
+        steps = tuple(Step(name, Usage(NAME)) for name in ("analyse", "generate", "verify"))
+        return ModelSpec("noop", "noop", steps, free=True, local=True)
 
     async def analyse(self, photo: Photo, request: Request) -> Answer[Analysis]:
         self.calls["analyse"] += 1

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Awaitable, Sequence
 from typing import TypeVar
 
+from shared import decisions
 from shared.answers import Analysis, Verdict
 from shared.assembly import wiring
 from shared.errors import CodedError, Throttled
 from shared.model import Usage
-from shared.ports import Answer, Photo, Request, StagingModel
-from shared.settings import Settings, cost_micro_usd
+from shared.ports import Answer, ModelSpec, Photo, Request, StagingModel
+from shared.settings import Settings
 from shared.staging.pool import PicturePool
 
 T = TypeVar("T")
@@ -25,7 +26,7 @@ class Notes:
 
     @property
     def cost_usd(self) -> float:
-        return self.cost_micro_usd / 1_000_000
+        return decisions.money.usd(self.cost_micro_usd)
 
     def maker(self, make: wiring.ModelMaker) -> wiring.ModelMaker:
         """The same model, noted here."""
@@ -45,49 +46,40 @@ class NotedModel:
         self._settings = settings
 
     @property
-    def prompts(self) -> str:
-        return self._model.prompts
-
-    @property
-    def text_model(self) -> str:
-        return self._model.text_model
-
-    @property
-    def image_model(self) -> str:
-        return self._model.image_model
+    def spec(self) -> ModelSpec:
+        return self._model.spec
 
     async def analyse(self, photo: Photo, request: Request) -> Answer[Analysis]:
-        return await self._noted(self._model.analyse(photo, request))
+        return await self._noted("analyse", self._model.analyse(photo, request))
 
     async def generate(
         self, photo: Photo, analysis: Analysis, request: Request, defects: Sequence[str]
     ) -> Answer[bytes]:
-        return await self._noted(self._model.generate(photo, analysis, request, defects), picture=True)
+        return await self._noted("generate", self._model.generate(photo, analysis, request, defects))
 
     async def verify(self, photo: Photo, picture: bytes, analysis: Analysis, request: Request) -> Answer[Verdict]:
-        return await self._noted(self._model.verify(photo, picture, analysis, request))
+        return await self._noted("verify", self._model.verify(photo, picture, analysis, request))
 
     async def aclose(self) -> None:
         await self._model.aclose()
 
-    async def _noted(self, call: Awaitable[Answer[T]], *, picture: bool = False) -> Answer[T]:
+    async def _noted(self, step: str, call: Awaitable[Answer[T]]) -> Answer[T]:
         try:
             answer = await call
         except CodedError as error:
             self._notes.last_fault = error.message
-            self._bill(error.usage, picture=picture)
+            self._bill(step, error.usage)
             raise
         except Throttled as error:
             self._notes.last_fault = str(error)
             raise
         self._notes.last_fault = None
-        self._bill(answer.usage, picture=picture)
+        self._bill(step, answer.usage)
         return answer
 
-    def _bill(self, usage: Usage | None, *, picture: bool) -> None:
-        """Add what a call cost. Where the vendor did not say what it used, count a usual call, as the image does."""
+    def _bill(self, step: str, usage: Usage | None) -> None:
+        """Add what a call cost, as the image's bill has it."""
         prices = self._settings.prices
         if usage is not None and usage.model in prices:
-            usual = self._settings.typical.tokens(picture=picture)
-            tokens = (usage.input_tokens, usage.output_tokens) if usage.told else usual
-            self._notes.cost_micro_usd += cost_micro_usd(prices, usage.model, *tokens)
+            call = decisions.money.call_of(step, usage, self.spec.step(step).usual, prices, duration_ms=0)
+            self._notes.cost_micro_usd += call.cost_micro_usd

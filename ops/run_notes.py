@@ -12,6 +12,7 @@ from urllib.parse import unquote, urlsplit
 import msgspec
 
 from shared.model import Batch, BatchState
+from shared.vendors import PREVIEW
 
 RUN_NOTES: Final = "runs"  # in the data folder: a note per batch
 RESULTS_NOTE: Final = "results-folder"  # in the data folder: for commands that are given it alone
@@ -87,8 +88,8 @@ def run_command(data: Path, batch: Batch, of: Path | None = None) -> str:
         parts += ["--data", quoted(data)]
     for folder in note.photos if note else ():
         parts += ["--photos", quoted(Path(folder))]
-    if note is not None and note.model == "preview":
-        parts += ["--model preview"]
+    if note is not None and note.model == PREVIEW:
+        parts += [f"--model {PREVIEW}"]
     return " ".join(parts)
 
 

@@ -169,7 +169,11 @@ def group_section(name: str, group: type[msgspec.Struct]) -> list[str]:
 
 
 def table_section(
-    name: str, row: type[msgspec.Struct], rows: Mapping[str, msgspec.Struct], reasons: Mapping[str, str]
+    name: str,
+    row: type[msgspec.Struct],
+    rows: Mapping[str, msgspec.Struct],
+    reasons: Mapping[str, str],
+    nothing: str = "no limit",
 ) -> list[str]:
     """A table's part of the page. Raises `ValueError` for a column without a unit, or a row without a reason."""
     fields = msgspec.structs.fields(row)
@@ -180,7 +184,7 @@ def table_section(
         f"| model | {' | '.join(heads)} | reason |\n|---|{'---|' * len(heads)}---|",
     ]
     for model, values in rows.items():
-        cells = [written(getattr(values, field.name), nothing="no limit") for field in fields]
+        cells = [written(getattr(values, field.name), nothing=nothing) for field in fields]
         reason = _told(f"{name}.{model}", "reason", reasons.get(model, ""))
         parts.append(f"| {model} | {' | '.join(cells)} | {reason} |")
     return parts
@@ -207,7 +211,7 @@ def page() -> str:
         if field.name not in settings.TABLES:
             parts += group_section(field.name, field.type)
     parts += table_section("limits", settings.Limit, settings.LIMITS, settings.LIMIT_REASONS)
-    parts += table_section("prices", settings.Price, settings.PRICES, settings.PRICE_REASONS)
+    parts += table_section("prices", settings.Price, settings.PRICES, settings.PRICE_REASONS, "–")
     parts += retries_section()
     parts.append("\n## Other variables\n\n| variable | unit | default | reason |\n|---|---|---|---|")
     parts += [f"| `{variable}` | {' | '.join(told)} |" for variable, told in OTHERS.items()]

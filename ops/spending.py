@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
-from urllib.parse import urlsplit
 
 from ops import asking, words
 from ops.cli_common import WRONG_USAGE, fail
 from shared.decisions import forecast
 from shared.model import ImageState
 from shared.settings import Settings
+from shared.vendors import spec_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,22 +26,9 @@ ASK_ABOVE_USD: Final = 0.25
 ASK_ABOVE_IMAGES: Final = 100  # a replay of more images asks even where it is free: it is a lot of work
 
 
-def is_free(settings: Settings) -> bool:
-    """Whether staging costs nothing: the preview model, or a server on this machine in the vendor's place."""
-    if settings.staging.model == "preview":
-        return True
-    host = urlsplit(settings.gemini.base_url or "").hostname
-    if host is None:
-        return False
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
 async def of_run(store: BatchStore, settings: Settings, found: Manifest) -> tuple[int, float]:
     """(images to buy, US dollars) of a manifest: what is finished, repeated or staged already is not bought again."""
-    if is_free(settings):
+    if spec_of(settings).free:
         return 0, 0.0
     done: set[int] = set()
     half: set[int] = set()
@@ -62,7 +48,7 @@ async def of_run(store: BatchStore, settings: Settings, found: Manifest) -> tupl
 
 async def of_replay(target: Target, plans: Sequence[Plan], codes: tuple[str, ...]) -> float:
     """US dollars that replaying the failed images would cost. An image whose picture is paid for costs no new one."""
-    if target.free or is_free(target.settings) or not target.somebody_works():
+    if target.free or spec_of(target.settings).free or not target.somebody_works():
         return 0.0  # in a data folder without a run, the next run says what it costs, and asks
     price, cost = forecast.cost_per_image_usd(target.settings), 0.0
     for plan in plans:

@@ -21,6 +21,7 @@ from shared.adapters.google.queue import PubSubQueue
 from shared.adapters.system_clock import SystemClock
 from shared.settings import Buckets
 from shared.topology import Policy, topology
+from shared.vendors import PREVIEW
 
 PROJECT: Final = "ruum-local"
 ROOT: Final = Path(__file__).parents[1]
@@ -33,7 +34,7 @@ class Options(msgspec.Struct, frozen=True):
     """What kind of stack."""
 
     subscribers: int = 1
-    model: str = "preview"  # or gemini: the local Gemini server
+    model: str = PREVIEW  # or gemini: the local Gemini server
     environment: Mapping[str, str] = {}  # settings for doors and subscribers, RUUM_*
     gemini: Sequence[str] = ()  # further arguments of the local Gemini server
     faults: FaultInjection = FaultInjection()

@@ -18,14 +18,16 @@ import msgspec
 from ops import errors, failures, local, manifest_file, photos, run_notes, show, spending, waiting, words
 from ops.cli_common import FAILED_HERE, NO_SPACE, OK, REJECTED, SOME_FAILED, database_fault, fail
 from ops.noted_model import Notes
+from shared import decisions
 from shared.assembly import wiring
 from shared.decisions.quota import next_reset
 from shared.errors import ConfigurationError
 from shared.manifest.reader import Manifest
 from shared.model import Batch, BatchState, Control, Counts
-from shared.results import names, report
+from shared.results import names
 from shared.settings import Settings
 from shared.telemetry import LogEvent
+from shared.vendors import PREVIEW
 
 # After Ctrl-C images in progress may finish for this long. A preview takes 2 s; a call to Gemini, up to 30 s, is kept.
 GRACE_SECONDS: Final = 8.0
@@ -166,7 +168,7 @@ class _Run:
         )
         if not order.as_json:
             show.err.print(f"{batch.id}: {words.count(batch.total, 'image')}, model {order.model}")
-            if order.model == "preview" and os.environ.get("GOOGLE_API_KEY") and "GEMINI_API_KEY" not in os.environ:
+            if order.model == PREVIEW and os.environ.get("GOOGLE_API_KEY") and "GEMINI_API_KEY" not in os.environ:
                 show.err.print("GOOGLE_API_KEY is set but chooses no model; --model gemini uses it")
 
     # --- while it works
@@ -205,8 +207,7 @@ class _Run:
 
     async def _say_waits(self, here: local.LocalRun, now: float) -> None:
         fault = self._notes.last_fault
-        models = () if self._order.model == "preview" else None  # it asks no vendor, yet photos' hosts may make it wait
-        waits = await waiting.of_models(here.store, self._order.settings, self._now(), fault=fault, models=models)
+        waits = await waiting.of_models(here.store, self._order.settings, self._now(), fault=fault)
         self._progress.waits = waits[0].short if waits else ""
         serious = next((wait for wait in waits if wait.serious), None)
         self._progress.stuck = serious is not None
@@ -270,7 +271,7 @@ async def _read_batch(order: Order, batch: Batch) -> tuple[Counts, float, list[f
         async for image in embedded.store.images(batch.id):
             micro += image.cost_micro_usd
         groups = await failures.of(embedded.store, batch)
-        return await embedded.store.counts(batch.id), report.usd(micro), groups
+        return await embedded.store.counts(batch.id), decisions.money.usd(micro), groups
     finally:
         embedded.database.close()
 

@@ -16,6 +16,7 @@ from shared import ports
 from shared.adapters.system_clock import SystemClock
 from shared.assembly import wiring
 from shared.settings import Settings, from_environment
+from shared.vendors import PREVIEW, spec_of
 
 DEFAULT_DATA: Final = Path("staged/.ruum")
 
@@ -47,8 +48,8 @@ class Target(msgspec.Struct, frozen=True):
     def free(self) -> bool:
         """Whether nothing staged here costs money, as far as that is known."""
         if self.data is not None:
-            return run_notes.last_model(self.data) == "preview"
-        return self.local_stack or self.settings.staging.model == "preview"
+            return run_notes.last_model(self.data) == PREVIEW
+        return self.local_stack or spec_of(self.settings).free
 
     def somebody_works(self) -> bool:
         """Whether a `run` has the data folder. True where workers are no business of one folder."""

@@ -155,6 +155,9 @@ class Call(Document, frozen=True, kw_only=True):
     model: str
     input_tokens: int = 0
     output_tokens: int = 0
+    seconds: float = 0.0
+    credits: float = 0.0
+    pictures: int = 0
     cost_micro_usd: int = 0
     duration_ms: int = 0
     estimated: bool = False
@@ -503,9 +506,15 @@ def shard_sizes(total: int, shards: int) -> list[int]:
 
 
 class Usage(msgspec.Struct, frozen=True):
-    """What one call used, as the vendor counts it. `told`: whether the vendor said so at all."""
+    """What one call used, in the units its vendor charges by. `told`: whether the vendor said so at all.
+
+    `seconds` are of the vendor's work or of the film it made, as its price list counts them; `credits` are its own.
+    """
 
     model: str
     input_tokens: int = 0
     output_tokens: int = 0
+    seconds: float = 0.0
+    credits: float = 0.0
+    pictures: int = 0
     told: bool = True

@@ -268,20 +268,43 @@ class Request(msgspec.Struct, frozen=True):
     design_style: str
 
 
+class Step(msgspec.Struct, frozen=True):
+    """One paid call that a staging model makes for an image.
+
+    `usual` is what such a call usually uses; its `model` is what quota and prices are counted by. `times` is how often
+    an image needs the call on average.
+    """
+
+    name: str  # analyse, generate, verify
+    usual: Usage
+    times: float = 1.0
+
+
+class ModelSpec(msgspec.Struct, frozen=True):
+    """What a staging model calls for one image, and in which words: known without making the model."""
+
+    name: str  # as the setting RUUM_STAGING_MODEL has it
+    prompts: str  # version of the words its agents are given
+    steps: tuple[Step, ...]
+    free: bool = False  # its calls cost nothing
+    local: bool = False  # it works in our own processes: no vendor limits it, and none can fail
+
+    def step(self, name: str) -> Step:
+        """The step of that name."""
+        return next(step for step in self.steps if step.name == name)
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The ids of its models, each once, in the order of its steps."""
+        return tuple(dict.fromkeys(step.usual.model for step in self.steps))
+
+
 class StagingModel(Protocol):
     """The three agents. Each raises `ImageRejected`, `WorldError`, `Throttled` or `ConfigurationError`; see errors."""
 
     @property
-    def prompts(self) -> str:
-        """Version of the prompts it uses."""
-
-    @property
-    def text_model(self) -> str:
-        """Id of the model behind analyse and verify: what quota and prices are counted by."""
-
-    @property
-    def image_model(self) -> str:
-        """Id of the model behind generate."""
+    def spec(self) -> ModelSpec:
+        """What it calls, what that usually uses, and the version of its prompts."""
 
     async def analyse(self, photo: Photo, request: Request) -> Answer[Analysis]: ...
 

@@ -8,10 +8,7 @@ A setting is overridden by `RUUM_<GROUP>_<NAME>`, such as `RUUM_MANIFEST_MAX_IMA
 
 from __future__ import annotations
 
-import functools
-import math
 from collections.abc import Mapping
-from decimal import Decimal
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
@@ -54,7 +51,9 @@ Share = Annotated[float, Meta(ge=0, le=1), Unit("share, 0 to 1")]
 Percent = Annotated[float, Meta(ge=0, le=100), Unit("percent")]
 Factor = Annotated[float, Meta(ge=0, le=100), Unit("times the cost")]
 MeanPictures = Annotated[float, Meta(gt=0, le=10), Unit("pictures per image")]
-TokenPrice = Annotated[float, Meta(ge=0, le=1e6), Unit("US dollars per million tokens")]
+Usd = Annotated[float, Meta(ge=0, le=1e6)]
+MillionTokens = Annotated[Usd | None, Unit("US dollars per million tokens")]
+Each = Annotated[Usd | None, Unit("US dollars each")]
 
 Name = Annotated[str, Unit("name")]
 PictureSize = Annotated[str, Unit("1K, 2K or 4K")]
@@ -197,10 +196,21 @@ LIMIT_REASONS: Final = {
 
 
 class Price(_Group, frozen=True, kw_only=True):
-    """US dollars per million tokens."""
+    """What a model's vendor charges for each unit it counts; units it does not charge for are left out."""
 
-    input_usd: TokenPrice
-    output_usd: TokenPrice
+    input_usd: MillionTokens = None
+    output_usd: MillionTokens = None
+    second_usd: Each = None
+    credit_usd: Each = None
+    picture_usd: Each = None
+    call_usd: Each = None
+
+    def __post_init__(self) -> None:
+        """Raises `ValueError` for a price that would make calls free by mistake."""
+        if (self.input_usd is None) != (self.output_usd is None):
+            raise ValueError("input_usd and output_usd belong together")
+        if all(getattr(self, name) is None for name in self.__struct_fields__):
+            raise ValueError("names no price; one of 0.0 is free")
 
 
 PRICES: Final[dict[str, Price]] = {
@@ -245,12 +255,6 @@ class Typical(_Group, frozen=True, kw_only=True):
     image_input_tokens: Tokens = 1500  # one picture and the prompt
     image_output_tokens: Tokens = 1670  # a 2K picture: $0.050 at $30 a million
     generations: MeanPictures = 1.1  # one picture in ten is bought again after its verification
-
-    def tokens(self, *, picture: bool) -> tuple[int, int]:
-        """(input, output) tokens of one usual call: one that draws a picture, or one of the two that answer in text."""
-        if picture:
-            return self.image_input_tokens, self.image_output_tokens
-        return self.text_input_tokens // 2, self.text_output_tokens // 2
 
 
 class Google(_Group, frozen=True, kw_only=True):
@@ -333,15 +337,3 @@ def _table(variable: str, value: str) -> dict[str, Any]:
         raise BadSetting(f'{variable} must be a JSON object such as {{"model": {{…}}}}: {error}') from None
     defaults: dict[str, Any] = dict(LIMITS) if variable.endswith("LIMITS") else dict(PRICES)
     return {name: msgspec.to_builtins(default) for name, default in defaults.items()} | table
-
-
-def cost_micro_usd(prices: Mapping[str, Price], model: str, input_tokens: int, output_tokens: int) -> int:
-    """What a call costs in millionths of a dollar, rounded up; a model without a price is a `KeyError`."""
-    price = prices[model]
-    return math.ceil(input_tokens * _as_written(price.input_usd) + output_tokens * _as_written(price.output_usd))
-
-
-@functools.cache
-def _as_written(price: float) -> Decimal:
-    """The price as it is written, not the float nearest to it: sums stay exact."""
-    return Decimal(str(price))

@@ -12,7 +12,7 @@ resource "google_firestore_database" "this" {
 
 locals {
   # What shared/adapters/google/store.py queries, by collection: the fields that keep a single-field index.
-  # tests/unit/test_firestore_indexes.py compares this with the adapter.
+  # tests/documents/test_firestore_indexes.py compares this with the adapter.
   indexed = {
     batches    = { open = "ASCENDING", createdAt = "DESCENDING" }
     cache      = {}

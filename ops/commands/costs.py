@@ -79,7 +79,7 @@ def moment(option: str, written: str | None) -> float | None:
 
 async def _row(target: Target, batch: Batch) -> dict[str, Any]:
     """Closed batches know their sums; of those under way every image is read."""
-    from shared.decisions import forecast
+    from shared import decisions
     from shared.events import iso
     from shared.model import BatchState
 
@@ -94,7 +94,7 @@ async def _row(target: Target, batch: Batch) -> dict[str, Any]:
             estimated += image.estimated_micro_usd / 1_000_000
             if image.settled_at is None:
                 unfinished += image.cost_micro_usd / 1_000_000
-        price = forecast.price_usd(target.settings, batch.tier, cost)
+        price = decisions.money.price_usd(target.settings.tiers, batch.tier, cost)
     return {"batchId": batch.id, "client": batch.client, "tier": batch.tier.value, "createdAt": iso(batch.created_at),
             "completed": completed, "images": batch.total, "costUsd": round(cost, 6),
             "unfinishedUsd": round(unfinished, 6), "estimatedUsd": round(estimated, 6),

@@ -15,7 +15,7 @@ PREVIEW_IN_FLIGHT: Final = 4  # two for each picture subprocess: more would only
 
 
 class ModelName(StrEnum):
-    """Which staging model to use."""
+    """Which staging model to use: those of `shared.vendors.SPECS`, without importing them at every start."""
 
     PREVIEW = "preview"
     GEMINI = "gemini"
@@ -61,7 +61,7 @@ def run(
         name, maker = local.model_maker(model.value if model else None, os.environ)
     except errors.NoKey as error:
         fail(str(error), WRONG_USAGE)
-    in_flight = max_in_flight or (PREVIEW_IN_FLIGHT if name == "preview" else settings.worker.in_flight)
+    in_flight = max_in_flight or (PREVIEW_IN_FLIGHT if name == ModelName.PREVIEW else settings.worker.in_flight)
     settings = msgspec.structs.replace(
         settings,
         worker=msgspec.structs.replace(settings.worker, in_flight=in_flight),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
+from typing import Final
 
 import msgspec
 
@@ -41,6 +42,7 @@ from shared.settings import Settings, from_environment
 from shared.staging.agents import Agents
 from shared.staging.pool import PicturePool
 from shared.topology import topology
+from shared.vendors import PREVIEW
 from shared.worker.claimed_image import Tools
 from shared.worker.heartbeat import Heartbeat
 from shared.worker.hosts import Hosts
@@ -161,21 +163,30 @@ async def google_rooms(environ: Mapping[str, str]) -> Rooms:
     )
 
 
-def model_maker(name: str, key: str | None) -> ModelMaker:
-    """How to make the model of that name. Raises `ConfigurationError` when Gemini has no key."""
-    if name == "preview":
-        from shared.staging.preview import PreviewModel  # numpy takes longer to import than most commands run
+def _preview(_: str | None) -> ModelMaker:
+    from shared.staging.preview import PreviewModel  # numpy takes longer to import than most commands run
 
-        return lambda _, pool: PreviewModel(pool)
+    return lambda _, pool: PreviewModel(pool)
+
+
+def _gemini(key: str | None) -> ModelMaker:
     if not key:
         raise ConfigurationError("Gemini needs a key: set GEMINI_API_KEY")
 
     def gemini(settings: Settings, _: PicturePool) -> StagingModel:
         from shared.adapters.google.gemini import GeminiModel
 
-        return GeminiModel(key, settings.gemini)
+        return GeminiModel(key, settings)
 
     return gemini
+
+
+MAKERS: Final[Mapping[str, Callable[[str | None], ModelMaker]]] = {"gemini": _gemini, PREVIEW: _preview}
+
+
+def model_maker(name: str, key: str | None) -> ModelMaker:
+    """How to make the model of that name, one of `MAKERS`. Raises `ConfigurationError` when its key is missing."""
+    return MAKERS[name](key)
 
 
 def rooms(

@@ -4,6 +4,6 @@ Callers name a rule by its subject, `decisions.image.claim(...)`: a verb alone, 
 behind local names.
 """
 
-from shared.decisions import batch, fairness, forecast, image, quota
+from shared.decisions import batch, fairness, forecast, image, money, quota
 
-__all__ = ["batch", "fairness", "forecast", "image", "quota"]
+__all__ = ["batch", "fairness", "forecast", "image", "money", "quota"]

@@ -7,20 +7,20 @@ known yet comes from the settings' typical figures, what is known from measureme
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Final
 
 import msgspec
 
 from shared.decisions.fairness import TIER_WEIGHTS
+from shared.decisions.money import MICRO, cost_micro_usd, price_usd
 from shared.decisions.quota import Circuit, Ledger, recovered, slots_now
 from shared.errors import ConfigurationError
 from shared.model import Tier
-from shared.settings import FleetRules, Limit, Settings, cost_micro_usd
+from shared.settings import FleetRules, Limit, Settings
+from shared.vendors import spec_of
 
-# Calls one image needs of each kind of model: analyse and verify; generate.
-TEXT_CALLS: Final = 2
-IMAGE_CALLS: Final = 1
 # The measured speed forgets with this time constant: slow mode shows within two minutes, one slow image does not.
 SPEED_SECONDS: Final = 120.0
 
@@ -72,12 +72,9 @@ def capacity(
 
 
 def calls_by_model(settings: Settings) -> dict[str, int]:
-    """Calls per image of each model the settings name; no model is limited when the preview stages."""
-    if settings.staging.model == "preview":
-        return {}
-    calls = {settings.gemini.text_model: TEXT_CALLS}
-    calls[settings.gemini.image_model] = calls.get(settings.gemini.image_model, 0) + IMAGE_CALLS
-    return calls
+    """Calls of one image to each model that a vendor's quota limits, by id; none when staging is our own work."""
+    spec = spec_of(settings)
+    return {} if spec.local else dict(Counter(step.usual.model for step in spec.steps))
 
 
 def instances_wanted(backlog: int, capacity: Capacity, image_seconds: float, rules: FleetRules) -> int:
@@ -116,25 +113,13 @@ def finish_seconds(work: Mapping[Tier, float], of: Tier, images_per_second: floa
 
 def cost_per_image_usd(settings: Settings) -> float:
     """The vendor's price of a typical image, in US dollars. Raises `ConfigurationError` for a model without a price."""
-    if settings.staging.model == "preview":
+    spec = spec_of(settings)
+    if spec.local:
         return 0.0
-    typical, gemini = settings.typical, settings.gemini
-    missing = {gemini.text_model, gemini.image_model} - settings.prices.keys()
+    missing = set(spec.models) - settings.prices.keys()
     if missing:
         raise ConfigurationError(f"there is no price for {', '.join(sorted(missing))}: add it to RUUM_PRICES")
-    text = cost_micro_usd(settings.prices, gemini.text_model, typical.text_input_tokens, typical.text_output_tokens)
-    image = cost_micro_usd(settings.prices, gemini.image_model, typical.image_input_tokens, typical.image_output_tokens)
-    return (text + image * typical.generations) / 1_000_000
-
-
-def price_usd(settings: Settings, tier: Tier, cost_usd: float) -> float:
-    """What the customer pays for work of this tier that cost so much."""
-    factors = {
-        Tier.EXPRESS: settings.tiers.express_factor,
-        Tier.NORMAL: settings.tiers.normal_factor,
-        Tier.ECONOMY: settings.tiers.economy_factor,
-    }
-    return round(cost_usd * factors[tier], 6)
+    return sum(step.times * cost_micro_usd(settings.prices, step.usual) for step in spec.steps) / MICRO
 
 
 class TierEstimate(msgspec.Struct, frozen=True, rename="camel"):
@@ -191,7 +176,7 @@ def estimate(
         waiting = capacity.blocked_seconds + finish_seconds(work, possible, capacity.images_per_second)
         # What the cache gives whole waits for no vendor, and takes no call.
         seconds = waiting + settings.typical.image_seconds if to_buy else 0.0
-        tiers[possible.value] = TierEstimate(price_usd(settings, possible, cost), round(seconds, 1))
+        tiers[possible.value] = TierEstimate(price_usd(settings.tiers, possible, cost), round(seconds, 1))
     return Estimate(
         images=images,
         repeated=repeated,

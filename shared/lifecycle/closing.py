@@ -15,7 +15,6 @@ from typing import Final
 import msgspec
 
 from shared import decisions
-from shared.decisions import forecast
 from shared.decisions.forecast import Capacity
 from shared.errors import LostClaim, StillClosing
 from shared.events import BatchCompleted, ReportLink, StateCounts
@@ -199,10 +198,12 @@ class Closer:
             outcome=report.outcome(counts),
             counts=counts,
             success_rate=round(counts.completed / counts.total, 4),
-            cost_usd=report.usd(gathered.cost_micro_usd),
-            estimated_usd=report.usd(gathered.estimated_micro_usd),
+            cost_usd=decisions.money.usd(gathered.cost_micro_usd),
+            estimated_usd=decisions.money.usd(gathered.estimated_micro_usd),
             cached=gathered.cached,
-            price_usd=forecast.price_usd(self._settings, batch.tier, report.usd(gathered.cost_micro_usd)),
+            price_usd=decisions.money.price_usd(
+                self._settings.tiers, batch.tier, decisions.money.usd(gathered.cost_micro_usd)
+            ),
             duration_seconds=round((batch.closing_at or batch.created_at) - batch.created_at, 3),
             reports=files,
         )

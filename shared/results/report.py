@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import msgspec
 
+from shared import decisions
 from shared.events import ImageError, ResultLine
 from shared.manifest.sources import as_written
 from shared.manifest.tables import neutral
@@ -57,7 +58,7 @@ def result_line(image: Image) -> ResultLine:
         round=image.round,
         cached=image.cached,
         durations_ms=dict(sorted(image.durations_ms.items())),
-        cost_usd=usd(image.cost_micro_usd),
+        cost_usd=decisions.money.usd(image.cost_micro_usd),
         cost_estimated=any(call.estimated for call in image.calls),
         sha256=output.sha256 if output else None,
         prompts=image.prompts,
@@ -67,11 +68,6 @@ def result_line(image: Image) -> ResultLine:
 def tries(image: Image) -> int:
     """How often the image was tried in its round, as people count: failed attempts, and the one that succeeded."""
     return image.attempts + (image.state is ImageState.COMPLETED)
-
-
-def usd(micro: int) -> float:
-    """Millionths of a dollar as dollars."""
-    return micro / 1_000_000
 
 
 def outcome(counts: Counts) -> str:
@@ -208,6 +204,6 @@ class RoundReport:
             self._batch,
             outcome=outcome(self.counts),
             counts=self.counts,
-            cost_usd=usd(self.cost_micro_usd),
+            cost_usd=decisions.money.usd(self.cost_micro_usd),
             rows=self._rows,
         )

@@ -17,9 +17,9 @@ import msgspec
 from shared.events import iso
 from shared.model import Batch, Counts, Image, ImageState
 from shared.results import names
+from shared.vendors import PREVIEW
 
 _DATA: Final = b'"@DATA@"'
-_PREVIEW: Final = "preview"  # what the preview model calls itself
 
 
 def row(batch: Batch, image: Image) -> list[Any]:
@@ -36,7 +36,7 @@ def row(batch: Batch, image: Image) -> list[Any]:
         return [*about, "", "", "", error, image.source]
     folder = names.results_folder(batch)
     pictures = ["../" + name.removeprefix(folder) for name in (output.picture, output.before, output.thumbnail)]
-    found = [*about, *pictures, error, "", output.width, output.height, int(image.model == _PREVIEW)]
+    found = [*about, *pictures, error, "", output.width, output.height, int(image.model == PREVIEW)]
     return [*found, "../" + output.original.removeprefix(folder)] if output.original else found
 
 

@@ -16,7 +16,7 @@ from shared.answers import Analysis, Verdict
 from shared.decisions.image import PictureStep
 from shared.errors import AnswerRefused, ErrorCode, ImageRejected, WrongShape
 from shared.model import Checkpoint
-from shared.ports import Answer, Finished, Photo, Pictures, Request, StagingModel
+from shared.ports import Answer, Finished, ModelSpec, Photo, Pictures, Request, StagingModel, Step
 from shared.settings import StagingRules
 from shared.staging.shapes import frame
 
@@ -32,7 +32,7 @@ class StepRunner(Protocol):
     def checkpoint(self) -> Checkpoint:
         """Paid work of earlier attempts."""
 
-    async def buy(self, step: str, model: str, call: Callable[[], Awaitable[Answer[T]]]) -> T:
+    async def buy(self, step: Step, call: Callable[[], Awaitable[Answer[T]]]) -> T:
         """Make a paid call when quota and batch allow it; note what it cost."""
 
     async def keep(self, checkpoint: Checkpoint, picture: bytes | None) -> None:
@@ -57,14 +57,9 @@ class Agents:
         self._rules = rules
 
     @property
-    def prompts(self) -> str:
-        """Version of the prompts in use."""
-        return self._model.prompts
-
-    @property
-    def models(self) -> tuple[str, str]:
-        """Ids of the text and image models in use."""
-        return self._model.text_model, self._model.image_model
+    def spec(self) -> ModelSpec:
+        """The model in use: its calls, and the version of its prompts."""
+        return self._model.spec
 
     async def stage(self, photo: Photo, request: Request, runner: StepRunner) -> Finished:
         """Return the verified picture.
@@ -80,18 +75,18 @@ class Agents:
             if finished is None:
                 continue
             verify = partial(self._model.verify, photo, finished.jpeg, analysis, request)
-            verdict = await self._bought(runner, "verify", self._model.text_model, verify)
+            verdict = await self._bought(runner, "verify", verify)
             defects = self.defects(verdict)
             if not defects:
                 return finished
             await self._reject(runner, defects)
             finished = None
 
-    async def _bought(self, runner: StepRunner, step: str, model: str, call: Callable[[], Awaitable[Answer[T]]]) -> T:
+    async def _bought(self, runner: StepRunner, name: str, call: Callable[[], Awaitable[Answer[T]]]) -> T:
         """Buy an answer; one that the vendor's filter refuses is asked for again, as often as the rules allow."""
         while True:
             try:
-                return await runner.buy(step, model, call)
+                return await runner.buy(self.spec.step(name), call)
             except AnswerRefused as refused:
                 refusals = runner.checkpoint.refusals + 1
                 await runner.keep(msgspec.structs.replace(runner.checkpoint, refusals=refusals), None)
@@ -102,8 +97,7 @@ class Agents:
     async def _analysis(self, photo: Photo, request: Request, runner: StepRunner) -> Analysis:
         if runner.checkpoint.analysis is not None:
             return Analysis.model_validate_json(runner.checkpoint.analysis)
-        model = self._model.text_model
-        analysis = await self._bought(runner, "analyse", model, lambda: self._model.analyse(photo, request))
+        analysis = await self._bought(runner, "analyse", lambda: self._model.analyse(photo, request))
         # Noted with the next write only: an analysis is too cheap to deserve one of its own.
         await runner.keep(msgspec.structs.replace(runner.checkpoint, analysis=analysis.model_dump_json()), None)
         return analysis
@@ -117,7 +111,7 @@ class Agents:
             shown = await runner.picture_work(PictureStep.FRAME, partial(self._pictures.framed, photo))
         defects = runner.checkpoint.defects
         generate = partial(self._model.generate, shown, analysis, request, defects)
-        raw = await self._bought(runner, "generate", self._model.image_model, generate)
+        raw = await self._bought(runner, "generate", generate)
         bought = msgspec.structs.replace(runner.checkpoint, generations=runner.checkpoint.generations + 1)
         finished = await self._finished(raw, photo, runner, bought)
         if finished is not None:

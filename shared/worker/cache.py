@@ -17,7 +17,7 @@ import msgspec
 from shared import decisions
 from shared.errors import LostClaim
 from shared.model import SETTLED_STATES, Image, ImageState, Record, Refusal, Worker, image_of
-from shared.ports import BatchStore, Clock, ObjectStore, Photo, Request
+from shared.ports import BatchStore, Clock, ModelSpec, ObjectStore, Photo, Request
 from shared.settings import Settings
 
 # An image that was released with its picture leads so long: two backoffs of the queue, which are 300 s at most.
@@ -34,9 +34,10 @@ class CacheEntry(Record, frozen=True, kw_only=True):
     led_by: str | None = None
 
 
-def key_of(client: str, photo: Photo, request: Request, prompts: str, models: tuple[str, str]) -> str:
+def key_of(client: str, photo: Photo, request: Request, spec: ModelSpec) -> str:
     """The entry's key: everything that decides what the picture looks like, and whose it is."""
-    parts = (client, photo.sha256, request.room_type, request.design_style, prompts, *models)
+    models = (step.usual.model for step in spec.steps if step.name != "verify")
+    parts = (client, photo.sha256, request.room_type, request.design_style, spec.prompts, *models)
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 

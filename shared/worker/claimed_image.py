@@ -30,7 +30,6 @@ from shared.errors import (
 from shared.model import (
     SETTLED_STATES,
     Batch,
-    Call,
     Checkpoint,
     Control,
     Failure,
@@ -53,10 +52,11 @@ from shared.ports import (
     Pictures,
     Queue,
     Request,
+    Step,
 )
 from shared.results import names
 from shared.results.fenced import put_fenced
-from shared.settings import Settings, cost_micro_usd
+from shared.settings import Settings
 from shared.staging.agents import Agents
 from shared.telemetry import LogEvent, image_settled, tell
 from shared.worker.cache import Cache, Lead, key_of
@@ -117,8 +117,8 @@ class ClaimedImage:
                 output=output,
                 calls=tuple(self._calls),
                 durations_ms=self._durations,
-                prompts=tools.agents.prompts,
-                model=tools.agents.models[1],
+                prompts=tools.agents.spec.prompts,
+                model=tools.agents.spec.step("generate").usual.model,
                 cached=self._cached,
                 now=tools.clock.now(),
             )
@@ -138,7 +138,7 @@ class ClaimedImage:
         tools, batch = self._tools, await self._batch()
         if not batch.cache:
             return await tools.agents.stage(photo, request, self)
-        key = key_of(batch.client, photo, request, tools.agents.prompts, tools.agents.models)
+        key = key_of(batch.client, photo, request, tools.agents.spec)
         lead = Lead(tools.heartbeat.worker, image_key(self._image.batch, self._image.index), self._image.fence)
         async with tools.heartbeat.waiting(lead.image):
             kept = await self._cache.picture_or_lead(key, batch.client, lead, self._check_control)
@@ -292,12 +292,12 @@ class ClaimedImage:
         except RuumError as error:
             log.warning("a refusal was not noted: %s", error)
 
-    async def buy(self, step: str, model: str, call: Callable[[], Awaitable[Answer[T]]]) -> T:
+    async def buy(self, step: Step, call: Callable[[], Awaitable[Answer[T]]]) -> T:
         """One paid call: after the batch's control and the quota allow it.
 
         A 429 is waited out, and so is a failure that finds the circuit open: waiting spends no attempt.
         """
-        tools = self._tools
+        tools, model = self._tools, step.usual.model
         if model not in tools.settings.prices:
             raise ConfigurationError(f"there is no price for {model}: add it to RUUM_PRICES")
         began_failing: float | None = None
@@ -317,7 +317,7 @@ class ClaimedImage:
             try:
                 answer = await call()
             except Throttled as throttled:
-                tell(log, LogEvent.THROTTLED, level=logging.WARNING, step=step, model=model)
+                tell(log, LogEvent.THROTTLED, level=logging.WARNING, step=step.name, model=model)
                 await self._noted(tools.quota.throttled(model, grant, throttled.retry_after_seconds))
             except DailyQuotaSpent:
                 await self._noted(tools.quota.day_spent(model, grant))
@@ -345,26 +345,15 @@ class ClaimedImage:
         if (await self._batch()).control is not Control.RUN:
             raise WorkStopped(self._image.batch)
 
-    def _note_call(self, step: str, usage: Usage, started: float) -> None:
+    def _note_call(self, step: Step, usage: Usage, started: float) -> None:
         duration = self._elapsed_ms(started)
-        self.measured(step, duration)
+        self.measured(step.name, duration)
         if not usage.told:
-            inputs, outputs = self._tools.settings.typical.tokens(picture=step == "generate")
-            usage = msgspec.structs.replace(usage, input_tokens=inputs, output_tokens=outputs)
-            log.warning("%s did not say what a call used: counted as a usual %s", usage.model, step)
-        cost = cost_micro_usd(self._tools.settings.prices, usage.model, usage.input_tokens, usage.output_tokens)
-        self._calls.append(
-            Call(
-                step=step,
-                model=usage.model,
-                input_tokens=usage.input_tokens,
-                output_tokens=usage.output_tokens,
-                cost_micro_usd=cost,
-                duration_ms=duration,
-                estimated=not usage.told,
-            )
-        )
-        tell(log, LogEvent.STEP, step=step, model=usage.model, durationMs=duration, costUsd=cost / 1_000_000)
+            log.warning("%s did not say what a call used: counted as a usual %s", usage.model, step.name)
+        call = decisions.money.call_of(step.name, usage, step.usual, self._tools.settings.prices, duration)
+        self._calls.append(call)
+        tell(log, LogEvent.STEP, step=step.name, model=call.model, durationMs=duration,
+             costUsd=decisions.money.usd(call.cost_micro_usd))  # fmt: skip
 
     async def keep(self, checkpoint: Checkpoint, picture: bytes | None) -> None:
         """A new picture is written before the checkpoint naming it; without one the note waits for the next write."""

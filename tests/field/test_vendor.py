@@ -17,8 +17,8 @@ from PIL import Image
 from shared.adapters.google.gemini import GeminiModel
 from shared.errors import ConfigurationError, WorldError
 from shared.model import Checkpoint
-from shared.ports import Answer, Finished, Photo, Request
-from shared.settings import Gemini, PhotoLimits, StagingRules
+from shared.ports import Answer, Finished, Photo, Request, Step
+from shared.settings import Gemini, PhotoLimits, Settings, StagingRules
 from shared.staging import pictures
 from shared.staging.agents import Agents
 from tests.field import picture_parts
@@ -34,8 +34,8 @@ class StepRunner:
         self.checkpoint = Checkpoint()
         self.bought: list[str] = []
 
-    async def buy(self, step: str, model: str, call: Callable[[], Awaitable[Answer[Any]]]) -> Any:
-        self.bought.append(step)
+    async def buy(self, step: Step, call: Callable[[], Awaitable[Answer[Any]]]) -> Any:
+        self.bought.append(step.name)
         return (await call()).value
 
     async def keep(self, checkpoint: Checkpoint, picture: bytes | None) -> None:
@@ -89,7 +89,7 @@ def vendor(case: str) -> Iterator[Vendor]:
 
 def staged(at: Vendor, runner: StepRunner) -> Finished:
     async def main() -> Finished:
-        model = GeminiModel("any-key", Gemini(base_url=at.address))
+        model = GeminiModel("any-key", Settings(gemini=Gemini(base_url=at.address)))
         try:
             photo = pictures.normalise(picture_parts.jpeg(picture_parts.scene(1200, 900)), LIMITS)
             request = Request(room_type="living_room", design_style="modern")

@@ -19,7 +19,7 @@ from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import WebDriverWait
 
 from shared.model import Failure, Image
-from tests.unit.test_report import CANCELLED, FAILED, HOSTILE, batch, files, image
+from tests.results.test_report import CANCELLED, FAILED, HOSTILE, batch, files, image
 
 BROWSER: Final = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chromium-browser")
 DRIVER: Final = shutil.which("chromedriver")

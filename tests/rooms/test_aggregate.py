@@ -15,7 +15,7 @@ from shared import decisions, errors
 from shared.messages import ImageChanged, changed, decode
 from shared.model import Batch, BatchState, Call, Claim, Counts, Failure, Image, ImageState, Output
 from shared.results.status import write_status
-from tests.rooms.parts import Fuse, Killed, World, fused, unreachable, virtual
+from tests.parts import Fuse, Killed, World, fused, unreachable, virtual
 
 QUEUED, PROCESSING, COMPLETED, FAILED, CANCELLED = ImageState
 STATUS = "results/acme/b1/status.json"

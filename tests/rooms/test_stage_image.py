@@ -31,7 +31,7 @@ from shared.worker.disposition import Action
 from shared.worker.gate import Gate
 from shared.worker.heartbeat import Heartbeat
 from tests.clocks import VirtualClock
-from tests.rooms.parts import (
+from tests.parts import (
     BAD,
     COST,
     IMAGE,
@@ -44,6 +44,7 @@ from tests.rooms.parts import (
     Stall,
     World,
     fused,
+    spec,
     ticks,
     unreachable,
     virtual,
@@ -629,7 +630,7 @@ async def test_a_model_without_a_price_is_our_configurations_fault(world: World)
     """`RUUM_GEMINI_IMAGE_MODEL` names a model that nobody entered a price for: no customer may pay for that."""
     await world.batch()
     hand = await world.worker()
-    world.fakes.model.image_model = "gemini-3-pro-image"
+    world.fakes.model.spec = spec(image="gemini-3-pro-image")
     world.fakes.model.usage["generate"] = Usage("gemini-3-pro-image", 100, 1000)
     task = await world.task()
     actions = [(await hand.handle(task)).action for _ in range(3)]

@@ -130,24 +130,24 @@ _probe, _heard = decisions.quota._probe, decisions.quota.heard
 _disposition = disposition.Disposition
 
 
-async def _buy_or_nack(self: Any, step: str, model: str, call: Any) -> Any:
+async def _buy_or_nack(self: Any, step: Any, call: Any) -> Any:
     async def refused() -> Any:
         try:
             return await call()
         except Throttled as error:
             raise WorkStopped from error
 
-    return await _buy(self, step, model, refused)
+    return await _buy(self, step, refused)
 
 
-async def _buy_or_fail(self: Any, step: str, model: str, call: Any) -> Any:
+async def _buy_or_fail(self: Any, step: Any, call: Any) -> Any:
     async def refused() -> Any:
         try:
             return await call()
         except Throttled as error:
             raise WorldError(ErrorCode.VENDOR_BAD_ANSWER, "429") from error
 
-    return await _buy(self, step, model, refused)
+    return await _buy(self, step, refused)
 
 
 def _probe_for_everybody(known: Any, queues: Any, limit: Any, now: float) -> Any:
@@ -241,11 +241,11 @@ def _leads_while_its_worker_lives(image: Any, lead: Any, holder: Any, now: float
     return _leads(msgspec.structs.replace(image, touched_at=touched), lead, holder, now)
 
 
-async def _buy_and_drop(self: Any, step: str, model: str, call: Any) -> Any:
+async def _buy_and_drop(self: Any, step: Any, call: Any) -> Any:
     try:
-        return await _buy(self, step, model, call)
+        return await _buy(self, step, call)
     except WorldError:
-        if step == "verify":
+        if step.name == "verify":
             self.checkpoint = msgspec.structs.replace(self.checkpoint, picture=None)
         raise
 

@@ -20,7 +20,7 @@ from shared.errors import (
     WorldError,
 )
 from shared.model import Usage
-from shared.ports import Answer, Finished, Photo, Request
+from shared.ports import Answer, Finished, ModelSpec, Photo, Request, Step
 from tests.simulation.faults import HAND, Faults
 from tests.simulation.hosts import Hosts
 
@@ -179,9 +179,9 @@ class Vendor:
 class Model:
     """See `shared.ports.StagingModel`. Every generated picture is another one."""
 
-    prompts = "simulated"
-    text_model = TEXT
-    image_model = IMAGE
+    spec = ModelSpec("simulated", "simulated", tuple(
+        Step(name, Usage(model)) for name, model in (("analyse", TEXT), ("generate", IMAGE), ("verify", TEXT))
+    ))  # fmt: skip
     made = 0
 
     def __init__(self, vendor: Vendor, faults: Faults) -> None:

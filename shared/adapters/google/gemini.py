@@ -31,10 +31,11 @@ from shared.errors import (
     WorldError,
 )
 from shared.model import Usage
-from shared.ports import Answer, Photo, Request
-from shared.settings import Gemini
+from shared.ports import Answer, ModelSpec, Photo, Request
+from shared.settings import Settings
 from shared.staging import prompts
 from shared.staging.shapes import nearest_ratio
+from shared.vendors import gemini
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -60,32 +61,24 @@ _SECONDS = re.compile(r"(\d+(?:\.\d+)?)s")
 class GeminiModel:
     """Implements `shared.ports.StagingModel`. `aclose` at the end."""
 
-    def __init__(self, key: str, settings: Gemini) -> None:
+    def __init__(self, key: str, settings: Settings) -> None:
         if not key.isascii() or not key.isprintable() or " " in key:
             raise ConfigurationError("the Gemini key holds characters no key has: was it pasted with a line end?")
-        self._settings = settings
+        self._settings, self._spec = settings.gemini, gemini(settings)
         self._client = genai.Client(
             api_key=key,
             vertexai=False,
             http_options=types.HttpOptions(
-                base_url=settings.base_url,
-                api_version=settings.api_version,
-                timeout=int(max(settings.text_seconds, settings.image_seconds) * 1000),
+                base_url=self._settings.base_url,
+                api_version=self._settings.api_version,
+                timeout=int(max(self._settings.text_seconds, self._settings.image_seconds) * 1000),
                 retry_options=types.HttpRetryOptions(attempts=1),
             ),
         )
 
     @property
-    def prompts(self) -> str:
-        return prompts.VERSION
-
-    @property
-    def text_model(self) -> str:
-        return self._settings.text_model
-
-    @property
-    def image_model(self) -> str:
-        return self._settings.image_model
+    def spec(self) -> ModelSpec:
+        return self._spec
 
     async def analyse(self, photo: Photo, request: Request) -> Answer[Analysis]:
         return await self._typed(Analysis, [prompts.analyse(request), _part(photo.jpeg)])
@@ -103,8 +96,8 @@ class GeminiModel:
             ),
         )
         contents = [prompts.generate(request, analysis, defects), _part(photo.jpeg)]
-        response = await self._call(self.image_model, contents, config, self._settings.image_seconds)
-        usage = _usage(self.image_model, response)
+        response = await self._call(self._settings.image_model, contents, config, self._settings.image_seconds)
+        usage = _usage(self._settings.image_model, response)
         with _billed(usage):
             parts = _parts(response)
             pictures = [p.inline_data.data for p in parts if p.inline_data and p.inline_data.data and not p.thought]
@@ -118,8 +111,8 @@ class GeminiModel:
             response_schema=kind,
             max_output_tokens=self._settings.max_text_tokens,
         )
-        response = await self._call(self.text_model, contents, config, self._settings.text_seconds)
-        usage = _usage(self.text_model, response)
+        response = await self._call(self._settings.text_model, contents, config, self._settings.text_seconds)
+        usage = _usage(self._settings.text_model, response)
         with _billed(usage):
             text = "".join(part.text for part in _parts(response) if part.text and not part.thought)
             value = understood(text, kind)

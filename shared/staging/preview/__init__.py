@@ -10,21 +10,20 @@ only; plain functions on bytes that run in the picture subprocesses.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any
 
 from shared.answers import Analysis, Verdict
 from shared.errors import ImageRejected, WorldError
 from shared.model import Usage
-from shared.ports import Answer, Photo, Request
+from shared.ports import Answer, ModelSpec, Photo, Request
+from shared.settings import Settings
 from shared.staging.pool import PicturePool
 from shared.staging.preview.checking import compare
 from shared.staging.preview.measuring import measure
 from shared.staging.preview.staging import LABEL, furnish
+from shared.vendors import PREVIEW, preview
 
-__all__ = ["LABEL", "NAME", "PROMPTS", "PreviewModel", "compare", "furnish", "measure"]
-
-NAME: Final = "preview"
-PROMPTS: Final = "preview-2"  # it reads no prompts; the version tells pictures of different drawing code apart
+__all__ = ["LABEL", "PreviewModel", "compare", "furnish", "measure"]
 
 
 class PreviewModel:
@@ -34,29 +33,21 @@ class PreviewModel:
         self._run: Callable[..., Any] = pool.run
 
     @property
-    def prompts(self) -> str:
-        return PROMPTS
-
-    @property
-    def text_model(self) -> str:
-        return NAME
-
-    @property
-    def image_model(self) -> str:
-        return NAME
+    def spec(self) -> ModelSpec:
+        return preview(Settings())
 
     async def analyse(self, photo: Photo, request: Request) -> Answer[Analysis]:
-        return Answer(await self._run(ImageRejected, measure, photo.jpeg, request.room_type), Usage(NAME))
+        return Answer(await self._run(ImageRejected, measure, photo.jpeg, request.room_type), Usage(PREVIEW))
 
     async def generate(
         self, photo: Photo, analysis: Analysis, request: Request, defects: Sequence[str]
     ) -> Answer[bytes]:
         work = self._run(WorldError, furnish, photo.jpeg, analysis, request.room_type, request.design_style)
-        return Answer(await work, Usage(NAME))
+        return Answer(await work, Usage(PREVIEW))
 
     async def verify(self, photo: Photo, picture: bytes, analysis: Analysis, request: Request) -> Answer[Verdict]:
         work = self._run(WorldError, compare, photo.jpeg, picture, analysis, request.room_type, request.design_style)
-        return Answer(await work, Usage(NAME))
+        return Answer(await work, Usage(PREVIEW))
 
     async def aclose(self) -> None:
         """Nothing is open: the subprocesses are their owner's."""

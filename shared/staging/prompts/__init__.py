@@ -14,8 +14,9 @@ from typing import Final
 from shared.answers import Analysis
 from shared.ports import Request
 from shared.staging.catalogue import FURNITURE, LOOKS
+from shared.vendors import PROMPTS
 
-VERSION: Final = "v1"
+VERSION: Final = PROMPTS
 
 
 @cache
