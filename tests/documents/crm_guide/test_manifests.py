@@ -12,7 +12,9 @@ import pytest
 from shared.assembly.wiring import google_rules
 from shared.errors import ManifestRejected
 from shared.manifest import reader
-from shared.manifest.reader import CSV_COLUMNS, HEADER_FIELDS, IMAGE_FIELDS, MAX_NAME_CHARACTERS, Manifest
+from shared.manifest.fields import COLUMNS as CSV_COLUMNS
+from shared.manifest.fields import HEADER_FIELDS, IMAGE_FIELDS
+from shared.manifest.reader import MAX_NAME_CHARACTERS, Manifest
 from shared.manifest.vocabulary import ROOM_NAMES, ROOMS, STYLE_NAMES, STYLES, TIER_NAMES, TIERS
 from shared.model import Batch, BatchState, FailureThreshold, Image, ImageState, ManifestRef, Tier
 from shared.ports import StoredObject
