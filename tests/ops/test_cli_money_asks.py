@@ -20,7 +20,7 @@ from shared.model import Batch, BatchState, Lease, ManifestRef, ReplayPlan, Tier
 from shared.settings import Gemini, Settings, StagingRules
 from shared.vendors import spec_of
 from tests.ops.commands import Ruum
-from tests.ops.test_operator_commands import Data, Terminal, at_work, failed
+from tests.ops.operators.data import Data, Terminal, at_work, failed
 
 KEY = {"GEMINI_API_KEY": "no-key"}
 HEADER = {"clientName": "acme", "batchId": "b1", "designStyle": "modern", "roomType": "bedroom"}

@@ -13,7 +13,8 @@ from typing import Final
 from PIL import Image as Picture
 from selenium.webdriver import Chrome
 
-from tests.pages.test_report_page import DESKTOP, LARGER_PHONE, started
+from tests.pages.browser import started
+from tests.pages.report_page.parts import DESKTOP, LARGER_PHONE
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 PHOTO: Final = "bedroom-01.jpg"

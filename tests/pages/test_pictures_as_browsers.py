@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import io
-import os
 import struct
 import zlib
 from collections.abc import Iterator
@@ -49,7 +48,7 @@ from tests.field.picture_parts import (
     webp,
     xmp,
 )
-from tests.pages.test_report_page import BROWSER, DRIVER, MISSING, SWITCHES
+from tests.pages.browser import BROWSER, DRIVER, MISSING, SWITCHES, needed
 
 WITHIN = 8  # of 255: two decoders and one more JPEG encoding
 PLACES = ((0.25, 0.25), (0.75, 0.25), (0.25, 0.75), (0.75, 0.75))
@@ -74,9 +73,7 @@ picture.src = address
 
 Seen = list[list[int]]
 
-pytestmark = pytest.mark.skipif(
-    not (BROWSER and DRIVER) and os.environ.get("CI") != "true", reason=f"not run: {MISSING}"
-)
+pytestmark = needed
 
 
 @pytest.fixture(scope="module")

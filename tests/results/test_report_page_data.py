@@ -16,7 +16,8 @@ from shared.model import Failure
 from shared.results import report_page
 from shared.settings import PhotoLimits
 from shared.vendors import PREVIEW
-from tests.results.test_report import COMPLETED, FAILED, Page, batch, files, image
+from tests.results.report.parts import COMPLETED, FAILED, batch, files, image
+from tests.results.report.test_page import Page
 
 SHELL = resources("shared.results").joinpath("report.html").read_text(encoding="utf-8")
 LANGUAGES = re.findall(r"^  (\w\w): \{$(.*?)^  \},$", SHELL, re.DOTALL | re.MULTILINE)

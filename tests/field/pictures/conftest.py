@@ -1,4 +1,4 @@
-"""For all pictures of the field: Pillow's own limit, as a worker sets it."""
+"""For all tests of pictures: what the product sets in Pillow does not stay."""
 
 from __future__ import annotations
 
