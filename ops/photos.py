@@ -98,18 +98,6 @@ def shown(path: Path, base: Path) -> str:
     return readable(near)
 
 
-def sources(of: Iterable[str], base: str) -> list[str]:
-    """Addresses as people wrote them: without the manifest's folder, percent signs and query strings undone."""
-    return [source_shown(source, base) for source in of]
-
-
-def source_shown(source: str, base: str) -> str:
-    """One address, relative to the manifest's folder where it lies below it."""
-    if source.startswith(base):
-        return unquote(source.removeprefix(base)) if base.startswith("file:") else source.removeprefix(base)
-    return source.partition("?")[0]  # a signed link's signature is long, and none of the reader's business
-
-
 def ask_to_go_on(text: str, question: str, *, yes: bool, refuse: bool) -> None:
     """Say what is missing and ask whether to go on. Nobody there to answer: `refuse`, or go on."""
     from ops import asking, show

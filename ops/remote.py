@@ -12,19 +12,15 @@ import msgspec
 
 from ops import batch_lookup, errors, photos
 from ops.target import Target
-from shared.lifecycle import fleet
 from shared.manifest.reader import Manifest
 from shared.manifest.sources import SourceRules
 from shared.model import Batch, BatchState, Counts
-from shared.ports import StoredObject
 from shared.results import names
-from shared.results.status import known_speed, status_of
 
 UPLOADS_AT_ONCE: Final = 8
 WATCH_SECONDS: Final = 1.0  # between two looks; a look costs two reads
 APPEAR_SECONDS: Final = 120.0  # after a submit, until ingest has made the batch: its instance may have to start
 REJECTED_EVERY_SECONDS: Final = 5.0  # while a batch does not appear: whether its manifest was rejected
-FRESH_SECONDS: Final = 300.0  # at one image a minute, the slowest that makes sense, five were measured since
 NO_BATCH_SECONDS: Final = 3.0  # without a batch, before it is said that there is none yet
 
 NoBatch = errors.NoBatch
@@ -87,23 +83,6 @@ async def submit(
     await asyncio.gather(*(upload(photo) for photo in there))
     await objects.put(bucket, name, content, content_type="application/octet-stream")
     return found.batch
-
-
-async def status(target: Target, batch_id: str) -> dict[str, Any]:
-    """The batch's status as status.json has it, with what the command line knows beyond it."""
-    batch = await batch_of(target, batch_id)
-    counts, now = await target.backend.store.counts(batch_id), target.clock.now()
-    known = await target.backend.objects.stat(target.settings.buckets.results, names.status_name(batch))
-    capacity = await fleet.capacity_now(target.backend.store, target.settings, now, with_slots=False)
-    return status_of(batch, counts, now, speed_now(known, now), capacity)
-
-
-def speed_now(status: StoredObject | None, now: float) -> float | None:
-    """Images a second, as status.json last measured them; None when that was too long ago to say anything about now.
-
-    Each finished image refreshes it, so an old one means that nothing moves: workers that sleep or have halted.
-    """
-    return known_speed(status) if status is not None and status.updated_at > now - FRESH_SECONDS else None
 
 
 async def watch(

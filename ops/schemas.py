@@ -16,7 +16,8 @@ import msgspec
 
 from shared import events
 from shared.errors import ErrorCode
-from shared.manifest.reader import BATCH_ID, HEADER_FIELDS, IMAGE_FIELDS, MAX_NAME_CHARACTERS
+from shared.manifest.fields import HEADER_FIELDS, IMAGE_FIELDS, WORDS
+from shared.manifest.reader import BATCH_ID, MAX_NAME_CHARACTERS
 from shared.manifest.vocabulary import ROOM_NAMES, STYLE_NAMES, TIER_NAMES
 from shared.messages import EVENT_SOURCE, EVENT_TYPE_PREFIX, Event, batch_event
 from shared.model import Batch, BatchState, Call, Control, Counts, Failure, Image, ImageState, ManifestRef, Output, Tier
@@ -27,29 +28,6 @@ from shared.settings import ManifestLimits
 DOCS: Final = Path(__file__).parents[1] / "docs"
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 ID_PREFIX: Final = "urn:ruum-batch:schema:"
-
-_WORDS: Final = {
-    "batchId": "Your own id of the batch. The same id with the same content is the same batch. Default: a hash.",
-    "clientName": "The client the photos belong to. Its slug is the name of your folder.",
-    "designStyle": (
-        "Default: The furnishing style. The listed values are the canonical names. Other spellings and Portuguese "
-        "names, such as moderno, are understood too."
-    ),
-    "roomType": (
-        "Default: The kind of room. The listed values are the canonical names. Other spellings and Portuguese names, "
-        "such as sala de estar, are understood too."
-    ),
-    "priority": (
-        "express (price +50 %), normal, or economy (price -30 %). Other names, such as high or alta, work too."
-    ),
-    "cache": "Whether results of the last 30 days may be reused for this batch.",
-    "failureThreshold": (
-        'Pause the batch after this many failures, such as 50, or at this failure rate, such as "20%". '
-        '"20% of 50" checks the rate once 50 images are finished.'
-    ),
-    "url": "An https:// address, a gs:// address in a bucket we may read for you, or a path relative to the manifest.",
-    "propertyCode": "Your reference. It becomes part of the picture's file name and need not be unique.",
-}
 
 # Control characters, and marks that turn or break a line of text.
 _PRINTABLE: Final = r"^[^\u0000-\u001F\u007F-\u009F\u200B-\u200F\u2028-\u202E\u2066-\u2069]*$"
@@ -76,6 +54,11 @@ _EXAMPLES: Final[tuple[dict[str, Any], ...]] = (
         "images": [{"url": "https://fotos.example.com/ap-101/sala.jpg", "propertyCode": "AP-101"}],
     },
 )
+
+
+def _of_header(field: str) -> str:
+    """What a field of the header means: of one that images may have too, it is the default."""
+    return f"Default: {WORDS[field]}" if field in IMAGE_FIELDS else WORDS[field]
 
 
 def manifest() -> dict[str, Any]:
@@ -108,9 +91,7 @@ def manifest() -> dict[str, Any]:
     }
     image = {
         "type": "object",
-        "properties": {
-            key: {**fields[key], "description": _WORDS[key].removeprefix("Default: ")} for key in IMAGE_FIELDS
-        },
+        "properties": {key: {**fields[key], "description": WORDS[key]} for key in IMAGE_FIELDS},
         "required": ["url"],
         "additionalProperties": False,
     }
@@ -127,7 +108,7 @@ def manifest() -> dict[str, Any]:
         "examples": list(_EXAMPLES),
         "type": "object",
         "properties": {
-            **{key: {**fields[key], "description": _WORDS[key]} for key in HEADER_FIELDS},
+            **{key: {**fields[key], "description": _of_header(key)} for key in HEADER_FIELDS},
             "images": {"type": "array", "minItems": 1, "maxItems": limits.max_images, "items": image},
         },
         "required": ["clientName", "images"],

@@ -293,7 +293,7 @@ def problems(name: str, found: Sequence[Problem], written_to: str | None) -> Non
 
 def summary_lines(done: Mapping[str, Any], groups: list[Any]) -> None:
     """What a batch came to: a line, and a line for each code of its failures."""
-    from ops import failures
+    from ops import failure_lines
 
     cost = f", {words.money(done['costUsd'])}" if done["costUsd"] else ""
     cancelled = f", {done['cancelled']} cancelled" if done["cancelled"] else ""
@@ -302,5 +302,5 @@ def summary_lines(done: Mapping[str, Any], groups: list[Any]) -> None:
         f"{done['batchId']}: {done['state'].replace('_', ' ')}: {done['completed']} of {done['total']} completed"
         f"{failed}{cancelled}{cost}"
     )
-    for line in failures.lines(groups):
+    for line in failure_lines.lines(groups):
         out.print(line)

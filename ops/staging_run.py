@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import msgspec
 
-from ops import errors, failures, local, manifest_file, photos, run_notes, show, spending, waiting, words
+from ops import errors, failure_lines, local, manifest_file, photos, run_notes, show, spending, waiting, words
 from ops.cli_common import FAILED_HERE, NO_SPACE, OK, REJECTED, SOME_FAILED, database_fault, fail
 from ops.noted_model import Notes
 from shared import decisions
@@ -24,6 +24,7 @@ from shared.decisions.quota import next_reset
 from shared.errors import ConfigurationError
 from shared.manifest.reader import Manifest
 from shared.model import Batch, BatchState, Control, Counts
+from shared.queries import failures
 from shared.results import names
 from shared.settings import Settings
 from shared.telemetry import LogEvent
@@ -238,7 +239,7 @@ class _Run:
             show.err.print(
                 f"{batch.id} is paused with {counts.settled} of {batch.total} finished: {waiting.reason_of(batch)}"
             )
-            for line in [*failures.lines(groups), *waiting.paused_lines(where, batch, goes_on=same)]:
+            for line in [*failure_lines.lines(groups), *waiting.paused_lines(where, batch, goes_on=same)]:
                 show.err.print(line)
             return SOME_FAILED
         show.goodbye(f"stopped with {counts.settled} of {batch.total} finished; the same command goes on from here")
@@ -252,7 +253,7 @@ class _Run:
         if done_before:
             show.out.print("it was finished before; nothing was staged now")
         folder = order.out / names.round_folder(batch)
-        for line in failures.next_steps(
+        for line in failure_lines.next_steps(
             groups,
             again=run_notes.run_command(order.data, batch, folder / "failed.csv"),
             retry=f"ruum-batch retry-failed {batch.id} --data {run_notes.quoted(order.data)}, then the same run again",

@@ -15,6 +15,7 @@ from ops.errors import NoTarget
 from shared import ports
 from shared.adapters.system_clock import SystemClock
 from shared.assembly import wiring
+from shared.queries.pipeline import Pipeline
 from shared.settings import Settings, from_environment
 from shared.vendors import PREVIEW, spec_of
 
@@ -50,6 +51,11 @@ class Target(msgspec.Struct, frozen=True):
         if self.data is not None:
             return run_notes.last_model(self.data) == PREVIEW
         return self.local_stack or spec_of(self.settings).free
+
+    @property
+    def pipeline(self) -> Pipeline:
+        """What questions are put to."""
+        return Pipeline(self.backend, self.settings, self.clock)
 
     def somebody_works(self) -> bool:
         """Whether a `run` has the data folder. True where workers are no business of one folder."""

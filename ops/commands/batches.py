@@ -22,10 +22,11 @@ from ops.cli_common import (
 
 if TYPE_CHECKING:
     from ops.target import Target
+    from shared.events import Status
     from shared.model import Batch, Counts
+    from shared.queries.batches import Listed
 
 _OPEN = ("ingesting", "processing", "closing", "reopening")
-STATES = ("open", "running", "paused", "cancelling", "closed", "failed", "rejected")
 
 
 def register(app: typer.Typer) -> None:
@@ -38,7 +39,9 @@ def batches(
     client: ClientOption = None,
     state: Annotated[
         str | None,
-        typer.Option(metavar="STATE", help=f"Only batches that are {', '.join(STATES[:-1])} or {STATES[-1]}."),
+        typer.Option(
+            metavar="STATE", help="Only batches that are open, running, paused, cancelling, closed, failed or rejected."
+        ),
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="At most this many, the newest.")] = None,
     data: DataOption = None,
@@ -46,16 +49,21 @@ def batches(
     as_json: JsonFlag = False,
 ) -> None:
     """List all batches, newest first."""
+    from shared.queries.batches import STATES
+
     if state is not None and state not in STATES:
         fail(f"--state {state} is not one of {', '.join(STATES)}", WRONG_USAGE)
 
     async def work(target: Target) -> int:
+        import msgspec
+
         from ops import batch_lookup
+        from shared.queries.batches import states_of
 
         chosen = [b for b in await batch_lookup.batches_of(target, client) if state is None or state in states_of(b)]
         found = [await _row(target, batch) for batch in chosen[:limit]]
         if as_json:
-            show.as_json({"batches": found})
+            show.as_json({"batches": msgspec.to_builtins(found)})
         else:
             _show(found, target)
         return OK
@@ -63,25 +71,18 @@ def batches(
     with_target(work, data, project)
 
 
-async def _row(target: Target, batch: Batch) -> dict[str, Any]:
-    """A batch as `batches` lists it: its status, with the time left and what it costs, where that is known."""
-    from ops import remote, waiting
-    from shared.results.status import status_of
+async def _row(target: Target, batch: Batch) -> Listed:
+    """A batch as `batches` lists it. In the cloud an open batch has no cost: its images cost a read each."""
+    import msgspec
 
-    store = target.backend.store
-    if batch.is_open:
-        row = await remote.status(target, batch.id)
-        if not _estimate_holds(await waiting.of_batch(target, batch)):
-            row["etaSeconds"] = None
-    else:
-        row = status_of(batch, await store.counts(batch.id), target.clock.now())
-    cost = batch.completion.cost_usd if batch.completion and not batch.is_open else None
-    if batch.is_open and (target.data is not None or target.local_stack):  # a project's images cost a read each
-        micro = 0
-        async for image in store.images(batch.id):
-            micro += image.cost_micro_usd
-        cost = micro / 1_000_000
-    return row | {"tier": batch.tier.value, "createdAt": iso(batch.created_at), "costUsd": cost}
+    from ops import waiting
+    from shared.queries import batches
+
+    here = target.data is not None or target.local_stack
+    row = await batches.listed(target.pipeline, batch, read_images=here)
+    if batch.is_open and not _estimate_holds(await waiting.of_batch(target, batch)):
+        row = msgspec.structs.replace(row, eta_seconds=None)
+    return row
 
 
 def _estimate_holds(waits: list[Any]) -> bool:
@@ -89,52 +90,29 @@ def _estimate_holds(waits: list[Any]) -> bool:
     return not any(wait.serious and wait.kind != "day" for wait in waits)
 
 
-def iso(at: float) -> str:
-    """A moment as RFC 3339."""
-    from shared.events import iso as written
-
-    return written(at)
-
-
-def states_of(batch: Batch) -> set[str]:
-    """Every word of `STATES` that is true of a batch."""
-    from shared.model import BatchState, Control
-
-    found = set()
-    if batch.state is BatchState.REJECTED:
-        return {"rejected"}
-    if batch.state is BatchState.CLOSED:
-        found.add("closed")
-        if batch.outcome == "completed_with_failures":
-            found.add("failed")
-    else:
-        found |= {"open", {Control.RUN: "running", Control.PAUSED: "paused"}.get(batch.control, "cancelling")}
-    return found
-
-
-def state_word(found: dict[str, Any]) -> str:
+def state_word(found: Status) -> str:
     """A batch's state as people read it, with what operators want of it."""
-    state = str(found["state"]).replace("_", " ")
-    if found["state"] in _OPEN:
-        return {"paused": "paused", "cancelling": "cancelling"}.get(str(found["control"]), state)
+    state = found.state.replace("_", " ")
+    if found.state in _OPEN:
+        return {"paused": "paused", "cancelling": "cancelling"}.get(found.control, state)
     return state
 
 
-def _show(found: list[dict[str, Any]], target: Target) -> None:
+def _show(found: list[Listed], target: Target) -> None:
     """A line per batch, under a header."""
     if not found:
         show.out.print(f"no batches in {target.where}")
         return
     rows = [["BATCH", "STATE", "TIER", "CREATED", "COMPLETED", "FAILED", "LEFT", "COST"]]
     for batch in found:
-        created = time.strftime("%Y-%m-%d %H:%M", time.localtime(_seconds(batch["createdAt"])))
-        cost = words.money(batch["costUsd"]) if batch["costUsd"] is not None else ""
-        left = words.duration(batch["etaSeconds"]) if batch["etaSeconds"] is not None else ""
-        left = left or ("not known" if batch["state"] in _OPEN else "")
-        rejected = batch["state"] == "rejected"
-        done = "" if rejected else f"{batch['completed']} of {batch['total']}"
-        failed = "" if rejected else str(batch["failed"])
-        rows.append([batch["batchId"], state_word(batch), batch["tier"], created, done, failed, left, cost])
+        created = time.strftime("%Y-%m-%d %H:%M", time.localtime(_seconds(batch.created_at)))
+        cost = words.money(batch.cost_usd) if batch.cost_usd is not None else ""
+        left = words.duration(batch.eta_seconds) if batch.eta_seconds is not None else ""
+        left = left or ("not known" if batch.state in _OPEN else "")
+        rejected = batch.state == "rejected"
+        done = "" if rejected else f"{batch.completed} of {batch.total}"
+        failed = "" if rejected else str(batch.failed)
+        rows.append([batch.batch_id, state_word(batch), batch.tier, created, done, failed, left, cost])
     show.table(rows, right=frozenset({4, 5, 6, 7}))
 
 
@@ -151,14 +129,15 @@ def status(
 
     async def work(target: Target) -> int:
         from ops import remote, waiting
+        from shared.queries import batches
 
         known = await remote.batch_of(target, batch)
-        found = await remote.status(target, batch)
+        found = await batches.status(target.pipeline, known)
         waits = await waiting.of_batch(target, known)
         if as_json:
             import msgspec
 
-            show.as_json(found | {
+            show.as_json(msgspec.to_builtins(found) | {
                 "controlledBy": known.controlled_by, "cancelReason": known.cancel_reason,
                 "waitsFor": [msgspec.to_builtins(wait) for wait in waits],
             })  # fmt: skip
@@ -168,7 +147,7 @@ def status(
         for line in _progress(found, waits):
             show.out.print(line)
         for name in ("queued", "processing", "completed", "failed", "cancelled"):
-            show.out.print(f"  {name:<10} {found[name]}")
+            show.out.print(f"  {name:<10} {getattr(found, name)}")
         for line in await _what_now(target, known, counts, waits):
             show.out.print(line)
         return OK
@@ -176,29 +155,30 @@ def status(
     with_target(work, data, project)
 
 
-def _head(batch: Batch, found: dict[str, Any]) -> str:
-    state = str(found["state"]).replace("_", " ")
-    is_open = found["state"] in _OPEN
-    control = f", {found['control']}" if is_open else ""
-    return f"{batch.id}: {state}{control}, round {found['round']}, tier {batch.tier.value}"
+def _head(batch: Batch, found: Status) -> str:
+    state = found.state.replace("_", " ")
+    is_open = found.state in _OPEN
+    control = f", {found.control}" if is_open else ""
+    return f"{batch.id}: {state}{control}, round {found.round}, tier {batch.tier.value}"
 
 
-def _progress(found: dict[str, Any], waits: list[Any]) -> list[str]:
-    done = found["completed"] + found["failed"] + found["cancelled"]
+def _progress(found: Status, waits: list[Any]) -> list[str]:
+    done = found.completed + found.failed + found.cancelled
     # The speed measured is the past's: beside a wait it would contradict the time left.
-    pace = f", {found['imagesPerMinute']:.1f} a minute" if found["imagesPerMinute"] and not waits else ""
-    known = found["etaSeconds"] and _estimate_holds(waits)
-    left = f", {words.duration(found['etaSeconds'])} left" if known else ""
-    if not left and found["state"] == "processing" and done < found["total"]:
+    pace = f", {found.images_per_minute:.1f} a minute" if found.images_per_minute and not waits else ""
+    seconds = found.eta_seconds if _estimate_holds(waits) else None
+    left = f", {words.duration(seconds)} left" if seconds else ""
+    if not left and found.state == "processing" and done < found.total:
         left = ", time left not known"
-    return [f"  {done} of {found['total']} finished ({found['progress']:.0%}){pace}{left}"] if found["total"] else []
+    return [f"  {done} of {found.total} finished ({found.progress:.0%}){pace}{left}"] if found.total else []
 
 
 async def _what_now(target: Target, batch: Batch, counts: Counts, waits: list[Any]) -> list[str]:
     """Below the numbers: why nothing moves, or what came of it, and the commands that help."""
-    from ops import failures, remote, run_notes, waiting
+    from ops import failure_lines, remote, run_notes, waiting
     from ops.commands import submit
     from shared.model import BatchState, Control
+    from shared.queries import failures
     from shared.results import names
 
     if batch.state is BatchState.REJECTED:
@@ -208,7 +188,7 @@ async def _what_now(target: Target, batch: Batch, counts: Counts, waits: list[An
             lines += [f"    {problem}" for problem in listed[0][:10]] + [f"  all of them as JSON: {listed[1]}"]
         return lines
     groups = await failures.of(target.backend.store, batch) if counts.failed else []
-    lines = failures.lines(groups)
+    lines = failure_lines.lines(groups)
     if batch.state is BatchState.CLOSED and batch.completion:
         done = batch.completion
         report = submit.results_place(target, names.round_folder(batch) + "report.html")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -14,7 +14,7 @@ from ops.cli_common import OK, WRONG_USAGE, ClientOption, DataOption, JsonFlag, 
 
 if TYPE_CHECKING:
     from ops.target import Target
-    from shared.model import Batch
+    from shared.queries.costs import BatchCosts, ClientCosts
 
 _DAYS: Final = re.compile(r"(\d{1,5})\s*(d|days?|h|hours?)")
 
@@ -45,17 +45,21 @@ def costs(
     first, last = moment("--since", since), moment("--until", until)
 
     async def work(target: Target) -> int:
+        import msgspec
+
         from ops import batch_lookup
         from shared.model import BatchState
+        from shared.queries.costs import by_client, of_batch
 
-        rows: list[dict[str, Any]] = []
+        rows: list[BatchCosts] = []
         for batch in await batch_lookup.batches_of(target, client):
             started = first is None or batch.created_at >= first
             if batch.state is not BatchState.REJECTED and started and (last is None or batch.created_at < last):
-                rows.append(await _row(target, batch))
-        clients = _by_client(rows)
+                rows.append(await of_batch(target.pipeline, batch))
+        clients = by_client(rows)
         if as_json:
-            show.as_json({"clients": clients, **({"batches": rows} if by_batch else {})})
+            found = {"clients": clients, **({"batches": rows} if by_batch else {})}
+            show.as_json(msgspec.to_builtins(found))
         else:
             _show(clients, rows if by_batch else [])
         return OK
@@ -77,68 +81,24 @@ def moment(option: str, written: str | None) -> float | None:
         fail(f"{option} {written[:60]} is no moment (such as 2026-11-01, 30d or 12h)", WRONG_USAGE)
 
 
-async def _row(target: Target, batch: Batch) -> dict[str, Any]:
-    """Closed batches know their sums; of those under way every image is read."""
-    from shared import decisions
-    from shared.events import iso
-    from shared.model import BatchState
-
-    store, unfinished, estimated = target.backend.store, 0.0, 0.0
-    if batch.state is BatchState.CLOSED and batch.completion:  # the price is the one that was announced
-        done = batch.completion
-        cost, price, completed, estimated = done.cost_usd, done.price_usd, done.counts.completed, done.estimated_usd
-    else:
-        completed, cost = (await store.counts(batch.id)).completed, 0.0
-        async for image in store.images(batch.id):
-            cost += image.cost_micro_usd / 1_000_000
-            estimated += image.estimated_micro_usd / 1_000_000
-            if image.settled_at is None:
-                unfinished += image.cost_micro_usd / 1_000_000
-        price = decisions.money.price_usd(target.settings.tiers, batch.tier, cost)
-    return {"batchId": batch.id, "client": batch.client, "tier": batch.tier.value, "createdAt": iso(batch.created_at),
-            "completed": completed, "images": batch.total, "costUsd": round(cost, 6),
-            "unfinishedUsd": round(unfinished, 6), "estimatedUsd": round(estimated, 6),
-            "priceUsd": round(price, 6)}  # fmt: skip
-
-
-def _by_client(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    found: dict[str, dict[str, Any]] = {}
-    for row in rows:
-        empty = {
-            "client": row["client"],
-            "batches": 0,
-            "completed": 0,
-            "costUsd": 0.0,
-            "unfinishedUsd": 0.0,
-            "estimatedUsd": 0.0,
-            "priceUsd": 0.0,
-        }
-        total = found.setdefault(row["client"], empty)
-        total["batches"] += 1
-        total["completed"] += row["completed"]
-        for name in ("costUsd", "unfinishedUsd", "estimatedUsd", "priceUsd"):
-            total[name] = round(total[name] + row[name], 6)
-    return sorted(found.values(), key=lambda row: str(row["client"]))
-
-
-def _show(clients: list[dict[str, Any]], batches: list[dict[str, Any]]) -> None:
+def _show(clients: list[ClientCosts], batches: list[BatchCosts]) -> None:
     if not clients:
         show.out.print("no batches")
         return
     table = [["CLIENT", "BATCHES", "IMAGES", "COST", "PRICE"]]
-    table += [[row["client"], str(row["batches"]), str(row["completed"]), words.money(row["costUsd"]),
-               words.money(row["priceUsd"])] for row in clients]  # fmt: skip
+    table += [[row.client, str(row.batches), str(row.completed), words.money(row.cost_usd),
+               words.money(row.price_usd)] for row in clients]  # fmt: skip
     show.table(table, right=frozenset({1, 2, 3, 4}))
     if batches:
         show.out.print()
         table = [["BATCH", "TIER", "CREATED", "IMAGES", "COST", "PRICE"]]
-        table += [[row["batchId"], row["tier"], row["createdAt"][:10], f"{row['completed']} of {row['images']}",
-                   words.money(row["costUsd"]), words.money(row["priceUsd"])] for row in batches]  # fmt: skip
+        table += [[row.batch_id, row.tier, row.created_at[:10], f"{row.completed} of {row.images}",
+                   words.money(row.cost_usd), words.money(row.price_usd)] for row in batches]  # fmt: skip
         show.table(table, right=frozenset({3, 4, 5}))
-    unfinished = sum(row["unfinishedUsd"] for row in clients)
+    unfinished = sum(row.unfinished_usd for row in clients)
     if unfinished:
         show.out.print(f"{words.money(unfinished)} of the cost is for images that are not finished yet")
-    estimated = sum(row["estimatedUsd"] for row in clients)
+    estimated = sum(row.estimated_usd for row in clients)
     if estimated:
         show.out.print(
             f"{words.money(estimated)} of the cost is estimated: the vendor did not say what the calls used, "

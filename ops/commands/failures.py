@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from ops.target import Target
     from shared.errors import Busy
     from shared.lifecycle.replay import Plan
-    from shared.model import Batch, Image
+    from shared.queries.failures import FailedImage
 
 
 def _known_codes(codes: list[str] | None) -> list[str] | None:
@@ -85,17 +85,24 @@ def list_dead_letters(
     """List failed images with their photos, and totals by code."""
 
     async def work(target: Target) -> int:
-        from ops import batch_lookup
+        import msgspec
 
-        rows: list[dict[str, Any]] = []
+        from ops import batch_lookup
+        from shared.queries.failures import images
+
+        rows: list[FailedImage] = []
         now = target.clock.now()
         since = now - since_minutes * 60 if since_minutes is not None else 0.0
         for known in await batch_lookup.batches_of(target, client, batch):
             if known.total:
-                rows += await _failed(target, known, set(code or ()), since, now - older_than_minutes * 60)
+                rows += await images(
+                    target.backend.store, known, code or (), since=since, before=now - older_than_minutes * 60
+                )
         if as_json:
-            counted = Counter(row["code"] for row in rows)
-            show.as_json({"failed": rows[:limit], "total": len(rows), "byCode": dict(counted.most_common())})
+            counted = Counter(row.code for row in rows)
+            show.as_json(
+                {"failed": msgspec.to_builtins(rows[:limit]), "total": len(rows), "byCode": dict(counted.most_common())}
+            )
             return OK
         _show(rows, limit)
         return OK
@@ -103,41 +110,17 @@ def list_dead_letters(
     with_target(work, data, project)
 
 
-async def _failed(target: Target, batch: Batch, codes: set[str], since: float, before: float) -> list[dict[str, Any]]:
-    from shared.model import ImageState
-
-    found = []
-    async for image in target.backend.store.images(batch.id, ImageState.FAILED):
-        error, at = image.error, image.settled_at or 0.0
-        if error and (not codes or error.code in codes) and since <= at <= before:
-            found.append(_row(batch, image))
-    return found
-
-
-def _row(batch: Batch, image: Image) -> dict[str, Any]:
-    from ops import photos
-    from shared.events import iso
-
-    error = image.error
-    return {
-        "batch": batch.id, "index": image.index, "round": image.round, "code": error.code if error else "unknown",
-        "message": error.message if error else "", "source": image.source,
-        "photo": photos.source_shown(image.source, batch.manifest.base), "propertyCode": image.property_code,
-        "failedAt": iso(image.settled_at or 0.0),
-    }  # fmt: skip
-
-
-def _show(rows: list[dict[str, Any]], limit: int | None) -> None:
+def _show(rows: list[FailedImage], limit: int | None) -> None:
     if rows:
         table = [["BATCH", "INDEX", "CODE", "FAILED AT", "PHOTO", "MESSAGE"]]
         for row in rows[:limit]:
-            property_code = f" ({row['propertyCode']})" if row["propertyCode"] else ""
-            table.append([row["batch"], str(row["index"]), row["code"], row["failedAt"][:16] + "Z",
-                          row["photo"] + property_code, row["message"].strip().rstrip(":")])  # fmt: skip
+            property_code = f" ({row.property_code})" if row.property_code else ""
+            table.append([row.batch, str(row.index), row.code, row.failed_at[:16] + "Z",
+                          row.photo + property_code, row.message.strip().rstrip(":")])  # fmt: skip
         show.table(table, right=frozenset({1}))
     if limit is not None and len(rows) > limit:
         show.out.print(f"… and {len(rows) - limit} more")
-    codes = ", ".join(f"{number} {code}" for code, number in Counter(row["code"] for row in rows).most_common())
+    codes = ", ".join(f"{number} {code}" for code, number in Counter(row.code for row in rows).most_common())
     show.out.print(words.count(len(rows), "failed image") + (f": {codes}" if codes else ""))
 
 

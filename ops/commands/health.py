@@ -84,7 +84,7 @@ async def look(target: Target) -> Health:
 
 
 def _by_state(known: list[Batch]) -> dict[str, int]:
-    from ops.commands.batches import states_of
+    from shared.queries.batches import states_of
 
     counted = Counter(state for batch in known for state in states_of(batch))
     order = ("running", "paused", "cancelling", "closed", "failed", "rejected")
@@ -125,7 +125,7 @@ async def _failures(target: Target, known: list[Batch], since: float) -> list[di
 
 def _failed_lines(found: Health, options: str) -> list[str]:
     """The failures that need a person: all that are not the photos' own fault, and many of one client's photos."""
-    from ops import failures
+    from shared.queries import failures
 
     lines = []
     for row in found.failures:

@@ -13,6 +13,7 @@ from ops.cli_common import OK, WRONG_USAGE, BatchArgument, DataOption, JsonFlag,
 if TYPE_CHECKING:
     from ops.target import Target
     from shared.model import Batch, Image, Worker
+    from shared.queries.images import Story
 
 
 def register(app: typer.Typer) -> None:
@@ -33,24 +34,23 @@ def image(
         import msgspec
 
         from ops import remote
-        from shared.telemetry import trace_id
-        from shared.worker.heartbeat import known_holder
+        from shared.queries.images import story
 
         known = await remote.batch_of(target, batch)
-        found = await target.backend.store.image(batch, index) if index < known.total else None
-        if found is None:
+        answer = await story(target.pipeline, known, index)
+        if answer is None:
             last = f"0 to {known.total - 1}" if known.total else "none: its manifest was rejected"
             fail(f"{batch} has no image {index} (its images are {last})", WRONG_USAGE)
-        holder = await known_holder(target.backend.store, found)
+        found, holder = answer.image, answer.holder
         if as_json:
             document = msgspec.to_builtins(found)
             document.pop("token", None)
             show.as_json(document | {
                 "costUsd": found.cost_micro_usd / 1e6, "batchControl": known.control.value,
-                "trace": trace_id(batch, index), "holder": msgspec.to_builtins(holder),
+                "trace": answer.trace, "holder": msgspec.to_builtins(holder),
             })  # fmt: skip
         else:
-            for line in _story(target, known, found, holder):
+            for line in _story(target, known, answer):
                 show.out.print(line)
         return OK
 
@@ -61,16 +61,17 @@ def _moment(at: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))
 
 
-def _story(target: Target, batch: Batch, found: Image, holder: Worker | None) -> list[str]:
-    from ops import failures, photos
+def _story(target: Target, batch: Batch, answer: Story) -> list[str]:
     from ops.commands import submit
-    from shared.telemetry import trace_id
+    from shared.manifest.sources import shown
+    from shared.queries import failures
 
+    found, holder = answer.image, answer.holder
     tries = f"{words.count(found.attempts, 'failed attempt')}, {words.count(found.crashes, 'crash')}"
     code = f", {found.property_code}" if found.property_code else ""
     lines = [
         f"{found.batch} image {found.index}{code}: {found.state.value}",
-        f"  source    {photos.source_shown(found.source, batch.manifest.base)}  ({found.source})",
+        f"  source    {shown(found.source, batch.manifest.base)}  ({found.source})",
         f"  wanted    {found.room_type}, {found.design_style}, tier {found.tier.value}",
         f"  created   {_moment(found.created_at)}",
         f"  tries     round {found.round}, {tries}",
@@ -87,7 +88,7 @@ def _story(target: Target, batch: Batch, found: Image, holder: Worker | None) ->
         lines.append(f"  picture   {submit.results_place(target, found.output.picture)}"
                      + (" (from the cache)" if found.cached else ""))  # fmt: skip
     lines.append(f"  now       {_now(target, batch, found, holder)}")
-    lines.append(f"  in logs   trace {trace_id(found.batch, found.index)}")
+    lines.append(f"  in logs   trace {answer.trace}")
     return lines
 
 

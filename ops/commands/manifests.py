@@ -77,14 +77,15 @@ def estimate(
     """
     import msgspec
 
-    from ops import estimates, manifest_file
+    from ops import manifest_file
     from ops import photos as local_photos
+    from shared.queries.estimate import of_manifest
 
     found = manifest_file.read_or_reject(manifest, photos or (), as_json=as_json)
     absent = local_photos.missing_for(found, manifest)
 
     async def work(target: Target) -> int:
-        estimated = await estimates.of_manifest(target, found)
+        estimated = await of_manifest(target.pipeline, found)
         if as_json:
             show.as_json(msgspec.to_builtins(estimated) | {"missingPhotos": _shown(absent, manifest)})
         else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,7 +11,7 @@ from ops.cli_common import OK, WRONG_USAGE, DataOption, JsonFlag, ProjectOption,
 
 if TYPE_CHECKING:
     from ops.target import Target
-    from shared.decisions.quota import Ledger
+    from shared.queries.quota import ModelQuota
     from shared.settings import Limit
 
 
@@ -33,15 +33,18 @@ def quota(
     """
 
     async def work(target: Target) -> int:
+        import msgspec
+
         from shared.decisions.forecast import calls_by_model
+        from shared.queries.quota import of_models
 
         in_use = set(calls_by_model(target.settings))
-        rows = [_row(target, *await _ledger_now(target, name)) for name in target.settings.limits]
+        rows = await of_models(target.pipeline)
         if as_json:
-            show.as_json({"models": rows})
+            show.as_json({"models": msgspec.to_builtins(rows)})
             return OK
-        busy = [row for row in rows if row["used"] or row["waiting"] or row["circuit"] != "closed" or row["changed"]]
-        shown = [row for row in rows if every or row["model"] in in_use or row in busy]
+        busy = [row for row in rows if row.used or row.waiting or row.circuit != "closed" or row.changed]
+        shown = [row for row in rows if every or row.model in in_use or row in busy]
         _show(shown)
         if target.data is not None and target.free:
             show.out.print("the last run here used the preview model, which needs no quota")
@@ -52,21 +55,21 @@ def quota(
     with_target(work, data, project)
 
 
-def _show(rows: list[dict[str, Any]]) -> None:
+def _show(rows: list[ModelQuota]) -> None:
     table = [["MODEL", "LIMIT", "USED", "WAITING", "CIRCUIT", ""]]
     for row in rows:
-        circuit = {"closed": "ok", "open": "OPEN", "half_open": "TESTING"}[row["circuit"]]
+        circuit = {"closed": "ok", "open": "OPEN", "half_open": "TESTING"}[row.circuit]
         notes = []
-        if row["openUntil"]:
-            notes.append(f"tries again at {row['openUntil']}")
-        if row["rate"] < 1:
-            notes.append(f"slow mode at {row['rate']:.0%}")
-        if row["daySpentUntil"]:
-            notes.append(f"the day's quota is used up until {row['daySpentUntil']}")
-        if row["changed"]:
+        if row.open_until:
+            notes.append(f"tries again at {row.open_until}")
+        if row.rate < 1:
+            notes.append(f"slow mode at {row.rate:.0%}")
+        if row.day_spent_until:
+            notes.append(f"the day's quota is used up until {row.day_spent_until}")
+        if row.changed:
             notes.append("set by set-quota")
-        table.append([row["model"], limit_shown(row["perMinute"], row["concurrent"]), str(row["used"]),
-                      str(row["waiting"]), circuit, ", ".join(notes)])  # fmt: skip
+        table.append([row.model, limit_shown(row.per_minute, row.concurrent), str(row.used),
+                      str(row.waiting), circuit, ", ".join(notes)])  # fmt: skip
     show.table(table, right=frozenset({2, 3}))
 
 
@@ -75,43 +78,6 @@ def limit_shown(per_minute: int | None, concurrent: int | None) -> str:
     parts = [f"{per_minute}/min"] if per_minute else []
     parts += [f"{concurrent} at once"] if concurrent else []
     return ", ".join(parts) or "none"
-
-
-async def _ledger_now(target: Target, model: str) -> tuple[Ledger, float]:
-    """A ledger and the server's time, which its times are of: this machine's clock may be off."""
-    from shared.decisions.quota import Ledger
-    from shared.model import Refusal
-
-    seen: list[tuple[Ledger, float]] = []
-
-    def look(known: Ledger | None, now: float) -> Refusal:
-        seen[:] = [(known or Ledger(id=model), now)]
-        return Refusal.UNCHANGED
-
-    await target.backend.store.change_record(Ledger, model, look, target.clock.token())
-    return seen[0]
-
-
-def _row(target: Target, ledger: Ledger, now: float) -> dict[str, Any]:
-    from shared import decisions
-    from shared.events import iso
-
-    ledger = decisions.quota.recovered(ledger, now)
-    limit = ledger.limit or target.settings.limits[ledger.id]
-    return {
-        "model": ledger.id,
-        "perMinute": limit.per_minute,
-        "concurrent": limit.concurrent,
-        "changed": ledger.limit is not None,
-        "used": decisions.quota.used(ledger, now)
-        if limit.per_minute
-        else sum(slot.until > now for slot in ledger.slots),
-        "waiting": sum(waiter.count for waiter in ledger.waiters.values() if waiter.until > now),
-        "rate": ledger.rate,
-        "circuit": ledger.circuit.value,
-        "openUntil": iso(ledger.open_until) if ledger.open_until > now else None,
-        "daySpentUntil": iso(ledger.day_spent_until) if ledger.day_spent_until > now else None,
-    }
 
 
 def set_quota(
@@ -128,13 +94,14 @@ def set_quota(
     async def work(target: Target) -> int:
         from shared import decisions
         from shared.decisions.quota import Ledger
+        from shared.queries.quota import ledger_now
         from shared.settings import Limit
         from shared.worker.quota import QuotaEvents
 
         if model not in target.settings.limits:
             fail(f"{model} has no limit to change (there are: {', '.join(target.settings.limits)})", WRONG_USAGE)
         if reset == bool(per_minute or concurrent):
-            now, _ = await _ledger_now(target, model)
+            now, _ = await ledger_now(target.pipeline, model)
             has = _limit(now.limit or target.settings.limits[model])
             fail(f"say --per-minute, --concurrent or --reset; {model} has {has}", WRONG_USAGE)
         limit = None if reset else Limit(per_minute=per_minute, concurrent=concurrent)

@@ -216,8 +216,9 @@ async def ended(
     """Say what a batch has come to, and what to do next; the exit code."""
     import msgspec
 
-    from ops import failures, local, run_notes, waiting
+    from ops import failure_lines, local, run_notes, waiting
     from shared.model import BatchState, Control
+    from shared.queries import failures
     from shared.results import names
 
     if batch.state is BatchState.REJECTED:
@@ -239,7 +240,7 @@ async def ended(
     if batch.control is Control.PAUSED:
         show.err.print(f"{batch.id} is paused with {state}: {waiting.reason_of(batch)}")
         same = None if target.data is None or target.somebody_works() else run_notes.run_command(target.data, batch)
-        for line in [*failures.lines(groups), *waiting.paused_lines(target.options, batch, goes_on=same)]:
+        for line in [*failure_lines.lines(groups), *waiting.paused_lines(target.options, batch, goes_on=same)]:
             show.err.print(line)
     else:
         show.err.print(f"{batch.id} makes no progress, with {state}. {standing_still or ''}".rstrip())
@@ -256,7 +257,7 @@ def results_place(target: Target, name: str) -> str:
 
 def next_steps(target: Target, batch: Batch, groups: list[Any]) -> list[str]:
     """What to run next after failures, wherever the batch is."""
-    from ops import failures, run_notes
+    from ops import failure_lines, run_notes
     from shared.results import names
 
     retry = f"ruum-batch retry-failed {batch.id}{target.options}"
@@ -269,7 +270,7 @@ def next_steps(target: Target, batch: Batch, groups: list[Any]) -> list[str]:
     else:
         project = target.options
         again = f"ruum-batch results {batch.id}{project}, then: ruum-batch submit staged/{failed_csv}{project}"
-    return failures.next_steps(groups, again=again, retry=retry)
+    return failure_lines.next_steps(groups, again=again, retry=retry)
 
 
 async def _rejected(target: Target, batch: Batch, *, as_json: bool) -> int:

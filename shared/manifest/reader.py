@@ -15,13 +15,15 @@ import itertools
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, BinaryIO, Final, NoReturn
 
 import msgspec
 
 from shared.errors import NEAREST, BadSource, ManifestRejected, Problem
 from shared.manifest import spreadsheet, tables
+from shared.manifest.fields import COLUMNS, FIELDS, HEADER_FIELDS, IMAGE_FIELDS, REQUIRED, SAME_IN_ALL_ROWS
 from shared.manifest.sources import ALLOWED, SourceRules, resolve
 from shared.manifest.vocabulary import ROOM_NAMES, STYLE_NAMES, TIER_NAMES, Vocabulary, plain
 from shared.model import FailureThreshold, Tier
@@ -37,9 +39,6 @@ _INSTEAD: Final = {  # of files by their ending
     "xls": _SAVE_AS, "xlsm": _SAVE_AS, "xlsb": _SAVE_AS, "xlt": _SAVE_AS, "xltx": _SAVE_AS, "fods": _SAVE_AS,
     "numbers": "export it as .xlsx or CSV", "gz": "unpack it first", "zip": "unpack it first",
 }  # fmt: skip
-HEADER_FIELDS: Final = ("batchId", "clientName", "designStyle", "roomType", "priority", "cache", "failureThreshold")
-IMAGE_FIELDS: Final = ("url", "propertyCode", "roomType", "designStyle")
-CSV_COLUMNS: Final = tables.COLUMNS
 
 MAX_NAME_CHARACTERS: Final = 200  # client names and property codes: longer ones are pasted by mistake
 MAX_VALUE_SHOWN: Final = 80  # of an offending value, so that an error report stays readable
@@ -100,7 +99,7 @@ class ManifestImage(msgspec.Struct, frozen=True):
     path: str | None = None
 
 
-class Manifest(msgspec.Struct, frozen=True):
+class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """What a customer wants. `client` is the slug of `client_name`; `sha256` that of the file's bytes.
 
     `separator` is what separates a CSV's cells: reports are written with it, so that they open where it came from.
@@ -110,9 +109,9 @@ class Manifest(msgspec.Struct, frozen=True):
 
     client_name: str
     client: str
-    tier: Tier
     images: tuple[ManifestImage, ...]
     sha256: str
+    tier: Tier = Tier.NORMAL
     batch_id: str | None = None
     cache: bool = True
     threshold: FailureThreshold | None = None
@@ -192,9 +191,7 @@ class _Reader:
         self._problems: list[Problem] = []
         self._images: list[ManifestImage] = []
         self._local: list[str] = []  # addresses of photos on this machine, of bad images too
-        self._header: dict[str, str | None] | None = None  # None until it was read
-        self._use_cache = True
-        self._threshold: FailureThreshold | None = None
+        self._header: dict[str, Any] | None = None  # None until it was read
         self._refused: set[str] = set()  # header fields with a bad value: images need not complain again
         self._misspelt: set[str] = set()  # fields of the object just read that have another spelling: not missing too
         self._first_row: dict[str, str | None] | None = None  # tables: what all rows must repeat, or leave empty
@@ -229,18 +226,15 @@ class _Reader:
         client_name = header.get("clientName")
         if self._problems or client_name is None:
             raise ManifestRejected(self._problems, self._local)
+        named = {field.attribute: header[field.name] for field in FIELDS if field.attribute}
         return Manifest(
-            client_name=client_name,
             client=client_slug(client_name),
-            tier=Tier(header["priority"] or Tier.NORMAL),
             images=tuple(self._images),
             sha256=self._hash.hexdigest(),
-            batch_id=header["batchId"],
-            cache=self._use_cache,
-            threshold=self._threshold,
             separator=self._separator,
             is_retry=self._is_retry,
             ignored=self._ignored,
+            **{name: value for name, value in named.items() if value is not None},
         )
 
     # --- problems
@@ -578,8 +572,8 @@ class _Reader:
     def _columns(self, row: list[str], place: _Place) -> list[str]:
         """What each column of the header is; one problem for each cause."""
         header = tables.header_of(row)
-        allowed = "a header line with " + ", ".join(tables.COLUMNS)
-        if len(header.missing) == len(tables.REQUIRED) and not header.misspelt:
+        allowed = "a header line with " + ", ".join(COLUMNS)
+        if len(header.missing) == len(REQUIRED) and not header.misspelt:
             self._problem("is not a header line: no column of a manifest is in it", place,
                           value=self._separator_name().join(row), allowed=allowed)  # fmt: skip
         elif header.missing:
@@ -587,7 +581,7 @@ class _Reader:
             self._problem(reason, place, field=", ".join(header.missing), allowed=allowed)
         for written, meant in header.misspelt:
             self._problem(f"is not a column: do you mean {meant}?", place, field=_short(written),
-                          allowed=", ".join(tables.COLUMNS))  # fmt: skip
+                          allowed=", ".join(COLUMNS))  # fmt: skip
         for name in header.twice:
             self._problem("appears twice", place, field=name, allowed="each column once")
         if self._problems:
@@ -615,9 +609,9 @@ class _Reader:
         for name in [name for name, cell in cells.items() if tables.is_error(cell)]:
             self._problem("is a spreadsheet's error, not a value", place, field=name, value=cells.pop(name),
                           allowed="a cell that can be calculated")  # fmt: skip
-            if name in tables.REQUIRED:
+            if name in REQUIRED:
                 return
-        same = {name: cells.get(name) for name in tables.SAME_IN_ALL_ROWS}
+        same = {name: cells.get(name) for name in SAME_IN_ALL_ROWS}
         if self._first_row is None:
             self._take_header(same, place)
             self._first_row = same
@@ -645,44 +639,58 @@ class _Reader:
 
     def _take_header(self, fields: Mapping[str, Any], place: _Place) -> None:
         self._unknown(fields, HEADER_FIELDS, place)
-        client_name = self._text(fields, "clientName", place, required=True)
-        if client_name and not client_slug(client_name):
-            self._problem("has no letter or digit", place.at("clientName"), field="clientName", value=client_name,
-                          allowed="a name with at least one of A-Z, 0-9")  # fmt: skip
-        batch_id = self._text(fields, "batchId", place)
-        if batch_id and not BATCH_ID.fullmatch(batch_id):
-            self._problem("is not a batch id", place.at("batchId"), field="batchId", value=batch_id,
-                          allowed=BATCH_ID_ALLOWED)  # fmt: skip
-        self._take_cache(fields.get("cache"), place.at("cache"))
-        self._take_threshold(fields.get("failureThreshold"), place.at("failureThreshold"))
-        self._header = {
-            "clientName": client_name,
-            "batchId": batch_id,
-            "priority": self._choice(fields, "priority", TIER_NAMES, place),
-            "roomType": self._choice(fields, "roomType", ROOM_NAMES, place),
-            "designStyle": self._choice(fields, "designStyle", STYLE_NAMES, place),
+        plain_text: Callable[..., Any] = self._text
+        readers: dict[str, Callable[..., Any]] = {
+            "clientName": self._client_name,
+            "batchId": self._batch_id,
+            "priority": self._tier,
+            "roomType": partial(self._choice, known=ROOM_NAMES),
+            "designStyle": partial(self._choice, known=STYLE_NAMES),
+            "cache": self._yes_or_no,
+            "failureThreshold": self._threshold,
         }
+        self._header = {name: readers.get(name, plain_text)(fields, name, place) for name in HEADER_FIELDS}
         self._refused = {
             name for name, value in self._header.items() if value is None and fields.get(name) not in (None, "")
         } | self._misspelt
 
-    def _take_cache(self, value: Any, place: _Place) -> None:
+    def _client_name(self, fields: Mapping[str, Any], field: str, place: _Place) -> str | None:
+        name = self._text(fields, field, place, required=True)
+        if name and not client_slug(name):
+            self._problem("has no letter or digit", place.at(field), field=field, value=name,
+                          allowed="a name with at least one of A-Z, 0-9")  # fmt: skip
+        return name
+
+    def _batch_id(self, fields: Mapping[str, Any], field: str, place: _Place) -> str | None:
+        batch_id = self._text(fields, field, place)
+        if batch_id and not BATCH_ID.fullmatch(batch_id):
+            self._problem("is not a batch id", place.at(field), field=field, value=batch_id,
+                          allowed=BATCH_ID_ALLOWED)  # fmt: skip
+        return batch_id
+
+    def _tier(self, fields: Mapping[str, Any], field: str, place: _Place) -> Tier | None:
+        tier = self._choice(fields, field, place, TIER_NAMES)
+        return Tier(tier) if tier else None
+
+    def _yes_or_no(self, fields: Mapping[str, Any], field: str, place: _Place) -> bool | None:
+        value = fields.get(field)
         if isinstance(value, str):
             value = None if not value or tables.is_null(value) else tables.YES_NO.get(plain(value), value)
         if type(value) is int and value in (0, 1):  # as databases have it
             value = bool(value)
         if value is None or isinstance(value, bool):
-            self._use_cache = value is not False
-        else:
-            self._problem("is neither yes nor no", place, field="cache", value=value, allowed="true or false")
+            return value
+        self._problem("is neither yes nor no", place.at(field), field=field, value=value, allowed="true or false")
+        return None
 
-    def _take_threshold(self, value: Any, place: _Place) -> None:
+    def _threshold(self, fields: Mapping[str, Any], field: str, place: _Place) -> FailureThreshold | None:
         """A count of images, or a percentage such as "20%", also of a sample: "20% of 50"."""
+        value, place = fields.get(field), place.at(field)
         if value is None or value == "" or (isinstance(value, str) and tables.is_null(value)):
-            return
+            return None
         value = self._share(value, place)
         if value is None:
-            return
+            return None
         if isinstance(value, float) and value.is_integer():  # JSON knows no difference between 50 and 50.0
             value = int(value)
         match = (
@@ -691,12 +699,12 @@ class _Reader:
         percent = float(match[1].replace(",", ".")) if match and match[2] else None
         sample = int(match[3]) if match and match[3] else None
         if percent is not None and 0 < percent <= 100 and sample != 0:
-            self._threshold = FailureThreshold(percent=percent, minimum_sample=sample)
-        elif match and not match[2] and match[1].isdigit() and int(match[1]) > 0:
-            self._threshold = FailureThreshold(count=int(match[1]))
-        else:
-            allowed = 'a number of images such as 50, or a percentage such as "20%" or, of at least 50, "20% of 50"'
-            self._problem("is no threshold", place, field="failureThreshold", value=value, allowed=allowed)
+            return FailureThreshold(percent=percent, minimum_sample=sample)
+        if match and not match[2] and match[1].isdigit() and int(match[1]) > 0:
+            return FailureThreshold(count=int(match[1]))
+        allowed = 'a number of images such as 50, or a percentage such as "20%" or, of at least 50, "20% of 50"'
+        self._problem("is not a valid threshold", place, field=field, value=value, allowed=allowed)
+        return None
 
     def _share(self, value: Any, place: _Place) -> Any:
         """A threshold as text, where a table has made 0.2 of "20%"; None when that cannot be told, which is noted."""
@@ -778,12 +786,12 @@ class _Reader:
                 self._problem("is missing here and in the header", place.at(field), field=field,
                               allowed=f"one of {', '.join(names_known.values)}")  # fmt: skip
             return default
-        choice = self._choice(item, field, names_known, place)
+        choice = self._choice(item, field, place, names_known)
         if choice is not None and isinstance(value, str):
             seen[value] = choice
         return choice
 
-    def _choice(self, fields: Mapping[str, Any], field: str, known: Vocabulary, place: _Place) -> str | None:
+    def _choice(self, fields: Mapping[str, Any], field: str, place: _Place, known: Vocabulary) -> str | None:
         text = self._text(fields, field, place)
         if text is None:
             return None
@@ -805,7 +813,7 @@ class _Reader:
         if not required and not self._is_retry and isinstance(value, str) and tables.is_null(value):
             return None
         if not isinstance(value, str):
-            self._problem("is not a text", place.at(field), field=field, value=value, allowed="a text in quotes")
+            self._problem("is not a string", place.at(field), field=field, value=value, allowed="a quoted string")
             return None
         if len(value) > max_characters:
             self._problem(
@@ -818,7 +826,7 @@ class _Reader:
             return None
         if is_hostile(value):
             self._problem(
-                "holds control characters", place.at(field), field=field, value=value, allowed="printable text"
+                "contains control characters", place.at(field), field=field, value=value, allowed="printable text"
             )
             return None
         return value

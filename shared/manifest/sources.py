@@ -148,3 +148,10 @@ def _in_folders(path: Path, folders: Sequence[str]) -> str:
     if ".." in path.parts or not any(path.is_relative_to(folder) for folder in folders):
         raise BadSource("is outside the folders photos may come from", "a file below " + " or ".join(folders))
     return path.as_uri()
+
+
+def shown(source: str, base: str) -> str:
+    """One address, relative to the manifest's folder where it lies below it."""
+    if source.startswith(base):
+        return unquote(source.removeprefix(base)) if base.startswith("file:") else source.removeprefix(base)
+    return source.partition("?")[0]  # a signed link's signature is long, and none of the reader's business

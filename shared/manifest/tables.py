@@ -14,37 +14,8 @@ from typing import Final
 
 import msgspec
 
+from shared.manifest.fields import ALIASES, COLUMNS, REQUIRED, RETRY_COLUMNS
 from shared.manifest.vocabulary import plain
-
-COLUMNS: Final = (
-    "clientName", "url", "propertyCode", "roomType", "designStyle", "priority", "batchId", "cache", "failureThreshold",
-)  # fmt: skip
-REQUIRED: Final = ("clientName", "url", "roomType", "designStyle")
-SAME_IN_ALL_ROWS: Final = ("clientName", "batchId", "priority", "cache", "failureThreshold")
-# Columns of our own failed.csv: they name the images of a batch that are to be tried again (`index`), and why.
-RETRY_COLUMNS: Final = ("index", "errorCode", "errorMessage")
-
-# Other names of the columns, as `plain` leaves them; a space matters as little as a hyphen.
-_ALIASES: Final[Mapping[str, tuple[str, ...]]] = {
-    "clientName": ("client", "customer", "customer name", "cliente", "nome do cliente", "imobiliaria", "nome cliente"),
-    "url": (
-        "photo", "photo url", "image", "image url", "link", "address", "foto", "url da foto", "link da foto", "imagem",
-        "url da imagem", "link da imagem", "endereco da foto", "endereco", "arquivo", "file", "caminho",
-    ),
-    "propertyCode": (
-        "property", "property id", "code", "reference", "ref", "listing", "listing id", "codigo", "codigo do imovel",
-        "imovel", "referencia", "cod imovel", "codigo imovel", "cod",
-    ),
-    "roomType": ("room", "type of room", "comodo", "tipo de comodo", "ambiente", "tipo de ambiente", "tipo comodo"),
-    "designStyle": ("style", "design", "estilo", "estilo de design", "decoracao", "estilo de decoracao"),
-    "priority": ("tier", "prioridade", "urgencia"),
-    "batchId": ("batch", "lote", "id do lote", "codigo do lote"),
-    "cache": ("use cache", "usar cache", "reaproveitar"),
-    "failureThreshold": ("threshold", "limite de falhas", "tolerancia de falhas"),
-    "index": ("indice", "image index"),
-    "errorCode": ("codigo do erro", "codigo de erro", "error code"),
-    "errorMessage": ("mensagem de erro", "mensagem do erro", "error message"),
-}  # fmt: skip
 
 
 def _key(text: str) -> str:
@@ -52,7 +23,7 @@ def _key(text: str) -> str:
 
 
 _KNOWN: Final = {_key(name): name for name in (*COLUMNS, *RETRY_COLUMNS)} | {
-    _key(alias): name for name, aliases in _ALIASES.items() for alias in aliases
+    _key(alias): name for name, aliases in ALIASES.items() for alias in aliases
 }
 _SEPARATORS: Final = (",", ";", "\t", "|")
 _SEPARATOR_LINE: Final = re.compile(r'\s*"?sep=(\\t|.)"?[;,\t\s]*$', re.IGNORECASE)
@@ -176,7 +147,7 @@ def value_of(cell: str) -> str:
 
 def _best(row: Sequence[str], name: str) -> int:
     """Which of several columns of one name is meant: the name itself, else the first of its other names."""
-    ranks = {_key(alias): rank for rank, alias in enumerate(_ALIASES.get(name, ()))} | {_key(name): -1}
+    ranks = {_key(alias): rank for rank, alias in enumerate(ALIASES.get(name, ()))} | {_key(name): -1}
     return min(
         (number for number, cell in enumerate(row) if _KNOWN.get(_key(cell)) == name),
         key=lambda number: ranks[_key(row[number])],

@@ -23,6 +23,7 @@ from shared.lifecycle import closing
 from shared.lifecycle.fleet import Scaling
 from shared.lifecycle.retries import Retries
 from shared.manifest import reader
+from shared.manifest.fields import OF_BATCH
 from shared.manifest.reader import Manifest
 from shared.manifest.sources import SourceRules
 from shared.messages import batch_event, task_message
@@ -173,15 +174,12 @@ class Ingest:
         return Batch(
             id=found.batch,
             client=found.client,
-            client_name=found.client_name,
-            tier=found.tier,
             manifest=self._ref(stored, found.sha256),
             total=len(found.images),
             shards=shards_for(len(found.images)),
             created_at=self._clock.now(),
-            cache=found.cache,
-            threshold=found.threshold,
             separator=found.separator,
+            **{name: getattr(found, name) for name in OF_BATCH},
         )
 
     async def _carry_on(self, batch: Batch, found: Manifest) -> Batch:

@@ -16,7 +16,7 @@ from shared.adapters.google.store import BATCH_OUTLIVES_SECONDS, FirestoreStore,
 from shared.adapters.system_clock import SystemClock
 from shared.model import Image, Reconciled
 from tests.contract.google import _started, google, missing
-from tests.contract.test_store import a_batch, a_tally, an_image, bump_batch, bump_tally
+from tests.contract.store.parts import a_batch, a_tally, an_image, bump_batch, bump_tally
 
 KEPT = 90 * 86_400.0
 

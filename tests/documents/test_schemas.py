@@ -26,7 +26,8 @@ from shared import decisions
 from shared.assembly.wiring import google_rules
 from shared.errors import ErrorCode, ManifestRejected
 from shared.events import EVENTS
-from shared.manifest.reader import HEADER_FIELDS, IMAGE_FIELDS, Manifest, read
+from shared.manifest.fields import HEADER_FIELDS, IMAGE_FIELDS
+from shared.manifest.reader import Manifest, read
 from shared.manifest.sources import SourceRules
 from shared.manifest.vocabulary import ROOM_ALIASES, ROOM_NAMES, STYLE_ALIASES, STYLE_NAMES, TIER_NAMES, Vocabulary
 from shared.messages import EVENT_TYPE_PREFIX, ImageChanged, decode

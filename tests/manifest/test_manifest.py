@@ -621,7 +621,7 @@ def test_json_reports_every_problem_in_order() -> None:
         clientName="", priority="soon", batchId="a b",
     )  # fmt: skip
     assert [(p.pointer, p.field) for p in refuse(raw)] == [
-        ("/clientName", "clientName"), ("/batchId", "batchId"), ("/priority", "priority"), ("/images/1/url", "url"),
+        ("/clientName", "clientName"), ("/priority", "priority"), ("/batchId", "batchId"), ("/images/1/url", "url"),
         ("/images/2/colour", "colour"), ("/images/2/url", "url"), ("/images/2/roomType", "roomType"),
         ("/images/3", None), ("/images/4/designStyle", "designStyle"),
     ]  # fmt: skip
@@ -807,7 +807,7 @@ def test_a_full_list_does_not_claim_that_there_are_more(write: Writer, name: str
 def test_offending_values_are_shortened(write: Writer, name: str) -> None:
     long = "x" * 100_000
     problems = refuse(write({"url": long, "roomType": long, "propertyCode": long}, batchId=long, priority=long), name)
-    assert [p.field for p in problems] == ["batchId", "priority", "url", "roomType", "propertyCode"]
+    assert [p.field for p in problems] == ["priority", "batchId", "url", "roomType", "propertyCode"]
     for problem in problems:
         assert problem.value is not None
         assert len(problem.value) <= MAX_VALUE_SHOWN

@@ -14,6 +14,7 @@ import xlsxwriter
 
 from shared.errors import ManifestRejected
 from shared.manifest import tables
+from shared.manifest.fields import ALIASES
 from shared.manifest.reader import Manifest, read
 from shared.manifest.sources import SourceRules
 from shared.settings import ManifestLimits
@@ -168,7 +169,7 @@ def test_columns_in_two_languages(header: str) -> None:
 
 
 def test_no_two_columns_share_a_name() -> None:
-    names = [name for aliases in tables._ALIASES.values() for name in aliases]
+    names = [name for aliases in ALIASES.values() for name in aliases]
     assert len(names) == len(set(names))
     assert all(tables._key(name) in tables._KNOWN for name in names)
 

@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from ops import erasing, local, remote, run_notes, show, spending, waiting
+from ops import erasing, local, run_notes, show, spending, waiting
 from ops import words as words_module
 from ops.commands import control
 from ops.target import Target
@@ -26,6 +26,7 @@ from shared.assembly import wiring
 from shared.decisions.quota import Circuit, Ledger, Waiter
 from shared.model import BatchState, Call, Control, Counts, ImageState, Trials, Worker
 from shared.ports import StoredObject
+from shared.queries import batches
 from shared.settings import Buckets, Limit, Settings
 from shared.worker.cache import CacheEntry
 from shared.worker.hosts import HostLedger
@@ -148,7 +149,7 @@ def test_status_tells_a_time_left_only_where_it_is_known(
         return status
 
     monkeypatch.setattr(EmbeddedObjects, "stat", stat)
-    monkeypatch.setattr(remote, "known_speed", lambda known: 1.0)
+    monkeypatch.setattr(batches, "known_speed", lambda known: 1.0)
     with at_work(data.folder):
         said = ruum("status", batch, "--data", data.folder).out
     seconds = re.search(r"finished \(2%\)(?:, 60.0 a minute)?, (.*)", said)
@@ -671,7 +672,7 @@ def test_a_time_left_is_only_said_while_something_moves(
     ruum: Ruum, data: Data, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batch = data.batch("a", [ok(), queued()], closed=False)
-    monkeypatch.setattr("ops.remote.speed_now", lambda status, now: 0.5)
+    monkeypatch.setattr("shared.queries.batches.speed_now", lambda status, now: 0.5)
     assert listed(ruum, data)[batch]["LEFT"] == "not known", "nobody works here"
     with at_work(data.folder):
         assert listed(ruum, data)[batch]["LEFT"] == "2 s"

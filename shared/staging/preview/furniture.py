@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, Final
 
 import numpy as np
@@ -142,13 +143,16 @@ def piece(name: str, width: float, depth: float, height: float) -> Callable[[Mak
     return keep
 
 
+@lru_cache(maxsize=64)  # about 10 MiB; a property's rooms share pieces, and verify builds what generate built
 def build(name: str, stuff: Stuff, variant: int) -> Mesh:
-    """Return the piece's mesh in its own frame."""
+    """Return the piece's mesh in its own frame; nobody may change it."""
     made = Piece(SIZES[name], stuff, variant)
     _MAKERS[name](made)
     mesh = made.b.mesh()
     if name not in HANGING:  # slanting legs end a few millimetres under the floor, round feet a little above it
         mesh.vertices[:, 2] = np.maximum(mesh.vertices[:, 2] - max(0.0, float(mesh.vertices[:, 2].min())), 0)
+    for column in (mesh.vertices, mesh.normals, mesh.local, mesh.faces, mesh.material, mesh.part):
+        column.flags.writeable = False
     return mesh
 
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from functools import cache
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -117,26 +118,48 @@ def _tilted(width: int, height: int, focal: float, point: tuple[float, float]) -
     return View(width, height, focal, width / 2, height / 2, 0.0, pitch, roll, 1.0)
 
 
-def aligned(view: View, segments: Segments, off: float, *, upright: bool = True) -> tuple[float, float]:
-    """Return how much length points at a vanishing point within `off` radians, graded; and the share of all length."""
-    if not len(segments.length):
-        return 0.0, 0.0
+class Lines(NamedTuple):
+    """What `aligned` asks of segments again and again: middles, unit directions, lengths with an upper bound."""
+
+    x: Any
+    y: Any
+    along: Any  # unit vector's x and y, (n,) each
+    down: Any
+    weight: Any  # pixels
+    total: float
+
+
+def lines_from(segments: Segments, width: int) -> Lines:
+    """Return segments as lines; none counts for more than a quarter of the picture's `width`."""
     middle = (segments.start + segments.end) / 2
-    way = (segments.end - segments.start) / segments.length[:, None]
-    best = np.zeros(len(middle))
-    for point in view.vanishing()[: 3 if upright else 2]:
-        to_x, to_y = point[0] - point[2] * middle[:, 0], point[1] - point[2] * middle[:, 1]
-        miss = np.abs(to_x * way[:, 1] - to_y * way[:, 0]) / np.maximum(np.hypot(to_x, to_y), 1e-9)
-        best = np.maximum(best, 1 - (miss / math.sin(off)) ** 2)
-    weight = np.minimum(segments.length, 0.25 * view.width)
-    total = float((weight * best).sum())
-    return total, total / float(weight.sum())
+    way = (segments.end - segments.start) / np.maximum(segments.length, 1e-9)[:, None]
+    weight = np.minimum(segments.length, 0.25 * width)
+    return Lines(middle[:, 0], middle[:, 1], way[:, 0], way[:, 1], weight, float(weight.sum()))
+
+
+def aligned(view: View, lines: Lines, off: float) -> float:
+    """Return the share of all length that points at a vanishing point within `off` radians, graded."""
+    if not len(lines.weight):
+        return 0.0
+    points = view.vanishing()
+    to_x = points[:, :1] - points[:, 2:] * lines.x
+    to_y = points[:, 1:2] - points[:, 2:] * lines.y
+    miss = to_x * lines.down - to_y * lines.along
+    miss *= miss
+    miss /= np.maximum(to_x * to_x + to_y * to_y, 1e-18)  # the sine of the angle, squared
+    best = np.maximum(1 - miss.min(axis=0) / math.sin(off) ** 2, 0)
+    return float(lines.weight @ best) / lines.total
 
 
 def _prior(view: View) -> float:
     """Return what to take off a camera's support for being unusual: a share of it."""
+    return float(_priors(view, view.centre_y))
+
+
+def _priors(view: View, centre: Any) -> Any:
+    """Return the same for cameras like `view` whose principal points are in the rows `centre`."""
     field = 2 * math.degrees(math.atan(max(view.width, view.height) / 2 / view.focal))
-    horizon = view.centre_y - math.tan(-view.pitch) * view.focal
+    horizon = centre - math.tan(-view.pitch) * view.focal
     return 0.10 * ((field - _LIKELY_FIELD) / 30) ** 2 + 0.30 * ((horizon / view.height - _LIKELY_HORIZON) / 0.25) ** 2
 
 
@@ -165,29 +188,30 @@ def cameras(segments: Segments, width: int, height: int) -> list[View]:
     some = np.argsort(-segments.length, kind="stable")[:160]
     few = Segments(segments.start[some], segments.end[some], segments.length[some])
     vertical = up_of(segments, width, height)
-    found: list[tuple[float, View]] = []
+    found: list[_Supported] = []
     beyond = vertical is None or math.hypot(vertical[0] - width / 2, vertical[1] - height / 2) > _PARALLEL * height
     for focal in focals:
         if beyond:
             rows = points[(points[:, 1] > 0.12 * height) & (points[:, 1] < 0.85 * height)]
-            found += _supported(View(width, height, focal, width / 2, 0.0, 0.0, 0.0, 0.0, 1.0), rows, few, level=True)
+            level_base = View(width, height, focal, width / 2, 0.0, 0.0, 0.0, 0.0, 1.0)
+            found.append(_supported(level_base, rows, few, level=True))
         if vertical is not None:
             base = _tilted(width, height, focal, vertical)
             ray = np.stack(
                 [(points[:, 0] - width / 2) / focal, np.ones(len(points)), (height / 2 - points[:, 1]) / focal], axis=1
             )
             sine = np.abs(ray @ base.axes()[:, 2]) / np.linalg.norm(ray, axis=1)
-            found += _supported(base, points[sine < 0.03], few, level=False)
-    found.sort(key=lambda item: -item[0])
+            found.append(_supported(base, points[sine < 0.03], few, level=False))
     rough: list[View] = []
-    for _, view in found[:600]:
+    for view in _best_first(found, 600):
         if all(_different(view, other) for other in rough):
             rough.append(view)
         if len(rough) == 2 * _CAMERAS:
             break
     chosen: list[View] = []
+    every = lines_from(segments, width)
     for view in rough:
-        fine = refined(view, segments)
+        fine = refined(view, every)
         if all(_different(fine, other) for other in chosen):
             chosen.append(fine)
         if len(chosen) == _CAMERAS:
@@ -195,41 +219,64 @@ def cameras(segments: Segments, width: int, height: int) -> list[View]:
     return chosen or [plain[4]]
 
 
-def _supported(base: View, points: Any, segments: Segments, *, level: bool) -> list[tuple[float, View]]:
+class _Supported(NamedTuple):
+    """Cameras like `base`, with other turns and horizons, and what each is worth."""
+
+    base: View
+    turn: Any
+    centre: Any
+    worth: Any
+
+
+def _best_first(found: list[_Supported], count: int) -> Iterator[View]:
+    """Yield the `count` best cameras; the few that are looked at are made when they are asked for."""
+    worth = np.concatenate([each.worth for each in found]) if found else np.zeros(0)
+    owner = np.repeat(np.arange(len(found)), [len(each.worth) for each in found])
+    place = np.concatenate([np.arange(len(each.worth)) for each in found]) if found else owner
+    for k in np.argsort(-worth, kind="stable")[:count]:
+        each, at = found[owner[k]], place[k]
+        yield replace(each.base, yaw=float(each.turn[at]), centre_y=float(each.centre[at]))
+
+
+def _supported(base: View, points: Any, segments: Segments, *, level: bool) -> _Supported:
     """Return cameras like `base` that look along the points, with the share of length that supports each.
 
     `level`: the camera is level and its horizon runs through the point; otherwise its horizon is that of `base`.
     """
     if not len(points):
-        return []
+        return _Supported(base, np.zeros(0), np.zeros(0), np.zeros(0))
     centre = points[:, 1] if level else np.full(len(points), base.centre_y)
     ray = np.stack(
         [(points[:, 0] - base.centre_x) / base.focal, np.ones(len(points)), (centre - points[:, 1]) / base.focal],
         axis=1,
     )
-    axes = replace(base, yaw=0.0).axes()
+    axes = base.axes()
     turn = -np.arctan2(ray @ axes[:, 0], ray @ axes[:, 1])
     turn = (turn + math.pi / 4) % (math.pi / 2) - math.pi / 4
-    keys = np.stack([np.round(centre / base.height / 0.007), np.round(np.degrees(turn) * 2)], axis=1)
-    _, first = np.unique(keys, axis=0, return_index=True)
+    # One of those that are nearly alike: 0.7 % of the height, half a degree. (complex: numpy sorts pairs at once)
+    keys = np.round(centre / base.height / 0.007) + 1j * np.round(np.degrees(turn) * 2)
+    _, first = np.unique(keys, return_index=True)
     turn, centre = turn[first], centre[first]
     middle = ((segments.start + segments.end) / 2).astype(np.float32)
-    way = (segments.end - segments.start) / segments.length[:, None]
+    way = ((segments.end - segments.start) / segments.length[:, None]).astype(np.float32)
     weight = np.minimum(segments.length, 0.25 * base.width)
-    best = np.zeros((len(turn), len(middle)), np.float32)
+    least = np.full((len(turn), len(middle)), np.inf, np.float32)
     for along, across in ((np.sin(turn), np.cos(turn)), (np.cos(turn), -np.sin(turn))):
         # the world's x, then its y, in camera coordinates
         right, ahead, up = (along * axes[k, 1] + across * axes[k, 0] for k in range(3))
-        u = (base.focal * right + base.centre_x * ahead).astype(np.float32)
-        v = (-base.focal * up + centre * ahead).astype(np.float32)
-        w = ahead.astype(np.float32)
-        to_x = u[:, None] - w[:, None] * middle[None, :, 0]
-        to_y = v[:, None] - w[:, None] * middle[None, :, 1]
-        miss = np.abs(to_x * way[:, 1] - to_y * way[:, 0]) / np.maximum(np.sqrt(to_x * to_x + to_y * to_y), 1e-9)
-        best = np.maximum(best, 1 - (miss / np.float32(math.sin(math.radians(2)))) ** 2)
-    values = best @ weight / weight.sum()
-    views = [replace(base, yaw=float(a), centre_y=float(c)) for a, c in zip(turn, centre, strict=True)]
-    return [(float(value) - _prior(view), view) for value, view in zip(values, views, strict=True)]
+        u = (base.focal * right + base.centre_x * ahead).astype(np.float32)[:, None]
+        v = (-base.focal * up + centre * ahead).astype(np.float32)[:, None]
+        w = ahead.astype(np.float32)[:, None]
+        to_x, to_y = u - w * middle[:, 0], v - w * middle[:, 1]
+        miss = to_x * way[:, 1] - to_y * way[:, 0]
+        miss *= miss
+        to_x *= to_x
+        to_y *= to_y
+        to_x += to_y
+        miss /= np.maximum(to_x, np.float32(1e-18))  # the sine of the angle, squared
+        np.minimum(least, miss, out=least)
+    best = np.maximum(1 - least / np.float32(math.sin(math.radians(2)) ** 2), 0)
+    return _Supported(base, turn, centre, best @ weight / weight.sum() - _priors(base, centre))
 
 
 def _different(one: View, other: View) -> bool:
@@ -242,7 +289,7 @@ def _different(one: View, other: View) -> bool:
     )
 
 
-def refined(view: View, segments: Segments) -> View:
+def refined(view: View, lines: Lines) -> View:
     """Return the camera moved until the lines fit best, one number at a time."""
     steps = {"yaw": math.radians(1.5), "focal": 0.05 * view.focal}
     if view.pitch == 0 and view.roll == 0:
@@ -251,8 +298,7 @@ def refined(view: View, segments: Segments) -> View:
         steps |= {"pitch": math.radians(0.6), "roll": math.radians(0.4)}
 
     def value(candidate: View) -> float:
-        _, share = aligned(candidate, segments, math.radians(1.2))
-        return share - 0.25 * _prior(candidate)
+        return aligned(candidate, lines, math.radians(1.2)) - 0.25 * _prior(candidate)
 
     return _climb(view, steps, value, rounds=6)
 
@@ -262,14 +308,17 @@ def _climb(view: View, steps: dict[str, float], value: Callable[[View], float], 
     for _ in range(rounds):
         for name, step in steps.items():
             for sign in (1, -1):
-                moved = replace(view, **{name: getattr(view, name) + sign * step})
-                found = value(moved)
-                while found > best + 1e-9:
+                start = view
+                while (found := value(moved := _moved(view, name, sign * step))) > best + 1e-9:
                     view, best = moved, found
-                    moved = replace(view, **{name: getattr(view, name) + sign * step})
-                    found = value(moved)
+                if view is not start:
+                    break  # the other way leads back
         steps = {name: step / 2 for name, step in steps.items()}
     return view
+
+
+def _moved(view: View, name: str, by: float) -> View:
+    return replace(view, **{name: getattr(view, name) + by})
 
 
 # --- the box
@@ -280,22 +329,37 @@ def edge_maps(edges: Edges, view: View, shape: tuple[int, int]) -> Any:
 
     It is 2 on an edge and beside it, and 1 two pixels off.
     """
+    columns, rows = edges.columns.astype(np.float32), edges.rows.astype(np.float32)
+    along, down = edges.along[:, 0].astype(np.float32), edges.along[:, 1].astype(np.float32)
+    least = np.float32(math.sin(_NEAR_AXIS) ** 2)
+    axes = np.zeros(len(rows), np.uint8)  # one bit an axis: all three are thickened at once
+    for k, point in enumerate(_unit(view.vanishing())):
+        to_x, to_y = point[0] - point[2] * columns, point[1] - point[2] * rows
+        miss = to_x * down - to_y * along
+        axes |= (miss * miss < least * (to_x * to_x + to_y * to_y)).astype(np.uint8) << k
+    near = np.zeros(shape, np.uint8)
+    near[edges.rows, edges.columns] = axes
     maps = np.zeros((3, *shape), np.uint8)
-    for k, point in enumerate(view.vanishing()):
-        to_x, to_y = point[0] - point[2] * edges.columns, point[1] - point[2] * edges.rows
-        miss = np.abs(to_x * edges.along[:, 1] - to_y * edges.along[:, 0]) / np.maximum(np.hypot(to_x, to_y), 1e-9)
-        here = miss < math.sin(_NEAR_AXIS)
-        near = np.zeros(shape, np.bool_)
-        near[edges.rows[here], edges.columns[here]] = True
-        for _ in range(2):
-            wide = near.copy()
-            wide[1:] |= near[:-1]
-            wide[:-1] |= near[1:]
-            near = wide.copy()
-            near[:, 1:] |= wide[:, :-1]
-            near[:, :-1] |= wide[:, 1:]
-            maps[k] += near
+    for _ in range(2):
+        near = _thickened(near)
+        for k in range(3):
+            maps[k] += (near >> k) & 1
     return maps
+
+
+def _unit(vectors: Any) -> Floats:
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+
+
+def _thickened(bits: Any) -> Any:
+    """Return a picture of bits in which each pixel has those of its neighbours, too."""
+    wide = bits.copy()
+    wide[1:] |= bits[:-1]
+    wide[:-1] |= bits[1:]
+    out = wide.copy()
+    out[:, 1:] |= wide[:, :-1]
+    out[:, :-1] |= wide[:, 1:]
+    return out
 
 
 _STEP: Final = 0.008  # of the focal length: about 4 pixels, as wide as the thickened edges
@@ -310,16 +374,11 @@ def search_box(view: View, maps: Any) -> list[Box]:
     corners. What each line adds is a difference of running sums, so that for a bottom and a top edge the best left and
     right ones are found independently.
     """
-    flat = replace(view, eye=0.0)
-    places = np.empty((len(_UP), len(_ACROSS), 3), np.float32)
-    places[..., 0], places[..., 1], places[..., 2] = _ACROSS, 1, _UP[:, None]
-    u, v, depth = flat.project(places)
+    u, v, depth = replace(view, eye=0.0).project(_faced())
     seen = (depth > 0.1) & (u > 1) & (u < view.width - 2) & (v > 1) & (v < view.height - 2)
     column, row = np.where(seen, u, 0).astype(np.int32), np.where(seen, v, 0).astype(np.int32)
     index = row * np.int32(view.width) + column
-    gain = [
-        (np.where(maps[k].reshape(-1)[index] > 0, 1 - _CHANCE, -_CHANCE) * seen).astype(np.float32) for k in range(3)
-    ]
+    gain = [((maps[k].reshape(-1)[index] > 0) - np.float32(_CHANCE)) * seen for k in range(3)]
     level = np.zeros((len(_UP), len(_ACROSS) + 1), np.float32)
     np.cumsum(gain[0], axis=1, out=level[:, 1:])
     upright = np.zeros((len(_UP) + 1, len(_ACROSS)), np.float32)
@@ -330,14 +389,17 @@ def search_box(view: View, maps: Any) -> list[Box]:
     floors, tops = np.arange(horizon - 10), np.arange(horizon + 8, len(_UP))
     floors = np.sort(floors[np.argsort(-strength[floors], kind="stable")][:44])
     tops = np.sort(tops[np.argsort(-strength[tops], kind="stable")][:30])
-    usual = 60.0  # steps: half a picture's width; a line that long counts as one
-    found = []
+    usual = np.float32(60.0)  # steps: half a picture's width; a line that long counts as one
     left, right = slice(0, middle + 20), slice(middle - 20, len(_ACROSS))
-    for floor in floors:
-        posts = (upright[tops] - upright[floor]) / (0.6 * usual)  # [top, column]
-        posts = posts + ray[floor] + 0.7 * ray[tops]
-        walls = (1.2 * level[floor] + 0.7 * level[tops]) / usual
-        lefts, rights = posts[:, left] - walls[:, :-1][:, left], posts[:, right] + walls[:, 1:][:, right]
+    # What a floor's and a ceiling's edge add is independent of one another: two tables, summed for each pair.
+    posts = ray[floors] - upright[floors] / (np.float32(0.6) * usual)
+    above = np.float32(0.7) * ray[tops] + upright[tops] / (np.float32(0.6) * usual)
+    low, high = np.float32(1.2) * level[floors] / usual, np.float32(0.7) * level[tops] / usual
+    left_low, left_high = (posts - low[:, :-1])[:, left], (above - high[:, :-1])[:, left]
+    right_low, right_high = (posts + low[:, 1:])[:, right], (above + high[:, 1:])[:, right]
+    found = []
+    for number, floor in enumerate(floors):
+        lefts, rights = left_high + left_low[number], right_high + right_low[number]
         one, other = lefts.argmax(axis=1), rights.argmax(axis=1)
         value = lefts.max(axis=1) + rights.max(axis=1)
         found += [
@@ -353,75 +415,102 @@ def search_box(view: View, maps: Any) -> list[Box]:
     return boxes
 
 
-def _rays(gain: Floats, seen: NDArray[np.bool_]) -> Floats:
-    """Return for each place of the faced picture how well its ray outwards is covered: 0 by chance, 0.7 fully."""
+@cache
+def _faced() -> Floats:
+    """Return the places of the faced picture, on a wall one eye height before the camera, (up, across, 3)."""
+    places = np.empty((len(_UP), len(_ACROSS), 3), np.float32)
+    places[..., 0], places[..., 1], places[..., 2] = _ACROSS, 1, _UP[:, None]
+    return places
+
+
+@cache
+def _fan() -> tuple[Any, Any, Any]:
+    """Return the faced picture's cells along rays from its middle, outer end first, those within it, and back.
+
+    The first two are (turn, step) and index the picture; the last is (up, across) and indexes the rays.
+    """
     turns, steps = 480, 330
     angle = (np.arange(turns, dtype=np.float32) + 0.5) * np.float32(2 * math.pi / turns)
-    reach = np.arange(steps, dtype=np.float32) * np.float32(0.9 * _STEP)
+    reach = np.arange(steps, dtype=np.float32)[::-1] * np.float32(0.9 * _STEP)
     x = ((np.cos(angle)[:, None] * reach - _ACROSS[0]) / _STEP).astype(np.int32)
     y = ((np.sin(angle)[:, None] * reach - _UP[0]) / _STEP).astype(np.int32)
-    inside = (x >= 0) & (x < gain.shape[1]) & (y >= 0) & (y < gain.shape[0])
-    index = np.where(inside, y * np.int32(gain.shape[1]) + x, 0)
-    outward = np.cumsum((gain.reshape(-1)[index] * inside)[:, ::-1], axis=1)[:, ::-1]
-    count = np.cumsum((seen.reshape(-1)[index] & inside)[:, ::-1], axis=1)[:, ::-1]
-    value = (outward / np.maximum(count, 1) * np.minimum(1, count / 14)).astype(np.float32)
-    turn = np.arctan2(_UP[:, None], _ACROSS) % (2 * math.pi) * (turns / (2 * math.pi))
-    far = np.hypot(_UP[:, None], _ACROSS) / (0.9 * _STEP)
-    return value[np.minimum(turn.astype(np.int32), turns - 1), np.minimum(far.astype(np.int32), steps - 1)]
+    inside = (x >= 0) & (x < len(_ACROSS)) & (y >= 0) & (y < len(_UP))
+    cells = np.where(inside, y * np.int32(len(_ACROSS)) + x, 0)
+    turn = np.minimum((np.arctan2(_UP[:, None], _ACROSS) % (2 * math.pi) * (turns / (2 * math.pi))), turns - 1)
+    far = np.minimum(np.hypot(_UP[:, None], _ACROSS) / (0.9 * _STEP), steps - 1)
+    return cells, inside, turn.astype(np.int32) * np.int32(steps) + np.int32(steps - 1) - far.astype(np.int32)
+
+
+def _rays(gain: Floats, seen: NDArray[np.bool_]) -> Floats:
+    """Return for each place of the faced picture how well its ray outwards is covered: 0 by chance, 0.7 fully."""
+    cells, inside, back = _fan()
+    outward = np.cumsum(gain.reshape(-1)[cells] * inside, axis=1, dtype=np.float32)
+    count = np.cumsum(seen.reshape(-1)[cells] & inside, axis=1, dtype=np.float32)
+    value = outward / np.maximum(count, 14)  # a short ray is worth less
+    return value.reshape(-1)[back]
 
 
 _NEAR: Final = 0.25  # eye heights: lines of the side walls begin there; what is nearer is never in a picture
 _SAMPLES: Final = 56
+# The eight lines of the box that a camera sees, the floor's first: their axes, their weights, and their ends as
+# columns of (left, right, back, ceiling, floor, near).
+_AXIS: Final = np.array([0, 1, 1, 2, 2, 0, 1, 1])
+_WEIGHT: Final = np.array([1.2, 1.0, 1.0, 1.0, 1.0, 0.7, 0.7, 0.7])
+_FIRST: Final = np.array(
+    [[0, 2, 4], [0, 5, 4], [1, 5, 4], [0, 2, 4], [1, 2, 4], [0, 2, 3], [0, 5, 3], [1, 5, 3]]
+)  # fmt: skip
+_LAST: Final = np.array(
+    [[1, 2, 4], [0, 2, 4], [1, 2, 4], [0, 2, 3], [1, 2, 3], [1, 2, 3], [0, 2, 3], [1, 2, 3]]
+)  # fmt: skip
 
 
-def lines_of(box: Box) -> tuple[Any, Any, Any, Any]:
-    """Return axis, weight, first and last place of the eight lines of the box that a camera sees; the floor's first."""
-    left, right, back, top = box.left, box.right, box.back, box.ceiling
-    first = [
-        (left, back, -1), (left, _NEAR, -1), (right, _NEAR, -1), (left, back, -1), (right, back, -1),
-        (left, back, top), (left, _NEAR, top), (right, _NEAR, top),
-    ]  # fmt: skip
-    last = [
-        (right, back, -1), (left, back, -1), (right, back, -1), (left, back, top), (right, back, top),
-        (right, back, top), (left, back, top), (right, back, top),
-    ]  # fmt: skip
-    axis, weight = np.array([0, 1, 1, 2, 2, 0, 1, 1]), np.array([1.2, 1.0, 1.0, 1.0, 1.0, 0.7, 0.7, 0.7])
-    return axis, weight, np.array(first, np.float64), np.array(last, np.float64)
+def lines_of(boxes: list[Box]) -> tuple[Any, Any]:
+    """Return the first and the last place of the eight lines of each box, (boxes, 8, 3) each."""
+    ends = np.array([(box.left, box.right, box.back, box.ceiling, -1.0, _NEAR) for box in boxes])
+    return ends[:, _FIRST], ends[:, _LAST]
 
 
 def _pixels_of(view: View, first: Any, last: Any) -> tuple[Any, Any, Any]:
-    """Return columns and rows spread over the visible part of each line, and the length of that part in pixels."""
+    """Return columns and rows spread over the visible part of each line, and the length of that part in pixels.
+
+    Lines are (..., 3); columns and rows have one more axis at the end, of `_SAMPLES`.
+    """
     axes = view.axes()
-    ends = [places @ axes.T for places in (first, last)]
-    shares = []
-    for a, b in (ends, ends[::-1]):  # pull what is behind the camera in front of it
-        move = np.where(
-            a[:, 1] < 0.08, (0.08 - a[:, 1]) / np.where(np.abs(b[:, 1] - a[:, 1]) < 1e-9, 1, b[:, 1] - a[:, 1]), 0
-        )
-        shares.append(a + np.clip(move, 0, 1)[:, None] * (b - a))
+    one, other = first @ axes.T, last @ axes.T
+    way = other - one
+    ahead = np.where(np.abs(way[..., 1]) < 1e-9, 1, way[..., 1])
+    # what is behind the camera is pulled in front of it
+    pull = np.clip(np.where(one[..., 1] < 0.08, (0.08 - one[..., 1]) / ahead, 0), 0, 1)
+    push = np.clip(np.where(other[..., 1] < 0.08, (other[..., 1] - 0.08) / ahead, 0), 0, 1)
+    one, other = one + pull[..., None] * way, other - push[..., None] * way
     u, v = [], []
-    for place in shares:
-        ahead = np.maximum(place[:, 1], 0.05)
-        u.append(view.centre_x + view.focal * place[:, 0] / ahead)
-        v.append(view.centre_y - view.focal * place[:, 2] / ahead)
-    low, high = np.zeros(len(first)), np.ones(len(first))
+    for place in (one, other):
+        scale = view.focal / np.maximum(place[..., 1], 0.05)
+        u.append(view.centre_x + place[..., 0] * scale)
+        v.append(view.centre_y - place[..., 2] * scale)
+    low, high = np.zeros(first.shape[:-1]), np.ones(first.shape[:-1])
     for (start, end), edge in ((u, view.width - 2.0), (v, view.height - 2.0)):
-        way = np.where(np.abs(end - start) < 1e-9, 1e-9, end - start)
-        one, other = (1.0 - start) / way, (edge - start) / way
-        low, high = np.maximum(low, np.minimum(one, other)), np.minimum(high, np.maximum(one, other))
-    share = low[:, None] + np.maximum(high - low, 0)[:, None] * np.linspace(0, 1, _SAMPLES)
-    length = np.hypot(u[1] - u[0], v[1] - v[0]) * np.maximum(high - low, 0)
-    return u[0][:, None] + share * (u[1] - u[0])[:, None], v[0][:, None] + share * (v[1] - v[0])[:, None], length
+        way = end - start
+        way = np.where(np.abs(way) < 1e-9, 1e-9, way)
+        near, far = (1.0 - start) / way, (edge - start) / way
+        low, high = np.maximum(low, np.minimum(near, far)), np.minimum(high, np.maximum(near, far))
+    seen = np.maximum(high - low, 0)
+    share = low[..., None] + seen[..., None] * _SPREAD
+    across, down = u[1] - u[0], v[1] - v[0]
+    length = np.hypot(across, down) * seen
+    return u[0][..., None] + share * across[..., None], v[0][..., None] + share * down[..., None], length
 
 
-def box_score(view: View, box: Box, maps: Any) -> float:
-    """Return how far the box's lines are covered by edges of the right direction, against chance."""
-    axis, weight, first, last = lines_of(box)
-    u, v, length = _pixels_of(view, first, last)
+_SPREAD: Final = np.linspace(0, 1, _SAMPLES)
+
+
+def box_scores(view: View, boxes: list[Box], maps: Any) -> Any:
+    """Return how far the lines of each box are covered by edges of the right direction, against chance."""
+    u, v, length = _pixels_of(view, *lines_of(boxes))
     u = np.clip(u, 0, view.width - 1).astype(np.int32)
     v = np.clip(v, 0, view.height - 1).astype(np.int32)
-    hit = maps[axis[:, None], v, u].mean(axis=1) / 2
-    return float(((hit - _CHANCE) * np.minimum(1, length / (0.12 * view.width)) * weight).sum())
+    hit = maps[_AXIS[:, None], v, u].sum(axis=2, dtype=np.int32) / (2 * _SAMPLES)
+    return ((hit - _CHANCE) * np.minimum(1, length / (0.12 * view.width)) * _WEIGHT).sum(axis=1)
 
 
 def fit(grey: Floats) -> tuple[Fit, Edges]:
@@ -429,16 +518,18 @@ def fit(grey: Floats) -> tuple[Fit, Edges]:
     height, width = grey.shape
     edges, angle = edges_of(grey)
     segments = segments_of(edges, angle, (height, width))
-    fits = []
+    lines = lines_from(segments, width)
+    fits, maps_of = [], {}
     for view in cameras(segments, width, height):
-        maps = edge_maps(edges, view, (height, width))
-        support = aligned(view, segments, math.radians(2))[1]
-        tried = [Fit(view, box, box_score(view, box, maps), support) for box in search_box(view, maps)]
-        tried.sort(key=lambda each: -each.score)
-        fits += tried[:2]
+        maps = maps_of[view] = edge_maps(edges, view, (height, width))
+        support = aligned(view, lines, math.radians(2))
+        boxes = search_box(view, maps)
+        scores = box_scores(view, boxes, maps)
+        best = np.argsort(-scores, kind="stable")[:2]
+        fits += [Fit(view, boxes[k], float(scores[k]), support) for k in best]
     fits.sort(key=_worth)
-    best = min((_joint(candidate, edges, segments, (height, width)) for candidate in fits[:4]), key=_worth)
-    return replace(best, box=_nearer_lines(best, edges, grey)), edges
+    found = min((_joint(candidate, lines, maps_of[candidate.view]) for candidate in fits[:4]), key=_worth)
+    return replace(found, box=_nearer_lines(found, edges, grey)), edges
 
 
 def _worth(found: Fit) -> float:
@@ -446,19 +537,15 @@ def _worth(found: Fit) -> float:
     return -(found.score + 1.5 * found.support)
 
 
-def _joint(found: Fit, edges: Edges, segments: Segments, shape: tuple[int, int]) -> Fit:
-    """Return camera and box moved together until both fit best."""
+def _joint(found: Fit, lines: Lines, maps: Any) -> Fit:
+    """Return camera and box moved together until both fit best; `maps` are the edges under the camera so far."""
     view, box = found.view, found.box
-    maps = edge_maps(edges, view, shape)
 
-    def value(camera: View, room: Box) -> float:
-        return (
-            box_score(camera, room, maps)
-            + 2.0 * aligned(camera, segments, math.radians(1.2))[1]
-            - 0.15 * _prior(camera)
-        )
+    def of_camera(camera: View) -> float:
+        return 2.0 * aligned(camera, lines, math.radians(1.2)) - 0.15 * _prior(camera)
 
-    best = value(view, box)
+    known = of_camera(view)
+    best = float(box_scores(view, [box], maps)[0]) + known
     of_view = {"yaw": math.radians(0.5), "focal": 0.03 * view.focal}
     of_view |= (
         {"centre_y": 0.006 * view.height}
@@ -468,20 +555,22 @@ def _joint(found: Fit, edges: Edges, segments: Segments, shape: tuple[int, int])
     size = 0.04
     for _ in range(6):
         for name in ("back", "left", "right", "ceiling"):
-            for factor in (1 + size, 1 / (1 + size)):
-                moved = replace(box, **{name: getattr(box, name) * factor})
-                score = value(view, moved)
+            rooms = [replace(box, **{name: getattr(box, name) * factor}) for factor in (1 + size, 1 / (1 + size))]
+            for room, score in zip(rooms, box_scores(view, rooms, maps) + known, strict=True):
                 if score > best + 1e-6:
-                    box, best = moved, score
+                    box, best = room, float(score)
+                    break  # the other way leads back
         for name, step in of_view.items():
             for sign in (1, -1):
-                turned = replace(view, **{name: getattr(view, name) + sign * step})
-                score = value(turned, box)
+                turned = _moved(view, name, sign * step)
+                support = of_camera(turned)
+                score = float(box_scores(turned, [box], maps)[0]) + support
                 if score > best + 1e-6:
-                    view, best = turned, score
+                    view, best, known = turned, score, support
+                    break
         of_view = {name: step / 1.7 for name, step in of_view.items()}
         size /= 1.7
-    return Fit(view, box, box_score(view, box, maps), aligned(view, segments, math.radians(2))[1])
+    return Fit(view, box, best - known, aligned(view, lines, math.radians(2)))
 
 
 def _nearer_lines(found: Fit, edges: Edges, grey: Floats) -> Box:
@@ -495,8 +584,8 @@ def _nearer_lines(found: Fit, edges: Edges, grey: Floats) -> Box:
         here = getattr(box, name)
 
         def pixels(value: float, number: int = number, name: str = name, box: Box = box) -> tuple[Any, Any, float]:
-            _, _, first, last = lines_of(replace(box, **{name: value}))
-            u, v, length = _pixels_of(view, first[number : number + 1], last[number : number + 1])
+            first, last = lines_of([replace(box, **{name: value})])
+            u, v, length = _pixels_of(view, first[0, number : number + 1], last[0, number : number + 1])
             return (
                 np.clip(v[0], 0, view.height - 1).astype(int),
                 np.clip(u[0], 0, view.width - 1).astype(int),

@@ -151,7 +151,10 @@ class Planner:
         if first in furniture.RUGS:
             return self._runner(first)
         best: tuple[float, list[Placed], tuple[Point, float]] | None = None
+        whole = 0.9 * len(group.items)
         for origin, turn, merit in self._origins(group):
+            if best is not None and merit + whole <= best[0]:
+                continue  # even with all of its pieces, seen best, it would not win
             found = self._try(group, origin, turn, mirror)
             if found is None:
                 continue

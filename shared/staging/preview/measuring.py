@@ -48,8 +48,9 @@ def measure(jpeg: bytes, room_type: str) -> Analysis:
     outline = floor_outline(found, photo.size)
     vanishing = view.vanishing()[1]
     ahead = vanishing[2] if abs(vanishing[2]) > 1e-6 else 1e-6
+    tiny = photo.reduce(max(1, min(photo.size) // _LIGHT_WIDTH))
     small = np.asarray(
-        photo.resize((_LIGHT_WIDTH, max(1, round(height * _LIGHT_WIDTH / width))), Image.Resampling.BOX), np.float32
+        tiny.resize((_LIGHT_WIDTH, max(1, round(height * _LIGHT_WIDTH / width))), Image.Resampling.BOX), np.float32
     )
     luma = small @ np.array([0.2126, 0.7152, 0.0722], dtype=np.float32)
     red, blue = float(small[..., 0].mean()), float(small[..., 2].mean())
@@ -66,7 +67,7 @@ def measure(jpeg: bytes, room_type: str) -> Analysis:
             brightness=min(1.0, float(luma.mean()) / 255),
             temperature_kelvin=int(np.clip(6500 * (blue + 1) / (red + 1), 2000, 12000)),
         ),
-        palette=_palette(photo),
+        palette=_palette(tiny),
         must_not_change=["walls, ceiling, floor, doors and windows"],
         geometry=found,
     )
@@ -88,11 +89,12 @@ def room_of(photo: Image.Image) -> RoomGeometry:
     size = max(1, round(photo.width * scale)), max(1, round(photo.height * scale))
     if min(size) < _SMALLEST:
         return _guess(photo)
-    grey = np.asarray(photo.convert("L").resize(size, Image.Resampling.BOX), np.float32)
+    whole = photo.convert("L")
+    grey = np.asarray(whole.resize(size, Image.Resampling.BOX), np.float32)
     if scale == 1.0 and max(size) < geometry.WORK_SIDE / 2:  # a small picture's lines are as long as a large one's
         scale = geometry.WORK_SIDE / 2 / max(size)
         size = round(photo.width * scale), round(photo.height * scale)
-        grey = np.asarray(photo.convert("L").resize(size, Image.Resampling.BICUBIC), np.float32)
+        grey = np.asarray(whole.resize(size, Image.Resampling.BICUBIC), np.float32)
     grey = cleared(grey)
     fit, edges = geometry.fit(grey)
     box, view = fit.box, fit.view
@@ -126,7 +128,7 @@ def room_of(photo: Image.Image) -> RoomGeometry:
         box_score=fit.score,
         line_support=fit.support,
         aspect=photo.width / photo.height,
-        seed=seed_of(photo),
+        seed=seed_of(whole),
     )  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Final
 
 import numpy as np
@@ -102,21 +103,45 @@ def sheet(places: Any, *, closed: bool = False) -> tuple[Any, Any, Any]:
     """
     places = np.asarray(places, np.float64)
     if closed:
-        around = np.concatenate([places[:, -1:], places, places[:, :1]], axis=1)
-        other = around[:, 2:] - around[:, :-2]
+        other = np.empty_like(places)
+        other[:, 1:-1] = places[:, 2:] - places[:, :-2]
+        other[:, 0], other[:, -1] = places[:, 1] - places[:, -1], places[:, 0] - places[:, -2]
     else:
-        other = np.gradient(places, axis=1)
-    one = np.gradient(places, axis=0)
-    normals = np.cross(one, other)
-    length = np.linalg.norm(normals, axis=-1, keepdims=True)
+        other = _slope(places.transpose(1, 0, 2)).transpose(1, 0, 2)
+    normals = _cross(_slope(places), other)
+    length = np.sqrt((normals * normals).sum(axis=-1, keepdims=True))
     normals = np.where(length > 1e-12, normals / np.maximum(length, 1e-12), [0, 0, 1.0])
-    n, m = places.shape[:2]
-    number = np.arange(n * m).reshape(n, m)
+    faces = _grid_faces(*places.shape[:2], closed=closed)
+    return places.reshape(-1, 3).astype(np.float32), normals.reshape(-1, 3).astype(np.float32), faces
+
+
+def _slope(places: Any) -> Any:
+    """Return twice the change along the first axis; only its direction is asked for."""
+    out = np.empty_like(places)
+    out[1:-1] = places[2:] - places[:-2]
+    out[0], out[-1] = places[1] - places[0], places[-1] - places[-2]
+    return out
+
+
+def _cross(one: Any, other: Any) -> Any:
+    """Return the cross product; numpy's own takes three times as long for small arrays."""
+    out = np.empty_like(one)
+    for k in range(3):
+        a, b = (k + 1) % 3, (k + 2) % 3
+        out[..., k] = one[..., a] * other[..., b] - one[..., b] * other[..., a]
+    return out
+
+
+@lru_cache(maxsize=128)
+def _grid_faces(n: int, m: int, *, closed: bool = False) -> Any:
+    """Return the triangles of a grid of n by m places, two a cell."""
+    number = np.arange(n * m, dtype=np.int32).reshape(n, m)
     right = np.roll(number, -1, axis=1) if closed else number[:, 1:]
     left = number if closed else number[:, :-1]
     a, b, c, d = left[:-1], left[1:], right[1:], right[:-1]
     faces = np.concatenate([np.stack([a, b, c], -1).reshape(-1, 3), np.stack([a, c, d], -1).reshape(-1, 3)])
-    return places.reshape(-1, 3).astype(np.float32), normals.reshape(-1, 3).astype(np.float32), faces
+    faces.flags.writeable = False
+    return faces
 
 
 def joined(*shapes: tuple[Any, Any, Any]) -> tuple[Any, Any, Any]:
@@ -139,32 +164,40 @@ def _ticks(half: float, radius: float) -> Any:
     return np.concatenate([[-half, -flat - 0.45 * radius], inner, [flat + 0.45 * radius, half]])
 
 
+@lru_cache(maxsize=64)  # legs, books, cushions: many are alike
 def rounded_box(size: Place, radius: float, bulge: float = 0.0) -> tuple[Any, Any, Any]:
     """Return a box around the origin with rounded edges; `bulge`: how far its faces swell, as cushions do."""
-    half = np.array(size) / 2
-    radius = float(min(radius, half.min() * 0.999))
+    half = [each / 2 for each in size]
+    radius = float(min(radius, min(half) * 0.999))
+    ticks = [_ticks(each, radius) for each in half]
     faces = []
     for axis in range(3):
         one, other = (axis + 1) % 3, (axis + 2) % 3
-        a, b = np.meshgrid(_ticks(half[one], radius), _ticks(half[other], radius), indexing="ij")
-        for sign in (1.0, -1.0):
-            places = np.empty((*a.shape, 3))
-            places[..., axis], places[..., one], places[..., other] = sign * half[axis], a, b
-            inner = np.clip(places, -(half - radius), half - radius)
-            normals = places - inner
-            normals /= np.linalg.norm(normals, axis=-1, keepdims=True)
-            places = inner + radius * normals
-            if bulge and half[axis] < 1.01 * max(half[one], half[other]):
-                u, v = np.clip(a / half[one], -1, 1), np.clip(b / half[other], -1, 1)
-                places[..., axis] += sign * bulge * (1 - u * u) * (1 - v * v)
-                normals[..., one] += 2 * bulge * u / half[one] * (1 - v * v)
-                normals[..., other] += 2 * bulge * v / half[other] * (1 - u * u)
-                normals /= np.linalg.norm(normals, axis=-1, keepdims=True)
-            _, _, triangles = sheet(places)
-            if sign < 0:
-                triangles = triangles[:, ::-1]
-            faces.append((places.reshape(-1, 3), normals.reshape(-1, 3), triangles))
-    return joined(*faces)
+        a, b = ticks[one][:, None], ticks[other][None, :]
+        inner_a = np.clip(a, -(half[one] - radius), half[one] - radius)
+        inner_b = np.clip(b, -(half[other] - radius), half[other] - radius)
+        normals = np.empty((a.size, b.size, 3))
+        normals[..., one], normals[..., other], normals[..., axis] = a - inner_a, b - inner_b, radius
+        normals /= np.sqrt((normals * normals).sum(axis=-1, keepdims=True))
+        places = radius * normals
+        places[..., one] += inner_a
+        places[..., other] += inner_b
+        places[..., axis] += half[axis] - radius
+        if bulge and half[axis] < 1.01 * max(half[one], half[other]):
+            u, v = np.clip(a / half[one], -1, 1), np.clip(b / half[other], -1, 1)
+            places[..., axis] += bulge * (1 - u * u) * (1 - v * v)
+            normals[..., one] += 2 * bulge * u / half[one] * (1 - v * v)
+            normals[..., other] += 2 * bulge * v / half[other] * (1 - u * u)
+            normals /= np.sqrt((normals * normals).sum(axis=-1, keepdims=True))
+        triangles = _grid_faces(a.size, b.size)
+        places, normals = places.reshape(-1, 3), normals.reshape(-1, 3)
+        mirror = np.ones(3)
+        mirror[axis] = -1
+        faces += [(places, normals, triangles), (places * mirror, normals * mirror, triangles[:, ::-1])]
+    shape = joined(*faces)
+    for column in shape:
+        column.flags.writeable = False
+    return shape
 
 
 def pillow(width: float, height: float, thick: float) -> tuple[Any, Any, Any]:

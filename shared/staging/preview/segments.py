@@ -68,7 +68,7 @@ def edges_of(grey: Floats) -> tuple[Edges, Any]:
     down, across = np.zeros_like(smooth), np.zeros_like(smooth)
     down[1:-1] = (smooth[2:] - smooth[:-2]) / 2
     across[:, 1:-1] = (smooth[:, 2:] - smooth[:, :-2]) / 2
-    size = np.hypot(down, across)
+    size = np.sqrt(down * down + across * across)
     least = max(_SMALLEST_STEP, _NOISE * float(np.median(size)))
     inner = size[1:-1, 1:-1]
     steep = np.abs(down[1:-1, 1:-1])
