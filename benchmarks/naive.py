@@ -30,7 +30,7 @@ from google.cloud.firestore import ArrayUnion, AsyncClient, Increment
 from stack import Bench, bench, close, manifest_of, whole
 
 from ops import errors
-from ops.stack import PROJECT
+from ops.local_stack.stack import PROJECT
 from shared.adapters.google import clients
 from shared.adapters.google.queue import PubSubQueue
 from shared.adapters.system_clock import SystemClock

@@ -34,10 +34,11 @@ from google.cloud.firestore import AsyncClient
 from google.events.cloud.firestore_v1 import DocumentEventData
 from google.pubsub_v1 import PublisherAsyncClient, SubscriberAsyncClient
 
-from ops import emulators, errors
+from ops import errors
+from ops.local_stack import emulators
+from ops.local_stack.router import STORAGE_EVENTS, TRIGGER, Router
+from ops.local_stack.stack import PROJECT, ROOT, Options, Stack, subscription_request
 from ops.noop import NoopModel, NoopPictures, NoopSource
-from ops.router import STORAGE_EVENTS, TRIGGER, Router
-from ops.stack import PROJECT, ROOT, Options, Stack, subscription_request
 from shared import decisions, ports
 from shared.adapters.google import clients
 from shared.adapters.google.documents import to_fields

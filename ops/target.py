@@ -10,8 +10,9 @@ from typing import Final
 
 import msgspec
 
-from ops import local, run_notes, stack_file
+from ops import local, run_notes
 from ops.errors import NoTarget
+from ops.local_stack import stack_file
 from shared import ports
 from shared.adapters.system_clock import SystemClock
 from shared.assembly import wiring

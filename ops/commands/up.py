@@ -19,7 +19,7 @@ EARLY_SECONDS: Final = 10.0  # a worker that lives shorter had not got to work: 
 MAX_EARLY_ENDS: Final = 3
 
 if TYPE_CHECKING:
-    from ops.stack import Stack
+    from ops.local_stack.stack import Stack
 
 
 def register(app: typer.Typer) -> None:
@@ -46,8 +46,12 @@ def up(
 
 
 async def _up(subscribers: int, model: str, *, verbose: bool, as_json: bool) -> int:
-    from ops import stack, stack_file, stack_lines  # Google's libraries take half a second to import
     from ops.errors import Missing
+    from ops.local_stack import (
+        stack,
+        stack_file,
+        stack_lines,  # Google's libraries take half a second to import
+    )
 
     lines = stack_lines.Lines(verbose=verbose, as_json=as_json)
     settings = {name: value for name, value in os.environ.items() if name.startswith("RUUM_")}

@@ -15,8 +15,9 @@ from typing import Final
 import httpx2
 import msgspec
 
-from ops import emulators, errors
-from ops.stack import PROJECT, subscription_request
+from ops import errors
+from ops.local_stack import emulators
+from ops.local_stack.stack import PROJECT, subscription_request
 from shared.adapters.google import clients
 from shared.adapters.system_clock import SystemClock
 from shared.assembly import wiring

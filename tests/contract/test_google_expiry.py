@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from ops.stack import PROJECT
+from ops.local_stack.stack import PROJECT
 from shared import decisions
 from shared.adapters.google import clients
 from shared.adapters.google.store import BATCH_OUTLIVES_SECONDS, FirestoreStore, image_id

@@ -6,7 +6,7 @@ import re
 import tomllib
 from pathlib import Path
 
-from ops import settings_page
+from ops.generate import settings_page
 from shared.errors import ErrorCode
 from shared.manifest.vocabulary import ROOMS, STYLES
 
@@ -15,7 +15,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 
 def test_settings_page_is_the_codes_own() -> None:
     assert (DOCS / "settings.md").read_text("utf-8") == settings_page.page(), (
-        "run: python -m ops.settings_page > docs/settings.md"
+        "run: python -m ops.generate.settings_page > docs/settings.md"
     )
 
 

@@ -309,7 +309,7 @@ def test_doors_are_granted_what_the_table_says_and_nothing_else() -> None:
 
 
 def test_the_local_stack_is_made_from_the_same_file() -> None:
-    stack = (ROOT / "ops/stack.py").read_text()
+    stack = (ROOT / "ops/local_stack/stack.py").read_text()
     assert "topology().topics" in stack or "known.topics" in stack
     assert 'topology().doors["aggregate"]' in stack
     for literal in ("document.v1.updated", "batches/{batch}", "stage-image"):

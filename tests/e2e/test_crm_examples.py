@@ -36,7 +36,7 @@ from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from google.api_core.exceptions import DeadlineExceeded
 from google.pubsub_v1 import PubsubMessage, SubscriberAsyncClient
 
-from ops.stack import PROJECT, Options, subscription_request
+from ops.local_stack.stack import PROJECT, Options, subscription_request
 from shared.adapters.google import clients
 from shared.messages import structured
 from shared.topology import EVENTS_SUBSCRIPTION, EVENTS_TOPIC, topology

@@ -21,7 +21,7 @@ import httpx2
 import msgspec
 import pytest
 
-from ops.stack import LOCAL_KEY, Options
+from ops.local_stack.stack import LOCAL_KEY, Options
 from shared.decisions.quota import MARGIN_SECONDS, Ledger
 from shared.model import Image, ImageState, Tier
 from shared.settings import Gemini, Limit

@@ -14,8 +14,8 @@ from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 
-from ops.gemini_server import Call, GeminiServer, Plan, Request, read_ask
 from ops.local import open_backend
+from ops.local_stack.gemini_server import Call, GeminiServer, Plan, Request, read_ask
 from shared.adapters.system_clock import SystemClock
 from shared.model import SETTLED_STATES, Batch, Counts, Image, ImageState
 from shared.settings import PhotoLimits

@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 
 from ops import remote
+from ops.local_stack.router import FaultInjection
+from ops.local_stack.stack import PROJECT, Options, Stack
 from ops.manifest_file import checked
-from ops.router import FaultInjection
-from ops.stack import PROJECT, Options, Stack
 from ops.target import Target
 from shared.adapters.system_clock import SystemClock
 from shared.assembly import wiring

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from ops.stack_file import STATE
+from ops.local_stack.stack_file import STATE
 from tests.e2e import test_stack
 from tests.e2e.conftest import RUUM, clean_environment
 

@@ -12,8 +12,8 @@ from typing import Any
 import httpx2
 import pytest
 
-from ops.router import AT_ONCE, STORAGE_EVENTS, Router
-from ops.stack import Options, Stack
+from ops.local_stack.router import AT_ONCE, STORAGE_EVENTS, Router
+from ops.local_stack.stack import Options, Stack
 from shared.errors import ErrorCode, WorldError
 from shared.ports import Delivery
 

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ops import settings_page
+from ops.generate import settings_page
 from ops.local import KEY_VARIABLES
 from shared.decisions.money import cost_micro_usd
 from shared.errors import BadSetting
@@ -209,7 +209,9 @@ class NoUnit(msgspec.Struct):
 
 
 def test_the_page_is_the_makers() -> None:
-    assert PAGE.read_text("utf-8") == settings_page.page(), "run: python -m ops.settings_page > docs/settings.md"
+    assert PAGE.read_text("utf-8") == settings_page.page(), (
+        "run: python -m ops.generate.settings_page > docs/settings.md"
+    )
 
 
 def test_the_page_documents_what_can_be_set() -> None:

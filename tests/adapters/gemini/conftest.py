@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from ops.gemini_server import Plan
+from ops.local_stack.gemini_server import Plan
 from tests.adapters.gemini.parts import KEY, Rig
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from PIL import Image
 
-from ops.gemini_server import ROOM, Fault, GeminiServer, Plan, Step
+from ops.local_stack.gemini_server import ROOM, Fault, GeminiServer, Plan, Step
 from shared.adapters.google.gemini import GeminiModel
 from shared.errors import ErrorCode, RuumError, WorldError
 from shared.ports import Answer, Photo, Request

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from ops.gemini_server import GOOD, ROOM, Call, Fault, Step
+from ops.local_stack.gemini_server import GOOD, ROOM, Call, Fault, Step
 from shared.errors import CodedError, Throttled, WorldError
 from shared.model import Usage
 from shared.ports import Answer, Photo

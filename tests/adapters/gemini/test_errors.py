@@ -7,7 +7,7 @@ import traceback
 
 import pytest
 
-from ops.gemini_server import Fault, Step
+from ops.local_stack.gemini_server import Fault, Step
 from shared.errors import ConfigurationError, DailyQuotaSpent, ErrorCode, RuumError, Throttled, WorldError
 from tests.adapters.gemini.parts import KEY, SETTINGS, STEPS, Rig, answer, ask, error_body
 

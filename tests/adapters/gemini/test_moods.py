@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from ops.gemini_server import GOOD, Step
+from ops.local_stack.gemini_server import GOOD, Step
 from shared.errors import AnswerRefused, ConfigurationError, ErrorCode, ImageRejected, Throttled, WorldError
 from tests.adapters.gemini.parts import SETTINGS, Rig, answer, candidate
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ops.gemini_server import Fault, Step
+from ops.local_stack.gemini_server import Fault, Step
 from shared.errors import ErrorCode, ImageRejected, WorldError
 from shared.settings import PhotoLimits
 from shared.staging import pictures

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ops import schemas
+from ops.generate import schemas
 from shared.decisions.fairness import TIER_WEIGHTS
 from shared.decisions.forecast import cost_per_image_usd
 from shared.errors import ErrorCode

@@ -7,8 +7,10 @@ from urllib.parse import quote
 
 import pytest
 
-from ops import app, schemas, stack_file
-from ops.stack import PROJECT
+from ops import app
+from ops.generate import schemas
+from ops.local_stack import stack_file
+from ops.local_stack.stack import PROJECT
 from shared.adapters.google import clients
 from shared.topology import EVENTS_SUBSCRIPTION
 from tests.documents.crm_guide.parts import (

@@ -9,7 +9,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from ops import schemas
+from ops.generate import schemas
 from shared import decisions
 from shared.events import EVENTS
 from shared.messages import EVENT_TYPE_PREFIX
@@ -44,7 +44,7 @@ def test_the_checks_here_see_what_is_wrong() -> None:
 
 def test_the_files_are_the_codes_own() -> None:
     for path, content in schemas.documents().items():
-        assert path.read_bytes().decode() == content, f"{path.name}: run python -m ops.schemas"
+        assert path.read_bytes().decode() == content, f"{path.name}: run python -m ops.generate.schemas"
 
 
 def test_no_file_is_left_over() -> None:

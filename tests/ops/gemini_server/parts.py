@@ -14,7 +14,7 @@ from google import genai
 from google.genai import errors, types
 from PIL import Image
 
-from ops.gemini_server import Call, GeminiServer, Plan, Step
+from ops.local_stack.gemini_server import Call, GeminiServer, Plan, Step
 from shared.answers import Analysis, Verdict
 
 TEXT_MODEL, IMAGE_MODEL = "gemini-3.5-flash-lite", "gemini-nano-banana-2.1"

@@ -11,7 +11,7 @@ import pytest
 from google.genai import errors, types
 from PIL import Image
 
-from ops.gemini_server import GOOD, ROOM, GeminiServer, Plan, Step
+from ops.local_stack.gemini_server import GOOD, ROOM, GeminiServer, Plan, Step
 from shared.answers import Verdict
 from tests.ops.gemini_server.parts import (
     IMAGE_MODEL,

@@ -11,7 +11,7 @@ import pydantic
 import pytest
 from google.genai import errors, types
 
-from ops.gemini_server import FAULTS, Fault, Plan, Step
+from ops.local_stack.gemini_server import FAULTS, Fault, Plan, Step
 from shared.answers import Verdict
 from tests.ops.gemini_server.parts import Answer, ask, one_call, parts_of, picture_in, quota_ids, retry_delay, running
 

@@ -11,7 +11,7 @@ import pytest
 from google import genai
 from google.genai import errors
 
-from ops.gemini_server import Call, Fault, GeminiServer, Plan, Step
+from ops.local_stack.gemini_server import Call, Fault, GeminiServer, Plan, Step
 from tests.ops.gemini_server.parts import TEXT_MODEL, ask, one_call, quota_ids, retry_delay, running, status_of
 
 # --- quotas

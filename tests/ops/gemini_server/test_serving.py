@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from ops.gemini_server import BODY_BYTES, STEPS, Call, GeminiServer, Plan, Step, main
+from ops.local_stack.gemini_server import BODY_BYTES, STEPS, Call, GeminiServer, Plan, Step, main
 from tests.ops.gemini_server.parts import IMAGE_MODEL, TEXT_MODEL, ask, make_client, parts_of, running, status_of
 
 ROOT = Path(__file__).parents[3]
@@ -199,7 +199,17 @@ def test_a_body_that_waits_to_be_invited_is_invited() -> None:
 
 
 def test_the_command_prints_its_address_and_serves_until_terminated() -> None:
-    command = [sys.executable, "-m", "ops.gemini_server", "--latency", "0.01", "--per-minute", "2", "--fault", "503=0"]
+    command = [
+        sys.executable,
+        "-m",
+        "ops.local_stack.gemini_server",
+        "--latency",
+        "0.01",
+        "--per-minute",
+        "2",
+        "--fault",
+        "503=0",
+    ]
     command += ["--per-minute", f"{IMAGE_MODEL}=0"]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout and process.stderr

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ops.gemini_server import GeminiServer, Plan
+from ops.local_stack.gemini_server import GeminiServer, Plan
 from shared import telemetry
 from shared.adapters.google.gemini import GeminiModel
 from shared.errors import ConfigurationError, RuumError

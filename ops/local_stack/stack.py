@@ -14,8 +14,9 @@ import httpx2
 import msgspec
 from google.pubsub_v1 import PublisherAsyncClient, SubscriberAsyncClient
 
-from ops import emulators, errors
-from ops.router import STORAGE_EVENTS, TRIGGER, FaultInjection, Router
+from ops import errors
+from ops.local_stack import emulators
+from ops.local_stack.router import STORAGE_EVENTS, TRIGGER, FaultInjection, Router
 from shared.adapters.google import clients
 from shared.adapters.google.queue import PubSubQueue
 from shared.adapters.system_clock import SystemClock
@@ -24,7 +25,7 @@ from shared.topology import Policy, topology
 from shared.vendors import PREVIEW
 
 PROJECT: Final = "ruum-local"
-ROOT: Final = Path(__file__).parents[1]
+ROOT: Final = Path(__file__).parents[2]
 DOORS: Final = ("ingest", "aggregate", "dead_letter")
 DOOR_THREADS: Final = 8  # of each function: they wait for the database most of the time
 LOCAL_KEY: Final = "test-key"  # the local Gemini server's; no secret
@@ -103,7 +104,14 @@ class Stack:
         }
         if self._options.model == "gemini":
             port = str(self.ports["gemini"])
-            commands["gemini"] = [sys.executable, "-m", "ops.gemini_server", "--port", port, *self._options.gemini]
+            commands["gemini"] = [
+                sys.executable,
+                "-m",
+                "ops.local_stack.gemini_server",
+                "--port",
+                port,
+                *self._options.gemini,
+            ]
         environment = {**os.environ, **self.environment, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
         await self._start_all(commands, environment, {"gemini": "/stats", "storage": "/storage/v1/b"})
         self._queue_clients = clients.pubsub_clients(self.environment)

@@ -1,4 +1,4 @@
-"""docs/settings.md, made from shared/settings.py: `python -m ops.settings_page > docs/settings.md`."""
+"""docs/settings.md, made from shared/settings.py: `python -m ops.generate.settings_page > docs/settings.md`."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from shared.topology import Policy, topology
 
 INTRODUCTION: Final = """# Settings
 
-Made from `shared/settings.py` by `python -m ops.settings_page`; a test holds the two together. A setting is overridden
-by its environment variable, which takes a plain number in the unit named: `67108864` where this page shows 64 MiB,
-`3600` where it shows 1 h. What is fixed by a proof is no setting: the numbers of the quota's ledger stand, with their
-reasons, in `shared/decisions/quota.py`."""
+Made from `shared/settings.py` by `python -m ops.generate.settings_page`; a test holds the two together. A setting is
+overridden by its environment variable, which takes a plain number in the unit named: `67108864` where this page shows
+64 MiB, `3600` where it shows 1 h. What is fixed by a proof is no setting: the numbers of the quota's ledger stand, with
+their reasons, in `shared/decisions/quota.py`."""
 
 USUAL: Final = """
 ## What an operator usually touches

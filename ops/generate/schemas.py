@@ -1,4 +1,4 @@
-"""Write docs/schemas/, docs/asyncapi.json and the examples of docs/examples/ that are made: python -m ops.schemas.
+"""Write docs/schemas/, docs/asyncapi.json and the examples that are made: `python -m ops.generate.schemas`.
 
 All of it comes from the code's own types and functions, and a test compares the files with what this module makes.
 """
@@ -25,7 +25,7 @@ from shared.results import names, report
 from shared.results.status import progress_of
 from shared.settings import ManifestLimits
 
-DOCS: Final = Path(__file__).parents[1] / "docs"
+DOCS: Final = Path(__file__).parents[2] / "docs"
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 ID_PREFIX: Final = "urn:ruum-batch:schema:"
 

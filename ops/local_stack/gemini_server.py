@@ -5,7 +5,8 @@
     POST /plan                                 change per_minute, per_day, latency or rates while running
 
 A call passes the key, the model list and the quota; then it meets its fault, if the plan has one, and its answer.
-By hand: `python -m ops.gemini_server --latency 0.1 --per-minute 600 --fault 503=0.05` prints the base URL first.
+By hand, printing its base URL first:
+`python -m ops.local_stack.gemini_server --latency 0.1 --per-minute 600 --fault 503=0.05`
 """
 
 from __future__ import annotations
@@ -499,7 +500,9 @@ async def serve(plan: Plan, port: int) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """The command line; a pair is NAME=VALUE, and a value alone stands for every model."""
-    parser = argparse.ArgumentParser(prog="python -m ops.gemini_server", description="A local Gemini for tests.")
+    parser = argparse.ArgumentParser(
+        prog="python -m ops.local_stack.gemini_server", description="A local Gemini for tests."
+    )
     parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
     parser.add_argument("--key", default="test-key", help="the API key to ask for")
     parser.add_argument("--latency", type=float, default=0.0, metavar="SECONDS", help="mean of every step")
