@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import codecs
 import csv
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
 import msgspec
@@ -20,15 +20,6 @@ from shared.manifest.tables import neutral
 from shared.model import Batch, Counts, Image, ImageState
 from shared.results import report_page
 
-RESULT_COLUMNS: Final = (
-    "index", "propertyCode", "source", "roomType", "designStyle", "state", "output", "thumbnail", "errorCode",
-    "errorMessage", "attempts", "cached", "durationMs", "costUsd", "sha256",
-)  # fmt: skip
-# Of failed.csv, which dropped again gives these images a new round; what may be corrected stands in the middle.
-MANIFEST_COLUMNS: Final = (
-    "batchId", "index", "clientName", "url", "propertyCode", "roomType", "designStyle", "priority", "errorCode",
-    "errorMessage",
-)  # fmt: skip
 _CONTENT_TYPES: Final = {
     "jsonl": "application/jsonl",
     "csv": "text/csv; charset=utf-8",
@@ -85,7 +76,7 @@ def rejection(name: str, problems: list[dict[str, Any]]) -> bytes:
 class _Table:
     """A CSV file in the making, kept as UTF-8: a StringIO would take four bytes a character."""
 
-    def __init__(self, columns: tuple[str, ...], separator: str) -> None:
+    def __init__(self, columns: Iterable[str], separator: str) -> None:
         self.content = bytearray(codecs.BOM_UTF8)  # the BOM tells Excel that it is UTF-8
         self._writer = csv.writer(self, delimiter=separator, lineterminator="\r\n")
         self._writer.writerow(columns)
@@ -96,6 +87,39 @@ class _Table:
 
     def add(self, cells: list[Any]) -> None:
         self._writer.writerow([neutral(cell) if isinstance(cell, str) else cell for cell in cells])
+
+
+# The columns of results.csv, each with what stands in it.
+RESULT_COLUMNS: Final[dict[str, Callable[[ResultLine], Any]]] = {
+    "index": lambda line: line.index,
+    "propertyCode": lambda line: line.property_code or "",
+    "source": lambda line: line.source,
+    "roomType": lambda line: line.room_type,
+    "designStyle": lambda line: line.design_style,
+    "state": lambda line: line.state,
+    "output": lambda line: line.output or "",
+    "thumbnail": lambda line: line.thumbnail or "",
+    "errorCode": lambda line: line.error.code if line.error else "",
+    "errorMessage": lambda line: line.error.message if line.error else "",
+    "attempts": lambda line: line.attempts,
+    "cached": lambda line: line.cached,
+    "durationMs": lambda line: sum(line.durations_ms.values()),
+    "costUsd": lambda line: f"{line.cost_usd:.6f}",
+    "sha256": lambda line: line.sha256 or "",
+}
+# Those of failed.csv, which dropped again gives these images a new round; what may be corrected stands in the middle.
+MANIFEST_COLUMNS: Final[dict[str, Callable[[Batch, Image], Any]]] = {
+    "batchId": lambda batch, image: batch.batch_id,
+    "index": lambda batch, image: image.index,
+    "clientName": lambda batch, image: batch.client_name,
+    "url": lambda batch, image: as_written(image.source, batch.manifest.base),
+    "propertyCode": lambda batch, image: image.property_code or "",
+    "roomType": lambda batch, image: image.room_type,
+    "designStyle": lambda batch, image: image.design_style,
+    "priority": lambda batch, image: image.tier.value,
+    "errorCode": lambda batch, image: image.error.code if image.error else "",
+    "errorMessage": lambda batch, image: image.error.message if image.error else "",
+}
 
 
 class Part(msgspec.Struct, frozen=True, array_like=True):
@@ -173,18 +197,9 @@ class RoundReport:
     def add(self, image: Image) -> None:
         line = result_line(image)
         self._lines += msgspec.json.encode(line) + b"\n"
-        error = line.error or ImageError(code="", message="")
-        self._results.add([
-            line.index, line.property_code or "", line.source, line.room_type, line.design_style, line.state,
-            line.output or "", line.thumbnail or "", error.code, error.message, line.attempts, line.cached,
-            sum(image.durations_ms.values()), f"{line.cost_usd:.6f}", line.sha256 or "",
-        ])  # fmt: skip
+        self._results.add([value(line) for value in RESULT_COLUMNS.values()])
         if image.state is ImageState.FAILED:
-            self._failed.add([
-                self._batch.batch_id, image.index, self._batch.client_name,
-                as_written(image.source, self._batch.manifest.base), image.property_code or "", image.room_type,
-                image.design_style, image.tier.value, error.code, error.message,
-            ])  # fmt: skip
+            self._failed.add([value(self._batch, image) for value in MANIFEST_COLUMNS.values()])
         self._rows += (b"," if self._rows else b"") + msgspec.json.encode(report_page.row(self._batch, image))
         self.counts = self.counts + Counts(**{image.state.value: 1})
         self.cost_micro_usd += image.cost_micro_usd

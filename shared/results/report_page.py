@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import Callable
 from functools import cache
 from importlib.resources import files
 from typing import Any, Final
@@ -22,22 +23,39 @@ from shared.vendors import PREVIEW
 _DATA: Final = b'"@DATA@"'
 
 
-def row(batch: Batch, image: Image) -> list[Any]:
-    """Return what report.html needs of an image, by position: names would double the bytes of 10,000 images.
+# What report.html is given of an image, in this order: names would double the bytes of 10,000 images. The page's own
+# script is given the same names. PREVIEW: whether the preview model made the picture; the page says so beside it,
+# because the viewer's slider can cover the label inside it. LARGE: a large copy of the photo, for the viewer.
+COLUMNS: Final[dict[str, Callable[[Batch, Image], Any]]] = {
+    "INDEX": lambda batch, image: image.index,
+    "CODE": lambda batch, image: image.property_code or "",
+    "ROOM": lambda batch, image: image.room_type,
+    "STYLE": lambda batch, image: image.design_style,
+    "STATE": lambda batch, image: image.state.value,
+    "PICTURE": lambda batch, image: _beside(batch, image, "picture"),
+    "BEFORE": lambda batch, image: _beside(batch, image, "before"),
+    "AFTER": lambda batch, image: _beside(batch, image, "thumbnail"),
+    "ERROR": lambda batch, image: f"{image.error.code}: {image.error.message}" if image.error else "",
+    "SOURCE": lambda batch, image: "" if image.output else image.source,
+    "WIDTH": lambda batch, image: image.output.width if image.output else None,
+    "HEIGHT": lambda batch, image: image.output.height if image.output else None,
+    "PREVIEW": lambda batch, image: int(image.model == PREVIEW) if image.output else None,
+    "LARGE": lambda batch, image: _beside(batch, image, "original") or None,
+}
 
-    Object names become relative to the round's folder, where the page lies. The row of a picture ends with its size in
-    pixels and whether the preview model made it. The page then says so beside the picture, because the viewer's slider
-    can cover the label inside it. One more value may follow: the name of a large copy of the photo, for the viewer.
-    """
-    output = image.output
-    about = [image.index, image.property_code or "", image.room_type, image.design_style, image.state.value]
-    error = f"{image.error.code}: {image.error.message}" if image.error else ""
-    if output is None:
-        return [*about, "", "", "", error, image.source]
-    folder = names.results_folder(batch)
-    pictures = ["../" + name.removeprefix(folder) for name in (output.picture, output.before, output.thumbnail)]
-    found = [*about, *pictures, error, "", output.width, output.height, int(image.model == PREVIEW)]
-    return [*found, "../" + output.original.removeprefix(folder)] if output.original else found
+
+def row(batch: Batch, image: Image) -> list[Any]:
+    """Return what report.html needs of an image, in the order of `COLUMNS`; what is missing at the end is left out."""
+    values = [value(batch, image) for value in COLUMNS.values()]
+    while values[-1] is None:
+        del values[-1]
+    return values
+
+
+def _beside(batch: Batch, image: Image, kind: str) -> str:
+    """The name of one of its output's objects relative to the round's folder, where the page lies; empty without one."""
+    name: str = getattr(image.output, kind) if image.output else ""
+    return "../" + name.removeprefix(names.results_folder(batch)) if name else ""
 
 
 def page(batch: Batch, *, outcome: str, counts: Counts, cost_usd: float, rows: bytes | bytearray) -> bytes:
@@ -65,6 +83,7 @@ def _template() -> bytes:
     A browser then runs this one script and nothing that found its way into the page.
     """
     template = files("shared.results").joinpath("report.html").read_bytes()
+    template = template.replace(b"@COLUMNS@", ", ".join(COLUMNS).encode())
     for element, mark in ((b"script", b"@SCRIPT@"), (b"style", b"@STYLE@")):
         inside = template.partition(b"<%s>" % element)[2].partition(b"</%s>" % element)[0]
         template = template.replace(mark, b"sha256-" + base64.b64encode(hashlib.sha256(inside).digest()))
