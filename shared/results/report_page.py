@@ -53,7 +53,7 @@ def row(batch: Batch, image: Image) -> list[Any]:
 
 
 def _beside(batch: Batch, image: Image, kind: str) -> str:
-    """The name of one of its output's objects relative to the round's folder, where the page lies; empty without one."""
+    """The name of one of its output's objects, relative to the round's folder, where the page lies; or empty."""
     name: str = getattr(image.output, kind) if image.output else ""
     return "../" + name.removeprefix(names.results_folder(batch)) if name else ""
 
