@@ -37,7 +37,7 @@ class BatchAccepted(_OfBatch, frozen=True, kw_only=True):
 
 
 class BatchRejected(_OfBatch, frozen=True, kw_only=True):
-    """The manifest has problems; nothing of it is staged. Correct it and drop it again."""
+    """The manifest has problems; nothing of it is staged. Correct it and upload it again."""
 
     manifest: Annotated[str, Meta(description="URI of the manifest")]
     problems: Annotated[int, Meta(ge=1, description="how many problems there are")]
