@@ -9,7 +9,7 @@ from shared.assembly import worker
 from shared.errors import ConfigurationError
 from shared.model import Worker
 from shared.ports import Backend
-from tests.parts import SETTINGS, World, virtual
+from tests.harness.world import SETTINGS, World, virtual
 
 REASON = "the service account may not pull"
 

@@ -17,7 +17,7 @@ from shared.ports import Answer
 from shared.settings import Settings, cost_micro_usd
 from shared.worker.hosts import HostLedger, refused
 from tests.clocks import VirtualClock, run_virtual
-from tests.parts import World
+from tests.harness.world import World
 
 
 def test_a_host_that_limits_is_named() -> None:
