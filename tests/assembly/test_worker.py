@@ -9,8 +9,8 @@ from shared.assembly import worker
 from shared.errors import ConfigurationError
 from shared.model import Worker
 from shared.ports import Backend
-from tests.parts import SETTINGS, World, virtual
-from tests.parts import spec as usual_spec
+from tests.harness.fakes import spec as usual_spec
+from tests.harness.world import SETTINGS, World, virtual
 
 REASON = "the service account may not pull"
 

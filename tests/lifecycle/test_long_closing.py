@@ -15,7 +15,8 @@ from shared.lifecycle import closing
 from shared.model import BatchState, Call, Counts, Image, ImageState, Output, Tally, Tier
 from shared.ports import StoredObject
 from shared.results.names import closing_folder, round_folder
-from tests.parts import Killed, World, virtual
+from tests.harness.faults import Killed
+from tests.harness.world import World, virtual
 
 PAGE_SECONDS = 1.0  # of Firestore, for 500 images
 TOTAL = 100_000

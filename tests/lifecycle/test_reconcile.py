@@ -12,7 +12,8 @@ import pytest
 from shared.lifecycle.replay import fold_image
 from shared.messages import ImageChanged, decode
 from shared.model import Batch, BatchState, Claim, Control, Image, ImageState, Tier, TierEmpty, Worker
-from tests.parts import Fuse, Fused, World, fused, unreachable, virtual
+from tests.harness.faults import Fuse, Fused, fused, unreachable
+from tests.harness.world import World, virtual
 
 UNTOUCHED, CAP = 900.0, 1800.0
 

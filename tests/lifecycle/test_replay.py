@@ -13,7 +13,9 @@ from shared.lifecycle.replay import LEASE_SECONDS
 from shared.messages import ImageChanged, decode
 from shared.model import BatchState, Control, FailureThreshold, ImageState
 from shared.worker.disposition import Action
-from tests.parts import BAD, Fuse, World, fused, ticks, virtual
+from tests.harness.fakes import BAD
+from tests.harness.faults import Fuse, fused
+from tests.harness.world import World, ticks, virtual
 
 FAILED, COMPLETED = ImageState.FAILED, ImageState.COMPLETED
 BROKEN = ImageRejected(ErrorCode.SOURCE_NOT_FOUND, "gone")

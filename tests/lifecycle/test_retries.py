@@ -13,7 +13,8 @@ import pytest
 from shared.model import Batch, BatchState, Checkpoint, Control, Failure, ImageState
 from shared.results.names import round_folder
 from shared.results.report import RoundReport
-from tests.parts import Fuse, Killed, World, fused, virtual
+from tests.harness.faults import Fuse, Killed, fused
+from tests.harness.world import World, virtual
 from tests.rooms.test_ingest import put
 
 DROP = "manifests/acme/failed.csv"

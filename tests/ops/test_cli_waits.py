@@ -19,7 +19,7 @@ from shared.settings import Settings, StagingRules
 from shared.vendors import spec_of
 from shared.worker.hosts import HostLedger, refused
 from tests.clocks import VirtualClock, run_virtual
-from tests.parts import World
+from tests.harness.world import World
 
 
 def test_a_host_that_limits_is_named() -> None:

@@ -17,7 +17,7 @@ from shared.errors import ConfigurationError
 from shared.model import Batch, ImageState, Tier, Usage
 from shared.ports import Answer, ModelSpec, Photo, Request, Step
 from shared.settings import Limit, Price, Settings, StagingRules
-from tests.parts import SETTINGS, World, virtual
+from tests.harness.world import SETTINGS, World, virtual
 
 LOOKER, DRAWER = "seen-1", "drawn-2"
 SECONDS = 1.5  # of the vendor's machine, a picture

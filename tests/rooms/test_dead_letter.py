@@ -12,7 +12,9 @@ from shared.messages import ImageChanged, Letter, Task, decode, encode, letter_m
 from shared.model import Failure, ImageState, Tier
 from shared.topology import DEAD_LETTER_DOOR, DEAD_LETTER_TOPIC, topic_of
 from shared.worker.disposition import Action
-from tests.parts import STALE_SECONDS, Fuse, Killed, Stall, World, fused, unreachable, virtual
+from tests.harness.fakes import Stall
+from tests.harness.faults import Fuse, Killed, fused, unreachable
+from tests.harness.world import STALE_SECONDS, World, virtual
 
 QUEUED, PROCESSING, COMPLETED, FAILED, CANCELLED = ImageState
 KINDS = ["letter", "task"]

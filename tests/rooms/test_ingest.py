@@ -15,7 +15,8 @@ from shared.messages import ImageChanged, decode
 from shared.model import BatchState, Counts, Image, ImageState, Tier
 from shared.rooms import ingest
 from shared.topology import topic_of
-from tests.parts import Fuse, Killed, World, fused, unreachable, virtual
+from tests.harness.faults import Fuse, Killed, fused, unreachable
+from tests.harness.world import World, virtual
 
 NAME = "manifests/acme/batch.json"
 HEADER = {"clientName": "Acme", "batchId": "b1", "designStyle": "modern", "roomType": "living_room"}

@@ -21,9 +21,10 @@ from shared.model import Image, ImageState
 from shared.ports import Finished, Photo
 from tests.simulation.faults import Process
 from tests.simulation.loop import SimulationLoop
-from tests.simulation.scenarios import Schedule
+from tests.simulation.plan import Plan, Wanted
+from tests.simulation.schedules.schedule import Schedule
 from tests.simulation.vendor import Pictures
-from tests.simulation.world import Plan, Wanted, World, simulate
+from tests.simulation.world import World, simulate
 
 IMAGES: Final = 60
 KILLS: Final = 200

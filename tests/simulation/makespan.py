@@ -25,8 +25,9 @@ import msgspec
 from shared.model import ImageState
 from shared.settings import ManifestLimits
 from tests.simulation.loop import SimulationLoop
+from tests.simulation.plan import Plan, Wanted
 from tests.simulation.vendor import IMAGE, Witness
-from tests.simulation.world import Plan, Wanted, World
+from tests.simulation.world import World
 
 TEXT_A_MINUTE: Final = 120
 IMAGE_A_MINUTE: Final = 60

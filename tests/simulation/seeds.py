@@ -10,7 +10,7 @@ import msgspec
 from shared.model import Tier
 from tests.simulation.faults import Rates
 from tests.simulation.hosts import PhotoHost
-from tests.simulation.world import MALFORMED, Plan, Wanted
+from tests.simulation.plan import MALFORMED, Plan, Wanted
 
 # Per fault: the rates to choose from. Most worlds have most faults, few have all.
 CHOICES: Final[dict[str, tuple[float, ...]]] = {

@@ -10,9 +10,10 @@ import pytest
 from shared.model import Counts, ImageState, Tally, Tier
 from tests.simulation.faults import Crash, Rates
 from tests.simulation.kills import STORMS, blow
+from tests.simulation.plan import Plan, Wanted
 from tests.simulation.run import explained, run_seed
 from tests.simulation.scenarios import SCENARIOS, play
-from tests.simulation.world import Plan, Wanted, World, simulate
+from tests.simulation.world import World, simulate
 
 SEEDS, CHUNK = 300, 25
 STORM_SEEDS, STORM_CHUNK = 27, 9

@@ -12,8 +12,6 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, Final, TypeVar
 
-import msgspec
-
 from shared import messages
 from shared.assembly import wiring
 from shared.assembly.worker import EmptyTiers
@@ -22,27 +20,18 @@ from shared.errors import RuumError
 from shared.manifest.sources import SourceRules
 from shared.model import OPEN_STATES, Batch, BatchState, Control, Tier
 from shared.ports import Backend, Delivery
-from shared.settings import CacheRules, Limit, Price, Settings, ThresholdRules, WorkerLimits
+from shared.settings import CacheRules, Price, Settings, ThresholdRules, WorkerLimits
 from shared.topology import CHANGES_TOPIC, DEAD_LETTER_DOOR, DEAD_LETTER_KEPT, topic_of
 from shared.worker.heartbeat import Heartbeat
 from shared.worker.hosts import HostLedger
 from shared.worker.subscriber import Subscriber, consume
 from tests.clocks import EPOCH
-from tests.simulation.checker import Checker, TappedObjects, TappedQueue, TappedStore, task_of
-from tests.simulation.faults import (
-    HAND,
-    Clock,
-    Crash,
-    Faults,
-    Hand,
-    Killed,
-    Port,
-    Process,
-    Rates,
-    follow_tasks,
-)
-from tests.simulation.hosts import END_SECONDS, Hosts, PhotoHost
+from tests.simulation.checker import Checker, task_of
+from tests.simulation.faults import HAND, Clock, Faults, Hand, Killed, Port, Process, follow_tasks
+from tests.simulation.hosts import END_SECONDS, Hosts
 from tests.simulation.loop import SimulationLoop
+from tests.simulation.plan import MALFORMED, Plan, Wanted
+from tests.simulation.taps import TappedObjects, TappedQueue, TappedStore
 from tests.simulation.vendor import IMAGE, TEXT, Model, Pictures, Source, Vendor
 
 RECONCILE_SECONDS: Final = 900.0
@@ -52,70 +41,7 @@ UNLIMITED: Final = 1_000_000  # calls a minute
 ENOUGH_VIOLATIONS: Final = 20  # of a world that is thoroughly broken nothing more is to be learnt
 TRACED_CALM_SECONDS: Final = 2000.0  # who is stuck by then does nothing new
 MIDNIGHT: Final = EPOCH + 23 * 3600.0  # in California, where the vendor's days end
-# What somebody drops beside good manifests: names of good batches in some, and photos nobody may fetch.
-MALFORMED: Final[dict[str, bytes]] = {
-    "torn.json": b'{"batchId": "b0", "clientName": "acme", "images": [{"url": "https://x.example/b0-0/0.jpg"',
-    "deep.json": b"[" * 20_000,
-    "number.json": b'{"clientName": ' + b"9" * 5_000 + b', "images": []}',
-    "list.json": b'["acme", null]',
-    "utf16.json": '{"clientName": "acme", "images": []}'.encode("utf-16"),
-    "empty.json": b'{"batchId": "b0", "clientName": "acme", "roomType": "attic", "designStyle": "modern", "images": []}',
-    "foreign.json": b'{"batchId": "b0", "clientName": "other", "designStyle": "modern", "roomType": "attic",'
-    b' "images": [{"url": "https://x.example/b0-0/0.jpg"}]}',
-    "fields.jsonl": b'{"batchId": "b0", "clientName": "acme", "designStyle": 7, "roomType": "dungeon", "prio": 1}\n'
-    b'{"uri": "https://x.example/b0-0/0.jpg"}\n5\n{\n',
-    "urls.csv": b"clientName;url;roomType;designStyle\nacme;file:///etc/passwd;attic;modern\n"
-    b'acme;../../other/0.jpg;attic;modern\nacme;gs://other/0.jpg;attic;modern\nacme;http://169.254.169.254/;\xe1;"\n',
-}
 OWED: Final = (*(topic_of(tier) for tier in Tier), CHANGES_TOPIC, DEAD_LETTER_DOOR)
-
-
-class Wanted(msgspec.Struct, frozen=True, kw_only=True):
-    """One batch to be dropped: when, how many images, from which hosts, and whether some show the same photo."""
-
-    name: str
-    at: float
-    images: int
-    tier: Tier = Tier.NORMAL
-    cache: bool = False
-    photos: int = 0  # different photos; 0: each image its own
-    hosts: tuple[str, ...] = ("x.example",)  # where its photos come from, in turn
-
-
-class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """What happens in a world. `operations` are (when, what, batch)."""
-
-    rates: Rates = Rates()
-    batches: tuple[Wanted, ...] = (Wanted(name="b1", at=0.0, images=2),)
-    workers: int = 1
-    in_flight: int = 6
-    consumers: int = 1
-    operations: tuple[tuple[float, str, str], ...] = ()
-    stormy_seconds: float = 120.0
-    skew: float = 0.0
-    limits: tuple[int, int] = (120, 60)
-    minimum_sample: int = 20
-    slowness: float = 1.0
-    crash: Crash | None = None
-    rejected: int = 0  # of each batch, so many of the first photos cannot be found at first
-    eager: int = 0  # an operator replays a batch the moment it closes, so many times
-    malformed: tuple[tuple[float, str], ...] = ()  # (when, which of `MALFORMED`) is dropped beside the batches
-    leaps: tuple[tuple[float, float], ...] = ()  # (when, by how much from then on) the backend's own clock is wrong
-    daily: int = 0  # calls of the image model until midnight, seconds from the beginning; 0: no such limit
-    midnight: float = 0.0
-    at_once: tuple[int, int] | None = None  # calls at a time, beside `limits`, or instead of them if not `rated`
-    rated: bool = True
-    outages: tuple[tuple[float, float, str], ...] = ()  # (from when, for how long, what: see `Vendor`): for everybody
-    hosts: tuple[PhotoHost, ...] = ()  # that let in a few photos at a time; all others let in any number
-
-    def limits_of(self) -> dict[str, Limit]:
-        """What the vendor allows, by model."""
-        at_once = self.at_once or (None, None)
-        minute = self.limits if self.rated or self.at_once is None else (None, None)
-        return {
-            model: Limit(per_minute=a_minute, concurrent=most)
-            for model, a_minute, most in zip((TEXT, IMAGE), minute, at_once, strict=True)
-        }
 
 
 class Bugs(logging.Handler):

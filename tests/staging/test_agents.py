@@ -24,7 +24,8 @@ from shared.model import Checkpoint
 from shared.ports import Answer, Photo, Request, Step
 from shared.settings import StagingRules
 from shared.staging.agents import MAX_DEFECTS, Agents
-from tests.parts import BAD, IMAGE, TEXT, Model, PictureWorks, World, virtual
+from tests.harness.fakes import BAD, IMAGE, TEXT, Model, PictureWorks
+from tests.harness.world import World, virtual
 
 PHOTO = Photo(jpeg=b"photo", width=4, height=3, sha256="0")
 REQUEST = Request(room_type="living_room", design_style="modern")

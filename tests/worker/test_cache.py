@@ -14,7 +14,8 @@ from shared.model import Batch, Control, Image, ImageState, Refusal
 from shared.settings import CacheRules
 from shared.worker.cache import CacheEntry, Lead, ask, let_go
 from shared.worker.disposition import Action
-from tests.parts import BAD, IMAGE, SETTINGS, STALE_SECONDS, Hand, Stall, World, spec, virtual
+from tests.harness.fakes import BAD, IMAGE, Stall, spec
+from tests.harness.world import SETTINGS, STALE_SECONDS, Hand, World, virtual
 
 SAME = "https://example.com/same.jpg"
 

@@ -15,7 +15,8 @@ from shared.model import ImageState, Tier
 from shared.settings import DownloadLimits
 from shared.worker.disposition import Action
 from shared.worker.hosts import CALM_SECONDS, KNOWN_SECONDS, TURN_SECONDS, HostLedger, Hosts, key_of
-from tests.parts import World, ticks, unreachable, virtual
+from tests.harness.faults import unreachable
+from tests.harness.world import World, ticks, virtual
 
 HOST = "slow.example"
 LIMITS = DownloadLimits()

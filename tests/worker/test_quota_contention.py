@@ -12,7 +12,7 @@ from shared.decisions.quota import Ledger
 from shared.model import Refusal, Tier
 from shared.settings import Limit
 from shared.worker.quota import SharedQuota
-from tests.parts import World, virtual
+from tests.harness.world import World, virtual
 
 MODEL = "gemini-nano-banana-2.1"
 WINDOWS = 10

@@ -21,7 +21,7 @@ from shared.settings import Limit
 from shared.topology import EVENTS_TOPIC
 from shared.worker.quota import QuotaEvents, SharedQuota
 from tests.clocks import EPOCH
-from tests.parts import World, ticks, virtual
+from tests.harness.world import World, ticks, virtual
 
 MODEL = "image-model"
 KIND = "ruum.quota.changed"

@@ -13,7 +13,7 @@ from shared.decisions.quota import Circuit, Ledger
 from shared.model import Refusal, Tier
 from shared.settings import Limit
 from shared.worker.quota import SharedQuota
-from tests.parts import World, virtual
+from tests.harness.world import World, virtual
 
 MODEL = "image-model"
 

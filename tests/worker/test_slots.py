@@ -8,7 +8,7 @@ import pytest
 
 from shared.worker.slots import Slots
 from tests.clocks import VirtualClock, run_virtual
-from tests.parts import ticks
+from tests.harness.world import ticks
 
 STEPS = ("take", "leave", "park", "ready", "fail", "cancel oldest", "cancel newest")
 LENGTH = 7

@@ -6,7 +6,8 @@ import msgspec
 import pytest
 
 from tests.worlds.explorer import Step, explore
-from tests.worlds.world import Walk, World
+from tests.worlds.walk import Walk
+from tests.worlds.world import World
 
 REPLAYED = {"ingests": 0, "replays": 1}
 EVERYTHING = {"ingests": 0, "crashes": 1, "repeats": 1}  # a crash at every step and an event twice

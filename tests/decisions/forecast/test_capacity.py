@@ -17,7 +17,7 @@ from shared.decisions.quota import Circuit, Grant, Ledger, QuotaRequest
 from shared.model import Tier
 from shared.settings import FleetRules, Gemini, Limit, Settings, StagingRules, Typical, WorkerLimits
 from tests.decisions.forecast.parts import ECONOMY, EXPRESS, NORMAL, NOW, WEIGHTS, closed_form, work
-from tests.parts import IMAGE, TEXT
+from tests.harness.fakes import IMAGE, TEXT
 
 large_work = st.fixed_dictionaries({tier: st.floats(0, 1e5, allow_subnormal=False) for tier in Tier})
 rates = st.floats(1e-3, 1e3)

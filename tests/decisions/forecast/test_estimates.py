@@ -17,7 +17,7 @@ from shared.decisions.money import price_usd
 from shared.model import Tier
 from shared.settings import Gemini, Price, Settings, StagingRules, TierFactors, Typical
 from tests.decisions.forecast.parts import ECONOMY, EXPRESS, NORMAL, NOW, closed_form, work
-from tests.parts import IMAGE, TEXT
+from tests.harness.fakes import IMAGE, TEXT
 
 # --- cost and price
 

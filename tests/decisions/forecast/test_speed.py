@@ -18,7 +18,8 @@ from shared.model import Batch, BatchState, Call, Control, Counts, ImageState, M
 from shared.results.status import known_speed, status_of, write_status
 from shared.settings import Gemini, Limit, TierFactors
 from tests.decisions.forecast.parts import ECONOMY, EXPRESS, NORMAL, NOW
-from tests.parts import IMAGE, SETTINGS, TEXT, World, virtual
+from tests.harness.fakes import IMAGE, TEXT
+from tests.harness.world import SETTINGS, World, virtual
 
 STATUS = "results/acme/b1/status.json"
 

@@ -24,7 +24,8 @@ from shared.topology import CHANGES_TOPIC, DEAD_LETTER_DOOR, topic_of
 from shared.worker.heartbeat import Heartbeat
 from shared.worker.subscriber import Subscriber
 from tests.clocks import VirtualClock
-from tests.parts import IMAGE, SETTINGS, TEXT, World
+from tests.harness.fakes import IMAGE, TEXT
+from tests.harness.world import SETTINGS, World
 
 TIERS = {topic_of(tier) for tier in Tier}
 NAME = "manifests/acme/{}.json"

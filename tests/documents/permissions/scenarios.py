@@ -19,7 +19,8 @@ from shared.ports import Message
 from shared.results import names, report
 from shared.topology import DEAD_LETTER_TOPIC, topic_of
 from tests.documents.permissions.cloud import Cloud
-from tests.parts import BAD, STALE_SECONDS, Stall
+from tests.harness.fakes import BAD, Stall
+from tests.harness.world import STALE_SECONDS
 
 WORLD = WorldError(ErrorCode.VENDOR_BAD_ANSWER, "down")
 

@@ -21,7 +21,7 @@ from shared.model import Batch, Call, Claim, Control, Failure, ImageState, Outpu
 from shared.settings import Limit
 from shared.worker.quota import QuotaEvents, SharedQuota
 from tests.clocks import run_virtual
-from tests.parts import World
+from tests.harness.world import World
 
 ROOT = Path(__file__).parents[3]
 DOCS = ROOT / "docs"

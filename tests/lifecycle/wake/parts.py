@@ -14,7 +14,8 @@ from shared.lifecycle.reconcile import Report
 from shared.manifest.sources import SourceRules
 from shared.model import Batch
 from shared.settings import FleetRules, Gemini
-from tests.parts import IMAGE, SETTINGS, TEXT, World
+from tests.harness.fakes import IMAGE, TEXT
+from tests.harness.world import SETTINGS, World
 
 # Two images keep a worker busy; the quotas leave room for all of them.
 RULES = FleetRules(pool="projects/p/locations/r/workerPools/w", images_per_instance=2, max_instances=4)

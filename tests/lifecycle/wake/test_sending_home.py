@@ -13,8 +13,9 @@ import pytest
 from shared.errors import WorldError
 from shared.lifecycle.fleet import Scaling
 from shared.model import Batch, BatchState, Control, ImageState, Lease, ReplayPlan
+from tests.harness.faults import Fuse, unreachable
+from tests.harness.world import World, virtual
 from tests.lifecycle.wake.parts import Fleet, ingest, reconciled, rooms, woken
-from tests.parts import Fuse, World, unreachable, virtual
 
 # --- who needs workers
 

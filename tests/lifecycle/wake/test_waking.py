@@ -14,8 +14,10 @@ from shared.messages import ImageChanged, decode
 from shared.model import Batch, BatchState, Control, ImageState, Lease, ReplayPlan
 from shared.settings import Limit
 from shared.topology import topic_of
+from tests.harness.fakes import IMAGE
+from tests.harness.faults import Fuse, unreachable
+from tests.harness.world import World, virtual
 from tests.lifecycle.wake.parts import NAME, Fleet, ingest, reconciled, rooms, woken
-from tests.parts import IMAGE, Fuse, World, unreachable, virtual
 
 
 async def settle_all(world: World, on: wiring.Rooms, state: ImageState, batch: str = "acme.b1") -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from shared.messages import ImageChanged, decode
 from shared.model import Claim, Failure, ImageState, Output
-from tests.parts import World
+from tests.harness.world import World
 
 QUEUED, PROCESSING, COMPLETED, FAILED, CANCELLED = ImageState
 STATUS = "results/acme/b1/status.json"

@@ -11,7 +11,8 @@ import pytest
 from shared import errors
 from shared.messages import ImageChanged
 from shared.model import BatchState, Counts, ImageState
-from tests.parts import Fuse, Killed, World, fused, unreachable, virtual
+from tests.harness.faults import Fuse, Killed, fused, unreachable
+from tests.harness.world import World, virtual
 from tests.rooms.aggregate.parts import (
     CANCELLED,
     COMPLETED,

@@ -11,7 +11,8 @@ import pytest
 from shared import decisions
 from shared.messages import ImageChanged, changed
 from shared.model import Batch, BatchState, Call, Counts, Image, ImageState
-from tests.parts import Fuse, World, fused, virtual
+from tests.harness.faults import Fuse, fused
+from tests.harness.world import World, virtual
 from tests.rooms.aggregate.parts import (
     CANCELLED,
     COMPLETED,

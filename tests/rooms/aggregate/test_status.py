@@ -12,7 +12,8 @@ import pytest
 
 from shared.model import BatchState, Counts
 from shared.results.status import write_status
-from tests.parts import Fuse, World, fused, virtual
+from tests.harness.faults import Fuse, fused
+from tests.harness.world import World, virtual
 from tests.rooms.aggregate.parts import PROCESSING, QUEUED, STATUS, pending, settle, status
 
 

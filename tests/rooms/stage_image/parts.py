@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from shared.errors import ErrorCode, ImageRejected, WorldError
 from shared.model import Image, ImageState
-from tests.parts import World
+from tests.harness.world import World
 
 QUEUED, PROCESSING, COMPLETED, FAILED, CANCELLED = ImageState
 PAID = ("analyse", "generate", "verify")

@@ -9,7 +9,8 @@ import pytest
 from shared.errors import ConfigurationError, ErrorCode, ImageRejected, WorldError
 from shared.model import Usage
 from shared.worker.disposition import Action
-from tests.parts import BAD, COST, IMAGE, STALE_SECONDS, TEXT, Stall, World, virtual
+from tests.harness.fakes import BAD, COST, IMAGE, TEXT, Stall
+from tests.harness.world import STALE_SECONDS, World, virtual
 from tests.rooms.stage_image.parts import COMPLETED, FAILED, PAID, WORLD, kinds, rejected
 
 

@@ -9,7 +9,8 @@ import pytest
 
 from shared.errors import ConfigurationError
 from shared.worker.disposition import Action
-from tests.parts import BAD, STALE_SECONDS, STEPS, Stall, World, ticks, virtual
+from tests.harness.fakes import BAD, STEPS, Stall
+from tests.harness.world import STALE_SECONDS, World, ticks, virtual
 from tests.rooms.stage_image.parts import COMPLETED, PAID, PROCESSING, WORLD, no_trace, rejected
 
 

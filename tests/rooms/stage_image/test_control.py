@@ -9,7 +9,9 @@ import pytest
 from shared.errors import Throttled
 from shared.model import Control, Failure
 from shared.worker.disposition import Action
-from tests.parts import COST, STALE_SECONDS, Fused, Stall, World, virtual
+from tests.harness.fakes import COST, Stall
+from tests.harness.faults import Fused
+from tests.harness.world import STALE_SECONDS, World, virtual
 from tests.rooms.stage_image.parts import CANCELLED, COMPLETED, FAILED, PAID, QUEUED, kinds, no_trace
 
 

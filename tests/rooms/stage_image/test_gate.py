@@ -7,7 +7,7 @@ import asyncio
 from ops.noop import GOOD
 from shared.model import Checkpoint
 from shared.worker.gate import Gate
-from tests.parts import World, ticks, virtual
+from tests.harness.world import World, ticks, virtual
 from tests.rooms.stage_image.parts import WORLD
 
 

@@ -11,7 +11,9 @@ from shared.model import Worker
 from shared.worker.disposition import Action
 from shared.worker.heartbeat import Heartbeat
 from tests.clocks import VirtualClock
-from tests.parts import STALE_SECONDS, STEPS, Fuse, Hand, Stall, World, fused, ticks, unreachable, virtual
+from tests.harness.fakes import STEPS, Stall
+from tests.harness.faults import Fuse, fused, unreachable
+from tests.harness.world import STALE_SECONDS, Hand, World, ticks, virtual
 from tests.rooms.stage_image.parts import COMPLETED, QUEUED, WORLD, no_trace, rejected
 
 # --- cancellation of the task itself: a worker that stops

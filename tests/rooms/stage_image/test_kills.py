@@ -13,7 +13,9 @@ from shared.errors import ErrorCode, WrongShape
 from shared.model import Trials
 from shared.ports import Photo
 from shared.worker.disposition import Action
-from tests.parts import STALE_SECONDS, Fuse, Stall, World, fused, ticks, virtual
+from tests.harness.fakes import Stall
+from tests.harness.faults import Fuse, fused
+from tests.harness.world import STALE_SECONDS, World, ticks, virtual
 from tests.rooms.stage_image.parts import COMPLETED, FAILED, PROCESSING, QUEUED
 
 

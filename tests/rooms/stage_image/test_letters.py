@@ -10,7 +10,8 @@ from shared.errors import ErrorCode
 from shared.messages import Letter, decode, encode
 from shared.ports import Message
 from shared.worker.disposition import Action
-from tests.parts import Fuse, World, fused, unreachable, virtual
+from tests.harness.faults import Fuse, fused, unreachable
+from tests.harness.world import World, virtual
 from tests.rooms.stage_image.parts import rejected
 
 # --- row: unreadable message

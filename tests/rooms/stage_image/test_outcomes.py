@@ -10,7 +10,9 @@ import pytest
 from shared.errors import ErrorCode, ImageRejected, WorldError
 from shared.model import Failure, ImageState
 from shared.worker.disposition import Action
-from tests.parts import BAD, COST, STEPS, Fuse, World, fused, unreachable, virtual
+from tests.harness.fakes import BAD, COST, STEPS
+from tests.harness.faults import Fuse, fused, unreachable
+from tests.harness.world import World, virtual
 from tests.rooms.stage_image.parts import CANCELLED, COMPLETED, FAILED, PAID, QUEUED, kinds, no_trace, rejected
 
 # --- row: staged; or already settled

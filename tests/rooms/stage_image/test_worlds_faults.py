@@ -13,7 +13,9 @@ from shared.errors import ConfigurationError, DailyQuotaSpent, ErrorCode, RuumEr
 from shared.messages import encode, task_for
 from shared.model import Control, Failure, Usage
 from shared.worker.disposition import Action
-from tests.parts import STEPS, TEXT, Fuse, Hand, Stall, World, fused, spec, ticks, unreachable, virtual
+from tests.harness.fakes import STEPS, TEXT, Stall, spec
+from tests.harness.faults import Fuse, fused, unreachable
+from tests.harness.world import Hand, World, ticks, virtual
 from tests.rooms.stage_image.parts import CANCELLED, COMPLETED, FAILED, PAID, PROCESSING, QUEUED, WORLD, kinds, no_trace
 
 # --- row: the world's fault

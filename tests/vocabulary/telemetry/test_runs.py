@@ -18,7 +18,8 @@ from shared.settings import Limit, Price, Settings
 from shared.telemetry import FIELDS, LogEvent, trace_id
 from shared.topology import topic_of
 from shared.worker.disposition import Action
-from tests.parts import BAD, STALE_SECONDS, USAGE, Hand, Stall, World, spec, virtual
+from tests.harness.fakes import BAD, USAGE, Stall, spec
+from tests.harness.world import STALE_SECONDS, Hand, World, virtual
 from tests.vocabulary.telemetry.parts import OWN, PROJECT, TRACE, Said
 
 MAX_BYTES_AN_IMAGE = 4096

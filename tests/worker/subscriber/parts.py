@@ -12,7 +12,7 @@ from shared.settings import WorkerLimits
 from shared.topology import topic_of
 from shared.worker.disposition import ACK, Disposition
 from shared.worker.subscriber import Subscriber
-from tests.parts import World
+from tests.harness.world import World
 
 LIMITS = WorkerLimits(in_flight=10)
 LEASE = LIMITS.lease_seconds

@@ -11,7 +11,8 @@ from shared.ports import Delivery
 from shared.topology import DEAD_LETTER_DOOR
 from shared.worker.disposition import Action, Disposition
 from shared.worker.subscriber import consume
-from tests.parts import Fuse, World, fused, ticks, unreachable, virtual
+from tests.harness.faults import Fuse, fused, unreachable
+from tests.harness.world import World, ticks, virtual
 from tests.worker.subscriber.parts import LEASE, NORMAL, Crew, fill, takes, waiting
 
 

@@ -10,7 +10,8 @@ from shared.model import Tier
 from shared.ports import Delivery
 from shared.topology import topic_of, topology
 from shared.worker.disposition import ACK, NACK, Action, Disposition
-from tests.parts import Fuse, World, fused, unreachable, virtual
+from tests.harness.faults import Fuse, fused, unreachable
+from tests.harness.world import World, virtual
 from tests.worker.subscriber.parts import LEASE, NORMAL, Crew, fill, takes, waiting
 
 

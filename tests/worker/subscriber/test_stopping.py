@@ -14,7 +14,9 @@ from shared.ports import Delivery
 from shared.settings import WorkerLimits
 from shared.worker.disposition import ACK, Action, Disposition
 from shared.worker.subscriber import GIVE_BACK_SECONDS, PULL_SECONDS, RELEASE_SECONDS, Subscriber
-from tests.parts import Fuse, Stall, World, fused, ticks, unreachable, virtual
+from tests.harness.fakes import Stall
+from tests.harness.faults import Fuse, fused, unreachable
+from tests.harness.world import World, ticks, virtual
 from tests.worker.subscriber.parts import LIMITS, NORMAL, Crew, fill, takes, waiting
 
 

@@ -9,7 +9,7 @@ import pytest
 from shared.model import Tier
 from shared.settings import WorkerLimits
 from shared.worker.subscriber import PULL_SECONDS
-from tests.parts import World, virtual
+from tests.harness.world import World, virtual
 from tests.worker.subscriber.parts import Crew, fill, takes, waiting
 
 TIER_WEIGHTS = {Tier.EXPRESS: 6, Tier.NORMAL: 3, Tier.ECONOMY: 1}

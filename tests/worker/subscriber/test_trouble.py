@@ -14,7 +14,8 @@ from shared.ports import Delivery
 from shared.topology import DEAD_LETTER_DOOR, topic_of
 from shared.worker.disposition import ACK, Action, Disposition
 from shared.worker.subscriber import MAX_HALT_SECONDS, PULL_FAILED_SECONDS, PULL_SECONDS, Subscriber
-from tests.parts import Fuse, World, fused, unreachable, virtual
+from tests.harness.faults import Fuse, fused, unreachable
+from tests.harness.world import World, virtual
 from tests.worker.subscriber.parts import LIMITS, NORMAL, Crew, fill, takes, waiting
 
 

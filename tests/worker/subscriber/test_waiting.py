@@ -12,7 +12,7 @@ from shared.ports import Delivery
 from shared.settings import WorkerLimits
 from shared.worker.disposition import ACK, Action, Disposition
 from shared.worker.subscriber import PULL_SECONDS, Subscriber
-from tests.parts import World, virtual
+from tests.harness.world import World, virtual
 from tests.worker.subscriber.parts import LIMITS, NORMAL, Crew, fill, takes, waiting
 
 

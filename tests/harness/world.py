@@ -1,42 +1,37 @@
-"""What the rooms' tests are made with: a world on the in-memory backend and virtual time, and fakes at the ports."""
+"""A world on the in-memory backend and virtual time, its rooms and workers, and short words for what tests do with them."""
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import inspect
 import json
 import math
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 import msgspec
 
-from ops.noop import ANALYSIS, GOOD
 from shared import decisions
-from shared.answers import Analysis, Verdict
 from shared.assembly.wiring import Embedded, Rooms, embedded, rooms, stage_image
 from shared.decisions.image import HEARTBEAT_STALE_SECONDS, TRIAL_AFTER_SECONDS
-from shared.errors import ErrorCode, WorldError
 from shared.manifest.sources import SourceRules
 from shared.messages import Letter, Task, decode, encode, is_letter, task_for
-from shared.model import Batch, BatchState, Claim, Image, ImageState, ManifestRef, Tier, Usage, shards_for
-from shared.ports import Answer, Backend, Delivery, Finished, Message, ModelSpec, Photo, Request, Step
+from shared.model import Batch, BatchState, Claim, Image, ImageState, ManifestRef, Tier, shards_for
+from shared.ports import Backend, Delivery, Message
 from shared.settings import Limit, Price, Settings
 from shared.topology import CHANGES_TOPIC, DEAD_LETTER_DOOR, EVENTS_SUBSCRIPTION, topic_of
 from shared.worker.disposition import Disposition
 from shared.worker.heartbeat import Heartbeat
 from tests.clocks import VirtualClock, run_virtual
+from tests.harness.fakes import IMAGE, TEXT, Fakes
+from tests.harness.faults import Fuse, fused
 
-TEXT, IMAGE = "text-model", "image-model"
 PRICES = {TEXT: Price(input_usd=1.0, output_usd=2.0), IMAGE: Price(input_usd=3.0, output_usd=40.0)}
 # More than any test asks for: what waits in these tests waits for another reason.
 LIMITS = {TEXT: Limit(per_minute=300), IMAGE: Limit(per_minute=300)}
 SETTINGS = Settings(prices=PRICES, limits=LIMITS)
-BAD = Verdict(structure_kept=0.2, realism=0.9, style_fit=0.9, defects=["sofa floats", "window walled up"])
-USAGE = {"analyse": Usage(TEXT, 100, 10), "generate": Usage(IMAGE, 200, 1000), "verify": Usage(TEXT, 300, 20)}
-COST = {"analyse": 120, "generate": 40_600, "verify": 340}  # of these, in millionths of a dollar
 STALE_SECONDS = HEARTBEAT_STALE_SECONDS + 1.0  # after this long without a heartbeat a worker is dead
+
 
 # --- virtual time
 
@@ -62,243 +57,6 @@ async def ticks(count: int = 50) -> None:
     """Let everything that is ready go on, without letting time pass."""
     for _ in range(count):
         await asyncio.sleep(0)
-
-
-# --- faults
-
-
-class Killed(BaseException):
-    """The process died here: nothing after this line happens."""
-
-
-class Fuse:
-    """Counts the calls of the ports it protects, and blows at the n-th, before or after the call has done its work.
-
-    `on` counts the calls of one method only. While `away` every call fails: nothing can be reached.
-    """
-
-    def __init__(
-        self, at: int = 0, *, after: bool = False, error: Callable[[], BaseException] = Killed, on: str = ""
-    ) -> None:
-        self.at = at
-        self.after = after
-        self.error = error
-        self.on = on
-        self.away = False
-        self.calls: list[str] = []
-        self._burnt = asyncio.Event()
-
-    def wrap(self, port: Any) -> Any:
-        return _Fused(port, self)
-
-    @property
-    def blown(self) -> bool:
-        return 0 < self.at <= len(self.calls)
-
-    def count(self, name: str) -> bool:
-        """Whether this call is the one that blows afterwards."""
-        if self.away:
-            raise self.error()
-        if self.on not in ("", name):
-            return False
-        self.calls.append(name)
-        if len(self.calls) == self.at and not self.after:
-            raise self.blow()
-        return len(self.calls) == self.at
-
-    def blow(self) -> BaseException:
-        """The error to raise. A process that was killed does nothing more, in none of its tasks."""
-        error = self.error()
-        self.away = isinstance(error, Killed)
-        self._burnt.set()
-        return error
-
-    async def kills(self, work: Coroutine[Any, Any, Any]) -> bool:
-        """Whether the process died at this work, in whichever of its tasks."""
-        job = asyncio.create_task(work)
-        burnt = asyncio.create_task(self._burnt.wait())
-        await asyncio.wait({job, burnt}, return_when=asyncio.FIRST_COMPLETED)
-        burnt.cancel()
-        if not self.away:
-            await job
-        return self.away
-
-
-class _Fused:
-    def __init__(self, port: Any, fuse: Fuse) -> None:
-        self._port = port
-        self._fuse = fuse
-
-    def __getattr__(self, name: str) -> Any:
-        method = getattr(self._port, name)
-
-        async def call(*args: Any, **options: Any) -> Any:
-            last = self._fuse.count(name)
-            result = await method(*args, **options)
-            if last:
-                raise self._fuse.blow()
-            return result
-
-        async def iterate(*args: Any, **options: Any) -> Any:
-            last = self._fuse.count(name)
-            async for item in method(*args, **options):
-                yield item
-            if last:
-                raise self._fuse.blow()
-
-        if inspect.iscoroutinefunction(method):
-            return call
-        return iterate if inspect.isasyncgenfunction(method) else method
-
-
-def unreachable() -> WorldError:
-    return WorldError(ErrorCode.STORAGE_UNAVAILABLE, "broken by the test")
-
-
-class Fused(msgspec.Struct, frozen=True):
-    """A backend whose ports share one fuse."""
-
-    store: Any
-    queue: Any
-    objects: Any
-
-
-def fused(parts: Embedded, fuse: Fuse) -> Fused:
-    return Fused(fuse.wrap(parts.store), fuse.wrap(parts.queue), fuse.wrap(parts.objects))
-
-
-# --- fakes at the ports
-
-
-class Scripted:
-    """Steps that are told what to do: the next entry of a step's script is raised, awaited, or answered."""
-
-    def __init__(self) -> None:
-        self.script: dict[str, list[Any]] = {}
-        self.calls: list[str] = []
-        self.inside = 0
-        self.max_inside = 0
-
-    def will(self, step: str, *entries: Any) -> None:
-        """What the next calls of `step` do: an exception is raised, a callable awaited, None is the usual, else a value."""
-        self.script.setdefault(step, []).extend(entries)
-
-    async def _meet(self, step: str, usual: Any) -> Any:
-        self.calls.append(step)
-        script = self.script.get(step)
-        entry = script.pop(0) if script else None
-        self.inside += 1
-        self.max_inside = max(self.max_inside, self.inside)
-        try:
-            if isinstance(entry, BaseException):
-                raise entry
-            if callable(entry):
-                entry = await entry()
-            return usual if entry is None else entry
-        finally:
-            self.inside -= 1
-
-
-def spec(text: str = TEXT, image: str = IMAGE, prompts: str = "v-test") -> ModelSpec:
-    """The usual three calls, of these two models."""
-    usual = {"analyse": text, "generate": image, "verify": text}
-    return ModelSpec("fake", prompts, tuple(Step(name, Usage(model)) for name, model in usual.items()))
-
-
-class Model(Scripted):
-    """A `StagingModel`: every picture it makes is another one; `defects` are those each generation was told."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.spec = spec()
-        self.usage = dict(USAGE)
-        self.defects: list[tuple[str, ...]] = []
-        self.verified: list[bytes] = []
-        self._made = 0
-
-    async def analyse(self, photo: Photo, request: Request) -> Answer[Analysis]:
-        return Answer(await self._meet("analyse", ANALYSIS), self.usage["analyse"])
-
-    async def generate(
-        self, photo: Photo, analysis: Analysis, request: Request, defects: Sequence[str]
-    ) -> Answer[bytes]:
-        self.defects.append(tuple(defects))
-        self._made += 1
-        return Answer(await self._meet("generate", b"raw %d" % self._made), self.usage["generate"])
-
-    async def verify(self, photo: Photo, picture: bytes, analysis: Analysis, request: Request) -> Answer[Verdict]:
-        self.verified.append(picture)
-        return Answer(await self._meet("verify", GOOD), self.usage["verify"])
-
-
-class PictureWorks(Scripted):
-    """`Pictures` that only mark the bytes."""
-
-    async def normalise(self, data: bytes) -> Photo:
-        photo = Photo(jpeg=b"photo of " + data, width=4, height=3, sha256=hashlib.sha256(data).hexdigest())
-        return await self._meet("normalise", photo)
-
-    async def framed(self, photo: Photo) -> Photo:
-        return await self._meet("framed", photo)
-
-    async def finish(self, picture: bytes, photo: Photo) -> Finished:
-        jpeg = b"finished " + picture
-        digest = hashlib.sha256(jpeg).hexdigest()
-        finished = Finished(jpeg=jpeg, thumbnail=b"thumb", before=b"before", width=4, height=3, sha256=digest)
-        return await self._meet("finish", finished)
-
-
-class Source(Scripted):
-    """An `ImageSource`: the address itself is the photo."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.clients: list[str] = []
-
-    async def fetch(self, uri: str, client: str) -> bytes:
-        self.clients.append(client)
-        return await self._meet("fetch", uri.encode())
-
-
-class Fakes:
-    """The fakes that workers share, as they share the world outside."""
-
-    def __init__(self) -> None:
-        self.model = Model()
-        self.pictures = PictureWorks()
-        self.source = Source()
-
-    def of(self, step: str) -> Scripted:
-        """The fake that a step belongs to."""
-        if step == "fetch":
-            return self.source
-        return self.pictures if step in ("normalise", "framed", "finish") else self.model
-
-    def will(self, step: str, *entries: Any) -> None:
-        self.of(step).will(step, *entries)
-
-    @property
-    def bought(self) -> list[str]:
-        """The paid calls so far, by step."""
-        return self.model.calls
-
-
-STEPS = ("fetch", "normalise", "analyse", "generate", "finish", "verify")
-
-
-class Stall:
-    """A step that does not go on until it is told to; then it raises `error`, or does as usual."""
-
-    def __init__(self, error: BaseException | None = None) -> None:
-        self.reached = asyncio.Event()
-        self.go_on = asyncio.Event()
-        self.error = error
-
-    async def __call__(self) -> None:
-        self.reached.set()
-        await self.go_on.wait()
-        if self.error is not None:
-            raise self.error
 
 
 # --- the world
