@@ -24,7 +24,7 @@ from shared.staging.preview.staging import LABEL, furnish
 __all__ = ["LABEL", "NAME", "PROMPTS", "PreviewModel", "compare", "furnish", "measure"]
 
 NAME: Final = "preview"
-PROMPTS: Final = "preview-2"  # it reads no prompts; the version tells pictures of different drawing code apart
+PROMPTS: Final = "preview-3"  # it reads no prompts; the version tells pictures of different drawing code apart
 
 
 class PreviewModel:
