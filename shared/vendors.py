@@ -18,7 +18,7 @@ from shared.settings import Settings
 
 PROMPTS: Final = "v1"  # the folder of `staging/prompts` in use
 PREVIEW: Final = "preview"
-PREVIEW_PROMPTS: Final = "preview-2"  # it reads no prompts; the version tells pictures of different drawing code apart
+PREVIEW_PROMPTS: Final = "preview-3"  # it reads no prompts; the version tells pictures of different drawing code apart
 
 
 def gemini(settings: Settings) -> ModelSpec:

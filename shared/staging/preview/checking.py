@@ -6,7 +6,6 @@ the places where its shadows may fall. Nothing else may have changed.
 
 from __future__ import annotations
 
-import io
 from typing import Any, Final
 
 import numpy as np
@@ -17,9 +16,9 @@ from shared.staging.catalogue import LOOKS
 from shared.staging.preview import layout
 from shared.staging.preview.families import FAMILIES
 from shared.staging.preview.layout import Plan
-from shared.staging.preview.measuring import confident, opened, sides_of, space_of, view_of
+from shared.staging.preview.measuring import confident, opened, sides_of, small, space_of, view_of
 from shared.staging.preview.renderer import SAMPLES, gathered, raster
-from shared.staging.preview.staging import geometry_of, label_box, planned
+from shared.staging.preview.staging import geometry_of, label_box, planned_at
 from shared.staging.preview.views import Floats
 
 _SIDE: Final = 512  # pixels of the longest side that are compared
@@ -36,17 +35,15 @@ def compare(before: bytes, after: bytes, analysis: Analysis, room_type: str, des
     `realism` is the share of the planned furniture that can be seen, `structure_kept` falls with each pixel that
     changed outside of furniture and shadow, `style_fit` is how near the furniture's hues are to the style's.
     """
-    photo = opened(before)
-    with Image.open(io.BytesIO(after), formats=("JPEG",)) as picture:
-        staged = picture.convert("RGB")
-    if abs(photo.width * staged.height - staged.width * photo.height) > 0.02 * photo.width * staged.height:
+    photo, whole = small(before, _SIDE)
+    staged, drawn_size = small(after, _SIDE)
+    if abs(whole[0] * drawn_size[1] - drawn_size[0] * whole[1]) > 0.02 * whole[0] * drawn_size[1]:
         return Verdict(structure_kept=0, realism=0, style_fit=0, defects=["The picture has another aspect ratio."])
-    found = geometry_of(photo, analysis)
-    plan = planned(photo, found, room_type, design_style)
-    scale = min(1.0, _SIDE / max(photo.size))
-    size = max(1, round(photo.width * scale)), max(1, round(photo.height * scale))
-    old = np.asarray(photo.resize(size, Image.Resampling.BOX), np.float32)
-    new = np.asarray(staged.resize(size, Image.Resampling.BOX), np.float32)
+    found = analysis.geometry if analysis.geometry is not None else geometry_of(opened(before), analysis)
+    plan = planned_at(whole, found, room_type, design_style)
+    size = photo.size
+    old = np.asarray(photo, np.float32)
+    new = np.asarray(staged if staged.size == size else staged.resize(size, Image.Resampling.BOX), np.float32)
     pieces, rugs = drawn_masks(plan, found, size)
     grown = _grown(pieces | rugs)
     label = np.zeros(grown.shape, np.bool_)

@@ -17,6 +17,7 @@ from shared.staging.preview.openings import Sides, Wall
 from shared.staging.preview.views import Floats, View
 
 DIRECTIONS: Final = 72
+_RECEIVERS: Final = 8_192  # places at once: a table of all directions for them is 2 MiB
 _POINTS: Final = 80_000  # on all surfaces; about three a cell of the depth maps
 _MAP_CELL: Final = 0.028  # metres
 _BIAS: Final = 0.03
@@ -119,8 +120,8 @@ class Shadows:
             other = np.cross(direction, one)
             basis = np.stack([one, other]).astype(np.float32) / np.float32(_MAP_CELL)
             across, along = points @ basis[0], points @ basis[1]
-            low = np.array([math.floor(across.min()) - 1, math.floor(along.min()) - 1], np.int32)
-            size = np.array([math.ceil(across.max()), math.ceil(along.max())], np.int32) - low + 2
+            low = np.array([math.floor(across.min()) - 2, math.floor(along.min()) - 2], np.int32)
+            size = np.array([math.ceil(across.max()), math.ceil(along.max())], np.int32) - low + 3
             depth = np.full(int(size[0]) * int(size[1]), -1e6, np.float32)
             # truncation: the same half cell off for points and receivers
             index = (across.astype(np.int32) - low[0]) * size[1] + (along.astype(np.int32) - low[1])
@@ -129,28 +130,35 @@ class Shadows:
 
     def light(self, places: Floats, normals: Floats) -> Floats:
         """Return the irradiance at places on surfaces, with what the scene hides of it."""
-        total = np.zeros_like(places)
+        total = np.empty((len(places), 3), np.float32)
+        for start in range(0, len(places), _RECEIVERS):
+            some = slice(start, start + _RECEIVERS)
+            open_, back = self._shares(places[some], normals[some])
+            total[some] = open_ @ self._light.radiance + back @ np.minimum(self._light.radiance, self._mean)
+        return total
+
+    def _shares(self, places: Floats, normals: Floats) -> tuple[Floats, Floats]:
+        """Return by direction (n, directions) the share of light that arrives, and that what hides it gives back."""
         lifted = places + np.float32(0.02) * normals
+        weight = (normals @ self._light.directions.T) * np.float32(4 / DIRECTIONS)
+        weight[weight < 0.01 * 4 / DIRECTIONS] = 0
+        back = np.zeros_like(weight)
         for number, direction in enumerate(self._light.directions):
-            cosine = normals @ direction
-            chosen = np.flatnonzero(cosine > 0.01)
+            chosen = np.flatnonzero(weight[:, number])
             if not len(chosen):
                 continue
             basis, low, size, depth = self._maps[number]
-            at = lifted[chosen]
-            flat = at @ basis.T
-            cell = flat.astype(np.int32) - low
-            inside = (cell[:, 0] >= 0) & (cell[:, 1] >= 0) & (cell[:, 0] < size[0]) & (cell[:, 1] < size[1])
-            index = np.where(inside, cell[:, 0] * size[1] + cell[:, 1], 0)
-            above = np.where(inside, depth[index], np.float32(-1e6)) - at @ direction
-            weight = cosine[chosen] * np.float32(4 / DIRECTIONS)
-            hidden = above > _BIAS
-            come = np.minimum(self._light.radiance[number], self._mean)
-            back = np.where(hidden, 1 - np.exp(-np.maximum(above, 0) / np.float32(_RETURN_METRES)), 0)
-            total[chosen] += weight[:, None] * (
-                self._light.radiance[number] * (~hidden)[:, None] + come * back[:, None]
-            )
-        return total
+            at = lifted if len(chosen) == len(lifted) else lifted[chosen]
+            across, along = (at @ basis[0]).astype(np.int32) - low[0], (at @ basis[1]).astype(np.int32) - low[1]
+            # the outermost cells are empty: what is beyond them looks there
+            index = np.clip(across, 0, size[0] - 1) * size[1] + np.clip(along, 0, size[1] - 1)
+            above = depth[index] - at @ direction
+            hidden = np.flatnonzero(above > _BIAS)
+            some = chosen[hidden]
+            share = 1 - np.exp(above[hidden] * np.float32(-1 / _RETURN_METRES))
+            back[some, number] = weight[some, number] * share
+            weight[some, number] = 0
+        return weight, back
 
 
 def blurred(grid: Floats) -> Floats:
@@ -165,25 +173,11 @@ def blurred(grid: Floats) -> Floats:
 
 @dataclass(frozen=True)
 class Grid:
-    """The share of light left on a rectangle of floor or wall: 1 where nothing is hidden."""
+    """The share of light left on a rectangle of floor or wall; 1 where nothing is hidden, and at its ends."""
 
     start: tuple[float, float]
     cell: float
     ratio: Floats  # (along, across, 3)
-
-    def at(self, along: Floats, across: Floats) -> Floats:
-        """Return the share at places; 1 outside of the rectangle."""
-        x = (along - np.float32(self.start[0])) / np.float32(self.cell)
-        y = (across - np.float32(self.start[1])) / np.float32(self.cell)
-        n, m = self.ratio.shape[:2]
-        inside = (x >= 0) & (y >= 0) & (x < n - 1.001) & (y < m - 1.001)
-        x, y = np.where(inside, x, 0), np.where(inside, y, 0)
-        i, j = x.astype(np.int32), y.astype(np.int32)
-        a, b = (x - i)[..., None].astype(np.float32), (y - j)[..., None].astype(np.float32)
-        flat = self.ratio.reshape(-1, 3)
-        k = i * np.int32(m) + j
-        value = (flat[k] * (1 - b) + flat[k + 1] * b) * (1 - a) + (flat[k + m] * (1 - b) + flat[k + m + 1] * b) * a
-        return np.where(inside[..., None], value, np.float32(1))
 
 
 def _faded(ratio: Floats, cell: float) -> Floats:

@@ -39,6 +39,19 @@ def opened(jpeg: bytes) -> Image.Image:
         return picture.convert("RGB")
 
 
+def small(jpeg: bytes, side: int) -> tuple[Image.Image, tuple[int, int]]:
+    """Return the photo as RGB with at most `side` pixels on its longest side, and its own size.
+
+    A JPEG is decoded at a half, a quarter or an eighth for less than half of the time.
+    """
+    with Image.open(io.BytesIO(jpeg), formats=("JPEG",)) as picture:
+        whole = picture.size
+        scale = min(1.0, side / max(whole))
+        size = max(1, round(whole[0] * scale)), max(1, round(whole[1] * scale))
+        picture.draft("RGB", size)
+        return picture.convert("RGB").resize(size, Image.Resampling.BOX), whole
+
+
 def measure(jpeg: bytes, room_type: str) -> Analysis:
     """Return what can be measured of the room."""
     photo = opened(jpeg)

@@ -27,10 +27,18 @@ def geometry_of(photo: Image.Image, analysis: Analysis) -> RoomGeometry:
 
 
 def planned(photo: Image.Image, found: RoomGeometry, room_type: str, design_style: str) -> Plan:
-    """Return what goes where. Little below the confidence gate; nothing in a picture too small to show it."""
-    if min(photo.size) < _SMALLEST:
+    """Return what goes where in a photo."""
+    return planned_at(photo.size, found, room_type, design_style)
+
+
+def planned_at(size: tuple[int, int], found: RoomGeometry, room_type: str, design_style: str) -> Plan:
+    """Return what goes where in a photo of this size.
+
+    Little below the confidence gate; nothing in a picture too small to show it.
+    """
+    if min(size) < _SMALLEST:
         return Plan()
-    planner = Planner(space_of(found, photo.size), stuff_of(design_style), found.seed)
+    planner = Planner(space_of(found, size), stuff_of(design_style), found.seed)
     if not confident(found):
         return planner.follow(rooms.MODEST) if found.box_score > 0 and found.line_support > 0 else Plan()
     layouts = rooms.LAYOUTS[room_type]

@@ -73,6 +73,14 @@ class View:
         across, up = np.broadcast_arrays(across, up)
         return np.stack([across * axes[0, k] + axes[1, k] + up * axes[2, k] for k in range(3)], axis=-1)
 
+    def planes(self) -> Any:
+        """Return the same as `rays` as a matrix: the direction of a pixel is this times (column, row, 1)."""
+        across, forward, up = self.axes() / self.focal
+        return np.stack(
+            [across, -up, forward * self.focal - across * self.centre_x + up * self.centre_y],
+            axis=1,
+        )
+
     def floor(self, columns: Floats, rows: Floats) -> tuple[Floats, Floats]:
         """Return x and y on the floor under pixels; infinite where they look above the horizon."""
         ray = self.rays(columns, rows)
