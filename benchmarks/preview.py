@@ -33,7 +33,7 @@ import numpy as np  # noqa: E402
 from PIL import Image, ImageDraw, ImageFilter, ImageOps  # noqa: E402
 
 ROOT: Final = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "samples")]
+sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks/sample_photos")]
 
 from render import develop, expose  # noqa: E402
 from rooms import ODD, PHOTOS, Photo  # noqa: E402

@@ -22,7 +22,7 @@ def named(requirements: list[str]) -> set[str]:
 
 def imported(*folders: str) -> dict[str, str]:
     """Distributions that hold what these folders import, each with a file that does."""
-    own = {path.stem for folder in ("benchmarks", "samples") for path in (ROOT / folder).glob("*.py")} | OURS
+    own = {path.stem for path in (ROOT / "benchmarks").rglob("*.py")} | OURS
     distributions = packages_distributions()
     found: dict[str, str] = {}
     for path in (path for folder in folders for path in sorted((ROOT / folder).rglob("*.py"))):
@@ -54,7 +54,7 @@ def of_google(name: str) -> list[str]:
 
 @pytest.mark.parametrize(
     ("folders", "groups"),
-    [(("shared", "ops", "functions"), ()), (("tests", "benchmarks", "samples", "docs/examples"), ("dev",))],
+    [(("shared", "ops", "functions"), ()), (("tests", "benchmarks", "docs/examples"), ("dev",))],
     ids=["product", "tests"],
 )
 def test_every_import_is_asked_for(folders: tuple[str, ...], groups: tuple[str, ...]) -> None:

@@ -3,7 +3,7 @@
 A room is a box: no point of it hides another, so its light is solved by radiosity over a coarse grid of patches, and a
 pixel is one ray against six planes. Fixed seeds: the same Pillow and numpy write the same bytes.
 
-    python samples/render.py [--out samples/photos]
+    python benchmarks/sample_photos/render.py [--out samples/photos]
 """
 
 from __future__ import annotations
@@ -327,7 +327,9 @@ def exif_of(photo: Photo) -> Image.Exif:
 def main() -> None:
     """Render every photo into the folder given."""
     parser = argparse.ArgumentParser(description="Render the sample photos.")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "photos", help="folder to write to")
+    parser.add_argument(
+        "--out", type=Path, default=Path(__file__).parents[2] / "samples/photos", help="folder to write to"
+    )
     parser.add_argument("--only", default="", metavar="PREFIX", help="only photos whose names begin with this")
     parser.add_argument(
         "--odd", action="store_true", help="the rooms that are no boxes, which are not part of the batch"
