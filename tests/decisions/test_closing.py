@@ -22,9 +22,9 @@ from shared.model import (
     Lease,
     Refusal,
     Tally,
-    Tier,
     shards_for,
 )
+from tests import builders
 from tests.lifecycle.closing_parts import NOW, OUTPUT, B, S, a_batch, a_completion
 
 LEASE = Lease(holder="me", until=NOW + 30)
@@ -54,9 +54,7 @@ def histories(draw: st.DrawFn) -> tuple[int, list[tuple[int, int, ImageState]]]:
     count = draw(st.integers(1, 5))
     events: list[tuple[int, int, ImageState]] = []
     for index in range(count):
-        image = Image(
-            batch="acme.a", index=index, source="s", room_type="den", design_style="boho", tier=Tier.NORMAL, shard=0
-        )
+        image = builders.an_image(index=index)
         for choice in draw(st.lists(st.integers(0, 5), max_size=8)):
             fence = image.fence
             after = [

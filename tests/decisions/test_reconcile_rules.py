@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from shared.decisions.batch import RECORD_KEPT_SECONDS, forgotten_before, note_run
 from shared.lifecycle.reconcile import ORPHANS_KEY, OVERLAP_SECONDS
-from shared.model import Batch, BatchState, Image, ManifestRef, Reconciled, Tier, TierEmpty, last_moved
+from shared.model import Batch, BatchState, Reconciled, Tier, TierEmpty, last_moved
 from shared.settings import ReconcileRules
+from tests import builders
 
 RULES = ReconcileRules()
 NOW = 1_000_000.0
@@ -20,11 +21,7 @@ MINUTE = 60.0
 
 
 def a_batch(republished_at: float = 0.0) -> Batch:
-    ref = ManifestRef(uri="gs://x/m.json", generation=1, sha256="0", base="gs://x/")
-    return Batch(
-        id="acme.a", client="acme", client_name="Acme", tier=Tier.NORMAL, manifest=ref, total=1, shards=1,
-        state=BatchState.PROCESSING, republished_at=republished_at,
-    )  # fmt: skip
+    return builders.a_batch(state=BatchState.PROCESSING, republished_at=republished_at)
 
 
 def empty(*minutes_ago: float) -> TierEmpty:
@@ -77,6 +74,6 @@ def test_a_note_outlives_what_lies_between_two_runs_and_the_stall() -> None:
 
 @pytest.mark.parametrize("name", ["moved_at", "created_at", "touched_at", "settled_at"])
 def test_an_image_without_a_noted_move_has_its_other_times(name: str) -> None:
-    image = Image(batch="a.b", index=0, source="x", room_type="r", design_style="s", tier=Tier.NORMAL, shard=0)
+    image = builders.an_image()
     assert last_moved(image) == 0.0
     assert last_moved(msgspec.structs.replace(image, **{name: 7.5})) == 7.5

@@ -11,8 +11,9 @@ from shared.decisions.batch import pause, threshold_passed
 from shared.errors import BadSetting, ManifestRejected
 from shared.manifest.reader import read
 from shared.manifest.sources import SourceRules
-from shared.model import Batch, Control, Counts, FailureThreshold, ManifestRef, Refusal, Tier
+from shared.model import Batch, Control, Counts, FailureThreshold, Refusal
 from shared.settings import ManifestLimits, Settings, from_environment
+from tests import builders
 
 SAMPLE = 20
 NONE = Counts()
@@ -113,10 +114,7 @@ def test_the_settings() -> None:
 
 def test_numbers_from_before_a_resume_or_a_replay_pause_nothing() -> None:
     """Counts are read, then the batch is resumed, then the pause is written: it would stop what was just started."""
-    batch = Batch(
-        id="a.b", client="a", client_name="A", tier=Tier.NORMAL, total=1, shards=1,
-        manifest=ManifestRef(uri="m", generation=1, sha256="0", base=""),
-    )  # fmt: skip
+    batch = builders.a_batch()
     import msgspec
 
     assert isinstance(pause(batch, reason="x", seen=batch), Batch)

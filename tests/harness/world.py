@@ -16,12 +16,13 @@ from shared.assembly.wiring import Embedded, Rooms, embedded, rooms, stage_image
 from shared.decisions.image import HEARTBEAT_STALE_SECONDS, TRIAL_AFTER_SECONDS
 from shared.manifest.sources import SourceRules
 from shared.messages import Letter, Task, decode, encode, is_letter, task_for
-from shared.model import Batch, BatchState, Claim, Image, ImageState, ManifestRef, Tier, shards_for
+from shared.model import Batch, BatchState, Claim, Image, ImageState, Tier
 from shared.ports import Backend, Delivery, Message
 from shared.settings import Limit, Price, Settings
 from shared.topology import CHANGES_TOPIC, DEAD_LETTER_DOOR, EVENTS_SUBSCRIPTION, topic_of
 from shared.worker.disposition import Disposition
 from shared.worker.heartbeat import Heartbeat
+from tests import builders
 from tests.clocks import VirtualClock, run_virtual
 from tests.harness.fakes import IMAGE, TEXT, Fakes
 from tests.harness.faults import Fuse, fused
@@ -123,14 +124,10 @@ class World:
 
     async def batch(self, total: int = 1, name: str = "b1", **changes: Any) -> Batch:
         """A batch as ingest leaves it: processing, its images queued. Without the cache, which is a test's own choice."""
-        batch = Batch(
+        batch = builders.a_batch(
             id=f"acme.{name}",
-            client="acme",
-            client_name="Acme",
-            tier=Tier.NORMAL,
-            manifest=ManifestRef(uri="memory://m", generation=1, sha256="0", base=""),
+            manifest=builders.a_manifest_ref(uri="memory://m", base=""),
             total=total,
-            shards=shards_for(total),
             state=BatchState.PROCESSING,
             tasks_published=total,
             created_at=self.clock.now(),
@@ -140,7 +137,7 @@ class World:
         await self.store.create_tallies(decisions.batch.empty_tallies(batch))
         await self.store.create_images(
             [
-                Image(
+                builders.an_image(
                     batch=batch.id,
                     index=index,
                     source=f"https://example.com/{index}.jpg",

@@ -7,20 +7,17 @@ import itertools
 import random
 from typing import Any
 
-from shared.model import Batch, BatchState, Completion, Counts, ImageState, ManifestRef, Output, Tier
+from shared.model import Batch, BatchState, Completion, Counts, ImageState, Output
+from tests import builders
 
 S, B = ImageState, BatchState
 NOW = 1_000_000.0
 OUTPUT = Output(picture="p.jpg", thumbnail="t.jpg", before="b.jpg", sha256="0" * 64, width=4, height=3)
-REF = ManifestRef(uri="gs://intake/manifests/acme/a.json", generation=1, sha256="0" * 64, base="gs://intake/")
 
 
 def a_batch(state: BatchState = B.PROCESSING, **changes: Any) -> Batch:
-    known: dict[str, Any] = {
-        "id": "acme.a", "client": "acme", "client_name": "Acme", "tier": Tier.NORMAL, "manifest": REF, "total": 2,
-        "shards": 2, "state": state, "revision": 5, "created_at": NOW - 100,
-    }  # fmt: skip
-    return Batch(**(known | changes))
+    known: dict[str, Any] = {"total": 2, "state": state, "revision": 5, "created_at": NOW - 100}
+    return builders.a_batch(**known | changes)
 
 
 def a_completion(outcome: str = "completed", **counts: int) -> Completion:

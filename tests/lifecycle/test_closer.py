@@ -12,11 +12,12 @@ import pytest
 from shared import decisions, errors
 from shared.assembly.wiring import Embedded, embedded
 from shared.lifecycle import closing
-from shared.model import Batch, BatchMove, BatchState, Counts, Failure, Image, Tally, Tier
+from shared.model import Batch, BatchMove, BatchState, Counts, Failure, Image, Tally
 from shared.ports import Message
 from shared.results import names
 from shared.results.status import write_status
 from shared.settings import Settings
+from tests import builders
 from tests.lifecycle.closing_parts import OUTPUT, B, Clock, a_batch
 
 
@@ -68,13 +69,8 @@ class World:
         batch = a_batch(revision=1)
         await self.store.create_batch(batch)
         await self.store.create_tallies(decisions.batch.empty_tallies(batch))
-        await self.store.create_images([
-            Image(
-                batch=batch.id, index=index, source="s", room_type="den", design_style="boho", tier=Tier.NORMAL,
-                shard=index,
-            )
-            for index in range(2)
-        ])  # fmt: skip
+        images = [builders.an_image(batch=batch.id, index=index, shard=index) for index in range(2)]
+        await self.store.create_images(images)
         await self.settle(0)
         await self.settle(1, fails=True)
 

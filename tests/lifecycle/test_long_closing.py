@@ -12,9 +12,10 @@ import pytest
 
 from shared import errors
 from shared.lifecycle import closing
-from shared.model import BatchState, Call, Counts, Image, ImageState, Output, Tally, Tier
+from shared.model import BatchState, Call, Counts, Image, ImageState, Output, Tally
 from shared.ports import StoredObject
 from shared.results.names import closing_folder, round_folder
+from tests import builders
 from tests.harness.faults import Killed
 from tests.harness.world import World, virtual
 
@@ -51,10 +52,7 @@ async def settled_batch(world: World, total: int) -> None:
     batch = await world.batch(0)
     await world.change_batch(batch.id, total=total, shards=SHARDS)
     output = Output(picture="p", thumbnail="t", before="b", sha256="0", width=4, height=3)
-    plain = Image(
-        batch=batch.id, index=0, source="https://example.com/a.jpg", room_type="den", design_style="boho", tier=Tier.NORMAL,
-        shard=0, state=ImageState.COMPLETED, output=output, settled_at=1.0,
-    )  # fmt: skip
+    plain = builders.an_image(batch=batch.id, state=ImageState.COMPLETED, output=output, settled_at=1.0)
     images = [msgspec.structs.replace(plain, index=index, shard=index % SHARDS) for index in range(total)]
     for start in range(0, total, 5000):
         await world.store.create_images(images[start : start + 5000])

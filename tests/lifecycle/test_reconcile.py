@@ -12,6 +12,7 @@ import pytest
 from shared.lifecycle.replay import fold_image
 from shared.messages import ImageChanged, decode
 from shared.model import Batch, BatchState, Claim, Control, Image, ImageState, Tier, TierEmpty, Worker
+from tests import builders
 from tests.harness.faults import Fuse, Fused, fused, unreachable
 from tests.harness.world import World, virtual
 
@@ -263,9 +264,7 @@ async def test_a_run_that_could_not_count_is_made_up_for_by_the_next(world: Worl
 
 
 # As an image was written before `moved_at` existed: the default itself, which is left out of what is stored.
-UNMARKED = {
-    "moved_at": Image(batch="", index=0, source="", room_type="", design_style="", tier=Tier.NORMAL, shard=0).moved_at
-}
+UNMARKED = {"moved_at": builders.an_image().moved_at}
 
 
 @virtual

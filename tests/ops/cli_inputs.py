@@ -20,7 +20,8 @@ from PIL import Image as Picture
 from ops import app, ending, local
 from shared import decisions
 from shared.adapters import system_clock as clocks
-from shared.model import Batch, BatchState, Completion, Control, Counts, Failure, Image, ImageState, ManifestRef, Tier
+from shared.model import BatchState, Completion, Control, Counts, Failure, Image, ImageState
+from tests import builders
 
 STARTS = {"up": 0}  # commands that would start something for long: only their arguments are tried
 
@@ -119,9 +120,9 @@ def folder(path: Path) -> Iterator[None]:
 
 def image(batch: str, index: int, state: ImageState, **more: Any) -> Image:
     at = 1_764_000_000.0
-    return Image(
+    return builders.an_image(
         batch=batch, index=index, source=f"https://example.com/{index}.jpg", room_type="bedroom", design_style="modern",
-        tier=Tier.NORMAL, shard=0, state=state, created_at=at, revision=2,
+        state=state, created_at=at, revision=2,
         error=Failure(code="source_not_found", message="no such file ☃") if state is ImageState.FAILED else None,
         settled_at=None if state in (ImageState.QUEUED, ImageState.PROCESSING) else at, **more,
     )  # fmt: skip
@@ -140,11 +141,10 @@ def make_data(path: Path) -> None:
         embedded = local.open_backend(clocks.SystemClock(), path, path)
         for name, more in kinds.items():
             fields = {"state": BatchState.CLOSED, "total": 3, "shards": 1, **more}
-            batch = Batch(
-                id=f"acme.{name}", client="acme", client_name="Acme", tier=Tier.NORMAL, created_at=1_764_000_000.0,
-                manifest=ManifestRef(uri=f"file://{path}/intake/manifests/local/{name}.json", generation=1, sha256="0",
-                                     base="file:///nowhere/"), **fields,
-            )  # fmt: skip
+            ref = builders.a_manifest_ref(
+                uri=f"file://{path}/intake/manifests/local/{name}.json", base="file:///nowhere/"
+            )
+            batch = builders.a_batch(id=f"acme.{name}", manifest=ref, created_at=1_764_000_000.0, **fields)
             states = [ImageState.COMPLETED, ImageState.FAILED, ImageState.FAILED if name == "a" else ImageState.QUEUED]
             counts = sum((Counts(**{state.value: 1}) for state in states), Counts())
             if batch.state is BatchState.CLOSED:

@@ -16,9 +16,10 @@ from ops import local, remote, run_notes, target
 from ops.commands import submit
 from shared.adapters.system_clock import SystemClock
 from shared.assembly import wiring
-from shared.model import Batch, BatchState, Lease, ManifestRef, ReplayPlan, Tier
+from shared.model import BatchState, Lease, ReplayPlan
 from shared.settings import Gemini, Settings, StagingRules
 from shared.vendors import spec_of
+from tests import builders
 from tests.ops.commands import Ruum
 from tests.ops.operators.data import Data, Terminal, at_work, failed
 
@@ -330,9 +331,8 @@ def test_a_path_corrected_in_failed_csv_is_meant_as_in_the_manifest(
 
 @pytest.mark.parametrize("interrupted", [True, False])
 def test_an_interrupted_retry_goes_on_with_its_own_file(folder: Path, interrupted: bool) -> None:
-    batch = Batch(
-        id="acme.b1", client="acme", client_name="acme", tier=Tier.NORMAL, total=1, shards=1, created_at=1.0,
-        manifest=ManifestRef(uri="x", generation=1, sha256="0", base=""), state=BatchState.REOPENING,
+    batch = builders.a_batch(
+        id="acme.b1", client_name="acme", created_at=1.0, state=BatchState.REOPENING,
         replay=ReplayPlan(number=1, codes=(), lease=Lease(holder="h", until=2.0), failed_before=1.0,
                           drop="d" if interrupted else ""),
     )  # fmt: skip
@@ -354,11 +354,10 @@ def test_submit_knows_photos_beside_the_batch_s_own_manifest(
     ruum: Ruum, folder: Path, stack: Stack, there: bool
 ) -> None:
     async def known() -> None:
-        batch = Batch(
-            id="acme.b1", client="acme", client_name="acme", tier=Tier.NORMAL, total=1, shards=1, created_at=1.0,
-            manifest=ManifestRef(uri="gs://intake/manifests/acme/m/m.json", generation=1, sha256="0",
-                                 base="gs://intake/manifests/acme/m/"), state=BatchState.CLOSED,
-        )  # fmt: skip
+        ref = builders.a_manifest_ref(uri="gs://intake/manifests/acme/m/m.json", base="gs://intake/manifests/acme/m/")
+        batch = builders.a_batch(
+            id="acme.b1", client_name="acme", manifest=ref, created_at=1.0, state=BatchState.CLOSED
+        )
         await stack.embedded.store.create_batch(batch)
         if there:
             name = "manifests/acme/m/photos/new.jpg"

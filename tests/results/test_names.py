@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared.manifest.reader import batch_of
-from shared.model import Batch, Image, ManifestRef, Tier
+from shared.model import Batch, Image
 from shared.results import names
+from tests import builders
 
 FUZZ = settings(max_examples=80, deadline=None, database=None, derandomize=True)
 CLIENTS = st.from_regex(r"[a-z0-9]([a-z0-9_-]{0,20}[a-z0-9])?", fullmatch=True)
@@ -16,17 +17,11 @@ BATCH_IDS = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,20}", fullmatch=True)
 
 
 def a_batch(batch: str = "acme.spring", client: str = "acme", number: int = 1) -> Batch:
-    ref = ManifestRef(uri="gs://intake/manifests/acme/a.json", generation=1, sha256="0" * 64, base="gs://intake/")
-    return Batch(
-        id=batch, client=client, client_name=client, tier=Tier.NORMAL, manifest=ref, total=1, shards=1, round=number
-    )
+    return builders.a_batch(id=batch, client=client, client_name=client, round=number)
 
 
 def an_image(index: int = 0, code: str | None = None, fence: int = 0, batch: str = "acme.spring") -> Image:
-    return Image(
-        batch=batch, index=index, source="https://x.example/a.jpg", room_type="den", design_style="boho",
-        tier=Tier.NORMAL, shard=0, property_code=code, fence=fence,
-    )  # fmt: skip
+    return builders.an_image(batch=batch, index=index, property_code=code, fence=fence)
 
 
 @pytest.mark.parametrize(

@@ -42,13 +42,13 @@ from shared.model import (
     shard_sizes,
     shards_for,
 )
+from tests import builders
 
 FUZZ = settings(max_examples=100, deadline=None, database=None, derandomize=True)
 S, M, B, V = ImageState, ImageMove, BatchState, BatchMove
 NOW = 1_000_000.0
 FAILURE = Failure(code="source_not_found", message="404")
 OUTPUT = Output(picture="p.jpg", thumbnail="t.jpg", before="b.jpg", sha256="0" * 64, width=4, height=3)
-REF = ManifestRef(uri="gs://intake/manifests/acme/a.json", generation=1, sha256="0" * 64, base="gs://intake/")
 COMPLETION = Completion(
     outcome="completed", counts=Counts(completed=1), success_rate=1.0, cost_usd=0.1, duration_seconds=1.0, reports={}
 )
@@ -57,8 +57,7 @@ COMPLETION = Completion(
 def an_image(state: ImageState = S.QUEUED, **changes: Any) -> Image:
     """An image of which everything fits its state; attempts are spent, so that DEAD LETTER may settle it."""
     known: dict[str, Any] = {
-        "batch": "acme.a", "index": 7, "source": "https://x.example/a.jpg", "room_type": "den", "design_style": "boho",
-        "tier": Tier.NORMAL, "shard": 0, "state": state, "revision": 5, "fence": 3, "attempts": 3,
+        "index": 7, "state": state, "revision": 5, "fence": 3, "attempts": 3,
     }  # fmt: skip
     if state is S.PROCESSING:
         known["claim"] = Claim(worker="w1", at=NOW - 100)
@@ -68,19 +67,18 @@ def an_image(state: ImageState = S.QUEUED, **changes: Any) -> Image:
         known["error"] = FAILURE
     if state is S.COMPLETED:
         known["output"] = OUTPUT
-    return Image(**(known | changes))
+    return builders.an_image(**known | changes)
 
 
 def a_batch(state: BatchState = B.INGESTING, **changes: Any) -> Batch:
     known: dict[str, Any] = {
-        "id": "acme.a", "client": "acme", "client_name": "Acme", "tier": Tier.NORMAL, "manifest": REF, "total": 10,
-        "shards": 8, "state": state, "revision": 5,
+        "total": 10, "state": state, "revision": 5,
     }  # fmt: skip
     if state is B.CLOSING:
         known["closer"] = Lease(holder="c", until=NOW + 30)
     if state is B.CLOSED:
         known["completion"] = COMPLETION
-    return Batch(**(known | changes))
+    return builders.a_batch(**known | changes)
 
 
 # --- the tables, from the words of the design -------------------------------------------------------------------------

@@ -24,28 +24,17 @@ from shared.model import (
     Image,
     ImageState,
     Lease,
-    ManifestRef,
     Output,
     Refusal,
     ReportFile,
     Tally,
-    Tier,
     Worker,
-    shards_for,
 )
 from shared.results import report
+from tests import builders
 
 TOTAL = 2
-REF = ManifestRef(uri="gs://intake/manifests/acme/a.json", generation=1, sha256="0" * 64, base="gs://intake/")
-NEW_BATCH = Batch(
-    id="acme.a",
-    client="acme",
-    client_name="acme",
-    tier=Tier.NORMAL,
-    manifest=REF,
-    total=TOTAL,
-    shards=shards_for(TOTAL),
-)
+NEW_BATCH = builders.a_batch(client_name="acme", total=TOTAL)
 OUTPUT = Output(picture="p", thumbnail="t", before="b", sha256="0" * 64, width=1, height=1)
 OPEN = (ImageState.QUEUED, ImageState.PROCESSING)
 
@@ -245,14 +234,9 @@ def changed(before: int, after: int) -> int:
 
 def images_made() -> tuple[int, ...]:
     return tuple(
-        SHELF.number(
-            Image(
-                batch=NEW_BATCH.id, index=index, source="s", room_type="den", design_style="boho", tier=Tier.NORMAL,
-                shard=index % NEW_BATCH.shards,
-            )
-        )
+        SHELF.number(builders.an_image(batch=NEW_BATCH.id, index=index, source="s", shard=index % NEW_BATCH.shards))
         for index in range(TOTAL)
-    )  # fmt: skip
+    )
 
 
 def open_in(tallies: tuple[int, ...]) -> tuple[int, int]:

@@ -9,8 +9,9 @@ import msgspec
 import pytest
 
 from shared.decisions.quota import Ledger
-from shared.model import Batch, BatchState, Counts, Failure, Image, ManifestRef, Output, Tally, Tier, shards_for
+from shared.model import Batch, BatchState, Counts, Failure, Image, Output, Tally
 from shared.ports import BatchStore
+from tests import builders
 from tests.contract.backends import Backend
 
 OUTPUT = Output(picture="p.jpg", thumbnail="t.jpg", before="b.jpg", sha256="0" * 64, width=640, height=480)
@@ -18,14 +19,12 @@ FAILURE = Failure(code="not_a_picture", message="no")
 
 
 def a_batch(batch_id: str, total: int = 1, **changes: Any) -> Batch:
-    ref = ManifestRef(uri="gs://intake/manifests/acme/a.json", generation=1, sha256="0" * 64, base="gs://intake/")
-    known = {"client": "acme", "client_name": "Acme", "tier": Tier.NORMAL, "shards": shards_for(total)}
-    return Batch(**{"id": batch_id, "manifest": ref, "total": total, "state": BatchState.PROCESSING} | known | changes)
+    return builders.a_batch(**{"id": batch_id, "total": total, "state": BatchState.PROCESSING} | changes)
 
 
 def an_image(batch_id: str, index: int = 0, **changes: Any) -> Image:
-    known = {"source": f"https://x.example/{index}.jpg", "room_type": "den", "design_style": "boho"}
-    return Image(**{"batch": batch_id, "index": index, "tier": Tier.NORMAL, "shard": index % 8} | known | changes)
+    known = {"source": f"https://x.example/{index}.jpg", "shard": index % 8}
+    return builders.an_image(**{"batch": batch_id, "index": index} | known | changes)
 
 
 def a_tally(batch_id: str, shard: int = 0, **counts: int) -> Tally:

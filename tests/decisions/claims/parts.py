@@ -17,10 +17,10 @@ from shared.model import (
     ImageState,
     Output,
     Refusal,
-    Tier,
     Worker,
     image_key,
 )
+from tests import builders
 
 S = ImageState
 NOW = 1_000_000.0
@@ -37,14 +37,13 @@ KEY = image_key("acme.a", 7)
 
 def an_image(state: ImageState = S.QUEUED, **changes: Any) -> Image:
     known: dict[str, Any] = {
-        "batch": "acme.a", "index": 7, "source": "https://x.example/a.jpg", "room_type": "den", "design_style": "boho",
-        "tier": Tier.NORMAL, "shard": 0, "state": state, "revision": 5, "fence": 3, "round": 2,
+        "index": 7, "state": state, "revision": 5, "fence": 3, "round": 2,
     }  # fmt: skip
     if state is S.PROCESSING:
         known["claim"] = Claim(worker="w1", at=NOW - 100)
     if state in SETTLED_STATES:
         known["settled_at"] = NOW - 1
-    return Image(**(known | changes))
+    return builders.an_image(**known | changes)
 
 
 def a_worker(since: float = 0.0, **changes: Any) -> Worker:

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from shared.decisions import forecast
 from shared.decisions.forecast import Capacity, Pace
 from shared.messages import ImageChanged, decode
-from shared.model import Batch, BatchState, Call, Control, Counts, ImageState, ManifestRef, Tier
+from shared.model import Batch, BatchState, Call, Control, Counts, ImageState, Tier
 from shared.results.status import known_speed, status_of, write_status
 from shared.settings import Gemini, Limit, TierFactors
+from tests import builders
 from tests.decisions.forecast.parts import ECONOMY, EXPRESS, NORMAL, NOW
 from tests.harness.fakes import IMAGE, TEXT
 from tests.harness.world import SETTINGS, World, virtual
@@ -96,11 +97,8 @@ def test_eta(left: int, speed: float | None, capacity: Capacity | None, eta: flo
 
 
 def a_batch(**changes: Any) -> Batch:
-    batch = Batch(
-        id="acme.b1", client="acme", client_name="Acme", tier=NORMAL, total=100, shards=8, state=BatchState.PROCESSING,
-        manifest=ManifestRef(uri="memory://m", generation=1, sha256="0", base=""), created_at=NOW,
-    )  # fmt: skip
-    return msgspec.structs.replace(batch, **changes)
+    known = {"id": "acme.b1", "total": 100, "state": BatchState.PROCESSING, "created_at": NOW}
+    return builders.a_batch(**known | changes)
 
 
 def test_status_tells_speed_and_eta() -> None:

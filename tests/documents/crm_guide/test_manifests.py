@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import re
-from typing import Any
 
 import pytest
 
@@ -16,10 +15,11 @@ from shared.manifest.fields import COLUMNS as CSV_COLUMNS
 from shared.manifest.fields import HEADER_FIELDS, IMAGE_FIELDS
 from shared.manifest.reader import MAX_NAME_CHARACTERS, Manifest
 from shared.manifest.vocabulary import ROOM_NAMES, ROOMS, STYLE_NAMES, STYLES, TIER_NAMES, TIERS
-from shared.model import Batch, BatchState, FailureThreshold, Image, ImageState, ManifestRef, Tier
+from shared.model import BatchState, FailureThreshold, ImageState
 from shared.ports import StoredObject
 from shared.results import names, report
 from shared.untrusted.text import slug
+from tests import builders
 from tests.documents.crm_guide.parts import (
     DOCS,
     EN,
@@ -100,11 +100,7 @@ def test_the_names_of_files_and_folders_are_the_codes(page: str) -> None:
     (dropped,) = re.findall(rf"gcloud storage cp {re.escape(file)} gs://([\w-]+)/(\S+?)`", text)
     (block,) = manifest_blocks(text)
     assert read(block, dropped[1]).client == dropped[1].split("/")[1]
-    batch = Batch(
-        id=f"acme.{batch_id}", client="acme", client_name="acme", tier=Tier.NORMAL, total=2, shards=1,
-        state=BatchState.CLOSING, manifest=ManifestRef(uri="m", generation=1, sha256="0", base=""),
-        created_at=0.0, closing_at=1.0,
-    )  # fmt: skip
+    batch = builders.a_batch(id=f"acme.{batch_id}", total=2, state=BatchState.CLOSING, closing_at=1.0)
     (fetched,) = re.findall(r"cp -r gs://([\w-]+)/(\S+) \.`", text)
     assert fetched[1] == names.results_folder(batch) + "images"
     assert [f"`{dropped[0]}`", f"`{fetched[0]}`"] == [cells[1] for cells in tables(text)[GIVEN][2:4]]
@@ -113,8 +109,7 @@ def test_the_names_of_files_and_folders_are_the_codes(page: str) -> None:
     named = first_words(tables(text)[RESULTS])
     assert named[3:] == made
     assert named[1:3] == ["thumbnails/", "status.json"]
-    image = Image(batch=batch.id, index=0, source="s", room_type="den", design_style="boho", tier=Tier.NORMAL, shard=0,
-                  property_code="APT 1", state=ImageState.COMPLETED)  # fmt: skip
+    image = builders.an_image(batch=batch.id, property_code="APT 1", state=ImageState.COMPLETED)
     stem = re.sub(r"<[ií]nd(ex|ice)>", "0", named[0].replace("<propertyCode>", slug("APT 1")))
     assert stem == f"images/{names.picture_stem(image)}.jpg"
     places = re.findall(r"gs://<result\w+>/(manifests/)<client\w*>/<n\w+>(\.errors\.json)", text)
@@ -255,10 +250,7 @@ def test_the_threshold_examples_on_the_manifests_page() -> None:
 
 
 def test_the_manifests_page_names_the_reports() -> None:
-    batch: Any = Batch(
-        id="acme.b1", client="acme", client_name="acme", tier=Tier.NORMAL, total=1, shards=1, state=BatchState.CLOSING,
-        manifest=ManifestRef(uri="m", generation=1, sha256="0", base=""), created_at=0.0, closing_at=1.0,
-    )  # fmt: skip
+    batch = builders.a_batch(id="acme.b1", state=BatchState.CLOSING, closing_at=1.0)
     (section,) = re.findall(r"^## What comes out\n(.*?)(?=^## )", MANIFEST, re.DOTALL | re.MULTILINE)
     for name, _ in report.RoundReport(batch).files():
         assert f"`{name}`" in section

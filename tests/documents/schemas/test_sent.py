@@ -17,6 +17,7 @@ from shared.messages import EVENT_TYPE_PREFIX
 from shared.model import BatchState, Call, Control, Counts, Failure, Image, ImageState, Output, Tier
 from shared.results import report
 from shared.results.status import status_of
+from tests import builders
 from tests.documents.schemas.parts import ASYNCAPI, DOCS, FUZZ, a_batch, check, day, schema, sent
 
 GUIDE = (DOCS / "crm-guide.md").read_text("utf-8")
@@ -147,9 +148,9 @@ OUTPUTS = st.builds(
     Output, picture=TEXTS, thumbnail=TEXTS, before=TEXTS, sha256=TEXTS, width=st.just(1), height=st.just(1)
 )
 IMAGES = st.builds(
-    Image,
+    builders.an_image,
     batch=st.just("acme.b1"), index=st.integers(0, 10**6), source=TEXTS, room_type=TEXTS, design_style=TEXTS,
-    tier=st.sampled_from(Tier), shard=st.just(0), property_code=TEXTS | st.none(), state=st.sampled_from(ImageState),
+    tier=st.sampled_from(Tier), property_code=TEXTS | st.none(), state=st.sampled_from(ImageState),
     round=st.integers(1, 9), attempts=st.integers(0, 9), output=OUTPUTS | st.none(),
     error=st.builds(Failure, code=st.sampled_from([code.value for code in ErrorCode]), message=TEXTS) | st.none(),
     calls=st.lists(st.builds(Call, step=TEXTS, model=TEXTS, cost_micro_usd=st.integers(0, 10**7)), max_size=3).map(tuple),

@@ -15,10 +15,11 @@ from ops import local, run_notes
 from shared import decisions
 from shared.adapters.system_clock import SystemClock
 from shared.decisions.quota import Ledger
-from shared.model import Batch, BatchState, Call, Completion, Counts, Image, ImageState, ManifestRef, Tier, shards_for
+from shared.model import BatchState, Call, Completion, Counts, ImageState, Tier
 from shared.results import names
 from shared.settings import Settings
 from shared.staging.prompts import VERSION
+from tests import builders
 
 EXPRESS, NORMAL, ECONOMY = Tier
 TEXT, PICTURE = "gemini-3.5-flash-lite", "gemini-nano-banana-2.1"  # the settings' own
@@ -66,10 +67,9 @@ class Data:
         calls = [call for image in images for call in image["calls"]]
         cost = sum(call.cost_micro_usd for call in calls) / 1_000_000
         estimated = sum(call.cost_micro_usd for call in calls if call.estimated) / 1_000_000
-        batch = Batch(
+        batch = builders.a_batch(
             id=f"{client}.{name}", client=client, client_name=client, tier=changes.pop("tier", NORMAL),
-            manifest=ManifestRef(uri="memory://m", generation=1, sha256="0", base="file:///nowhere/"),
-            total=len(images), shards=shards_for(len(images)), created_at=at,
+            manifest=builders.a_manifest_ref(uri="memory://m", base="file:///nowhere/"), total=len(images), created_at=at,
             state=BatchState.CLOSED if closed else BatchState.PROCESSING,
         )  # fmt: skip
         if closed:
@@ -84,7 +84,7 @@ class Data:
             )
         batch = msgspec.structs.replace(batch, **changes)
         documents = [
-            Image(
+            builders.an_image(
                 batch=batch.id, index=index, room_type=image.get("room_type", "living_room"),
                 design_style=image.get("design_style", "modern"), tier=batch.tier, shard=index % batch.shards,
                 source=image["source"], state=image["state"], calls=image["calls"], created_at=at,

@@ -30,16 +30,15 @@ from shared.model import (
     Image,
     ImageState,
     Lease,
-    ManifestRef,
     ReplayPlan,
     Tally,
     Tier,
     Trials,
     last_moved,
-    shards_for,
 )
 from shared.ports import Message
 from shared.topology import EVENTS_SUBSCRIPTION, topic_of
+from tests import builders
 
 QUEUED, PROCESSING, COMPLETED, FAILED, CANCELLED = ImageState
 PICTURE = "gemini-nano-banana-2.1"  # 60 a minute in the settings
@@ -85,10 +84,10 @@ class Data:
         """A batch with these images, counted; the tasks of its queued ones published."""
         at = self.now - days_ago * DAY
         state = BatchState.CLOSED if closed else BatchState.PROCESSING
-        batch = Batch(
+        batch = builders.a_batch(
             id=f"{client}.{name}", client=client, client_name=client, tier=changes.pop("tier", Tier.NORMAL),
-            manifest=ManifestRef(uri="memory://m", generation=1, sha256="0", base="file:///nowhere/"),
-            total=len(images), shards=shards_for(len(images)), created_at=at, tasks_published=len(images), state=state,
+            manifest=builders.a_manifest_ref(uri="memory://m", base="file:///nowhere/"),
+            total=len(images), created_at=at, tasks_published=len(images), state=state,
         )  # fmt: skip
         if closed:
             counts = sum((Counts(**{image["state"].value: 1}) for image in images), Counts())
@@ -99,7 +98,7 @@ class Data:
             batch = msgspec.structs.replace(batch, closed_at=at, completion=completion, announced_round=1)
         batch = msgspec.structs.replace(batch, **changes)
         documents = [
-            Image(
+            builders.an_image(
                 batch=batch.id, index=index, room_type="bedroom", design_style="modern", tier=batch.tier,
                 shard=index % batch.shards, source=image["source"], state=image["state"], created_at=at,
                 revision=image.get("revision", 2), round=image.get("round", 1), claim=image.get("claim"),

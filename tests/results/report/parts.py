@@ -12,9 +12,10 @@ import msgspec
 from shared.errors import ManifestRejected
 from shared.manifest import reader
 from shared.manifest.sources import SourceRules
-from shared.model import Batch, BatchState, Call, Failure, Image, ImageState, ManifestRef, Output, Tier
+from shared.model import Batch, BatchState, Call, Failure, Image, ImageState, Output
 from shared.results import report
 from shared.settings import ManifestLimits
+from tests import builders
 
 COMPLETED, FAILED, CANCELLED = ImageState.COMPLETED, ImageState.FAILED, ImageState.CANCELLED
 HOSTILE = [
@@ -28,10 +29,9 @@ RULES = SourceRules(base="gs://intake/manifests/acme/", gs_prefixes=("gs://intak
 
 
 def batch(**changes: Any) -> Batch:
-    made = Batch(
-        id="acme.b1", client="acme", client_name="Acme", tier=Tier.NORMAL, total=1, shards=1, state=BatchState.CLOSING,
-        manifest=ManifestRef(uri="gs://m", generation=1, sha256="0", base=""), created_at=1_772_442_000.0,
-        closing_at=1_772_442_100.5,
+    made = builders.a_batch(
+        id="acme.b1", state=BatchState.CLOSING, manifest=builders.a_manifest_ref(uri="gs://m", base=""),
+        created_at=1_772_442_000.0, closing_at=1_772_442_100.5,
     )  # fmt: skip
     return msgspec.structs.replace(made, **changes)
 
@@ -45,14 +45,14 @@ def image(index: int = 0, state: ImageState = COMPLETED, **changes: Any) -> Imag
     )  # fmt: skip
     fields: dict[str, Any] = {
         "batch": "acme.b1", "index": index, "source": f"https://example.com/{index}.jpg", "room_type": "living_room",
-        "design_style": "modern", "tier": Tier.NORMAL, "shard": 0, "state": state, "prompts": "v1",
+        "design_style": "modern", "state": state, "prompts": "v1",
         "durations_ms": {"generate": 1500, "verify": 500},
         "calls": (Call(step="generate", model="m", cost_micro_usd=50_400),),
         "output": output if state is COMPLETED else None,
         "error": Failure(code="not_a_picture", message="the file is an HTML page") if state is FAILED else None,
         "attempts": 1 if state is FAILED else 0,
     }  # fmt: skip
-    return Image(**{**fields, **changes})
+    return builders.an_image(**fields | changes)
 
 
 def files(*images: Image, of: Batch | None = None) -> dict[str, bytes]:

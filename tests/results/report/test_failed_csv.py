@@ -12,7 +12,8 @@ from shared.errors import BadSource
 from shared.manifest import reader
 from shared.manifest.sources import SourceRules, resolve
 from shared.manifest.tables import is_error, is_null
-from shared.model import ManifestRef, Tier
+from shared.model import Tier
+from tests import builders
 from tests.results.report.parts import CANCELLED, FAILED, LIMITS, batch, files, image, read_again, table
 
 QUOTED = ("'=", "'+", "'-", "'@")
@@ -57,7 +58,7 @@ def test_failed_csv_is_a_manifest() -> None:
 )
 def test_a_photo_beside_the_manifest_is_named_by_its_path(base: str, source: str, path: str | None) -> None:
     """The client's own word, not where we have put it."""
-    of = batch(manifest=ManifestRef(uri="gs://m", generation=1, sha256="0", base=base))
+    of = batch(manifest=builders.a_manifest_ref(uri="gs://m", base=base))
     content = files(image(0, FAILED, source=source), of=of)["failed.csv"]
     (row,) = table(content)
     assert row["url"] == (path or source)
@@ -75,7 +76,7 @@ def test_whatever_a_photo_is_called_it_is_found_again(name: str, base: str) -> N
     except BadSource:
         assume(False)
     assume(not name.startswith(QUOTED) and not is_null(name) and not is_error(name))
-    of = batch(manifest=ManifestRef(uri="gs://m", generation=1, sha256="0", base=base))
+    of = batch(manifest=builders.a_manifest_ref(uri="gs://m", base=base))
     content = files(image(0, FAILED, source=source), of=of)["failed.csv"]
     (again,) = reader.read(io.BytesIO(content), "failed.csv", LIMITS, rules).images
     assert again.source == source
