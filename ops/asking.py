@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+import select
 import signal
 import sys
+from contextlib import suppress
+from typing import Final
 
 import typer
 
 from ops import show
+
+LOOK_SECONDS: Final = 0.2  # how late a Ctrl-C may be noticed
+_ANSWERS: Final = {
+    "y": True,
+    "yes": True,
+    "s": True,
+    "sim": True,
+    "n": False,
+    "no": False,
+    "nao": False,
+    "não": False,
+    "": False,
+}
 
 
 def can_answer() -> bool:
@@ -19,16 +35,50 @@ def can_answer() -> bool:
 
 
 def confirm(question: str) -> bool:
-    """Ask on stderr; no answer means no. Ctrl-C ends the command.
+    """Ask on stderr until the answer is yes or no; Enter alone means no. Raises `typer.Abort` on Ctrl-C or no input.
 
     An event loop has SIGINT handled by itself, which it cannot do while we wait here: the question would not end.
     """
     show.clear_bar()
+    if _is_cancelled():
+        raise typer.Abort
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        return typer.confirm(question, err=True)
-    except typer.Abort:
+        while True:
+            sys.stderr.write(f"{question} [y/N]: ")
+            sys.stderr.flush()
+            answer = _line()
+            if answer.strip().lower() in _ANSWERS:
+                return _ANSWERS[answer.strip().lower()]
+            sys.stderr.write("Please answer y or n.\n")
+    except (KeyboardInterrupt, EOFError):
         sys.stderr.write("\n")
-        raise
+        raise typer.Abort from None
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def _is_cancelled() -> bool:
+    """Whether a Ctrl-C that came before the question waits to be noticed by the event loop."""
+    import asyncio
+
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:  # no event loop
+        return False
+    return task is not None and task.cancelling() > 0
+
+
+def _line() -> str:
+    """A line from the terminal. Raises `EOFError` at its end.
+
+    Python runs the handler of a signal between two steps of the interpreter. A Ctrl-C that arrives just before a read
+    blocks would wait with it for the next key, so we read only what is there.
+    """
+    with suppress(OSError, ValueError):  # a stand-in for a terminal has no file
+        while not select.select([sys.stdin], [], [], LOOK_SECONDS)[0]:
+            pass
+    line = sys.stdin.readline()
+    if not line:
+        raise EOFError
+    return line

@@ -8,6 +8,8 @@ import logging
 import os
 import pty
 import re
+import select
+import signal
 import subprocess
 import sys
 import time
@@ -330,7 +332,17 @@ def test_ctrl_c_at_a_question_ends_it(tmp_path: Path) -> None:
         while b"[y/N]" not in said:
             said += os.read(terminal, 1000)
         os.write(terminal, b"\x03")
-        _, status = os.waitpid(pid, 0)
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        until = time.monotonic() + 60  # on a busy machine
+        while not ended and time.monotonic() < until:
+            if select.select([terminal], [], [], 0.1)[0]:
+                with contextlib.suppress(OSError):
+                    said += os.read(terminal, 1000)
+            ended, status = os.waitpid(pid, os.WNOHANG)
+        if not ended:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+        assert ended, said
         with contextlib.suppress(OSError):
             said += os.read(terminal, 1000)
         os.close(terminal)
