@@ -77,6 +77,16 @@ def test_no_sun_whose_patch_no_window_explains() -> None:
     assert found(room(towards(0)), (Hole("right", "window", 1.0, 1.4, 0.9, 2.1),)) is None
 
 
+def test_neither_a_door_nor_a_dark_passage_lets_the_sun_in() -> None:
+    way = towards(0)
+    as_door = Hole("back", "door", WINDOW.start, WINDOW.end, WINDOW.bottom, WINDOW.top)
+    assert found(room(way), (as_door,)) is None
+    pixels = np.asarray(room(way)).copy()
+    u, v, _ = VIEW.project(SIDES.places("back", np.array([-0.6, 1.0]), np.array([2.1, 0.9])))
+    pixels[int(v[0]) : int(v[1]), int(u[0]) : int(u[1])] = 60
+    assert found(Image.fromarray(pixels)) is None
+
+
 def test_tiles_and_noise_are_no_patch() -> None:
     columns, rows = np.meshgrid(np.arange(VIEW.width) + 0.5, np.arange(VIEW.height) + 0.5)
     x, y = VIEW.floor(columns.astype(np.float32), rows.astype(np.float32))

@@ -30,6 +30,7 @@ _APART: Final = math.radians(25)
 _AHEAD: Final = 0.09  # by which the best direction beats every other one farther off than that
 _POINTS: Final = 300
 _MARGIN: Final = 0.08  # metres around a window that still count: its edges are known to about that
+_CLEAR: Final = 1.3  # times the unlit floor's luminance: what a window shows is brighter, a passage is not
 _LUMA: Final = np.array([0.2126, 0.7152, 0.0722], np.float32)
 _AROUND: Final = 7  # pixels at half size in which the sun is as strong everywhere
 _WARM: Final = np.array([1.0, 0.95, 0.86], np.float32)  # colour of the sun: the photo's own is lost where it is white
@@ -50,6 +51,7 @@ class Sun:
 
 def sun_of(small: Floats, view: View, sides: Sides, holes: tuple[Hole, ...]) -> Sun | None:
     """Return the sun in a small linear picture that `view` fits; None unless it is sure."""
+    holes = tuple(hole for hole in holes if hole.kind != "door")  # of a white door and a white window lines say nothing
     if not holes:
         return None
     floor = surfaces(view, sides) == FLOOR
@@ -61,7 +63,10 @@ def sun_of(small: Floats, view: View, sides: Sides, holes: tuple[Hole, ...]) -> 
     inner, outer = floor & ~_near(~lit), floor & ~_near(lit)
     if inner.sum() < 30 or outer.sum() < 30:
         return None
-    direction = _direction(_spread(view, inner), _spread(view, outer), sides, holes)
+    glass = tuple(
+        hole for hole in holes if _seen_through(luma, view, sides, hole) > _CLEAR * float(np.median(luma[outer]))
+    )
+    direction = _direction(_spread(view, inner), _spread(view, outer), sides, glass) if glass else None
     if direction is None:
         return None
     beside = outer & _near(lit, 6)
@@ -169,6 +174,14 @@ def patch(luma: Floats, floor: Any) -> tuple[Any, float] | None:
     return lit, math.exp(threshold)
 
 
+def _seen_through(luma: Floats, view: View, sides: Sides, hole: Hole) -> float:
+    """Return the median luminance of what an opening shows; 0 when it is not in the picture."""
+    along, up = np.linspace(hole.start, hole.end, 14)[1:-1], np.linspace(max(hole.bottom, 0.3), hole.top, 14)[1:-1]
+    u, v, depth = view.project(sides.places(hole.wall, along, up[:, None]))
+    seen = (depth > 0.1) & (u >= 0) & (v >= 0) & (u < view.width) & (v < view.height)
+    return float(np.median(luma[v[seen].astype(np.int32), u[seen].astype(np.int32)])) if seen.any() else 0.0
+
+
 def _near(mask: Any, pixels: int = 2) -> Any:
     """Return the mask grown by some pixels."""
     for _ in range(pixels):
@@ -230,7 +243,7 @@ def _from_windows(ways: Any, points: Any, sides: Sides, holes: tuple[Hole, ...])
         towards = way < -1e-3 if wall == "left" else way > 1e-3
         reach[wall] = np.where(towards, (at - place) / np.where(towards, way, 1), np.inf)
     first = np.minimum(np.minimum(reach["left"], reach["right"]), reach["back"])
-    for hole in holes:  # doors, too: a tall window at the picture's edge is taken for one
+    for hole in holes:
         far = np.where(np.isfinite(reach[hole.wall]), reach[hole.wall], 0)
         along = (x if hole.wall == "back" else y) + far * ways[:, (0 if hole.wall == "back" else 1)][:, None]
         up = far * ways[:, 2:]
