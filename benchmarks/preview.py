@@ -1,12 +1,14 @@
 """The preview model against the truth of rendered rooms: what it measures, what it costs, what it leaves alone.
 
-    python benchmarks/preview.py [--only PREFIX ...] [--degrade NAME ...] [--stage] [--sheet rooms|styles --out FILE]
+    python benchmarks/preview.py [--only PREFIX ...] [--degrade NAME ...] [--stage] [--sun]
+                                 [--sheet rooms|styles --out FILE]
 
 Prints JSON. Geometry: for each degradation of the sample photos, the angle (degrees, worst of the two horizontal axes),
 the field of view's error (degrees), the floor's boundary (share of the picture's height, mean over columns), the
 overlap of the floor with the truth (IoU), and CPU seconds. `--stage` furnishes each room of the sample batch in its own
-process of one thread: CPU, peak memory, and the share of pixels left byte for byte. `--sheet` writes a contact sheet of
-all room types or of all styles, to be looked at.
+process of one thread: CPU, peak memory, and the share of pixels left byte for byte. `--sun` compares the sun that is
+found with the generator's, in each room as it is and with the sun moved (by 25, -30 and 180 degrees). `--sheet` writes
+a contact sheet of all room types or of all styles, to be looked at.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ import sys
 import time
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -44,8 +47,9 @@ from shared.staging import preview  # noqa: E402
 from shared.staging.preview import layout, measuring, staging  # noqa: E402
 from shared.staging.preview.families import stuff_of  # noqa: E402
 from shared.staging.preview.openings import Sides  # noqa: E402
-from shared.staging.preview.renderer import render  # noqa: E402
+from shared.staging.preview.renderer import render, small_picture  # noqa: E402
 from shared.staging.preview.rooms import LAYOUTS  # noqa: E402
+from shared.staging.preview.sun import sun_of  # noqa: E402
 from shared.staging.preview.views import View  # noqa: E402
 
 FULL: Final = 1024  # pixels of the longest side on which degradations work: geometry looks at 800
@@ -353,6 +357,44 @@ def staged_rooms(only: list[str], side: int) -> list[dict[str, Any]]:
     return rows
 
 
+# --- the sun
+
+
+def true_sun(photo: Photo) -> Any:
+    """Return the unit vector towards the sun; the generator counts from where it shines to."""
+    heading, height = math.radians(photo.room.sun_heading), math.radians(photo.room.sun_height)
+    flat = math.cos(height)
+    return np.array([-math.sin(heading) * flat, -math.cos(heading) * flat, math.sin(height)])
+
+
+def suns(photo: Photo) -> list[dict[str, Any]]:
+    """One row a place of the sun: what was found of it, None when it was not believed."""
+    room, rows = photo.room, []
+    moved = [(0.0, 0.0), (25.0, -6.0), (-30.0, 8.0), (180.0, 2.0)]
+    for turn, rise in moved:
+        where = replace(
+            room, sun=room.sun or (1.6 if turn else 0.0), sun_heading=(room.sun_heading + turn) % 360,
+            sun_height=room.sun_height + rise,
+        )  # fmt: skip
+        other = replace(photo, room=where)
+        picture = photo_of(photo, FULL) if not turn else rendered(other)
+        picture.thumbnail((FULL, FULL), Image.Resampling.BOX)
+        space = measuring.space_of(measuring.room_of(picture), picture.size)
+        small = small_picture(picture, 400)
+        start = time.process_time()
+        found = sun_of(small, space.view.scaled(small.shape[1], small.shape[0]), space.sides, space.holes)
+        spent = time.process_time() - start
+        off = None
+        if found is not None and where.sun:
+            off = round(math.degrees(math.acos(min(1.0, float(found.direction @ true_sun(other))))), 1)
+        rows.append(
+            {"photo": photo.name, "sun": where.sun, "heading": where.sun_heading, "height": where.sun_height,
+             "believed": found is not None, "off": off, "cpu": round(spent, 3)}
+        )  # fmt: skip
+        print(json.dumps(rows[-1]), file=sys.stderr)
+    return rows
+
+
 def sheet(kind: str, out: Path, wide: int = 520, first: int = 0, count: int = 99) -> None:
     """All room types (each layout), or all styles in one room."""
     tiles: list[tuple[str, Image.Image]] = []
@@ -390,6 +432,7 @@ def main() -> None:
     parser.add_argument("--degrade", nargs="*", default=list(DEGRADED), choices=DEGRADED, metavar="NAME")
     parser.add_argument("--odd", action="store_true", help="the rooms that are no boxes instead of the 14")
     parser.add_argument("--stage", action="store_true", help="furnish the sample batch and measure cost")
+    parser.add_argument("--sun", action="store_true", help="compare the sun that is found with the truth")
     parser.add_argument("--side", type=int, default=0, help="pixels of the longest side when staging; 0 as they are")
     parser.add_argument("--sheet", choices=("rooms", "styles"))
     parser.add_argument("--first", type=int, default=0)
@@ -403,6 +446,10 @@ def main() -> None:
         return
     if arguments.sheet:
         sheet(arguments.sheet, arguments.out, first=arguments.first, count=arguments.count)
+        return
+    if arguments.sun:
+        some = [photo for photo in PHOTOS if not arguments.only or photo.name.startswith(tuple(arguments.only))]
+        print(json.dumps([row for photo in some for row in suns(photo)]))
         return
     if arguments.stage:
         print(json.dumps(staged_rooms(arguments.only, arguments.side)))

@@ -129,29 +129,53 @@ def raster(view: View, scene: Scene) -> Samples | None:
     faces = np.empty((high, wide), np.int32)
     for begin in range(0, high, _ROWS):
         end = min(high, begin + _ROWS)
-        buffer = np.zeros((end - begin) * wide, np.int64)
-        some = np.flatnonzero((edges.first < end) & (edges.last > begin))
-        low_row = np.maximum(edges.first[some], begin)
-        count = np.minimum(edges.last[some], end) - low_row
-        ends = np.cumsum(count)
-        start = 0
-        while start < len(some):
-            stop = max(start + 1, int(np.searchsorted(ends, (ends[start - 1] if start else 0) + _CHUNK // 4)))
-            part = slice(start, stop)
-            _fill(buffer, wide, begin, edges, some[part], low_row[part], count[part])
-            start = stop
+        buffer = _filled(edges, wide, begin, end)
         shown = (buffer & ((1 << _FACE_BITS) - 1)).astype(np.int32)
         shown[buffer == 0] = -1
         faces[begin:end] = shown.reshape(-1, wide)
     return Samples(left, top, faces, su, sv, inverse)
 
 
-def _edges(scene: Scene, ahead: Any, su: Floats, sv: Floats, inverse: Floats, size: tuple[int, int]) -> _Edges:
-    """Return the triangles that face the camera and hold at least one sample's row and column."""
+def heights(scene: Scene, slant: tuple[float, float], start: tuple[float, float], cell: float, size: Any) -> Floats:
+    """Return how high (metres, below 4) the last surface is over each cell of the floor, seen along a beam of light.
+
+    The beam moves by `slant` (x, y) for each metre that it rises; the cells, (rows, columns), go along y and x from
+    `start`. It is 0 where nothing is over the floor.
+    """
+    x, y, z = (scene.vertices[:, k] for k in range(3))
+    su = ((x - z * np.float32(slant[0]) - np.float32(start[0])) / np.float32(cell) - np.float32(0.5)).astype(np.float32)
+    sv = ((y - z * np.float32(slant[1]) - np.float32(start[1])) / np.float32(cell) - np.float32(0.5)).astype(np.float32)
+    near = 1 + np.clip(z, 0, 3.99) / np.float32(4)  # from 1 to 2 all heights are kept equally well
+    edges = _edges(scene, np.ones(len(scene.faces), np.bool_), su, sv, near, size, both=True)
+    buffer = _filled(edges, size[1], 0, size[0])
+    value = ((buffer >> _FACE_BITS) << _FLOAT_BITS).astype(np.int32).view(np.float32)
+    return np.where(buffer > 0, 4 * value - 4, 0).astype(np.float32).reshape(size)
+
+
+def _filled(edges: _Edges, wide: int, begin: int, end: int) -> Any:
+    """Return some rows of samples: the nearest face of each, its nearness in the upper bits; 0 where none is."""
+    buffer = np.zeros((end - begin) * wide, np.int64)
+    some = np.flatnonzero((edges.first < end) & (edges.last > begin))
+    low_row = np.maximum(edges.first[some], begin)
+    count = np.minimum(edges.last[some], end) - low_row
+    ends = np.cumsum(count)
+    start = 0
+    while start < len(some):
+        stop = max(start + 1, int(np.searchsorted(ends, (ends[start - 1] if start else 0) + _CHUNK // 4)))
+        part = slice(start, stop)
+        _fill(buffer, wide, begin, edges, some[part], low_row[part], count[part])
+        start = stop
+    return buffer
+
+
+def _edges(
+    scene: Scene, ahead: Any, su: Floats, sv: Floats, inverse: Floats, size: Any, *, both: bool = False
+) -> _Edges:
+    """Return the triangles that hold at least one sample's row and column; those that look away only with `both`."""
     high, wide = size
     x, y = [su[scene.faces[:, k]] for k in range(3)], [sv[scene.faces[:, k]] for k in range(3)]
     area = (x[1] - x[0]) * (y[2] - y[0]) - (x[2] - x[0]) * (y[1] - y[0])
-    turned = (area < 0) | scene.thin[scene.look]  # rows count down: faces towards the camera turn the other way
+    turned = both | (area < 0) | scene.thin[scene.look]  # rows count down: faces towards the camera turn the other way
     first = np.ceil(np.maximum(np.minimum(np.minimum(y[0], y[1]), y[2]), 0))
     last = np.floor(np.minimum(np.maximum(np.maximum(y[0], y[1]), y[2]), high - 1))
     from_ = np.ceil(np.maximum(np.minimum(np.minimum(x[0], x[1]), x[2]), 0))

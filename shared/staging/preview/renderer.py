@@ -12,12 +12,12 @@ import numpy as np
 from PIL import Image
 
 from shared.staging.preview import light as lighting
-from shared.staging.preview import rugs, shading
+from shared.staging.preview import rugs, shading, sun
 from shared.staging.preview.colours import LINEAR, brightest, to_srgb
 from shared.staging.preview.meshes import Mesh
-from shared.staging.preview.openings import WALLS, Sides
+from shared.staging.preview.openings import WALLS, Hole, Sides
 from shared.staging.preview.raster import SAMPLES, Decal, Samples, Scene, gathered, raster
-from shared.staging.preview.shadows import lost_light
+from shared.staging.preview.shadows import FLOOR, Beam, half_of, lost_light, surfaces
 from shared.staging.preview.views import Floats, View
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
 
 _BAND: Final = 128  # rows darkened at once
 _CHUNK: Final = 65_536  # pixels painted at once
+_SUN_SIDE: Final = 400  # pixels of the longest side in which the sun is looked for
 _LEAST_GRAIN: Final = 0.3  # of 255; less is not seen
 
 
@@ -49,11 +50,17 @@ def noise_of(photo: Image.Image) -> float:
 
 
 def render(
-    photo: Image.Image, view: View, sides: Sides, meshes: list[Mesh], decals: list[Decal]
+    photo: Image.Image,
+    view: View,
+    sides: Sides,
+    meshes: list[Mesh],
+    decals: list[Decal],
+    holes: tuple[Hole, ...] = (),
 ) -> tuple[Image.Image, Any]:
     """Return the photo with the pieces in it, and the mask of what changed (bool, height x width).
 
-    Where the mask is False the picture has the photo's very pixels.
+    `holes` are the openings in the walls, through which the sun may shine. Where the mask is False the picture has the
+    photo's very pixels.
     """
     small = small_picture(photo, 256)
     tiny = view.scaled(small.shape[1], small.shape[0])
@@ -62,19 +69,22 @@ def render(
     centre = (float(middle[0]), float(middle[1]), float(min(1.2, max(0.3, middle[2]))))
     light = lighting.environment(small, tiny, sides, centre)
     grids: dict[str, lighting.Grid] = {}
-    furniture = None
+    surface = surfaces(half_of(view), sides)
+    furniture = beam = None
     if meshes:
-        grids, furniture = _furniture(view, sides, meshes, decals, light)
+        scene = gathered(meshes, decals)
+        beam = _beam(photo, view, sides, surface == FLOOR, scene, light, holes)
+        grids, furniture = _furniture(view, sides, scene, meshes, light, beam)
     pixels = np.array(photo)
-    loss = lost_light(view, sides, grids)
-    mask = darken(pixels, loss)
+    loss = lost_light(view, sides, grids, surface, beam)
+    mask = darken(pixels, loss, None if beam is None else beam.matte > 0)
     painter = _Painter(pixels, mask, noise_of(photo))
     hidden = np.zeros(mask.shape, np.bool_)
     if furniture is not None:
         hidden.reshape(-1)[furniture.pixels[furniture.cover == 1]] = True
     if decals:
         soft = lighting.low_pass(small, 14)
-        for rug in rugs.laid(decals, view, light, soft, tiny, hidden):
+        for rug in rugs.laid(decals, view, light, soft, tiny, hidden, beam):
             left = 1 - loss.reshape(-1, 3)[rug.pixels] * np.float32(1 / 255)
             painter.paint(rug.pixels, rug.colours * left * rug.cover[:, None], rug.cover)
     if furniture is not None:
@@ -82,11 +92,27 @@ def render(
     return Image.fromarray(pixels), mask
 
 
+def _beam(
+    photo: Image.Image,
+    view: View,
+    sides: Sides,
+    floor: Any,
+    scene: Scene,
+    light: lighting.Environment,
+    holes: tuple[Hole, ...],
+) -> Beam | None:
+    """Return the direct sun, where the photo leaves no doubt about it."""
+    if not holes:
+        return None
+    small = small_picture(photo, _SUN_SIDE)
+    found = sun.sun_of(small, view.scaled(small.shape[1], small.shape[0]), sides, holes)
+    return None if found is None else sun.beam_of(photo, view, floor, found, scene, light)
+
+
 def _furniture(
-    view: View, sides: Sides, meshes: list[Mesh], decals: list[Decal], light: lighting.Environment
+    view: View, sides: Sides, scene: Scene, meshes: list[Mesh], light: lighting.Environment, beam: Beam | None
 ) -> tuple[dict[str, lighting.Grid], shading.Drawn | None]:
     """Return the shadows on floor and walls, and the furniture itself."""
-    scene = gathered(meshes, decals)
     points = lighting.scattered(meshes)
     shadows = lighting.Shadows(light, points)
     grids = {"floor": lighting.floor_grid(shadows, light, sides, points)}
@@ -99,7 +125,7 @@ def _furniture(
     del samples
     if shown is None or not len(shown.used):
         return grids, None
-    return grids, shading.drawn(view, scene, shown, light, shadows)
+    return grids, shading.drawn(view, scene, shown, light, shadows, beam)
 
 
 @cache
@@ -117,14 +143,21 @@ def _spared() -> Any:
     return (256 * np.clip((np.float32(0.97) - LINEAR) / np.float32(0.15), 0, 1)).astype(np.uint16)
 
 
-def darken(pixels: Any, loss: Any) -> Any:
-    """Take the missing light from the pixels, in place; return where there was any."""
+def darken(pixels: Any, loss: Any, sunlit: Any = None) -> Any:
+    """Take the missing light from the pixels, in place; return where there was any.
+
+    What is nearly white is taken for a window and spared, but for floor that is `sunlit` (at half size).
+    """
     mask = np.zeros(pixels.shape[:2], np.bool_)
     whole = int(np.flatnonzero(_spared() == 256)[-1])  # up to this byte a pixel takes all of a shadow
     for top in range(0, len(pixels), _BAND):
         band, less = pixels[top : top + _BAND], loss[top : top + _BAND].astype(np.uint16)
         bright = brightest(band)
-        some = np.flatnonzero(bright > whole)
+        spared = bright > whole
+        if sunlit is not None:
+            rows, columns = np.arange(top, top + len(band)) // 2, np.arange(band.shape[1]) // 2
+            spared &= ~sunlit[rows[:, None], columns]
+        some = np.flatnonzero(spared)
         if len(some):
             share = _spared()[bright.reshape(-1)[some]].astype(np.uint32)[:, None]
             flat = less.reshape(-1, 3)

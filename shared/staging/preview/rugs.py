@@ -11,6 +11,7 @@ from shared.staging.preview import textures
 from shared.staging.preview.colours import shoulder
 from shared.staging.preview.light import Environment
 from shared.staging.preview.raster import Decal
+from shared.staging.preview.shadows import Beam
 from shared.staging.preview.views import Floats, View
 
 _ROWS: Final = 96  # of the picture at once
@@ -34,10 +35,18 @@ class _Plane(NamedTuple):
     under: Any
 
 
-def laid(decals: list[Decal], view: View, light: Environment, soft: Floats, tiny: View, hidden: Any) -> list[Laid]:
+def laid(
+    decals: list[Decal],
+    view: View,
+    light: Environment,
+    soft: Floats,
+    tiny: View,
+    hidden: Any,
+    beam: Beam | None = None,
+) -> list[Laid]:
     """Return what each rug shows where it is not `hidden` (height, width); a later one lies over an earlier one.
 
-    `soft` is the photo's low-pass in linear light, seen by `tiny`.
+    `soft` is the photo's low-pass in linear light, seen by `tiny`. Where the sun is known it has a sharp edge instead.
     """
     up = light.irradiance(np.array([[0, 0, 1.0]], np.float32))[0]
     out = []
@@ -54,8 +63,13 @@ def laid(decals: list[Decal], view: View, light: Environment, soft: Floats, tiny
             if len(pixels):
                 row, column = np.divmod(pixels, view.width)
                 cover, colour = _woven(decal, plane, column.astype(np.float32), row.astype(np.float32))
-                lit = field[np.minimum(row // 4, field.shape[0] - 1), np.minimum(column // 4, field.shape[1] - 1)]
-                out.append(Laid(pixels, shoulder(colour * lit[:, None] * up), cover))
+                if beam is None:
+                    lit = field[np.minimum(row // 4, field.shape[0] - 1), np.minimum(column // 4, field.shape[1] - 1)]
+                    lit = lit[:, None] * up
+                else:
+                    sun = beam.matte[row // 2, column // 2] * np.float32(1 / 255)
+                    lit = up + sun[:, None] * (beam.strength * beam.direction[2])
+                out.append(Laid(pixels, shoulder(colour * lit), cover))
     return out
 
 

@@ -14,6 +14,7 @@ from shared.staging.preview import textures
 from shared.staging.preview.colours import shoulder
 from shared.staging.preview.light import Environment, Shadows
 from shared.staging.preview.raster import SAMPLES, Samples, Scene
+from shared.staging.preview.shadows import Beam
 from shared.staging.preview.views import Floats, View
 
 _SHADED: Final = 32_768  # samples at once: what is computed of them stays in the processor's cache
@@ -50,8 +51,10 @@ def seen(samples: Samples) -> Seen:
 class Shader:
     """Shades samples of the faces that are seen."""
 
-    def __init__(self, view: View, scene: Scene, shown: Seen, light: Environment, shadows: Shadows) -> None:
-        self._view, self._shown = view, shown
+    def __init__(
+        self, view: View, scene: Scene, shown: Seen, light: Environment, shadows: Shadows, beam: Beam | None
+    ) -> None:
+        self._view, self._shown, self._beam = view, shown, beam
         self._strong = light.strongest(_HIGHLIGHTS)
         self._mean = light.radiance.mean(axis=0)
         self._number = np.zeros(int(shown.used[-1]) + 1, np.int32)
@@ -67,10 +70,13 @@ class Shader:
         )
         self._shiny = (self._velvet > 0) | (self._gloss > 0)
         self._texture = scene.texture[look] * np.int32(textures.SIDE * textures.SIDE)
-        values = np.empty((len(corners), 3, 8), np.float32)
+        self._thin = scene.thin[look]
+        values = np.empty((len(corners), 3, 11 if beam is not None else 8), np.float32)
         values[..., :3] = _lit(scene, corners, shadows)
         values[..., 3:5] = _surface(scene, shown.used, corners, look)
-        values[..., 5:] = scene.normals[corners]
+        values[..., 5:8] = scene.normals[corners]
+        if beam is not None:
+            values[..., 8:] = world
         self._planes = _planes(shown.samples, corners, values)
         self._origin = [plane[corners[:, 0]] for plane in (shown.samples.u, shown.samples.v)]
 
@@ -93,7 +99,7 @@ class Shader:
         face = self._number[faces]
         x = column.astype(np.float32) - self._origin[0][face]
         y = row.astype(np.float32) - self._origin[1][face]
-        near = self._at(8, face, x, y)
+        near = self._at(-1, face, x, y)
         far = 1 / np.maximum(near, np.float32(1e-3))
         lit = [np.maximum(self._at(k, face, x, y) * far, 0) for k in range(3)]
         a, b = ((self._at(k, face, x, y) * far).astype(np.int32) & (textures.SIDE - 1) for k in (3, 4))
@@ -108,6 +114,8 @@ class Shader:
             mean = (lit[0][lamps] + lit[1][lamps] + lit[2][lamps]) * glow[lamps]
             for k in range(3):
                 out[lamps, k] += self._colour[k][face[lamps]] * tone[lamps] * mean
+        if self._beam is not None:
+            self._sunshine(self._beam, out, face, x, y, far, tone)
         shiny = np.flatnonzero(self._shiny[face])
         if len(shiny):
             normal = np.stack([self._at(k, face[shiny], x[shiny], y[shiny]) for k in (5, 6, 7)], axis=1)
@@ -118,6 +126,20 @@ class Shader:
         """Return one value of the faces, over its distance, where samples are."""
         start, across, down = self._planes[k]
         return start[face] + across[face] * x + down[face] * y
+
+    def _sunshine(self, beam: Beam, out: Floats, face: Any, x: Floats, y: Floats, far: Floats, tone: Floats) -> None:
+        """Add direct sun to the samples that face it and that nothing hides from it."""
+        place = [self._at(k, face, x, y) * far for k in (8, 9, 10)]
+        bright = beam.at(*place)
+        some = np.flatnonzero(bright)
+        if not len(some):
+            return
+        face = face[some]
+        normal = _unit(np.stack([self._at(k, face, x[some], y[some]) for k in (5, 6, 7)], axis=1))
+        facing = normal @ beam.direction
+        facing = np.where(self._thin[face], np.abs(facing), np.maximum(facing, 0)) * bright[some] * tone[some]
+        for k in range(3):
+            out[some, k] += self._colour[k][face] * beam.strength[k] * facing
 
     def _shine(
         self, out: Floats, some: Any, face: Any, normal: Floats, column: Any, row: Any, tone: Floats, lit: list[Floats]
@@ -207,11 +229,13 @@ def _planes(samples: Samples, corners: Any, values: Floats) -> list[tuple[Floats
     return out
 
 
-def drawn(view: View, scene: Scene, shown: Seen, light: Environment, shadows: Shadows) -> Drawn:
+def drawn(
+    view: View, scene: Scene, shown: Seen, light: Environment, shadows: Shadows, beam: Beam | None = None
+) -> Drawn:
     """Return the furniture's colours wherever it is seen."""
     at = shown.samples
     high, wide = shown.faces[0].shape
-    shader = Shader(view, scene, shown, light, shadows)
+    shader = Shader(view, scene, shown, light, shadows, beam)
     count = np.zeros(high * wide, np.uint8)
     for each in shown.faces:
         count += (each >= 0).reshape(-1)

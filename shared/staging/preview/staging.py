@@ -12,7 +12,7 @@ from shared.answers import Analysis, RoomGeometry
 from shared.staging.preview import layout, rooms
 from shared.staging.preview.families import stuff_of
 from shared.staging.preview.layout import Plan, Planner
-from shared.staging.preview.measuring import confident, opened, room_of, sides_of, space_of, view_of
+from shared.staging.preview.measuring import confident, opened, room_of, space_of
 from shared.staging.preview.renderer import render
 
 LABEL: Final = "PREVIEW – virtually staged"
@@ -82,7 +82,8 @@ def furnished(photo: Image.Image, analysis: Analysis, room_type: str, design_sty
     plan = planned(photo, found, room_type, design_style)
     if not plan.pieces and not plan.rugs:
         return photo.copy(), np.zeros((photo.height, photo.width), np.bool_)
-    return render(photo, view_of(found, photo.size), sides_of(found), layout.meshes_of(plan), plan.rugs)
+    space = space_of(found, photo.size)
+    return render(photo, space.view, space.sides, layout.meshes_of(plan), plan.rugs, space.holes)
 
 
 def label_box(size: tuple[int, int]) -> tuple[int, int, int, int]:
