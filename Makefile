@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo pictures test lint format bench simulate mutation-proof lock lock-doors clean
+.PHONY: help setup demo pictures test unit lint format bench simulate mutation-proof lock lock-doors clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -39,6 +39,10 @@ format: setup ## put imports and lines in order
 test: lint ## lint, types, import contracts, all tests
 	@# four workers on two cores: many tests wait for leases and processes
 	$(BIN)/python -m pytest -n 4 --dist worksteal -q
+
+UNIT := decisions vocabulary results manifest untrusted worker lifecycle rooms assembly
+unit: setup ## the tests of the rules and the rooms: no server, no browser, within a minute
+	@$(BIN)/python -m pytest -n 4 --dist worksteal -q -m "not slow" $(addprefix tests/,$(UNIT))
 
 bench: setup ## all benchmarks, one table (docs/benchmarks.md); BENCH=--quick leaves out what takes long
 	@$(BIN)/python benchmarks/table.py $(BENCH)

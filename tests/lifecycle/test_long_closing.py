@@ -19,6 +19,8 @@ from tests import builders
 from tests.harness.faults import Killed
 from tests.harness.world import World, virtual
 
+pytestmark = pytest.mark.slow
+
 PAGE_SECONDS = 1.0  # of Firestore, for 500 images
 TOTAL = 100_000
 SHARDS = 8

@@ -194,6 +194,7 @@ async def reads_of_a_run(world: World, total: int, idle: int) -> Counter[str]:
     return store.read
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("idle", [1, 300])
 @virtual
 async def test_a_run_reads_what_moved_and_not_what_there_is(world: World, idle: int) -> None:

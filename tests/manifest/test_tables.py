@@ -275,6 +275,7 @@ def test_what_is_no_workbook_says_so(raw: bytes, words: str) -> None:
     assert words in reasons(raw, "a.xlsx")[0]
 
 
+@pytest.mark.slow
 def test_a_workbook_that_unpacks_to_gigabytes_ends_its_reader_alone() -> None:
     """A zip bomb, and one long text that a hundred thousand cells repeat."""
     made = io.BytesIO()

@@ -270,6 +270,7 @@ async def test_a_host_that_refuses_now_and_then_is_waited_for_each_time(world: W
         assert await host.ask() == "let in"
 
 
+@pytest.mark.slow
 @virtual
 async def test_a_host_that_refuses_everything_for_a_day_is_no_longer_waited_for(world: World) -> None:
     host = door(world)

@@ -14,6 +14,8 @@ from shared.settings import Limit
 from shared.worker.quota import SharedQuota
 from tests.harness.world import World, virtual
 
+pytestmark = pytest.mark.slow
+
 MODEL = "gemini-nano-banana-2.1"
 WINDOWS = 10
 READ_SECONDS, COMMIT_SECONDS = 0.012, 0.040

@@ -98,6 +98,7 @@ def test_ten_thousand_images(write: Writer, name: str) -> None:
     assert problem.reason == "has 10,001 images"
 
 
+@pytest.mark.slow
 def test_a_hundred_thousand_images_with_the_setting() -> None:
     raw = COLUMNS + "\n" + "".join(f"Acme,{n}.jpg,quarto,Moderno\n" for n in range(100_000))
     found = take(raw, "a.csv", max_images=100_000)
@@ -178,6 +179,7 @@ def test_images_are_counted_up_to_the_size_limit(name: str, head: bytes, body: b
     assert stream.furthest <= 100_001
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["a.jsonl", "a.csv"])
 def test_images_beyond_the_limit_take_no_memory(name: str) -> None:
     def peak(number: int) -> int:
