@@ -1,4 +1,4 @@
-"""Questions on a terminal, in the middle of commands that run on an event loop."""
+"""Ask questions on a terminal, from commands that run on an event loop."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ops import show
 
 
 def can_answer() -> bool:
-    """Whether somebody is there to answer."""
+    """Return whether somebody is there to answer."""
     try:
         return sys.stdin.isatty()
     except ValueError:  # closed
@@ -21,7 +21,7 @@ def can_answer() -> bool:
 def confirm(question: str) -> bool:
     """Ask on stderr; no answer means no. Ctrl-C ends the command.
 
-    An event loop has SIGINT handled by itself, which it cannot do while we wait here: the question would not end.
+    An event loop handles SIGINT itself, but not while we block here. So Python's own handler is set meanwhile.
     """
     show.clear_bar()
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
