@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 
 .PHONY: help setup demo pictures test unit lint format bench simulate mutation-proof lock lock-doors clean
 
-help: ## this list
+help: ## print this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 setup: $(READY) ## make .venv with the pinned dependencies
@@ -23,7 +23,7 @@ $(READY): requirements.lock pyproject.toml
 demo: setup ## stage the sample batch with the preview model
 	@$(BIN)/ruum-batch run samples/batch.json --out staged --model preview
 
-pictures: demo ## make the pictures of README.md anew (needs chromium and chromedriver)
+pictures: demo ## make the pictures of README.md again (needs chromium and chromedriver)
 	@$(BIN)/python -m tests.pages.pictures staged
 
 lint: setup ## lint, formatting, types, import contracts
@@ -32,23 +32,23 @@ lint: setup ## lint, formatting, types, import contracts
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
-format: setup ## put imports and lines in order
+format: setup ## fix lint findings and format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 test: lint ## lint, types, import contracts, all tests
-	@# four workers on two cores: many tests wait for leases and processes
+	@# four workers even on two cores: many tests wait for leases and processes
 	$(BIN)/python -m pytest -n 4 --dist worksteal -q
 
 UNIT := decisions vocabulary results manifest untrusted worker lifecycle rooms assembly
-unit: setup ## the tests of the rules and the rooms: no server, no browser, within a minute
+unit: setup ## test the rules and the rooms only: no server, no browser, within a minute
 	@$(BIN)/python -m pytest -n 4 --dist worksteal -q -m "not slow" $(addprefix tests/,$(UNIT))
 
-bench: setup ## all benchmarks, one table (docs/benchmarks.md); BENCH=--quick leaves out what takes long
+bench: setup ## run all benchmarks into one table (docs/benchmarks.md); BENCH=--quick leaves out the long ones
 	@$(BIN)/python benchmarks/table.py $(BENCH)
 
 SEEDS ?= 1000
-simulate: setup ## SEEDS=10000: that many simulated worlds, faults by seed
+simulate: setup ## run simulated worlds with faults, one for each seed; SEEDS=10000 sets how many
 	@$(BIN)/python -m tests.simulation.run --seeds 0:$(SEEDS)
 
 mutation-proof: setup ## take the product's rules out one at a time: the simulation must notice each
@@ -56,13 +56,13 @@ mutation-proof: setup ## take the product's rules out one at a time: the simulat
 
 COMPILE = $(VENV)/lock/bin/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --quiet
 
-lock: ## pin what pyproject.toml allows to what is newest now, with hashes, for every platform
+lock: ## pin the newest versions that pyproject.toml allows, with hashes, for every platform
 	rm -rf $(VENV)/lock && $(PYTHON) -m venv $(VENV)/lock
 	$(VENV)/lock/bin/python -m pip install --quiet uv
 	$(COMPILE) --upgrade --group dev pyproject.toml --output-file requirements.lock
 	$(MAKE) lock-doors
 
-lock-doors: ## the doors' pinned requirements: what the product needs, without the command line's and the tests' own
+lock-doors: ## pin the doors' requirements: the product's, without those of the command line and the tests
 	test -x $(VENV)/lock/bin/uv || { $(PYTHON) -m venv $(VENV)/lock && $(VENV)/lock/bin/python -m pip install --quiet uv; }
 	$(BIN)/python -c 'import tomllib; print(*[d for d in tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"] \
 		if not d.startswith(("typer", "rich"))], sep="\n")' > $(VENV)/lock/doors.in
@@ -71,5 +71,5 @@ lock-doors: ## the doors' pinned requirements: what the product needs, without t
 		{ echo "# Made by: make lock-doors"; cat $(VENV)/lock/doors.txt; } > $$door/requirements.txt; done
 	rm -rf $(VENV)/lock
 
-clean: ## remove everything that was made
+clean: ## remove .venv and everything else that was generated
 	rm -rf $(VENV) staged build *.egg-info

@@ -1,11 +1,11 @@
-"""The control plane alone: embedded backend on files, a model and pictures that do nothing.
+"""Measure the control plane alone: the embedded backend on files, with a model and pictures that do nothing.
 
     python benchmarks/control_plane.py [--images 1000] [--in-flight 50] [--objects files|database]
 
-`--objects database` keeps the no-op pictures in the SQLite file: making four files per image measures the file system,
-and the ledgerless queues this is compared with make none.
+`--objects database` keeps the no-op pictures in the SQLite file. Four files per image would measure the file system,
+and the queues without a ledger that this is compared with write none.
 
-Prints images per second, CPU per image (this process, all of it), peak memory, and database operations per image by
+Prints images per second, CPU per image (of this whole process), peak memory, and database operations per image by
 kind, from the manifest's ingest to the batch's completion event.
 """
 
@@ -36,19 +36,19 @@ from shared.worker.subscriber import Subscriber, consume
 
 
 def manifest_of(images: int) -> bytes:
-    """A manifest with `images` photos."""
+    """Return a manifest with `images` photos."""
     header = {"clientName": "bench", "designStyle": "modern", "roomType": "bedroom", "cache": False}
     lines = [header, *({"url": f"photos/{index}.jpg", "propertyCode": f"APT-{index}"} for index in range(images))]
     return b"\n".join(json.dumps(line).encode() for line in lines)
 
 
 def rules_of(_: StoredObject) -> SourceRules:
-    """Paths beside the manifest."""
+    """Return rules that allow paths beside the manifest."""
     return SourceRules(base="file:///photos/")
 
 
 async def measure(images: int, in_flight: int, folder: Path, *, files: bool = True) -> dict[str, object]:
-    """Run one batch through; the figures."""
+    """Run one batch. Returns the figures."""
     clock = SystemClock()
     settings = Settings(
         manifest=ManifestLimits(max_images=1_000_000, max_bytes=1 << 30), worker=WorkerLimits(in_flight=in_flight)

@@ -1,11 +1,11 @@
-"""Ingest alone: seconds and peak memory for a manifest of so many images, on either backend.
+"""Measure ingest alone: seconds and peak memory for manifests of different sizes, on either backend.
 
     python benchmarks/ingest.py --backend embedded|google --images 1000 10000 100000
 
-Each size runs in a process of its own, on new emulators or a new data folder: from the manifest lying in the bucket to
-the batch being open and every task published. Prints the seconds, the most memory that process had resident (and what
-it had before), and for google the Firestore emulator's: its process's peak, its heap as it stands at the end (`jcmd`,
-where there is one; -1 where not), and whether it is still alive.
+Each size runs in a process of its own, on new emulators or a new data folder. The time runs from the manifest in the
+bucket to an open batch with every task published. Prints the seconds, and the process's peak and initial resident
+memory. For google it also prints the Firestore emulator's peak memory, its heap at the end (by `jcmd`; -1 without it),
+and whether it is still alive.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ from shared.model import BatchState
 
 
 def forget_peak() -> int:
-    """Let this process's peak start anew, at what it has resident now; that in MiB."""
+    """Reset this process's memory peak. Returns its resident memory now, in MiB."""
     Path("/proc/self/clear_refs").write_text("5")  # Linux
     return peak_mib(os.getpid())
 
 
 def heap_mib(pid: int) -> int:
-    """What a Java process's heap holds; -1 when there is no jcmd to ask."""
+    """Return the MiB in use of a Java process's heap; -1 without jcmd."""
     if shutil.which("jcmd") is None:
         return -1
     asked = subprocess.run(["jcmd", str(pid), "GC.heap_info"], capture_output=True, text=True, check=False)
@@ -49,7 +49,7 @@ def heap_mib(pid: int) -> int:
 
 
 async def ingest(backend: ports.Backend, rules: Any, images: int) -> dict[str, Any]:
-    """One manifest; seconds and memory."""
+    """Ingest one manifest. Returns seconds and memory."""
     rooms = wiring.rooms(backend, SystemClock(), as_settings(images, 50), rules, folder_is_client=True)
     await backend.objects.put("intake", NAME, manifest_of(images), content_type="application/jsonl")
     before, started, cpu = forget_peak(), time.perf_counter(), time.process_time()
@@ -69,7 +69,7 @@ async def ingest(backend: ports.Backend, rules: Any, images: int) -> dict[str, A
 
 
 async def on_emulators(images: int) -> dict[str, Any]:
-    """On Firestore, Pub/Sub and Cloud Storage's stand-in."""
+    """Measure on the emulators of Firestore and Pub/Sub, and Cloud Storage's stand-in."""
     async with bench() as here:
         settings = as_settings(images, 50)
         on_google = wiring.google(SystemClock(), settings, here.environment)
@@ -88,7 +88,7 @@ async def on_emulators(images: int) -> dict[str, Any]:
 
 
 async def embedded(images: int) -> dict[str, Any]:
-    """On a data folder."""
+    """Measure on a data folder."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         folders = {bucket: folder / bucket for bucket in ("intake", "work", "results")}

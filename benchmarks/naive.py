@@ -1,16 +1,18 @@
-"""The naive design on the same emulators, beside ours at the same sizes: how fast, how exact, and where it breaks.
+"""Compare the naive design with ours on the same emulators and sizes: how fast, how exact, and where it breaks.
 
     python benchmarks/naive.py [--images 100 1000 2500 5000 10000] [--duplicates 0.1] [--most-seconds 180] [--only ours]
 
-The naive design: one document per batch that holds the counters (Increment) and the array of images, a message per
-image, every message handled at once, no quota, no claims, no compare-and-set. It is treated fairly: a no-op model as
-ours, asyncio clients, no HTTP between its parts, one object per image (ours writes four), blind writes (a transaction
-that reads and then writes the document commits 0.13 times a second with ten writers), an array that grows by ArrayUnion
-as images complete, a masked read of the counters alone to see whether the batch is done, and leases of ten minutes.
+The naive design: one document per batch that holds the counters (Increment) and the array of images, one message per
+image, all messages handled at once, no quota, no claims, no compare-and-set. The comparison is fair to it:
 
-Each size runs once with every message once and once with a share of them doubled, as Pub/Sub may deliver. Prints images
-per second to the first completion event, the counters beside the truth, completion events, calls of the model under way
-at once, and what broke. Ours is the whole stack of benchmarks/stack.py, doors included.
+- a no-op model like ours, asyncio clients, no HTTP between its parts, and one object per image (ours writes four);
+- blind writes: with ten writers, a transaction that reads and writes the document commits 0.13 times a second;
+- an array that grows by ArrayUnion as images complete, and leases of ten minutes;
+- to see whether the batch is done, it reads only the counters.
+
+Each size runs once with single messages and once with a share of them doubled, as Pub/Sub may deliver them. Prints
+images per second to the first completion event, the counters beside the true ones, completion events, the maximum of
+model calls at once, and what broke. Ours is the whole stack of benchmarks/stack.py, doors included.
 """
 
 from __future__ import annotations
@@ -40,8 +42,8 @@ from shared.ports import Delivery, Message
 from shared.settings import Settings
 
 TOPIC: Final = "naive-images"
-QUIET_PULLS: Final = 2  # empty pulls of two seconds each after which nothing more is expected
-WARM: Final = 300  # images of a batch before the measured one, as ours has
+QUIET_PULLS: Final = 2  # after this many empty pulls of two seconds each, nothing more is expected
+WARM: Final = 300  # images of a batch before the measured one, as in ours
 COUNTERS: Final = ("total", "queued", "processing", "completed", "failed")
 
 
@@ -62,7 +64,7 @@ class Naive:
         self.broken: Counter[str] = Counter()
 
     async def ingest(self, manifest: bytes, duplicates: float) -> None:
-        """One document, one message per image, some of them twice."""
+        """Write the document and publish one message per image, some of them twice."""
         header, *lines = manifest.splitlines()
         total = len(lines)
         self.started = time.perf_counter()
@@ -73,7 +75,7 @@ class Naive:
         await self._queue.publish(TOPIC, [*tasks, *tasks[every - 1 :: every]])
 
     async def handle(self, delivery: Delivery) -> None:
-        """One image: three blind writes on the batch, and a look whether it was the last."""
+        """Handle one image: three blind writes on the batch, and a read to see whether it was the last."""
         task = json.loads(delivery.data)
         self.deliveries += 1
         try:
@@ -86,7 +88,7 @@ class Naive:
             seen = (await self._document.get(field_paths=["total", "completed", "failed"])).to_dict() or {}
         except (exceptions.GoogleAPIError, RuumError, ValueError) as error:
             self.broken[f"{type(error).__name__}: {str(error)[:90]}"] += 1
-            if isinstance(error, exceptions.InvalidArgument):  # it will never fit: no use in another try
+            if isinstance(error, exceptions.InvalidArgument):  # the document is too large: a retry cannot help
                 await self._queue.ack(TOPIC, [delivery.ack_id])
             else:
                 await self._queue.nack(TOPIC, [delivery.ack_id])
@@ -99,7 +101,7 @@ class Naive:
         await self._queue.ack(TOPIC, [delivery.ack_id])
 
     async def _model(self) -> None:
-        """Three calls, answered at once, of whoever comes."""
+        """Make three calls, which are answered at once, without any limit."""
         self.at_once += 1
         self.max_at_once = max(self.max_at_once, self.at_once)
         for _ in range(3):
@@ -107,7 +109,7 @@ class Naive:
         self.at_once -= 1
 
     def _record(self, task: dict[str, Any], name: str) -> dict[str, Any]:
-        """What the array keeps of an image."""
+        """Return what the array keeps of an image."""
         return {
             **task,
             "url": f"gs://intake/manifests/bench/{task['url']}",
@@ -119,7 +121,7 @@ class Naive:
         }
 
     async def work(self, max_seconds: float) -> bool:
-        """Handle everything that comes, all of it at once, until nothing comes; whether the time sufficed."""
+        """Handle all messages at once as they come, until none comes. Returns whether that was in time."""
         running: set[asyncio.Task[None]] = set()
         quiet = 0
         while quiet < QUIET_PULLS or running:
@@ -137,13 +139,13 @@ class Naive:
         return True
 
     async def counters(self) -> dict[str, int]:
-        """As the document has them."""
+        """Return the counters as the document has them."""
         found = (await self._document.get(field_paths=list(COUNTERS))).to_dict() or {}
         return {name: found.get(name, 0) for name in COUNTERS}
 
 
 async def naive(images: int, duplicates: float, max_seconds: float) -> dict[str, Any]:
-    """One batch the naive way."""
+    """Run one batch the naive way. Returns the figures."""
     async with bench() as here:
         await _furnish(here)
         queue_clients = clients.pubsub_clients(here.environment)
@@ -182,7 +184,7 @@ async def naive(images: int, duplicates: float, max_seconds: float) -> dict[str,
 
 
 async def _furnish(here: Bench) -> None:
-    """Its topic, with leases long enough for everything."""
+    """Create its topic, with leases long enough for every image."""
     publisher, subscriber = clients.pubsub_clients(here.environment)
     topic = f"projects/{PROJECT}/topics/{TOPIC}"
     await publisher.create_topic(name=topic)
@@ -192,13 +194,13 @@ async def _furnish(here: Bench) -> None:
 
 
 def ours(images: int) -> dict[str, Any]:
-    """The same size through the whole stack."""
+    """Run the same size through our whole stack. Returns the figures."""
     figures = asyncio.run(whole(images, 50))
     return {name: figures[name] for name in ("images", "exact", "seconds", "imagesPerSecond", "load")}
 
 
 def told(figures: dict[str, Any]) -> dict[str, Any]:
-    """Also said at once: the whole takes long."""
+    """Print the figures on stderr at once, because the whole run takes long. Returns them."""
     print(json.dumps(figures), file=sys.stderr, flush=True)
     return figures
 
@@ -207,8 +209,8 @@ def main() -> None:
     """Parse, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, nargs="+", default=[100, 1000, 2500, 5000, 10_000])
-    parser.add_argument("--duplicates", type=float, default=0.1, help="share of the messages that come twice")
-    parser.add_argument("--most-seconds", type=float, default=180.0, help="of each naive run")
+    parser.add_argument("--duplicates", type=float, default=0.1, help="share of messages that come twice")
+    parser.add_argument("--most-seconds", type=float, default=180.0, help="maximum duration of each naive run")
     parser.add_argument("--only", choices=("naive", "ours"))
     given = parser.parse_args()
     figures: dict[str, list[Any]] = {"naive": [], "ours": []}

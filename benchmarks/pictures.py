@@ -1,12 +1,12 @@
-"""What the real picture work costs: a 12 MP photo in, a finished 2K picture out, through the product's picture pool.
+"""Measure the real picture work: a 12 MP photo in, a finished 2K picture out, through the product's picture pool.
 
     python benchmarks/pictures.py [--in-flight 1 10 50 100] [--images 60]
 
-Each image is normalised from a 12 MP JPEG, and a generated 2K picture is finished for it, as STAGE IMAGE does. Prints
-per number in flight, each in a process of its own: CPU seconds per image (that process and its picture subprocesses,
-their start apart), images per second, and the peak memory of all of them together: `peakMiB` is the sum of resident
-sizes, `pssMiB` counts shared pages once (looked at once a second), `idleMiB` is what they had before any image. Where
-the CPU time goes is measured step by step at the end.
+Each image is normalised from a 12 MP JPEG, and a generated 2K picture is finished for it, as STAGE IMAGE does. Each
+number in flight runs in a process of its own. Prints for each: CPU seconds per image (that process and its picture
+subprocesses, without their start), images per second, and the peak memory of all of them together. `peakMiB` is the sum
+of resident sizes, `pssMiB` counts shared pages once (sampled once a second), `idleMiB` is the memory before any image.
+At the end it prints the CPU time of each step.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ TICKS: Final = os.sysconf("SC_CLK_TCK")
 
 
 def photo_like(size: tuple[int, int], quality: int) -> bytes:
-    """A picture that compresses about as a phone's photo of a room does: smooth walls, edges, fine grain."""
-    import numpy as np  # the product's own process has it only for the preview
+    """Return a picture that compresses about as well as a phone's photo of a room: smooth walls, edges, fine grain."""
+    import numpy as np  # not at the top: the product's own process imports it only for the preview
 
     width, height = size
     grain = np.random.default_rng(1)
@@ -54,12 +54,12 @@ def photo_like(size: tuple[int, int], quality: int) -> bytes:
 
 
 def family() -> list[int]:
-    """This process and its living children."""
+    """Return the ids of this process and its living children."""
     return [os.getpid(), *(child.pid for child in multiprocessing.active_children() if child.pid)]
 
 
 def cpu_seconds() -> float:
-    """Of this process, its living children, and those it has waited for."""
+    """Return the CPU seconds of this process, its living children, and those it has waited for."""
     total = 0
     for pid in family():
         try:
@@ -71,7 +71,7 @@ def cpu_seconds() -> float:
 
 
 def resident_mib() -> int:
-    """Of this process and its children, shared pages counted in each."""
+    """Return the resident MiB of this process and its children, shared pages counted in each."""
     pages = 0
     for pid in family():
         try:
@@ -82,7 +82,7 @@ def resident_mib() -> int:
 
 
 def proportional_mib() -> int:
-    """The same, shared pages counted once."""
+    """Return the resident MiB of this process and its children, shared pages counted once."""
     kib = 0
     for pid in family():
         try:
@@ -94,7 +94,7 @@ def proportional_mib() -> int:
 
 
 class Memory:
-    """The most memory the family has had resident, looked at forty times a second on a thread."""
+    """The peak resident memory of this process and its children, sampled forty times a second on a thread."""
 
     def __init__(self) -> None:
         self.rss_mib = 0
@@ -108,28 +108,28 @@ class Memory:
         while not self._done.wait(SAMPLE_SECONDS):
             self.rss_mib = max(self.rss_mib, resident_mib())
             looks += 1
-            if looks % round(1 / SAMPLE_SECONDS) == 0:  # dear: the kernel walks every page
+            if looks % round(1 / SAMPLE_SECONDS) == 0:  # expensive: the kernel walks every page
                 self.pss_mib = max(self.pss_mib, proportional_mib())
 
     def stop(self) -> None:
-        """Look no more."""
+        """Stop sampling."""
         self._done.set()
         self._thread.join()
 
 
 async def measure(in_flight: int, images: int, photo: bytes, picture: bytes) -> dict[str, Any]:
-    """One pool, `images` images, so many in flight, each holding what the product holds."""
+    """Put `images` images through one pool, `in_flight` at once, each holding the memory that the product holds."""
     pool = PicturePool(PhotoLimits())
     slots = asyncio.Semaphore(in_flight)
     try:
-        # Its subprocesses are up, and have imported everything, before anything is measured.
+        # First let the subprocesses start and import everything.
         await asyncio.gather(*(pool.normalise(photo) for _ in range(2 * PhotoLimits().subprocesses)))
 
         async def one() -> None:
             async with slots:
-                fetched = bytes(bytearray(photo))  # each image its own bytes, as a download has
+                fetched = bytes(bytearray(photo))  # a copy: in the product each image has its own download
                 normal = await pool.normalise(fetched)
-                del fetched  # as `shared.worker.claimed_image` lets go of it
+                del fetched  # as `shared.worker.claimed_image` does
                 await pool.finish(bytes(bytearray(picture)), normal)
 
         idle = resident_mib()
@@ -152,7 +152,7 @@ async def measure(in_flight: int, images: int, photo: bytes, picture: bytes) -> 
 
 
 def steps(photo: bytes, picture: bytes) -> dict[str, float]:
-    """CPU milliseconds of each step, the least of five."""
+    """Return the CPU milliseconds of each step, the minimum of five runs."""
     limits = PhotoLimits()
     normal = pictures.normalise(photo, limits)
     opened = Image.open(io.BytesIO(photo))
@@ -186,7 +186,7 @@ def steps(photo: bytes, picture: bytes) -> dict[str, float]:
 
 
 def least(run: Callable[[], object]) -> float:
-    """Milliseconds of CPU."""
+    """Return the minimum CPU milliseconds of five runs."""
     found = []
     for _ in range(5):
         started = time.process_time()
@@ -199,7 +199,9 @@ def main() -> None:
     """Parse, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--in-flight", type=int, nargs="+", default=[1, 10, 50, 100])
-    parser.add_argument("--images", type=int, default=60, help="per number in flight, at least twice as many as that")
+    parser.add_argument(
+        "--images", type=int, default=60, help="images per number in flight, at least twice that number"
+    )
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.folder:

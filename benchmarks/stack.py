@@ -1,15 +1,15 @@
-"""The whole stack on Google's emulators with a model that does nothing: images a second, and what they cost.
+"""Measure the whole stack on Google's emulators with a model that does nothing: images per second, and their cost.
 
     python benchmarks/stack.py [--images 1000] [--in-flight 50] [--warm 300] [--skip operations]
 
-Two runs. The first is the stack as `ruum-batch up` starts it, with its doors (functions-framework) and one worker
-process of its own whose model, photos and pictures do nothing: images per second from the manifest's upload to the
-completion event, and each process's CPU time. A smaller batch goes before, for the emulators' Java starts slowly.
-Then AGGREGATE's door alone: events per second, 16 under way.
+There are two runs. The first is the stack as `ruum-batch up` starts it, with its doors (functions-framework) and one
+worker process whose model, photos and pictures do nothing. It measures images per second from the manifest's upload to
+the completion event, and each process's CPU time. A smaller batch runs first, because the emulators' Java starts
+slowly. Then AGGREGATE's door is measured alone: events per second, with 16 in progress.
 
-The second run has the rooms in this process, behind the same router, each with clients that count: operations per
-image by room and kind. On the same emulators each kind of operation is then measured bare, one after another and 50
-at once; `ratio` is the seconds per image of the second run (and of the first) to the sum of its bare operations.
+The second run has the rooms in this process, behind the same router, each with clients that count operations per image
+by room and kind. Then each kind of operation is measured alone on the same emulators, one after another and 50 at once.
+`ratio` compares the seconds per image of the second run (and of the first) with the sum of its bare operations.
 """
 
 from __future__ import annotations
@@ -54,21 +54,21 @@ from shared.worker.heartbeat import Heartbeat
 from shared.worker.subscriber import Subscriber
 
 NAME: Final = "manifests/bench/bench.jsonl"
-AT_ONCE: Final = 50  # of bare operations
-EVENTS_AT_ONCE: Final = 16  # what the router has under way to one door
+AT_ONCE: Final = 50  # bare operations at once
+EVENTS_AT_ONCE: Final = 16  # events that the router has in progress at one door
 BARE: Final = 300  # operations of each kind
 TICKS: Final = os.sysconf("SC_CLK_TCK")
 
 
 def manifest_of(images: int, batch: str = "bench") -> bytes:
-    """A manifest with `images` photos that nobody fetches."""
+    """Return a manifest with `images` photos, which are never fetched."""
     header = {"clientName": "bench", "batchId": batch, "designStyle": "modern", "roomType": "bedroom", "cache": False}
     lines = [header, *({"url": f"photos/{index}.jpg", "propertyCode": f"APT-{index}"} for index in range(images))]
     return b"\n".join(json.dumps(line).encode() for line in lines)
 
 
 def settings_for(images: int, in_flight: int) -> dict[str, str]:
-    """What differs from the defaults, as the environment has it."""
+    """Return the settings that differ from the defaults, as environment variables."""
     return {
         "RUUM_WORKER_IN_FLIGHT": str(in_flight),
         "RUUM_MANIFEST_MAX_IMAGES": str(max(images, 1)),
@@ -77,7 +77,7 @@ def settings_for(images: int, in_flight: int) -> dict[str, str]:
 
 
 def as_settings(images: int, in_flight: int) -> Settings:
-    """The same for rooms in this process."""
+    """Return the same settings for rooms in this process."""
     limits = ManifestLimits(max_images=max(images, 1), max_bytes=1 << 30)
     return Settings(manifest=limits, worker=WorkerLimits(in_flight=in_flight))
 
@@ -86,7 +86,7 @@ def as_settings(images: int, in_flight: int) -> Settings:
 
 
 def cpu_seconds(group: int) -> float:
-    """User and system time of all living processes of a group, and of the children they have waited for."""
+    """Return the user and system time of a group's living processes, and of the children they have waited for."""
     return sum(sum(map(int, fields[11:15])) for fields in _stats(group)) / TICKS
 
 
@@ -102,13 +102,13 @@ def _stats(group: int) -> Iterator[list[str]]:
 
 
 def peak_mib(pid: int) -> int:
-    """The most memory a process has ever had resident."""
+    """Return a process's peak resident memory, in MiB."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return int(next(line.split()[1] for line in lines if line.startswith("VmHWM"))) // 1024
 
 
 class Shares:
-    """CPU time of processes by name, since it was made."""
+    """CPU time of processes by name, since this object was created."""
 
     def __init__(self, processes: Mapping[str, int]) -> None:
         self._groups = dict(processes)
@@ -117,7 +117,7 @@ class Shares:
         self._started = time.perf_counter()
 
     def taken(self) -> dict[str, dict[str, float]]:
-        """CPU seconds, and their share of one core."""
+        """Return CPU seconds, and their share of one core."""
         wall = time.perf_counter() - self._started
         spent = {name: cpu_seconds(group) - self._before[name] for name, group in self._groups.items()}
         spent["router and this benchmark"] = time.process_time() - self._own
@@ -128,7 +128,7 @@ class Shares:
 
 
 class Bench:
-    """Emulators, an empty project on them, and the environment that leads there."""
+    """The emulators, an empty project on them, and the environment that points to it."""
 
     def __init__(self, processes: emulators.Processes, ports: Mapping[str, int]) -> None:
         self.processes = processes
@@ -141,13 +141,13 @@ class Bench:
         }
 
     def pids(self) -> dict[str, int]:
-        """Process ids, which are their groups' too."""
+        """Return process ids by name; each is also the id of the process's group."""
         return {name: self.processes.running(name).pid for name in self.processes.names()}
 
 
 @asynccontextmanager
 async def bench() -> AsyncIterator[Bench]:
-    """Start the three emulators with topics, subscriptions and buckets; the trigger leads to port `router`."""
+    """Start the three emulators with topics, subscriptions and buckets; the trigger posts to port `router`."""
     names = ("pubsub", "firestore", "storage", "router")
     ports = dict(zip(names, emulators.free_ports(len(names)), strict=True))
     processes = emulators.Processes(lambda name, text: None)
@@ -174,7 +174,7 @@ async def bench() -> AsyncIterator[Bench]:
 
 
 async def _furnish(here: Bench) -> None:
-    """Topics and subscriptions of the product, its buckets, and Firestore's trigger."""
+    """Create the product's topics, subscriptions and buckets, and Firestore's trigger."""
     publisher, subscriber = clients.pubsub_clients(here.environment)
     known = topology()
     for topic in (*known.topics, STORAGE_EVENTS):
@@ -197,7 +197,7 @@ async def _furnish(here: Bench) -> None:
 
 
 async def register_trigger(here: Bench) -> None:
-    """Firestore posts the changes of images to port `router` from now on."""
+    """Let Firestore post the changes of images to port `router`."""
     url = f"http://127.0.0.1:{here.ports['firestore']}/emulator/v1/projects/{PROJECT}/eventarcTrigger"
     trigger = {
         "eventType": "google.cloud.firestore.document.v1.updated",
@@ -210,7 +210,7 @@ async def register_trigger(here: Bench) -> None:
 
 
 async def close(publisher: PublisherAsyncClient, subscriber: SubscriberAsyncClient) -> None:
-    """Close both."""
+    """Close both clients."""
     await publisher.transport.close()  # type: ignore[no-untyped-call]
     await subscriber.transport.close()  # type: ignore[no-untyped-call]
 
@@ -222,7 +222,7 @@ async def drop(on_google: wiring.OnGoogle, images: int, name: str) -> None:
 
 
 async def completed(queue: Queue, images: int) -> None:
-    """Wait for the completion event of a batch of so many, as a CRM does."""
+    """Wait for the completion event of a batch of `images` images, as a CRM does."""
     while True:
         for delivery in await queue.pull(EVENTS_SUBSCRIPTION, 100, 2.0):
             await queue.ack(EVENTS_SUBSCRIPTION, [delivery.ack_id])
@@ -235,7 +235,7 @@ async def completed(queue: Queue, images: int) -> None:
 
 
 async def exact(on_google: wiring.OnGoogle, images: int) -> bool:
-    """Whether the newest batch has each image once and completed, its tally and its completion saying the same."""
+    """Return whether the newest batch has each image once and completed, and its counts and its completion agree."""
     (batch, *_) = await on_google.store.batches()
     found = [(image.index, image.state) async for image in on_google.store.images(batch.id)]
     counts = await on_google.store.counts(batch.id)
@@ -251,7 +251,7 @@ async def exact(on_google: wiring.OnGoogle, images: int) -> bool:
 
 
 async def worker() -> None:
-    """A subscriber whose model, photos and pictures do nothing, until SIGTERM."""
+    """Run a subscriber whose model, photos and pictures do nothing, until SIGTERM."""
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     clock, settings = SystemClock(), from_environment(os.environ)
@@ -266,7 +266,7 @@ async def worker() -> None:
 
 
 def noop_room(backend: ports.Backend, settings: Settings, heartbeat: Heartbeat) -> Any:
-    """STAGE IMAGE with nothing to do."""
+    """Return STAGE IMAGE with nothing to do."""
     source, pictures, model = NoopSource(), NoopPictures(), NoopModel()
     return wiring.stage_image(
         backend, SystemClock(), settings, heartbeat=heartbeat, source=source, pictures=pictures, model=model
@@ -274,7 +274,7 @@ def noop_room(backend: ports.Backend, settings: Settings, heartbeat: Heartbeat) 
 
 
 async def whole(images: int, in_flight: int, *, warm: int = 300, events: int = 0) -> dict[str, Any]:
-    """The stack's figures after `warm` images; with `events`, AGGREGATE's door is then measured with so many."""
+    """Return the stack's figures after `warm` images. Then measure AGGREGATE's door with `events` events, if any."""
     with tempfile.TemporaryDirectory() as folder:
         stack = Stack(
             Path(folder),
@@ -325,14 +325,14 @@ async def _whole(stack: Stack, on_google: wiring.OnGoogle, images: int) -> dict[
 
 
 class Backlog:
-    """The most events the router ever had under way: large when AGGREGATE is the bottleneck."""
+    """The maximum of events that the router had in progress: large if AGGREGATE is the bottleneck."""
 
     def __init__(self, stack: Stack) -> None:
         self._stack = stack
         self.most = 0
 
     async def watch(self) -> None:
-        """Look ten times a second until cancelled."""
+        """Sample ten times a second until cancelled."""
         while True:
             if self._stack.router is not None:
                 self.most = max(self.most, self._stack.router.pending)
@@ -340,7 +340,7 @@ class Backlog:
 
 
 async def aggregate_door(stack: Stack, on_google: wiring.OnGoogle, events: int) -> dict[str, Any]:
-    """Events per second of AGGREGATE's door: changes of one batch, each image claimed and completed, one left open."""
+    """Measure events per second of AGGREGATE's door: one batch, each image claimed and completed, one left open."""
     batch = a_batch("bench.door", events // 2 + 1)
     await on_google.store.create_batch(batch)
     await on_google.store.create_tallies(decisions.batch.empty_tallies(batch))
@@ -373,7 +373,7 @@ async def aggregate_door(stack: Stack, on_google: wiring.OnGoogle, events: int) 
 
 
 def a_batch(name: str, images: int) -> Batch:
-    """A batch that is processing."""
+    """Return a batch that is processing."""
     ref = ManifestRef(uri="gs://intake/x.json", generation=1, sha256="", base="gs://intake/")
     fields: dict[str, Any] = {"client": "bench", "client_name": "bench", "tier": Tier.NORMAL, "manifest": ref}
     shards = shards_for(images)
@@ -381,7 +381,7 @@ def a_batch(name: str, images: int) -> Batch:
 
 
 def event_body(batch: Batch, index: int, revision: int, before: ImageState, after: ImageState) -> bytes:
-    """Firestore's event of one image's change, as far as AGGREGATE reads it."""
+    """Return Firestore's event of one image's change, with the fields that AGGREGATE reads."""
     event = DocumentEventData.pb()()
     for document, state in ((event.value, after), (event.old_value, before)):
         document.fields["batch"].string_value = batch.id
@@ -407,7 +407,7 @@ async def at_once(items: list[Any], work: Callable[[Any], Awaitable[object]], mo
 
 
 class Counted:
-    """Any port, its calls counted; published messages too."""
+    """Wraps any port and counts its calls, and the published messages."""
 
     def __init__(self, inner: Any, counts: Counter[str], prefix: str) -> None:
         self._inner = inner
@@ -427,7 +427,7 @@ class Counted:
 
 
 class Part:
-    """One room's own clients, and what they did."""
+    """One room's own clients, and the operations they made."""
 
     def __init__(self, here: Bench, settings: Settings) -> None:
         self.on_google = wiring.google(SystemClock(), settings, here.environment)
@@ -440,7 +440,7 @@ class Part:
 
     @property
     def operations(self) -> dict[str, int]:
-        """Reads and writes of the database by kind."""
+        """Return reads and writes of the database by kind."""
         from shared.adapters.google.store import FirestoreStore
 
         store = self.on_google.store
@@ -448,17 +448,17 @@ class Part:
         return store.operations
 
     def reset(self) -> None:
-        """Count from here."""
+        """Start counting from here."""
         self.operations.clear()
         self.calls.clear()
 
     def counts(self) -> Counter[str]:
-        """Database operations by kind, calls of queue and objects."""
+        """Return database operations by kind, and calls of queue and objects."""
         return Counter(self.operations) + self.calls
 
 
 class InProcess(Router):
-    """The router with rooms of this process behind it instead of doors."""
+    """The router, with rooms in this process behind it instead of doors."""
 
     def __init__(self, queue: PubSubQueue, ingest: wiring.Rooms, aggregate: wiring.Rooms) -> None:
         super().__init__(queue, PROJECT, Buckets().intake, {"ingest": "", "aggregate": "", "dead_letter": ""})
@@ -483,7 +483,7 @@ class InProcess(Router):
 
 
 async def counted(images: int, in_flight: int, warm: int) -> dict[str, Any]:
-    """Operations per image by room, the bare cost of each kind, and the ratio of the whole to their sum."""
+    """Return operations per image by room, the bare cost of each kind, and the ratio of the whole to their sum."""
     async with bench() as here:
         clock, settings = SystemClock(), as_settings(max(images, warm), in_flight)
         parts = {name: Part(here, settings) for name in ("ingest", "aggregate", "stage_image", "client")}
@@ -541,7 +541,7 @@ async def counted(images: int, in_flight: int, warm: int) -> dict[str, Any]:
 
 
 def per_image(counts: Counter[str], images: int) -> dict[str, float]:
-    """By kind, most first."""
+    """Return the counts by kind, largest first."""
     return {kind: round(count / images, 3) for kind, count in counts.most_common()}
 
 
@@ -556,7 +556,7 @@ COST_OF: Final = {
 
 
 class Bare:
-    """Each kind of operation alone, with clients as the product uses them, one by one and many at once."""
+    """Measures each kind of operation alone, with clients as the product uses them, one by one and many at once."""
 
     def __init__(self, here: Bench, client: wiring.OnGoogle, queue: PubSubQueue) -> None:
         self._db: AsyncClient = clients.firestore_client(PROJECT, "(default)", here.environment)
@@ -565,7 +565,7 @@ class Bare:
         self._queue = queue
 
     async def measure(self) -> dict[str, dict[str, float]]:
-        """Seconds per operation by kind."""
+        """Return seconds per operation by kind."""
         image = Image(
             batch="bench.bare", index=0, source="gs://intake/manifests/bench/photos/0.jpg", room_type="bedroom",
             design_style="modern", tier=Tier.NORMAL, shard=0, property_code="APT-0", created_at=time.time(),
@@ -592,7 +592,7 @@ class Bare:
         return found
 
     async def _create(self, images: Any, fields: dict[str, Any]) -> dict[str, float]:
-        """In commits of 500."""
+        """Create the documents in commits of 500."""
         started = time.perf_counter()
         for start in range(0, 2000, 500):
             commit = self._db.batch()
@@ -641,7 +641,7 @@ class Bare:
 
 
 def _claimed() -> dict[str, Any]:
-    """About what a claim changes."""
+    """Change about as much as a claim does."""
     return {
         "state": "processing",
         "revision": 2,
@@ -657,7 +657,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--in-flight", type=int, default=50)
     parser.add_argument("--warm", type=int, default=300, help="images of the batch before the measured one")
-    parser.add_argument("--skip", choices=("whole", "operations"), help="one of the two runs")
+    parser.add_argument("--skip", choices=("whole", "operations"), help="leave out one of the two runs")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.worker:

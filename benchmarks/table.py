@@ -1,11 +1,11 @@
-"""All benchmarks one after another, one table: what `make bench` writes into docs/benchmarks.md.
+"""Run all benchmarks one after another and write their table into docs/benchmarks.md, for `make bench`.
 
     python benchmarks/table.py [--quick] [--only PART ...]
 
-Each line has its command, its reference in the same run (or the design's number to reach) and the ratio to it: below 1
-is better for seconds, memory and operations, above 1 for images/s. `--quick` leaves out what takes longer than a few
-minutes (the naive design above 1,000 images, 100,000 images), and `--only` leaves out the other parts: both print the
-table and write nothing. Compare lines of one run only, on a machine that does nothing else.
+Each line has its command, its reference (from the same run, or the design's target) and the ratio to it. A ratio below
+1 is better for seconds, memory and operations, above 1 for images/s. `--quick` leaves out what takes longer than a few
+minutes (the naive design above 1,000 images, and 100,000 images); `--only` runs only the parts named. Both print the
+table and write nothing. Compare only lines of the same run, on a machine that does nothing else.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ END: Final = "<!-- end of what make bench made -->\n"
 HEAD: Final = "| what | figure | reference | ratio | command |\n|---|---|---|---|---|\n"
 Row = tuple[str, str, str, str]  # what, figure, reference, ratio
 
-# The design's numbers to reach, where a line has no reference of its own run.
+# The design's targets, for lines without a reference in the same run.
 SQLITE_HUEY_PER_SECOND: Final = 1136  # a queue that keeps no ledger, measured on two cores
 CONTROL_PLANE_CPU_MS: Final = 1.0
 PICTURE_CPU_SECONDS: Final = 0.25
@@ -38,15 +38,15 @@ PICTURE_MIB: Final = 400  # at 50 in flight
 INGEST_SECONDS, INGEST_MIB = 60, 300  # of 10,000 images, on the emulators
 WRITES, READS = 8, 6  # database operations per image
 MAKESPAN: Final = 1.03
-NAIVE_SECONDS: Final = 90  # of each naive run: 1,000 images take it 75 s, larger ones get stuck in lock time-outs
+NAIVE_SECONDS: Final = 90  # max per naive run: 1,000 images take 75 s; larger batches get stuck in lock time-outs
 
 
 class Failed(Exception):
-    """A benchmark that did not run: its command's last line."""
+    """A benchmark did not run; the text is the last line that its command printed."""
 
 
 def measured(command: str) -> Any:
-    """A benchmark's figures. Raises `Failed`."""
+    """Run a benchmark and return its figures. Raises `Failed`."""
     done = subprocess.run(
         [sys.executable, *shlex.split(command)[1:]], cwd=ROOT, capture_output=True, check=False,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
@@ -62,7 +62,7 @@ def ratio(figure: float, reference: float) -> str:
 
 
 def control_plane(command: str) -> Iterator[Row]:
-    """The embedded backend with nothing to do per image."""
+    """Yield the rows of the embedded backend with nothing to do per image."""
     found = measured(command)
     what = f"control plane, embedded, pictures in {found['objects']}, {found['images']:,} images"
     speed, cpu = found["imagesPerSecond"], found["cpuMsPerImage"]
@@ -143,7 +143,7 @@ def makespan(command: str) -> Iterator[Row]:
 
 
 def flat(what: str, found: dict[str, Any]) -> Iterator[Row]:
-    """What an image costs in a large batch, to what it costs in the batches of 1,000 staged in between."""
+    """Yield an image's cost in a large batch, relative to that in the batches of 1,000 staged in between."""
     few = found["beside"]
     cpu, cpu_few = found["cpu_seconds"] / found["images"], sum(f["cpu_seconds"] / f["images"] for f in few) / len(few)
     count, count_few = (sum(f["operations"].values()) / f["images"] for f in (found, few[0]))
@@ -196,9 +196,9 @@ def machine() -> str:
 
 
 def main() -> int:
-    """Run all, print the table, write it into the page. 1 when a benchmark did not run."""
+    """Run all, print the table, write it into the page. Returns 1 if a benchmark did not run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="leave out what takes long")
+    parser.add_argument("--quick", action="store_true", help="leave out benchmarks of more than a few minutes")
     parser.add_argument("--only", nargs="+", choices=sorted({part[0] for part in PARTS}), metavar="PART")
     given = parser.parse_args()
     table, failures = f"{machine()}\n\n{HEAD}", 0

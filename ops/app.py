@@ -1,4 +1,4 @@
-"""The command line's commands, in three lists: for everybody, for operators, about money."""
+"""The commands of the command line, listed in three sections: staging photos, operating, money."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ class Command(TyperCommand):
                 vars(param)["display_type_rich"] = lambda ctx: None
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
-        """For the line `Usage:`."""
+        """Return the arguments for the line `Usage:`, without typer's braces."""
         return [piece.replace("{", "").replace("}", "") for piece in super().collect_usage_pieces(ctx)]
 
 
 class Sections(TyperGroup):
-    """Lists the commands by whom they are for."""
+    """Lists the commands in sections, and the exit codes below them."""
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
-        """Called for --help; the formatter is click's."""
+        """Write the commands for --help; the formatter is click's."""
         for title, commands in SECTIONS.items():
             rows = [
                 (name, command.get_short_help_str(MAX_HELP))

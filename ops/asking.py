@@ -1,4 +1,4 @@
-"""Questions on a terminal, in the middle of commands that run on an event loop."""
+"""Ask questions on a terminal, from commands that run on an event loop."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _ANSWERS: Final = {
 
 
 def can_answer() -> bool:
-    """Whether somebody is there to answer."""
+    """Return whether somebody is there to answer."""
     try:
         return sys.stdin.isatty()
     except ValueError:  # closed
@@ -37,7 +37,7 @@ def can_answer() -> bool:
 def confirm(question: str) -> bool:
     """Ask on stderr until the answer is yes or no; Enter alone means no. Raises `typer.Abort` on Ctrl-C or no input.
 
-    An event loop has SIGINT handled by itself, which it cannot do while we wait here: the question would not end.
+    An event loop handles SIGINT itself, but not while we block here. So Python's own handler is set meanwhile.
     """
     show.clear_bar()
     if _is_cancelled():

@@ -1,4 +1,4 @@
-"""Finding the batch that a command names."""
+"""Find the batches that a command names."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from ops.target import Target
     from shared.model import Batch
 
-MAX_LISTED: Final = 20  # of the batches or clients that there are: a line's worth
+MAX_LISTED: Final = 20  # known batches or clients in a message: one line's worth
 
 
 async def batch_of(target: Target, batch_id: str) -> Batch:
@@ -24,28 +24,28 @@ async def batch_of(target: Target, batch_id: str) -> Batch:
 
 
 def no_batch(target: Target, batch_id: str, known: list[str]) -> str:
-    """The sentence for a batch that does not exist."""
+    """Return the sentence for a batch that does not exist."""
     near = difflib.get_close_matches(batch_id, known, 1)
     hint = f" Did you mean {near[0]}?" if near else ""
-    return f"there is no batch {batch_id} in {target.where}.{hint} (there are: {listed(known)})"
+    return f"there is no batch {batch_id} in {target.where}.{hint} (batches here: {listed(known)})"
 
 
 def listed(known: list[str]) -> str:
-    """The first names of those that there are; `none` where there is none."""
+    """Return the first of the known names; `none` if there are none."""
     return words.some(known, MAX_LISTED) or "none"
 
 
 def may_be_an_id(batch_id: str) -> bool:
-    """Firestore refuses ids with slashes or dots alone; SQLite refuses text that is no Unicode."""
+    """Return whether a text can be a batch id. Firestore refuses slashes and dots alone, SQLite bad Unicode."""
     return bool(batch_id) and "/" not in batch_id and batch_id.isprintable() and len(batch_id.encode()) < 1000 \
         and not (batch_id.startswith("__") and batch_id.endswith("__")) and batch_id.strip(".") != ""  # fmt: skip
 
 
 async def batches_of(target: Target, client: str | None, batch: str | None = None) -> list[Batch]:
-    """All batches, those of one client, or one. Raises `NoBatch` for a batch or client that does not exist."""
+    """Return all batches, those of one client, or one. Raises `NoBatch` for a batch or client that does not exist."""
     from shared.untrusted.text import client_slug
 
-    if batch is not None:  # an empty name, as of a shell variable that is not set, must not mean all of them
+    if batch is not None:  # an empty name, as from an unset shell variable, must not mean all batches
         return [await batch_of(target, batch)]
     found = await target.backend.store.batches()
     if client is None:
@@ -56,5 +56,5 @@ async def batches_of(target: Target, client: str | None, batch: str | None = Non
         clients = sorted({known.client for known in found})
         near = difflib.get_close_matches(slug, clients, 1)
         hint = f" Did you mean {near[0]}?" if near else ""
-        raise NoBatch(f"there is no client {client} in {target.where}.{hint} (there are: {listed(clients)})")
+        raise NoBatch(f"there is no client {client} in {target.where}.{hint} (clients here: {listed(clients)})")
     return ours

@@ -1,7 +1,7 @@
-"""The entry of `ruum-batch`: what comes before any command, and what becomes of everything that a command raises.
+"""The entry point of `ruum-batch`: prepares the process, runs a command, and exits with its code.
 
-Ctrl-C must end the command in one line from the first moment on, and importing everything takes part of a second. So
-the handler is set before anything else is imported, even `typing` and `signal`.
+Ctrl-C must end the command with one line from the first moment on, and the imports take part of a second. So the
+handler is set before anything else is imported, even `typing` and `signal`.
 
 Exit codes: see `ops.cli_common.EXIT_CODES`.
 """
@@ -22,7 +22,7 @@ INTERRUPTED_LINE = b"ruum-batch: interrupted\n"
 
 
 def _interrupted_while_starting(_: int, __: FrameType | None) -> None:
-    """Leave at once: an exception out of a half-imported module would be a page of traceback."""
+    """Exit at once: an exception from a half-imported module would print a page of traceback."""
     os.write(2, INTERRUPTED_LINE)
     os._exit(INTERRUPTED)
 
@@ -32,18 +32,18 @@ if sys.argv and sys.argv[0].rpartition("/")[2] == "ruum-batch":  # and not impor
 
 
 def main() -> NoReturn:
-    """Run the command line and leave with its exit code."""
+    """Run the command line and exit with its code."""
     _signal.signal(_signal.SIGINT, _interrupted_while_starting)
     _open_standard_streams()
     from ops import ending
 
     code = ending.run(sys.argv[1:])
-    _signal.signal(_signal.SIGINT, _signal.SIG_IGN)  # nothing is left to interrupt: the interpreter closes down
+    _signal.signal(_signal.SIGINT, _signal.SIG_IGN)  # nothing is left to interrupt: the interpreter is shutting down
     sys.exit(code)
 
 
 def _open_standard_streams() -> None:
-    """Open what the caller has closed (`>&-`): else the next file opened, such as a database, takes its number."""
+    """Open the streams that the caller has closed (`>&-`): else the next file opened would take their numbers."""
     for descriptor in (0, 1, 2):
         try:
             os.fstat(descriptor)

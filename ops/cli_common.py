@@ -31,7 +31,7 @@ EXIT_CODES: Final = {
     FAILED_HERE: "failed here: disk, database, network, credentials, or a bug",
     REJECTED: "the manifest was rejected",
     SOME_FAILED: "images failed or were cancelled, photos are missing, or the batch is paused or makes no progress",
-    NOT_NOW: "the batch's present state does not allow it",
+    NOT_NOW: "the batch's current state does not allow it",
     WRONG_USAGE: "wrong usage: arguments, settings, a missing key, or a question that nobody answered",
     INTERRUPTED: "Ctrl-C",
     BROKEN_PIPE: "the reader of the output went away",
@@ -42,7 +42,7 @@ DataOption = Annotated[
     Path | None,
     typer.Option(
         metavar="FOLDER",
-        help="A data folder, such as staged/.ruum.  [default: the stack that is up here, else staged/.ruum]",
+        help="A data folder, such as staged/.ruum.  [default: the stack running here, else staged/.ruum]",
     ),
 ]
 ProjectOption = Annotated[str | None, typer.Option(metavar="ID", help="A Google Cloud project.")]
@@ -50,10 +50,10 @@ ManifestPath = Annotated[
     Path, typer.Argument(metavar="MANIFEST", help="A .json, .jsonl, .csv, .xlsx or .ods manifest.")
 ]
 BatchArgument = Annotated[str, typer.Argument(metavar="BATCH", help="A batch id, such as acme.demo.")]
-YesFlag = Annotated[bool, typer.Option("--yes", "-y", help="Answer every question with yes.")]
+YesFlag = Annotated[bool, typer.Option("--yes", "-y", help="Answer yes to every question.")]
 PhotosOption = Annotated[
     list[Path] | None,
-    typer.Option(metavar="FOLDER", help="A further folder that photos may come from (repeatable)."),
+    typer.Option(metavar="FOLDER", help="Another folder that photos may come from (repeatable)."),
 ]
 ClientOption = Annotated[str | None, typer.Option(metavar="NAME", help="Only this client's batches.")]
 
@@ -71,13 +71,13 @@ def with_target(
     need_google: bool = False,
     or_nothing: bool = False,
 ) -> NoReturn:
-    """Run a command against its target; every failure that can be expected is one line."""
+    """Run a command against its target. Every expected failure ends it with one line."""
     import asyncio
 
     from ops import errors, show, target
 
     if data is not None and project is not None:
-        fail("--data and --project exclude each other: a command works in one place", WRONG_USAGE)
+        fail("--data and --project cannot be combined: a command works in one place", WRONG_USAGE)
 
     async def body() -> int:
         where = target.opened(data=data, project=project, need_google=need_google, or_nothing=or_nothing)
@@ -96,7 +96,7 @@ def with_target(
 
 
 def database_fault(error: sqlite3.Error, folder: Path | None = None) -> str:
-    """One sentence for what SQLite raised. `folder` is the data folder, where it is known."""
+    """Return one sentence for an error from SQLite. `folder` is the data folder, if known."""
     name = getattr(error, "sqlite_errorname", "") or ""
     where = f" in {folder}" if folder else ""
     if name.startswith("SQLITE_FULL"):
@@ -111,12 +111,12 @@ def database_fault(error: sqlite3.Error, folder: Path | None = None) -> str:
 
 
 def readable(path: Path | str) -> str:
-    """A path as it is shown: bytes that are no text are escaped."""
+    """Return a path as text for people; bytes that are not text are escaped."""
     return os.fspath(path).encode("utf-8", "backslashreplace").decode()
 
 
 class Ended(CommandError):
-    """A command that cannot do what it was asked: one sentence for people, and the exit code."""
+    """Ends a command that cannot do what it was asked: one sentence for people, and the exit code."""
 
     def __init__(self, message: str, code: int = FAILED_HERE) -> None:
         super().__init__(message)

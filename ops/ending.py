@@ -1,4 +1,4 @@
-"""How a command ends: its exit code, and one line for everything that went wrong. No input leads to a traceback."""
+"""End every command with an exit code, and with one line for anything that went wrong. No input causes a traceback."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run the command; return its exit code. Whatever it raises has been said in one line."""
+    """Run the command and return its exit code. An exception from it is printed as one line."""
     show.prepare_streams()
     as_json = "--json" in arguments
     try:
@@ -55,8 +55,8 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _said(error: BaseException, *, as_json: bool) -> int:
-    """Say what went wrong; return the exit code."""
-    if isinstance(error, SystemExit):  # by typer's own hand only, when the reader of a --help goes away
+    """Print what went wrong. Returns the exit code."""
+    if isinstance(error, SystemExit):  # only typer raises it, when the reader of a --help goes away
         show.discard_output()
         return BROKEN_PIPE if error.code == 1 else error.code if isinstance(error.code, int) else OK
     if isinstance(error, KeyboardInterrupt | typer.Abort):
@@ -79,7 +79,7 @@ def _said(error: BaseException, *, as_json: bool) -> int:
 
 
 def explained(error: BaseException) -> tuple[int, str]:
-    """The exit code and the sentence for an exception that ended a command."""
+    """Return the exit code and the sentence for an exception that ended a command."""
     if isinstance(error, Ended):
         return error.code, error.message
     if isinstance(error, UsageError):
@@ -89,19 +89,19 @@ def explained(error: BaseException) -> tuple[int, str]:
     if isinstance(error, sqlite3.Error):
         return FAILED_HERE, database_fault(error)
     if isinstance(error, UnicodeError):
-        return WRONG_USAGE, f"text that cannot be used ({_shortened(error)}): give it in UTF-8"
+        return WRONG_USAGE, f"text that cannot be read ({_shortened(error)}): use UTF-8"
     if isinstance(error, ValueError) and "null byte" in str(error):
-        return WRONG_USAGE, "a path or name holds a null byte"
+        return WRONG_USAGE, "a path or name contains a null byte"
     if isinstance(error, OSError):
         return _os_error(error)
     if isinstance(error, MemoryError):
-        return FAILED_HERE, "there is not enough memory"
+        return FAILED_HERE, "not enough memory"
     if isinstance(error, ConfigurationError):
         return FAILED_HERE, str(error)
     if isinstance(error, RuumError):
         return (NOT_NOW if type(error).__name__ == "Busy" else FAILED_HERE), str(error)
     if type(error).__module__.startswith(("google.", "grpc", "requests.", "urllib3.")):
-        return FAILED_HERE, f"Google Cloud refused it: {_shortened(' '.join(str(error).split()), 400)}"
+        return FAILED_HERE, f"Google Cloud refused the request: {_shortened(' '.join(str(error).split()), 400)}"
     where = traceback.extract_tb(error.__traceback__)[-1:]
     place = f" at {os.path.basename(where[0].filename)}:{where[0].lineno}" if where else ""
     what = _shortened(" ".join(str(error).split()))
@@ -110,16 +110,16 @@ def explained(error: BaseException) -> tuple[int, str]:
     )
 
 
-LIBRARY_WORDS: Final = {  # pydantic's, whose subject is the input and not the option
+LIBRARY_WORDS: Final = {  # pydantic's messages, which speak of the input and not of the option
     "Input should be a valid integer, unable to parse string as an integer": "not a whole number",
     "Input should be a valid number, unable to parse string as a number": "not a number",
-    "Input should be greater than or equal to ": "the least is ",
-    "Input should be less than or equal to ": "the most is ",
+    "Input should be greater than or equal to ": "the minimum is ",
+    "Input should be less than or equal to ": "the maximum is ",
 }
 
 
 def _usage(error: Any) -> str:
-    """One line: what is wrong, and whose help to read."""
+    """Return one line: what is wrong, and which command's help to read."""
     message = " ".join(str(error.format_message()).split())
     for theirs, ours in LIBRARY_WORDS.items():
         message = message.replace(theirs, ours)
@@ -144,11 +144,11 @@ def _shortened(text: object, max_characters: int = 200) -> str:
 def _log_on_stderr() -> Iterator[None]:
     """Write log records to stderr, one a line, while a command runs. Raises `Ended` for a level that does not exist.
 
-    A caller in the same process, such as a test, gets its own logging back: handlers and level are the process's.
+    Handlers and level belong to the process, so a caller in the same process, such as a test, gets its own back.
     """
     level = os.environ.get("LOG_LEVEL", "ERROR").upper() or "ERROR"
     if level not in LEVELS:
-        raise Ended(f"LOG_LEVEL={_shortened(level, 40)} is not a level. It can be {', '.join(LEVELS)}", WRONG_USAGE)
+        raise Ended(f"LOG_LEVEL={_shortened(level, 40)} is not a level (allowed: {', '.join(LEVELS)})", WRONG_USAGE)
     root = logging.getLogger()
     level_before, handlers_before = root.level, root.handlers[:]
     handler = logging.StreamHandler(sys.stderr)

@@ -1,4 +1,4 @@
-"""Erasing a client: what there is of it, and taking it away. The database's ports delete nothing, so this does it."""
+"""Erase a client: find all its data, and delete it. The database's ports delete nothing, so this module does."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ class Plan(msgspec.Struct, frozen=True):
 
     @property
     def is_empty(self) -> bool:
-        """Whether there is nothing of the client."""
+        """Return whether there is no data of the client."""
         return not (self.batches or self.cache or self.objects)
 
 
 async def plan(target: Target, client: str, batches: list[Batch]) -> Plan:
-    """Everything of the client. `batches` are all it has."""
+    """Find all data of the client. `batches` are all its batches."""
     buckets, objects = target.settings.buckets, target.backend.objects
     entries = [entry for entry in await target.backend.store.records(CacheEntry) if entry.client == client]
     found: set[tuple[str, str]] = {(buckets.work, cache.object_name(entry.key)) for entry in entries}
@@ -68,7 +68,7 @@ async def plan(target: Target, client: str, batches: list[Batch]) -> Plan:
 
 
 async def batches_of(target: Target, client: str) -> list[Batch]:
-    """All batches of a client. Raises `NotFinished` when one of them is open."""
+    """Return all batches of a client. Raises `NotFinished` when one of them is open."""
     found = [batch for batch in await target.backend.store.batches() if batch.client == client]
     still = [batch for batch in found if batch.is_open]
     if still:
@@ -77,10 +77,10 @@ async def batches_of(target: Target, client: str) -> list[Batch]:
 
 
 async def shut(target: Target, batches: list[Batch]) -> None:
-    """Keep replays away from the batches: a replay leaves alone what was cancelled. Raises `NotFinished`.
+    """Mark the batches as cancelled, so that no replay reopens them. Raises `NotFinished`.
 
-    Between the look at the batches and their erasure a replay could open one again, and its images would be staged
-    while they are erased.
+    Without this, a replay could reopen a batch between the check and its erasure, and its images would be staged while
+    they are erased.
     """
     still: list[Batch] = []
 
@@ -97,7 +97,7 @@ async def shut(target: Target, batches: list[Batch]) -> None:
 
 
 async def erase(target: Target, batches: list[Batch], found: Plan) -> None:
-    """Take it away: objects first, documents last, so that an interrupted erasure can be run again."""
+    """Delete the data: objects first, documents last, so that an interrupted erasure can be run again."""
     for bucket, name in found.objects:
         await target.backend.objects.delete(bucket, name)
     if target.embedded is not None and target.data is not None:
@@ -129,7 +129,7 @@ async def _embedded(target: Target, batches: list[Batch], found: Plan) -> None:
 
 
 def _batch_of(data: bytes) -> str | None:
-    """The batch a message is about: a task, a change, an event, or a letter."""
+    """Return the id of the batch that a message is about: a task, a change, an event or a letter."""
     try:
         body: Any = json.loads(data)
     except ValueError:
@@ -142,7 +142,7 @@ def _batch_of(data: bytes) -> str | None:
 
 
 def _local_files(data: Path, batches: list[Batch], found: Plan) -> None:
-    """The client's lines of events.jsonl, the notes of its runs, and the folders that are empty now."""
+    """Delete the client's lines of events.jsonl, the notes of its runs, and the folders that are now empty."""
     for batch in batches:
         (data / run_notes.RUN_NOTES / f"{batch.id}.json").unlink(missing_ok=True)
     out = run_notes.results_of(data)
@@ -169,7 +169,7 @@ def _client_of(line: bytes) -> str | None:
 
 
 async def _empty(client: Any, collection: Any, target: Target) -> None:
-    """Delete every document of a collection. The library's `recursive_delete` left all of them, on the emulator."""
+    """Delete every document of a collection. On the emulator, the library's `recursive_delete` deletes none."""
     from shared.adapters.google.errors import retried
 
     async def page() -> int:
@@ -213,7 +213,7 @@ class NotFinished(CommandError):
         to_cancel = [b.id for b in still if b.control is not Control.CANCELLING and b.state not in over]
         if to_cancel:
             them = "it" if len(to_cancel) == 1 else "them"
-            text = f"not finished: cancel {them} first, and erase when every image is finished"
+            text = f"not finished: cancel {them} first, and erase once every image is finished"
         else:
             text = "about to finish: try again in a minute"
         listed = to_cancel or [batch.id for batch in still]

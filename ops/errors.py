@@ -3,12 +3,12 @@
     RuumError                   (shared/errors.py)
     `-- CommandError
         |-- Ended               one sentence and the exit code with it              (cli_common.py)
-        |-- NoTarget            there is nothing to work on
+        |-- NoTarget            there is no stack, project or data folder to work on
         |-- NoBatch             there is no such batch
         |-- NoKey               Gemini was asked for, and there is no key
-        |-- OurFault            the configuration does not allow work to go on
-        |-- FolderInUse         another process works with the data folder
-        |-- AlreadyUp           a stack runs in this folder
+        |-- OurFault            our configuration stops the work
+        |-- FolderInUse         another process is using the data folder
+        |-- AlreadyUp           a stack is already running in this folder
         |-- Missing             something the local stack needs is not on this machine
         |-- NotFinished         a client that is to be erased has open batches      (erasing.py)
         `-- ReaderGone          the reader of our output went away
@@ -26,7 +26,7 @@ class CommandError(RuumError):
 
 
 class NoBatch(CommandError):
-    """There is no such batch; the text names those there are."""
+    """There is no such batch; the text lists those that exist."""
 
 
 class Missing(CommandError):
@@ -34,11 +34,11 @@ class Missing(CommandError):
 
 
 class FolderInUse(CommandError):
-    """Another process works with the data folder."""
+    """Another process is using the data folder."""
 
 
 class OurFault(CommandError):
-    """The configuration does not allow work to go on; the text says what is wrong."""
+    """Our configuration stops the work; the text says what is wrong."""
 
 
 class NoKey(CommandError):
@@ -50,8 +50,8 @@ class ReaderGone(CommandError):
 
 
 class AlreadyUp(CommandError):
-    """A stack runs in this folder."""
+    """A stack is already running in this folder."""
 
 
 class NoTarget(CommandError):
-    """There is nothing to work on; the text says what could be."""
+    """There is no stack, project or data folder to work on; the text says how to name one."""

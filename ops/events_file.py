@@ -21,7 +21,7 @@ class EventsFile:
         self._ids = self._known()
 
     def _known(self) -> set[str]:
-        """Ids already in the file. A line that a kill cut short is taken away: its event comes again."""
+        """Return the ids already in the file. Removes a line that a kill cut short: its event comes again."""
         if not self._path.exists():
             return set()
         content = self._path.read_bytes()

@@ -1,4 +1,4 @@
-"""A data folder in which no `run` works: what a command there does itself, and what it tells people to run."""
+"""Work on a data folder that no `run` is using: what a command then has to do itself."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ AT_ONCE: Final = 200
 
 @asynccontextmanager
 async def held(target: Target) -> AsyncIterator[bool]:
-    """Hold the data folder while nobody else does. Answers whether it is held: False on Google, or beside a `run`."""
+    """Hold the data folder if it is free. Yields whether it is held: False on Google, or beside a `run`."""
     if target.data is None:
         yield False
         return
@@ -33,9 +33,9 @@ async def held(target: Target) -> AsyncIterator[bool]:
 
 
 async def wind_up(target: Target, rooms: wiring.Rooms, batch_id: str) -> None:
-    """Do what `run` would do without staging anything: count, close, report, write events.jsonl.
+    """Do what `run` would do, except staging: count, close, report, write events.jsonl.
 
-    For a holder of the data folder, after a command that settles images: nobody else would close the batch.
+    Call it while holding the data folder, after a command that settles images: nobody else would close the batch.
     """
     if target.embedded is None or target.data is None:
         return
@@ -54,12 +54,12 @@ async def wind_up(target: Target, rooms: wiring.Rooms, batch_id: str) -> None:
             await queue.ack(DEAD_LETTER_DOOR, [letter.ack_id for letter in letters])
         with suppress(StillClosing):
             await rooms.closer.check(batch_id)
-        await rooms.reconcile.run()  # what the queue no longer tells
+        await rooms.reconcile.run()  # for changes that the queue no longer holds
     await deliver(target, events)
 
 
 async def deliver(target: Target, events: EventsFile | None = None) -> int:
-    """Write the events that wait into events.jsonl; how many."""
+    """Write the waiting events into events.jsonl. Returns how many."""
     if target.embedded is None or target.data is None:
         return 0
     events = events or EventsFile(run_notes.results_of(target.data) / "events.jsonl")

@@ -32,23 +32,23 @@ from shared.worker.subscriber import consume
 
 KEY_VARIABLES: Final = ("GEMINI_API_KEY", "GOOGLE_API_KEY")  # the names Google's own tools read, in this order
 CHANGES_AT_ONCE: Final = 200
-WATCH_SECONDS: Final = 0.5  # how often progress is looked at; the end itself is told by an event
-LOCK_TRIES: Final = 10  # another command may look at the lock, which holds it for an instant
+WATCH_SECONDS: Final = 0.5  # between two checks of the progress; an event announces the end itself
+LOCK_TRIES: Final = 10  # another command that checks the lock holds it for an instant
 LOCK_PAUSE_SECONDS: Final = 0.03
 OPEN_SECONDS: Final = 10.0  # for a database that another command is about to close
 OPEN_PAUSE_SECONDS: Final = 0.02
 
 
 def gemini_key(environ: Mapping[str, str]) -> str | None:
-    """The key that is set, if any."""
+    """Return the key that is set, if any."""
     return next((environ[name] for name in KEY_VARIABLES if environ.get(name)), None)
 
 
 def model_maker(name: str | None, environ: Mapping[str, str]) -> tuple[str, wiring.ModelMaker]:
-    """(name, maker) of the model asked for, or of Gemini when GEMINI_API_KEY is set.
+    """Return (name, maker) of the model asked for, or of Gemini when GEMINI_API_KEY is set. Raises `NoKey`.
 
-    GOOGLE_API_KEY is often set for other services of Google's. It is used when Gemini was asked for by name, and
-    chooses nothing by itself. Raises `NoKey`.
+    GOOGLE_API_KEY is often set for other Google services. It is used when Gemini is asked for by name, and never
+    selects Gemini by itself.
     """
     key = gemini_key(environ)
     chosen = name or ("gemini" if environ.get("GEMINI_API_KEY") else PREVIEW)
@@ -60,12 +60,12 @@ def model_maker(name: str | None, environ: Mapping[str, str]) -> tuple[str, wiri
 
 @asynccontextmanager
 async def locked(data: Path) -> AsyncIterator[None]:
-    """Hold the data folder for this process; the system lets go of it however the process ends."""
+    """Lock the data folder for this process; the system releases it however the process ends. Raises `FolderInUse`."""
     data.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(data / "lock", os.O_RDWR | os.O_CREAT, 0o644)
     try:
         if not await _taken(descriptor):
-            raise FolderInUse(f"another ruum-batch works in {data}; wait for it or give another --data") from None
+            raise FolderInUse(f"another ruum-batch is using {data}; wait for it, or pass another --data") from None
         yield
     finally:
         os.close(descriptor)
@@ -83,7 +83,7 @@ async def _taken(descriptor: int) -> bool:
 
 
 def is_locked(data: Path) -> bool:
-    """Whether a process works in the data folder."""
+    """Return whether a process is using the data folder."""
     try:
         descriptor = os.open(data / "lock", os.O_RDONLY)
     except OSError:
@@ -111,8 +111,8 @@ def open_backend(clock: SystemClock, data: Path, out: Path) -> wiring.Embedded:
         try:
             return wiring.embedded(clock, data / "batch.sqlite", bucket_folders(data, out))
         except sqlite3.OperationalError as error:
-            # Another command closes the file in this moment: it folds the log in, and keeps everybody out meanwhile.
-            # The low byte: whoever finds a log to recover answers SQLITE_BUSY_RECOVERY.
+            # Another command is closing the file: it merges the log into the file, and locks out everyone else.
+            # Only the low byte counts: with a log to recover, the error is SQLITE_BUSY_RECOVERY.
             busy = error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
             if not busy or time.monotonic() > give_up:
                 raise
@@ -120,12 +120,12 @@ def open_backend(clock: SystemClock, data: Path, out: Path) -> wiring.Embedded:
 
 
 def bucket_folders(data: Path, out: Path) -> dict[str, Path]:
-    """The folder of each bucket."""
+    """Return the folder that stands in for each bucket."""
     return {"intake": data / "intake", "work": data / "work", "results": out}
 
 
 class LocalRun:
-    """One manifest's way through the rooms. Use `open`, then `ingest`, then `work`."""
+    """Takes one manifest through the rooms. Use `open`, then `ingest`, then `work`."""
 
     def __init__(
         self, settings: Settings, embedded: wiring.Embedded, clock: SystemClock, folders: list[Path], events: Path
@@ -153,7 +153,7 @@ class LocalRun:
         return cls(settings, embedded, clock, list(dict.fromkeys(folders)), out / "events.jsonl")
 
     def rules(self, base: str) -> SourceRules:
-        """What a manifest in the folder `base` (a URI) may name."""
+        """Return the rules for what a manifest in the folder `base` (a URI) may name."""
         return SourceRules(
             base=base,
             allow_http=self._settings.download.allow_http,
@@ -164,7 +164,7 @@ class LocalRun:
         return self.rules(stored.metadata["base"])
 
     async def ingest(self, path: Path, content: bytes) -> Batch:
-        """Put the manifest into the intake bucket and take it in; the batch may be `rejected`."""
+        """Put the manifest into the intake bucket and ingest it. Returns the batch, which may be `rejected`."""
         name = f"manifests/{run_notes.CLIENT_FOLDER}/{path.name}"
         base = path.parent.resolve().as_uri().rstrip("/") + "/"
         bucket = self._settings.buckets.intake
@@ -173,7 +173,7 @@ class LocalRun:
         )
         batch = await self.rooms.ingest.handle(bucket, name)
         if batch is None:
-            raise OurFault(f"{name} was not taken for a manifest")
+            raise OurFault(f"{name} is not recognised as a manifest")
         self._batch_id = batch.id
         return batch
 
@@ -186,7 +186,7 @@ class LocalRun:
     ) -> Batch:
         """Stage until the batch is closed and its event written, or `stop` is set. Raises `OurFault`.
 
-        `look` is called with every look at the batch.
+        `look` is called after every check of the batch.
         """
         from shared.assembly import (
             worker,  # with the downloader's HTTP library, a tenth of a second that other commands save
@@ -219,7 +219,7 @@ class LocalRun:
             for task in consumers:
                 task.cancel()
             await asyncio.gather(*consumers, return_exceptions=True)
-            with suppress(RuumError):  # the last of it may have been too soon after the one before to be shown
+            with suppress(RuumError):  # the last update may have come too soon after the one before to be written
                 await self.rooms.closer.show_progress(self._batch_id, at_once=True)
             self._embedded.database.close()
         if faults:
@@ -227,7 +227,7 @@ class LocalRun:
         return batch
 
     def _consumers(self) -> list[Any]:
-        """The loops that stand in for Eventarc and for the CRM."""
+        """Return the loops that stand in for Eventarc and for the CRM."""
         events = EventsFile(self._events, self._on_event)
 
         async def changed(delivery: Delivery) -> None:
@@ -244,7 +244,7 @@ class LocalRun:
         ]
 
     async def deliver_events(self) -> None:
-        """Write the events that wait into events.jsonl, and close: all that is left to do after a rejection."""
+        """Write the waiting events into events.jsonl, and close the backend. For a rejected manifest."""
         events = EventsFile(self._events)
         queue = self._embedded.queue
         while deliveries := await queue.pull(EVENTS_SUBSCRIPTION, 100, 0.0):
@@ -271,21 +271,21 @@ class LocalRun:
                 return batch
             if working.done() or stop.is_set():
                 return batch
-            # Carries on a closing that a kill interrupted; does nothing in every other case.
+            # Continues a closing that a kill interrupted; does nothing in every other case.
             with suppress(StillClosing):
                 await self.rooms.closer.check(batch.id)
-            if batch.state is BatchState.REOPENING:  # and a replay, as soon as its lease shows that nobody else does
+            if batch.state is BatchState.REOPENING:  # the same for a replay, once its lease shows that nobody runs it
                 with suppress(Busy):
                     await self.rooms.replay.run(batch.id)
             if batch.control is Control.PAUSED and (await self.store.open_images(batch.id))[0]:
-                return batch  # nothing moves until somebody has looked at it
+                return batch  # nothing moves until a person resumes or cancels it
             with suppress(TimeoutError):
                 async with asyncio.timeout(WATCH_SECONDS):
                     await self.closed.wait()
 
 
 def summary(batch: Batch, counts: Counts, cost_usd: float, results: str) -> dict[str, Any]:
-    """What `--json` prints of a batch."""
+    """Return what `--json` prints of a batch."""
     done: dict[str, Any] = msgspec.to_builtins(
         {
             "batchId": batch.id,

@@ -1,4 +1,4 @@
-"""A manifest that lies on this machine: read, checked, rejected with every problem."""
+"""Read and check a manifest on this machine; reject it with all its problems."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MAX_PATH_SHOWN: Final = 200  # characters of a path in a message
 
 
 def settings_here() -> Settings:
-    """The settings by the environment; a bad one ends the command."""
+    """Return the settings from the environment; a bad one ends the command."""
     try:
         return from_environment(os.environ)
     except BadSetting as error:
@@ -35,7 +35,7 @@ def settings_here() -> Settings:
 
 
 def rules(manifest: Path, settings: Settings, photos: Sequence[Path] = ()) -> SourceRules:
-    """What a manifest on this machine may name: its own folder, and those that were given."""
+    """Return the rules for a manifest on this machine: photos come from its own folder and those given."""
     folders = [manifest.parent.resolve(), *(folder.resolve() for folder in photos), *run_notes.photo_folders(manifest)]
     return SourceRules(
         base=manifest.parent.resolve().as_uri().rstrip("/") + "/",
@@ -45,7 +45,7 @@ def rules(manifest: Path, settings: Settings, photos: Sequence[Path] = ()) -> So
 
 
 def content(manifest: Path, settings: Settings, out: Path | None = None, *, as_json: bool = False) -> bytes:  # noqa: RET503
-    """The manifest's bytes, one more than allowed at most. What is no file at all is rejected or refused here."""
+    """Return the manifest's bytes, at most one more than allowed. What is not a readable file ends the command."""
     problem = None
     try:
         kind = manifest.stat().st_mode
@@ -64,14 +64,14 @@ def content(manifest: Path, settings: Settings, out: Path | None = None, *, as_j
 
 
 def check_folders(photos: Sequence[Path]) -> None:
-    """A folder of photos that does not exist was misspelt: every photo of it would be refused."""
+    """End the command if a folder of photos does not exist: every photo in it would be refused."""
     for folder in photos:
         if not folder.is_dir():
             fail(f"--photos {_short(folder)} is not a folder", WRONG_USAGE)
 
 
 def _short(path: Path) -> str:
-    """A path in a message: one that is too long to be read is cut."""
+    """Return a path for a message, cut at a readable length."""
     text = readable(path)
     return text if len(text) <= MAX_PATH_SHOWN else text[:MAX_PATH_SHOWN] + "…"
 
@@ -79,7 +79,7 @@ def _short(path: Path) -> str:
 def checked(
     raw: bytes, name: str, settings: Settings, allowed: SourceRules
 ) -> tuple[Manifest | None, tuple[Problem, ...]]:
-    """The manifest, or its problems."""
+    """Return the manifest, or None and its problems."""
     try:
         return reader.read(io.BytesIO(raw), name, settings.manifest, allowed), ()
     except ManifestRejected as error:
@@ -87,7 +87,7 @@ def checked(
 
 
 def read_or_reject(manifest: Path, photos: Sequence[Path] = (), *, as_json: bool = False) -> Manifest:
-    """The manifest; a bad one ends the command with its problems, and the photos that are missing as well."""
+    """Return the manifest. A bad one ends the command with its problems and its missing photos."""
     settings = settings_here()
     check_folders(photos)
     raw = content(manifest, settings, as_json=as_json)
@@ -121,12 +121,12 @@ def rejected(
 
 
 def errors_file(manifest: Path, out: Path) -> Path:
-    """Where ingest writes a rejected manifest's problems below `out`."""
+    """Return the file below `out` into which ingest writes a rejected manifest's problems."""
     return out / names.errors_name(f"manifests/{run_notes.CLIENT_FOLDER}/{manifest.name}")
 
 
 def show_rejection(manifest: Path, out: Path, *, as_json: bool) -> None:
-    """Repeat on stderr what ingest wrote."""
+    """Repeat on stderr the problems that ingest wrote into the file."""
     written = errors_file(manifest, out)
     found = msgspec.convert(json.loads(written.read_bytes())["problems"], list[Problem])
     if as_json:

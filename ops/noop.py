@@ -1,4 +1,4 @@
-"""Parts that do nothing, at once: for measuring everything else. Only benchmarks and tests are wired with them."""
+"""Parts that do nothing and return at once, to measure everything else. Only benchmarks and tests use them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from shared.answers import Analysis, Light, Point, Verdict
 from shared.model import Usage
 from shared.ports import Answer, Finished, ModelSpec, Photo, Request, Step
 
-NAME: Final = "preview"  # priced at nothing, as the preview model is
+NAME: Final = "preview"  # free, as the preview model is
 
 ANALYSIS: Final = Analysis(
     summary="an empty room",
@@ -26,7 +26,7 @@ GOOD: Final = Verdict(structure_kept=1, realism=1, style_fit=1, defects=[])
 
 
 async def _no_latency(step: str) -> None:
-    """Every call is answered at once."""
+    """Answer every call at once."""
 
 
 class NoopModel:

@@ -1,4 +1,4 @@
-"""A staging model that remembers what its vendor last said and what its calls have cost, for `run` to tell."""
+"""Remember what a staging model's vendor last said and what its calls have cost, for `run` to show."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 class Notes:
-    """What the calls of one run came to. `last_fault` is None as long as the last call succeeded."""
+    """What the calls of one run have cost, and the last fault. `last_fault` is None after a call that succeeded."""
 
     def __init__(self) -> None:
         self.last_fault: str | None = None
@@ -29,7 +29,7 @@ class Notes:
         return decisions.money.usd(self.cost_micro_usd)
 
     def maker(self, make: wiring.ModelMaker) -> wiring.ModelMaker:
-        """The same model, noted here."""
+        """Wrap a model's maker, so that the model's calls are noted here."""
 
         def made(settings: Settings, pool: PicturePool) -> StagingModel:
             return NotedModel(make(settings, pool), self, settings)
@@ -38,7 +38,7 @@ class Notes:
 
 
 class NotedModel:
-    """Implements `shared.ports.StagingModel` by another one."""
+    """Implements `shared.ports.StagingModel` by calling another one, and notes faults and costs."""
 
     def __init__(self, model: StagingModel, notes: Notes, settings: Settings) -> None:
         self._model = model
@@ -78,7 +78,7 @@ class NotedModel:
         return answer
 
     def _bill(self, step: str, usage: Usage | None) -> None:
-        """Add what a call cost, as the image's bill has it."""
+        """Add the cost of a call, computed as for the image's own record."""
         prices = self._settings.prices
         if usage is not None and usage.model in prices:
             call = decisions.money.call_of(step, usage, self.spec.step(step).usual, prices, duration_ms=0)

@@ -1,4 +1,4 @@
-"""The photos beside a manifest: looked for before anything is uploaded, staged or paid for."""
+"""Check that a manifest's local photos exist, before anything is uploaded, staged or paid for."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Missing(msgspec.Struct, frozen=True):
-    """Local photos that a manifest names and that are not there. `near` is a file whose name differs in case only."""
+    """Local photos that a manifest names and that do not exist. `near` is a file whose name differs only in case."""
 
     paths: tuple[Path, ...]
     local: int  # how many different local photos there are in all
@@ -27,14 +27,14 @@ class Missing(msgspec.Struct, frozen=True):
 
 
 def local_path(source: str) -> Path | None:
-    """The path of a local photo; None for an address elsewhere."""
+    """Return the path of a local photo; None for an address elsewhere."""
     return Path(unquote(urlsplit(source).path)) if source.startswith("file:") else None
 
 
 def missing(found: Manifest, also: Sequence[Path] = ()) -> Missing | None:
-    """The local photos that are not there; None when all are.
+    """Return the local photos that are missing; None when all exist.
 
-    `also`: folders in which a path of a round's failed.csv is looked for too, as `shared.lifecycle.retries` does.
+    A path in a round's failed.csv is looked up in the folders `also` too, as `shared.lifecycle.retries` does.
     """
     return missing_of([
         image.source
@@ -44,7 +44,7 @@ def missing(found: Manifest, also: Sequence[Path] = ()) -> Missing | None:
 
 
 def missing_of(addresses: Iterable[str]) -> Missing | None:
-    """Those photos on this machine that are not there; None when all are. Other addresses count for nothing."""
+    """Return the photos on this machine that are missing; None when all exist. Other addresses are ignored."""
     local = [path for address in addresses if (path := local_path(address)) is not None]
     absent = {path for path in set(local) if not _is_file(path)}
     if not absent:
@@ -55,10 +55,10 @@ def missing_of(addresses: Iterable[str]) -> Missing | None:
 
 
 def missing_for(found: Manifest, manifest: Path) -> Missing | None:
-    """The local photos that are not there, of the manifest in this file.
+    """Return the missing local photos of the manifest in this file; None when all exist.
 
-    A path in a round's failed.csv may lead to a photo beside the batch's own manifest. Where that was never on this
-    machine, nobody can look for it here.
+    A path in a round's failed.csv may lead to a photo beside the batch's own manifest. If that manifest was never on
+    this machine, the photo cannot be checked here.
     """
     if not found.is_retry:
         return missing(found)
@@ -85,21 +85,21 @@ def _nearly(path: Path) -> Path | None:
 
 
 def sentence(found: Missing, base: Path) -> str:
-    """Return `17 of 27 photos are not there: photos/1.jpg, photos/2.jpg, photos/3.jpg and 14 more.`, say."""
+    """Return a sentence such as `17 of 27 photos are missing: 1.jpg, 2.jpg, 3.jpg and 14 more.`."""
     named = words.some(shown(path, base) for path in found.paths)
-    there = f" There is {shown(found.near, base)}: capitals matter." if found.near else ""
+    there = f" {shown(found.near, base)} exists: capitals matter." if found.near else ""
     many = words.count(found.local, "photo")
-    return f"{len(found.paths)} of {many} {words.are(len(found.paths))} not there: {named}.{there}"
+    return f"{len(found.paths)} of {many} {words.are(len(found.paths))} missing: {named}.{there}"
 
 
 def shown(path: Path, base: Path) -> str:
-    """A photo's path as the manifest has it, where it lies beside it."""
+    """Return a photo's path for people: relative to the manifest if it lies beside it, as the manifest has it."""
     near = path.relative_to(base) if path.is_relative_to(base) else path
     return readable(near)
 
 
 def ask_to_go_on(text: str, question: str, *, yes: bool, refuse: bool) -> None:
-    """Say what is missing and ask whether to go on. Nobody there to answer: `refuse`, or go on."""
+    """Say what is missing and ask whether to continue. If nobody can answer, end the command if `refuse`."""
     from ops import asking, show
 
     show.err.print(text)
@@ -110,4 +110,4 @@ def ask_to_go_on(text: str, question: str, *, yes: bool, refuse: bool) -> None:
             fail("nothing was done", WRONG_USAGE)
         return
     if refuse:
-        fail("nothing was done; correct the manifest, or say --yes to go on without them", WRONG_USAGE)
+        fail("nothing was done; fix the manifest, or pass --yes to continue without them", WRONG_USAGE)

@@ -1,4 +1,4 @@
-"""Work on batches wherever they are: submit, status, watch, results."""
+"""Submit, follow and fetch batches, wherever they are."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ from shared.model import Batch, BatchState, Counts
 from shared.results import names
 
 UPLOADS_AT_ONCE: Final = 8
-WATCH_SECONDS: Final = 1.0  # between two looks; a look costs two reads
-APPEAR_SECONDS: Final = 120.0  # after a submit, until ingest has made the batch: its instance may have to start
-REJECTED_EVERY_SECONDS: Final = 5.0  # while a batch does not appear: whether its manifest was rejected
-NO_BATCH_SECONDS: Final = 3.0  # without a batch, before it is said that there is none yet
+WATCH_SECONDS: Final = 1.0  # between two checks of a batch; a check costs two reads
+APPEAR_SECONDS: Final = 120.0  # max wait after a submit until the batch exists: ingest's instance may have to start
+REJECTED_EVERY_SECONDS: Final = 5.0  # while no batch appears: between two checks whether its manifest was rejected
+NO_BATCH_SECONDS: Final = 3.0  # without a batch, before the command says that there is none yet
 
 NoBatch = errors.NoBatch
 batch_of = batch_lookup.batch_of
 
 
 class Awaited(msgspec.Struct, frozen=True, kw_only=True):
-    """A batch that a submit will make, or give a new round: more than `round`. `uri` is its manifest's."""
+    """A batch that a submit creates or gives a new round: one later than `round`. `uri` is its manifest's address."""
 
     round: int = 0
     uri: str | None = None
 
 
 def submit_rules(target: Target, manifest: Path, client: str | None = None) -> SourceRules:
-    """What a manifest that goes to this target may name: the web, files beside it, and its client's own objects there.
+    """Return the rules for a manifest sent to this target: the web, files beside it, its client's own objects there.
 
-    Without a client: any client's, to find out which it is.
+    Without a client, any client's objects are allowed: this reading finds out which client it is.
     """
     buckets = target.settings.buckets
     folders = [
@@ -52,16 +52,16 @@ def submit_rules(target: Target, manifest: Path, client: str | None = None) -> S
 
 
 def manifest_name(found: Manifest, path: Path, content: bytes) -> str:
-    """The object that a submitted manifest becomes. Its folder is named by the content: two `1.jpg` do not meet."""
+    """Return the object name of a submitted manifest. The content names the folder, so two `1.jpg` never collide."""
     return f"manifests/{found.client}/{hashlib.sha256(content).hexdigest()[:16]}/{path.name}"
 
 
 async def submit(
     target: Target, path: Path, content: bytes, found: Manifest, progress: Callable[[int, int], None]
 ) -> str:
-    """Upload the local photos a manifest names, then the manifest itself; the batch's id.
+    """Upload the local photos a manifest names, then the manifest itself. Returns the batch's id.
 
-    A photo that does not exist is left out: its image fails with its own error, the others are staged.
+    A photo that does not exist is left out: its image fails with its own error, and the others are staged.
     """
     name = manifest_name(found, path, content)
     folder = name.rpartition("/")[0] + "/"
@@ -75,7 +75,7 @@ async def submit(
         nonlocal done
         async with slots:
             photo_name = folder + photo.relative_to(base).as_posix()
-            if await objects.stat(bucket, photo_name) is None:  # a submit that was interrupted goes on
+            if await objects.stat(bucket, photo_name) is None:  # an interrupted submit continues
                 await objects.put(bucket, photo_name, photo.read_bytes(), content_type="application/octet-stream")
         done += 1
         progress(done, len(there))
@@ -96,7 +96,8 @@ async def watch(
 ) -> tuple[Batch, Counts]:
     """Show progress until the batch is closed and announced, or rejected. A batch just submitted may appear late.
 
-    `look` ends it earlier by answering True. `not_yet` is called once when there is no batch after a few seconds.
+    `look` ends the watching earlier by returning True. `not_yet` is called once if there is no batch after
+    `NO_BATCH_SECONDS`.
     """
     started, looked_at, told = target.clock.monotonic(), 0.0, False
     after_round = awaited.round if awaited else 0
@@ -127,13 +128,13 @@ async def watch(
 
 
 async def _rejected(target: Target, uri: str) -> Batch | None:
-    """The rejection of the manifest with this address."""
+    """Return the rejected batch of the manifest with this address, if there is one."""
     known = await target.backend.store.batches()
     return next((b for b in known if b.state is BatchState.REJECTED and b.manifest.uri == uri), None)
 
 
 async def first_problems(target: Target, batch: Batch) -> tuple[list[str], str] | None:
-    """(problems in words, address of the file that lists them) of a rejected manifest; None when the file is gone."""
+    """Return a rejected manifest's problems in words, and the address of their file; None when the file is gone."""
     bucket, objects = target.settings.buckets.results, target.backend.objects
     name = names.errors_name(manifest_object(batch))
     got = await objects.get(bucket, name)
@@ -148,7 +149,7 @@ async def first_problems(target: Target, batch: Batch) -> tuple[list[str], str] 
 
 
 def manifest_object(batch: Batch) -> str:
-    """The object name of a batch's manifest, taken from its address."""
+    """Return the object name of a batch's manifest, taken from its address."""
     from urllib.parse import unquote
 
     uri = batch.manifest.uri
@@ -158,7 +159,7 @@ def manifest_object(batch: Batch) -> str:
 
 
 async def fetch_results(target: Target, batch_id: str, out: Path, progress: Callable[[int], None]) -> Path:
-    """Copy a batch's results below `out`; the folder they are in. Files that are there already are fetched anew."""
+    """Copy a batch's results below `out`. Returns their folder. Files that already exist are fetched again."""
     batch = await batch_of(target, batch_id)
     folder, done = names.results_folder(batch), 0
     bucket, objects = target.settings.buckets.results, target.backend.objects

@@ -1,4 +1,4 @@
-"""Sending a batch's latest event again, as it was."""
+"""Send a batch's latest event again, unchanged."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 async def latest(target: Target, rooms: wiring.Rooms, batch: Batch) -> tuple[str, str]:
-    """Send it; (type, id) of what was sent."""
+    """Send the latest event. Returns its (type, id). Raises `RuumError` when there is none."""
     if batch.state is BatchState.CLOSED:
         await rooms.closer.announce(batch)
         return "ruum.batch.completed", f"{batch.id}/{batch.round}"
@@ -27,9 +27,9 @@ async def latest(target: Target, rooms: wiring.Rooms, batch: Batch) -> tuple[str
 
 
 def _of_open(target: Target, batch: Batch) -> Event:
-    """A pause or cancel, else the acceptance. Ids are as `announce_control` and INGEST give them."""
+    """Return the event of a pause or cancel, else of the acceptance. Ids match those of the first publication."""
     if batch.state is BatchState.INGESTING:
-        raise RuumError(f"{batch.id} is still being read: it has had no event yet")
+        raise RuumError(f"{batch.id} is still being read: it has no event yet")
     now = target.clock.now()
     data: Public
     if batch.control is Control.PAUSED:

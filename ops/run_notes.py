@@ -1,4 +1,4 @@
-"""What a `run` leaves in its data folder for people: how each batch was started, so what to type to go on with it."""
+"""Note in a data folder how each batch was started, so that commands can say how to continue it."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from shared.model import Batch, BatchState
 from shared.vendors import PREVIEW
 
 RUN_NOTES: Final = "runs"  # in the data folder: a note per batch
-RESULTS_NOTE: Final = "results-folder"  # in the data folder: for commands that are given it alone
+RESULTS_NOTE: Final = "results-folder"  # in the data folder: for commands that know only the data folder
 CLIENT_FOLDER: Final = "local"  # manifests/<folder>/: on one machine the folder says nothing about the client
 
 
 class RunNote(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
-    """The `run` that staged a batch: what to type to go on with it.
+    """The `run` that staged a batch: what to type to continue it.
 
-    `retry`: the failed.csv of a later `run`. Only that file can go on with a retry that was interrupted.
+    `retry`: the failed.csv of a later `run`. Only that file can continue a retry that was interrupted.
     """
 
     manifest: str
@@ -33,22 +33,22 @@ class RunNote(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_de
 
 
 def note_run(data: Path, batch_id: str, note: RunNote) -> None:
-    """Remember how a batch was started, for commands that say how to go on."""
+    """Remember how a batch was started, for commands that say how to continue it."""
     path = data / RUN_NOTES / f"{batch_id}.json"
-    with suppress(UnicodeError):  # a folder whose name is no text: the commands then name it by the batch's manifest
+    with suppress(UnicodeError):  # a folder name that is not text: commands then use the address in the batch
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(msgspec.json.encode(note))
 
 
 def run_note(data: Path, batch_id: str) -> RunNote | None:
-    """How a batch was started; None when that was not noted."""
+    """Return how a batch was started; None when that was not noted."""
     with suppress(OSError, msgspec.DecodeError, UnicodeError):
         return msgspec.json.decode((data / RUN_NOTES / f"{batch_id}.json").read_bytes(), type=RunNote)
     return None
 
 
 def last_model(data: Path) -> str | None:
-    """The model that the last `run` of this data folder used; None when that was not noted."""
+    """Return the model that the last `run` of this data folder used; None when that was not noted."""
     with suppress(OSError, msgspec.DecodeError, UnicodeError):
         newest = max((data / RUN_NOTES).glob("*.json"), key=lambda path: path.stat().st_mtime, default=None)
         if newest is not None:
@@ -57,24 +57,24 @@ def last_model(data: Path) -> str | None:
 
 
 def note_results(data: Path, out: Path) -> None:
-    """Keep where a run writes its results."""
+    """Remember where a run writes its results."""
     (data / RESULTS_NOTE).write_bytes(os.fsencode(out.resolve()))
 
 
 def results_of(data: Path) -> Path:
-    """Where the last run wrote this data folder's results; the folder itself where none has.
+    """Return where the last run wrote this data folder's results; the folder itself if no run has.
 
-    Read as the system's own bytes: the folder's name need not be text in every locale.
+    The note is read as raw bytes: in some locales the folder's name is not text.
     """
     note = data / RESULTS_NOTE
     return Path(os.fsdecode(note.read_bytes())) if note.is_file() else data
 
 
 def run_command(data: Path, batch: Batch, of: Path | None = None) -> str:
-    """The command that goes on with a batch of this data folder. `of`: a manifest in place of the batch's own.
+    """Return the command that continues a batch of this data folder. `of`: a manifest in place of the batch's own.
 
-    It names the model, the data folder and the folders of photos that the batch was started with: without `--model
-    preview` it would choose Gemini where a key is set, and cost money.
+    It names the model, the data folder and the folders of photos that the batch was started with. Without `--model
+    preview` it would choose Gemini if a key is set, and cost money.
     """
     note, out = run_note(data, batch.id), results_of(data)
     if note is not None:
@@ -94,7 +94,7 @@ def run_command(data: Path, batch: Batch, of: Path | None = None) -> str:
 
 
 def quoted(path: Path) -> str:
-    """A path as a shell takes it, as short as it can be from here."""
+    """Return a path quoted for a shell, relative to the current folder if it is below it."""
     short = path
     with suppress(ValueError, OSError):
         if path.is_absolute():
@@ -103,10 +103,10 @@ def quoted(path: Path) -> str:
 
 
 def photo_folders(manifest: Path) -> list[Path]:
-    """Where photos of the runs that reported beside this manifest may come from.
+    """Return the folders that photos may come from, by the runs that reported beside this manifest.
 
     A round's failed.csv lies in OUT/results/… and names photos by their whole address. `run` knows the folders of its
-    earlier batches; commands that look at such a file alone find them in the notes of OUT/.ruum.
+    earlier batches. Commands that only read such a file find the folders in the notes of OUT/.ruum.
     """
     found: list[Path] = []
     for folder in manifest.resolve().parents:

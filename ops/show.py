@@ -1,4 +1,4 @@
-"""How the command line shows things: lines on stdout and stderr, JSON, a progress bar. Results go to stdout only."""
+"""Show things on the command line: lines on stdout and stderr, JSON, a progress bar. Results go to stdout only."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ if TYPE_CHECKING:
     from shared.model import Batch, Counts
 
 MAX_PROBLEMS_SHOWN: Final = 50  # of a manifest, on a terminal; the file has all of them
-MAX_MESSAGE: Final = 1500  # characters of a line: what somebody pasted may be pages
+MAX_MESSAGE: Final = 1500  # characters of a line: a pasted text may be pages long
 PLAIN_SECONDS: Final = 5.0  # between two lines of progress where there is no terminal
 SPEED_SECONDS: Final = 60.0  # images a minute are measured over the last minute
-NARROWEST_BAR: Final = 10  # columns; with fewer left for it only the numbers are shown
+NARROWEST_BAR: Final = 10  # columns; if fewer are left for the bar, only the numbers are shown
 
 printed_json = False
-said_goodbye = False  # a command has said itself how it was interrupted
+said_goodbye = False  # the command itself has printed how it was interrupted
 _keep_going = False
 _gone: set[str] = set()
 _bar: _Bar | None = None
 
 
 class Lines:
-    """Prints lines to stdout or stderr, whatever that is at the moment."""
+    """Prints lines to the current stdout or stderr."""
 
     def __init__(self, stream: str) -> None:
         self._stream = stream
 
     def print(self, text: str = "") -> None:
-        """Print a line. A reader that went away ends the command, unless it `keeps_going`."""
+        """Print a line. A reader that has gone away ends the command, unless `keep_going` was called."""
         if _bar is not None:
             _bar.clear()
         try:
@@ -68,7 +68,7 @@ err = Lines("stderr")
 
 
 def prepare_streams() -> None:
-    """Escape what the streams' encoding lacks, instead of failing; and forget what an earlier command left here."""
+    """Escape what the streams' encoding lacks, instead of failing. Also resets this module for a new command."""
     global printed_json, said_goodbye, _keep_going, _bar
     printed_json, said_goodbye, _keep_going, _bar = False, False, False, None
     _gone.clear()
@@ -79,18 +79,18 @@ def prepare_streams() -> None:
 
 
 def keep_going() -> None:
-    """From here on nothing printed can end the command: its work is worth more than its lines."""
+    """Let no failed print end the command from here on: its work is worth more than its lines."""
     global _keep_going  # noqa: PLW0603
     _keep_going = True
 
 
 def stdout_gone() -> bool:
-    """Whether the reader of stdout went away."""
+    """Return whether the reader of stdout has gone away."""
     return "stdout" in _gone
 
 
 def discard_output() -> None:
-    """Send what is still to be printed nowhere, so that the interpreter's last flush does not fail."""
+    """Discard output that is still buffered, so that the interpreter's last flush does not fail."""
     for stream, descriptor in ((sys.stdout, 1), (sys.stderr, 2)):
         with suppress(OSError, ValueError):
             stream.flush()
@@ -102,13 +102,13 @@ def discard_output() -> None:
 
 
 def say(message: str) -> None:
-    """One line on stderr in the command's name."""
+    """Print one line on stderr, prefixed with `ruum-batch:`."""
     with suppress(OSError, ValueError, ReaderGone):
         err.print(f"ruum-batch: {message if len(message) <= MAX_MESSAGE else message[:MAX_MESSAGE] + '…'}")
 
 
 def goodbye(message: str) -> None:
-    """What to know after Ctrl-C, instead of `interrupted`."""
+    """Print what to know after Ctrl-C, instead of `interrupted`."""
     global said_goodbye  # noqa: PLW0603
     said_goodbye = True
     with suppress(OSError, ValueError, ReaderGone):
@@ -116,7 +116,7 @@ def goodbye(message: str) -> None:
 
 
 def as_json(document: Mapping[str, Any]) -> None:
-    """One JSON object on stdout."""
+    """Print one JSON object on stdout."""
     global printed_json  # noqa: PLW0603
     printed_json = True
     encoding = (getattr(sys.stdout, "encoding", None) or "ascii").lower().replace("-", "")
@@ -124,7 +124,7 @@ def as_json(document: Mapping[str, Any]) -> None:
 
 
 def table(rows: list[list[str]], right: frozenset[int] = frozenset()) -> None:
-    """Rows in columns as wide as their widest cell; `right` are the columns of numbers."""
+    """Print rows in columns as wide as their widest cell. The columns `right` are right-aligned."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))] if rows else []
     for row in rows:
         cells = [
@@ -135,7 +135,7 @@ def table(rows: list[list[str]], right: frozenset[int] = frozenset()) -> None:
 
 
 class _Bar:
-    """One line at the bottom of the terminal, written over again and again."""
+    """One line at the bottom of the terminal that is rewritten in place."""
 
     def __init__(self) -> None:
         self._shown = False
@@ -165,20 +165,20 @@ class _Bar:
 
 
 def clear_bar() -> None:
-    """Take the bar away for a moment."""
+    """Remove the bar until it is drawn again."""
     if _bar is not None:
         _bar.clear()
 
 
 class Speed:
-    """Images a minute over the last minute, and when the last image will be through at that speed."""
+    """The speed over the last minute, and when the last image will be finished at that speed."""
 
     def __init__(self) -> None:
         self._seen: deque[tuple[float, int]] = deque()
         self._ends_at: float | None = None
 
     def note(self, settled: int, open_images: int, now: float) -> None:
-        """Remember how many images are through now."""
+        """Remember how many images are settled now."""
         if self._seen and settled == self._seen[-1][1]:
             return
         self._seen.append((now, settled))
@@ -188,7 +188,7 @@ class Speed:
         self._ends_at = now + open_images / speed if speed else None
 
     def is_known(self, now: float) -> bool:
-        """Whether an image was finished in the last minute: else nothing is known about now."""
+        """Return whether an image was finished in the last minute: otherwise the current speed is unknown."""
         return bool(self.per_second) and now - self._seen[-1][0] <= SPEED_SECONDS
 
     @property
@@ -199,12 +199,12 @@ class Speed:
         return (after - before) / (last - first) if last > first else 0.0
 
     def left_seconds(self, now: float) -> float | None:
-        """Seconds to the end; None when that is not known, or was to be over already."""
+        """Return the seconds to the end; None when they are unknown, or the estimated end has passed."""
         return self._ends_at - now if self._ends_at is not None and self._ends_at > now else None
 
 
 class BatchProgress:
-    """A bar on a terminal, elsewhere a line every few seconds. Says also what a batch waits for. A context manager."""
+    """Shows progress: a bar on a terminal, elsewhere a line every few seconds; and what a batch is waiting for."""
 
     def __init__(self) -> None:
         self._speed = Speed()
@@ -229,7 +229,7 @@ class BatchProgress:
         _bar = None
 
     def say_once(self, sentence: str | None, *, about: object = None, over: str | None = None) -> None:
-        """Print a sentence when it is about something else than the one before; `over` when there is none any more."""
+        """Print a sentence unless the one before was about the same thing. Print `over` when there is none any more."""
         key = (about or sentence) if sentence else None
         if key == self._said:
             return
@@ -240,7 +240,7 @@ class BatchProgress:
         self._said = key
 
     def show(self, batch: Batch, counts: Counts) -> None:
-        """Called often; shows what changed."""
+        """Show what has changed. May be called often."""
         now = time.monotonic()
         self._speed.note(counts.settled, counts.open, now)
         numbers = self._numbers(batch, counts, now)
@@ -261,7 +261,7 @@ class BatchProgress:
         if counts.open and self._speed.per_second:
             left = self._speed.left_seconds(now)
             if self.stuck or not self._speed.is_known(now):
-                parts.append("time left not known")
+                parts.append("time left unknown")
             else:
                 parts.append(f"{self._speed.per_second * 60:.0f}/min")
                 parts += [f"{words.duration(left)} left"] if left else []
@@ -273,7 +273,7 @@ class BatchProgress:
 
 
 def problems(name: str, found: Sequence[Problem], written_to: str | None) -> None:
-    """A rejected manifest's problems, a line for each cause."""
+    """Print a rejected manifest's problems, a line for each cause."""
     from shared.manifest import reader
 
     is_cut = bool(found) and found[-1].reason.startswith(reader.MORE_THAN_LISTED)
@@ -286,13 +286,13 @@ def problems(name: str, found: Sequence[Problem], written_to: str | None) -> Non
     if more > 0:
         err.print(f"  … and {more} more; --json lists all of them" if not written_to else f"  … and {more} more")
     if any("is outside the folders" in problem.reason for problem in found):
-        err.print("  photos may come from further folders: --photos FOLDER")
+        err.print("  to allow another folder of photos: --photos FOLDER")
     if written_to:
         err.print(f"{'All of them' if len(found) > 1 else 'The same'} as JSON: {written_to}")
 
 
 def summary_lines(done: Mapping[str, Any], groups: list[Any]) -> None:
-    """What a batch came to: a line, and a line for each code of its failures."""
+    """Print how a batch ended: one line, and a line for each code of its failures."""
     from ops import failure_lines
 
     cost = f", {words.money(done['costUsd'])}" if done["costUsd"] else ""

@@ -1,4 +1,4 @@
-"""Money asks first: what a command would spend, and the question about it."""
+"""Estimate what a command would spend, and ask before it spends more than a little."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     from shared.model import Image
     from shared.ports import BatchStore
 
-# Up to this much a command spends without a question: four pictures, a first try. Above it somebody has to say yes.
+# A command spends up to this much without a question: four pictures, enough for a first try.
 ASK_ABOVE_USD: Final = 0.25
-ASK_ABOVE_IMAGES: Final = 100  # a replay of more images asks even where it is free: it is a lot of work
+ASK_ABOVE_IMAGES: Final = 100  # a replay of more images asks even if it is free: it is a lot of work
 
 
 async def of_run(store: BatchStore, settings: Settings, found: Manifest) -> tuple[int, float]:
-    """(images to buy, US dollars) of a manifest: what is finished, repeated or staged already is not bought again."""
+    """Return (images to buy, US dollars) of a manifest. Finished, repeated and already staged images cost nothing."""
     if spec_of(settings).free:
         return 0, 0.0
     done: set[int] = set()
@@ -47,9 +47,9 @@ async def of_run(store: BatchStore, settings: Settings, found: Manifest) -> tupl
 
 
 async def of_replay(target: Target, plans: Sequence[Plan], codes: tuple[str, ...]) -> float:
-    """US dollars that replaying the failed images would cost. An image whose picture is paid for costs no new one."""
+    """Return the US dollars that replaying the failed images would cost. Pictures that are paid for are not counted."""
     if target.free or spec_of(target.settings).free or not target.somebody_works():
-        return 0.0  # in a data folder without a run, the next run says what it costs, and asks
+        return 0.0  # in a data folder without a run, the next run prints its cost and asks
     price, cost = forecast.cost_per_image_usd(target.settings), 0.0
     for plan in plans:
         async for image in target.backend.store.images(plan.batch, ImageState.FAILED):
@@ -63,23 +63,23 @@ def _picture_is_paid(image: Image) -> bool:
 
 
 def key_named(environ: Mapping[str, str]) -> str:
-    """Which key is used, for the estimate's line."""
+    """Return the name of the variable whose key is used, for the estimate's line."""
     from ops.local import KEY_VARIABLES
 
     return next((name for name in KEY_VARIABLES if environ.get(name)), "no key")
 
 
 def sure(question: str, *, yes: bool, otherwise: str = "not done") -> None:
-    """Ask, unless told not to. Nobody there to answer means no."""
+    """Ask, unless `yes`. If the answer is no, or nobody can answer, end the command."""
     if yes:
         return
     if asking.can_answer():
         if asking.confirm(question):
             return
         fail(otherwise, WRONG_USAGE)
-    fail(f"{question} {otherwise[:1].upper()}{otherwise[1:]}; say --yes to do it", WRONG_USAGE)
+    fail(f"{question} {otherwise[:1].upper()}{otherwise[1:]}: nobody could answer. Pass --yes to confirm", WRONG_USAGE)
 
 
 def about(usd: float) -> str:
-    """`about $8.50`."""
+    """Return, say, `about $8.50`."""
     return f"about {words.money(usd)}"

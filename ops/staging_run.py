@@ -1,4 +1,4 @@
-"""One `run`, from its questions to its last line."""
+"""Carry out one `run`, from its questions to its last line."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ from shared.settings import Settings
 from shared.telemetry import LogEvent
 from shared.vendors import PREVIEW
 
-# After Ctrl-C images in progress may finish for this long. A preview takes 2 s; a call to Gemini, up to 30 s, is kept.
+# After Ctrl-C, images in progress have this long to finish. A preview takes 2 s. A Gemini call of up to 30 s is kept.
 GRACE_SECONDS: Final = 8.0
-WAITS_EVERY_SECONDS: Final = 2.0  # between two looks at what nothing moves for
-STILL_SECONDS: Final = 10.0  # without a finished image, before a mere wait for quota is said in a sentence
+WAITS_EVERY_SECONDS: Final = 2.0  # between two checks of what the batch is waiting for
+STILL_SECONDS: Final = 10.0  # without a finished image, before a wait for quota gets a sentence of its own
 
 
 class Order(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,7 +52,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def start(order: Order) -> int:
-    """Run it; the exit code. Everything that can be expected to go wrong is one line."""
+    """Run it. Returns the exit code. Every expected failure ends it with one line."""
     try:
         return asyncio.run(_Run(order).go())
     except errors.FolderInUse as error:
@@ -64,15 +64,13 @@ def start(order: Order) -> int:
 
 
 def _what_now(fault: str) -> str:
-    """A fault of our configuration, or a spent day, with what to do about it."""
+    """Return a fault of our configuration, or a spent daily quota, with what to do about it."""
     if "same command" in fault:
         return fault
     if "daily quota" in fault:
         at = words.clock_time(next_reset(time.time()))
-        return (
-            f"{fault}. It is reset at midnight in California, {at} here; the same command goes on then, nothing is lost"
-        )
-    return f"{fault.rstrip('.')}. Nothing is lost: correct it, and the same command goes on"
+        return f"{fault}. It is reset at midnight in California, {at} here. Nothing is lost: run the same command then"
+    return f"{fault.rstrip('.')}. Nothing is lost: fix this, then run the same command to continue"
 
 
 class _Run:
@@ -99,7 +97,7 @@ class _Run:
             if found is not None:
                 self._is_retry = found.is_retry
                 await self._ask(here, found)
-            # Until now nothing was begun, and Ctrl-C ends the command; from here on it stops it in order.
+            # Until now nothing has started, and Ctrl-C ends the command. From here on it stops the work safely.
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                 asyncio.get_running_loop().add_signal_handler(number, self._stopping, int(number))
             batch = await here.ingest(order.manifest, order.content)
@@ -116,7 +114,7 @@ class _Run:
         self._signals.append(number)
         if len(self._signals) > 1:  # asked twice: do not even let what is in progress finish
             show.clear_bar()
-            show.err.print("stopped at once; the same command goes on from here")
+            show.err.print("stopped at once; run the same command to continue")
             _leave_at_once(128 + number)
         self._stop.set()
         show.err.print("stopping: images in progress may finish (press Ctrl-C again to stop at once)")
@@ -124,14 +122,14 @@ class _Run:
     # --- before
 
     def _read(self, here: local.LocalRun) -> Manifest | None:
-        """The manifest, to look at its photos and its price. One that is rejected is ingest's to report."""
+        """Return the manifest, to check its photos and estimate its cost. If it is rejected, ingest reports it."""
         base = self._order.manifest.parent.resolve().as_uri().rstrip("/") + "/"
         order = self._order
         found, _ = manifest_file.checked(order.content, order.manifest.name, order.settings, here.rules(base))
         return found
 
     async def _ask(self, here: local.LocalRun, found: Manifest) -> None:
-        """Say which photos are missing and what the batch will cost; ask where somebody can answer."""
+        """Say which photos are missing and what the batch will cost. Ask if somebody can answer."""
         order = self._order
         base = order.manifest.parent.resolve()
         known = await here.store.batch(found.batch)
@@ -140,7 +138,7 @@ class _Run:
             text = photos.sentence(absent, base)
             others = len(found.images) - absent.images
             question = (
-                f"Stage the other {words.count(others, 'image')}?" if others else "Every image would fail. Go on?"
+                f"Stage the other {words.count(others, 'image')}?" if others else "Every image would fail. Continue?"
             )
             photos.ask_to_go_on(text, question, yes=order.yes, refuse=False)
         images, cost = await spending.of_run(here.store, order.settings, found)
@@ -148,7 +146,7 @@ class _Run:
             key = spending.key_named(os.environ)
             line = f"model {order.model} ({key}): {spending.about(cost)} for {words.count(images, 'image')}"
             if cost > spending.ASK_ABOVE_USD:
-                spending.sure(f"{line}. Go on?", yes=order.yes, otherwise="nothing was staged")
+                spending.sure(f"{line}. Continue?", yes=order.yes, otherwise="nothing was staged")
             if cost <= spending.ASK_ABOVE_USD or order.yes:
                 show.err.print(line)
 
@@ -170,7 +168,7 @@ class _Run:
         if not order.as_json:
             show.err.print(f"{batch.id}: {words.count(batch.total, 'image')}, model {order.model}")
             if order.model == PREVIEW and os.environ.get("GOOGLE_API_KEY") and "GEMINI_API_KEY" not in os.environ:
-                show.err.print("GOOGLE_API_KEY is set but chooses no model; --model gemini uses it")
+                show.err.print("GOOGLE_API_KEY is set, but does not select Gemini; --model gemini uses it")
 
     # --- while it works
 
@@ -194,7 +192,7 @@ class _Run:
         self._stop.set()
 
     async def _look(self, batch: Batch, counts: Counts) -> None:
-        """Show how far it is, and what it waits for."""
+        """Show the batch's progress, and what it is waiting for."""
         now = time.monotonic()
         if counts.settled != self._settled:
             self._settled, self._moved_at = counts.settled, now
@@ -214,9 +212,9 @@ class _Run:
         self._progress.stuck = serious is not None
         said = serious or (waits[0] if waits and now - self._moved_at >= STILL_SECONDS else None)
         if said is None and fault and now - self._moved_at >= STILL_SECONDS:
-            self._progress.say_once(f"The last call failed: {fault}. It is tried again.")
+            self._progress.say_once(f"The last call failed: {fault}. It will be retried.")
             return
-        over = "The work goes on." if self._serious else None
+        over = "The work continues." if self._serious else None
         self._progress.say_once(said.sentence if said else None, about=said.about if said else None, over=over)
         self._serious = serious
 
@@ -242,7 +240,7 @@ class _Run:
             for line in [*failure_lines.lines(groups), *waiting.paused_lines(where, batch, goes_on=same)]:
                 show.err.print(line)
             return SOME_FAILED
-        show.goodbye(f"stopped with {counts.settled} of {batch.total} finished; the same command goes on from here")
+        show.goodbye(f"stopped with {counts.settled} of {batch.total} finished; run the same command to continue")
         return 128 + self._signals[0] if self._signals else FAILED_HERE
 
     def _tell_closed(
@@ -251,7 +249,7 @@ class _Run:
         order = self._order
         show.summary_lines(done, groups)
         if done_before:
-            show.out.print("it was finished before; nothing was staged now")
+            show.out.print("it was already finished; nothing was staged now")
         folder = order.out / names.round_folder(batch)
         for line in failure_lines.next_steps(
             groups,
@@ -263,7 +261,7 @@ class _Run:
 
 
 async def _read_batch(order: Order, batch: Batch) -> tuple[Counts, float, list[failures.Group]]:
-    """Counts, cost in USD and failures, with a fresh look into the database."""
+    """Return counts, cost in US dollars and failures, read anew from the database."""
     from shared.adapters.system_clock import SystemClock
 
     embedded = local.open_backend(SystemClock(), order.data, order.out)
@@ -278,7 +276,7 @@ async def _read_batch(order: Order, batch: Batch) -> tuple[Counts, float, list[f
 
 
 class _FaultWatch(logging.Filter):
-    """Ends a run whose disk is full at once. Else every image in progress would log the same fault and fail."""
+    """Ends a run at once when the disk is full. Otherwise every image in progress would log the same fault and fail."""
 
     def __init__(self, on_full: Any) -> None:
         super().__init__()
@@ -305,9 +303,9 @@ def _no_space(error: BaseException | None) -> str | None:
 
 
 def _leave_at_once(code: int) -> None:
-    """End without waiting for anything. The picture subprocesses die with us; their semaphores are taken down first.
+    """Exit without waiting for anything. The picture subprocesses die with us; their semaphores are removed first.
 
-    Else multiprocessing's tracker would print a warning about them after the prompt is back.
+    Otherwise multiprocessing's tracker would print a warning about them after the prompt is back.
     """
     with suppress(Exception):
         for finalizer in list(vars(multiprocessing.util)["_finalizer_registry"].values()):

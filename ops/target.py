@@ -41,25 +41,25 @@ class Target(msgspec.Struct, frozen=True):
 
     @property
     def options(self) -> str:
-        """What to add to a command so that it works in the same place: ` --data X`, ` --project Y`, or nothing."""
+        """Return the options that make a command work in the same place: ` --data X`, ` --project Y`, or nothing."""
         if self.data is not None:
             return f" --data {run_notes.quoted(self.data)}"
         return f" --project {self.environ['GOOGLE_CLOUD_PROJECT']}" if self.environ and not self.local_stack else ""
 
     @property
     def free(self) -> bool:
-        """Whether nothing staged here costs money, as far as that is known."""
+        """Return whether staging here is free, as far as that is known."""
         if self.data is not None:
             return run_notes.last_model(self.data) == PREVIEW
         return self.local_stack or spec_of(self.settings).free
 
     @property
     def pipeline(self) -> Pipeline:
-        """What questions are put to."""
+        """Return the pipeline, for queries."""
         return Pipeline(self.backend, self.settings, self.clock)
 
     def somebody_works(self) -> bool:
-        """Whether a `run` has the data folder. True where workers are no business of one folder."""
+        """Return whether a `run` is using the data folder. Always true on Google, where workers come and go."""
         return self.data is None or local.is_locked(self.data)
 
 
@@ -67,9 +67,9 @@ class Target(msgspec.Struct, frozen=True):
 async def opened(
     *, data: Path | None, project: str | None, need_google: bool = False, or_nothing: bool = False
 ) -> AsyncIterator[Target]:
-    """The target: `project` in the cloud, else `data`, else the stack that is up in this folder, else the default data.
+    """Open `project` in the cloud, else `data`, else the stack running in this folder, else the default data folder.
 
-    `or_nothing`: where nothing was named and nothing is found, an empty backend in memory will do.
+    `or_nothing`: if nothing was named and nothing is found, yield an empty backend in memory instead.
 
     Raises `NoTarget`.
     """
@@ -78,7 +78,7 @@ async def opened(
     found = stack_file.found(Path()) if project is None and data is None else None
     if project is not None or found is not None:
         environ |= {"GOOGLE_CLOUD_PROJECT": project} if project is not None else found or {}
-        # The one that was named, or the stack's: not what RUUM_GOOGLE_PROJECT says.
+        # Use the project that was named, or the stack's, not that of RUUM_GOOGLE_PROJECT.
         settings = msgspec.structs.replace(settings, google=msgspec.structs.replace(settings.google, project=""))
         on_google = wiring.google(clock, settings, environ)
         where = f"project {project}" if project else "the local stack"
@@ -108,7 +108,7 @@ async def opened(
 
 def _nothing(folder: Path, *, named: bool, need_google: bool) -> str:
     if need_google or not named:
-        return "no stack is up in this folder (ruum-batch up), and no --project was given" + (
+        return "no stack is running in this folder (ruum-batch up), and no --project was given" + (
             "" if need_google else f"; nor is there a data folder {folder} (--data names another)"
         )
     inside = folder / ".ruum"

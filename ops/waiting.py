@@ -1,4 +1,4 @@
-"""Why nothing moves: quota, an open circuit, a spent day, a pause, nobody who works. In sentences, with what to do."""
+"""Say in sentences why nothing moves, and what to do: quota, open circuit, spent day, pause, no worker."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SLOW: Final = 0.999
 
 
 class Wait(msgspec.Struct, frozen=True, rename="camel"):
-    """One thing that work waits for. `serious`: nothing moves until it is over. `short` fits beside a number."""
+    """One reason to wait. `serious`: nothing moves until it is over. `short` fits beside a number."""
 
     kind: str  # circuit, day, pause, quota, host, halt, paused, nobody
     sentence: str
@@ -35,14 +35,14 @@ class Wait(msgspec.Struct, frozen=True, rename="camel"):
 
     @property
     def about(self) -> tuple[object, ...]:
-        """What makes it the same wait as before: not how many calls wait."""
+        """Return what identifies the wait. The number of waiting calls is left out: it may change."""
         return (self.kind, self.model, self.until and round(self.until))
 
 
 async def of_models(
     store: BatchStore, settings: Settings, now: float, *, fault: str | None = None, models: Iterable[str] | None = None
 ) -> list[Wait]:
-    """What the calls of the staging models (or of `models`) wait for, and photos whose host asked us to wait.
+    """Return what the calls of the staging models (or of `models`) and the photos of slow hosts are waiting for.
 
     `fault` is what the vendor said last.
     """
@@ -56,7 +56,7 @@ async def of_models(
 
 
 def of_ledger(ledger: Ledger, own: Limit, now: float, fault: str | None = None) -> list[Wait]:
-    """What the calls of one model wait for."""
+    """Return what the calls of one model are waiting for."""
     ledger = decisions.quota.recovered(ledger, now)
     limit, model = ledger.limit or own, ledger.id
     vendor = VENDORS.get(model.partition("-")[0], "the vendor")
@@ -66,7 +66,7 @@ def of_ledger(ledger: Ledger, own: Limit, now: float, fault: str | None = None) 
     if ledger.day_spent_until > now:
         at = words.clock_time(ledger.day_spent_until, now)
         sentence = (
-            f"The daily quota of {model} is used up until {at}. The work goes on by itself then; nothing is lost."
+            f"The daily quota of {model} is used up until {at}. The work then continues by itself; nothing is lost."
         )
         return [Wait("day", sentence, f"daily quota used up until {at}", model=model, until=ledger.day_spent_until)]
     if ledger.circuit is not Circuit.CLOSED:
@@ -88,9 +88,9 @@ def of_ledger(ledger: Ledger, own: Limit, now: float, fault: str | None = None) 
 
 
 def of_host(ledger: HostLedger, now: float) -> Wait:
-    """What images wait for whose photos lie with a host that asked us to slow down."""
+    """Return the wait of the images whose photos are on a host that asked us to slow down."""
     host, at = ledger.id.removeprefix("host:"), words.clock_time(ledger.not_before, now)
-    sentence = f"{host} asked us to wait until {at}. Its photos wait and spend no attempt; others go on."
+    sentence = f"{host} asked us to wait until {at}. Its photos wait and spend no attempt; the others continue."
     return Wait("host", sentence, f"{host} waits until {at}", serious=False, model=host, until=ledger.not_before)
 
 
@@ -99,23 +99,23 @@ def _next_test_call(ledger: Ledger, now: float) -> tuple[str, float | None]:
         return f"The next test call is at {words.clock_time(ledger.open_until, now)}", ledger.open_until
     if ledger.circuit is Circuit.OPEN:
         return "The next test call starts with the next image", None
-    return "A test call is under way", None
+    return "A test call is in progress", None
 
 
 async def of_batch(target: Target, batch: Batch) -> list[Wait]:
-    """What an open batch waits for; nothing for a finished one."""
+    """Return what an open batch is waiting for; nothing for a finished one."""
     if not batch.is_open:
         return []
     if batch.control is Control.PAUSED:
         return [Wait("paused", f"{batch.id} is paused: {reason_of(batch)}.", "paused")]
     if not target.somebody_works():
-        return [Wait("nobody", nobody(target, batch), "nobody works on it")]
+        return [Wait("nobody", nobody(target, batch), "nothing is working on it")]
     found = await of_models(target.backend.store, target.settings, target.clock.now())
     return sorted(await _workers(target, batch) + found, key=lambda wait: not wait.serious)
 
 
 def of_workers(living: Sequence[Worker]) -> list[Wait]:
-    """Whether workers have stopped pulling because our configuration is wrong, and for what."""
+    """Return a wait if workers have stopped pulling because our configuration is wrong."""
     halted = [worker for worker in living if worker.halted]
     if not halted:
         return []
@@ -123,13 +123,13 @@ def of_workers(living: Sequence[Worker]) -> list[Wait]:
     who = "The workers have" if every else f"{len(halted)} of {words.count(len(living), 'worker')} have"
     sentence = (
         f"{who} stopped taking images, because our configuration is wrong: {halted[0].halted.rstrip('.')}. "
-        "Correct it; they try again by themselves, and nothing is lost."
+        "Fix it; they retry by themselves, and nothing is lost."
     )
     return [Wait("halt", sentence, "our configuration is wrong", serious=every)]
 
 
 async def _workers(target: Target, batch: Batch) -> list[Wait]:
-    """Whether nobody is there to stage, or nobody can."""
+    """Return a wait if no worker is alive, or if the workers have stopped."""
     from ops import workers
 
     if batch.state is not BatchState.PROCESSING:
@@ -137,34 +137,34 @@ async def _workers(target: Target, batch: Batch) -> list[Wait]:
     known = await workers.living(target)
     if known or target.data is not None:
         return of_workers(known)
-    start = "Start it again: ruum-batch up" if target.local_stack else "Look: ruum-batch health" + target.options
+    start = "Start it again: ruum-batch up" if target.local_stack else "See: ruum-batch health" + target.options
     return [Wait("nobody", f"No worker is alive. {start}, or wait for one to start.", "no worker is alive")]
 
 
 def nobody(target: Target, batch: Batch) -> str:
-    """The sentence for a data folder in which no process works, with the command that goes on."""
+    """Return the sentence for a data folder in which nothing is running, with the command that continues."""
     from ops import run_notes
 
     if target.data is None:
         return "No worker is alive."
-    return f"Nothing runs in {target.data}. Go on with: {run_notes.run_command(target.data, batch)}"
+    return f"Nothing is running in {target.data}. To continue: {run_notes.run_command(target.data, batch)}"
 
 
 def reason_of(batch: Batch) -> str:
-    """Why a batch is paused, and by whom, where that is known."""
+    """Return why a batch is paused, and who paused it if that is known."""
     by = f" ({batch.controlled_by})" if batch.controlled_by and batch.control is not Control.RUN else ""
     return (batch.paused_reason or "no reason was given") + by
 
 
 def paused_lines(target_options: str, batch: Batch, *, goes_on: str | None = None) -> list[str]:
-    """What to do about a paused batch: the commands, one a line. `goes_on`: what to run after `resume`.
+    """Return the commands for a paused batch, one a line. `goes_on`: what to run after `resume`.
 
-    Its failures say why only where they paused it, and nobody did.
+    Its failures explain the pause only if they caused it. So `see why` is left out when a person paused it.
     """
     then = f", and then: {goes_on}" if goes_on else ""
     see_why = [f"  see why:  ruum-batch dead-letters list --batch {batch.id}{target_options}"]
     return [
         *([] if batch.controlled_by else see_why),
-        f"  go on:    ruum-batch resume {batch.id}{target_options}{then}",
-        f"  or stop:  ruum-batch cancel {batch.id}{target_options}",
+        f"  resume:   ruum-batch resume {batch.id}{target_options}{then}",
+        f"  cancel:   ruum-batch cancel {batch.id}{target_options}",
     ]

@@ -1,4 +1,4 @@
-"""Words that every command shares: numbers with their nouns, durations, money, moments, codes."""
+"""Put values into words, the same in every command: counts, durations, money, moments."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _MORE: Final = {"batch": "batches", "crash": "crashes", "entry": "entries"}
 
 
 def count(number: float, noun: str) -> str:
-    """`1 image`, `2 images`, `0 batches`. The first word of `noun` after which nothing changes is its last."""
+    """Return a number with its noun: `1 image`, `2 images`, `0 batches`. Only the last word of `noun` changes."""
     shown = f"{number:,}"
     if number == 1:
         return f"{shown} {noun}"
@@ -20,19 +20,19 @@ def count(number: float, noun: str) -> str:
 
 
 def are(number: int) -> str:
-    """`is` or `are`."""
+    """Return `is` or `are`."""
     return "is" if number == 1 else "are"
 
 
 def duration(seconds: float) -> str:
-    """Seconds as people say them: minutes above an hour, seconds below."""
+    """Return seconds in words: hours and minutes above an hour, minutes and seconds below."""
     minutes, rest = divmod(max(0, round(seconds)), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
 
 
 def ago(seconds: float) -> str:
-    """How long ago, in one number: `40 s`, `12 min`, `3 h`, `2 days`."""
+    """Return an age as one number: `40 s`, `12 min`, `3 h`, `2 days`."""
     seconds = max(0.0, seconds)
     if seconds < 90:
         return f"{seconds:.0f} s"
@@ -44,14 +44,14 @@ def ago(seconds: float) -> str:
 
 
 def money(usd: float) -> str:
-    """US dollars, to the cent. Less than a cent is said so: nobody should read it as free."""
+    """Return US dollars to the cent. Less than a cent has words of its own, so that nobody reads it as free."""
     if 0 < usd < 0.01:
         return "less than $0.01"
     return f"${usd:,.2f}"
 
 
 def clock_time(at: float, now: float | None = None) -> str:
-    """A moment by this machine's clock: `23:12:39` today, `2026-11-29 23:12` on another day."""
+    """Return a moment in local time: `23:12:39` today, `2026-11-29 23:12` on another day."""
     moment, today = time.localtime(at), time.localtime(now)
     if moment[:3] == today[:3]:
         return time.strftime("%H:%M:%S", moment)
@@ -59,7 +59,7 @@ def clock_time(at: float, now: float | None = None) -> str:
 
 
 def some(things: Iterable[str], max_shown: int = 3, *, total: int | None = None) -> str:
-    """The first few, and how many more there are. `total`: how many there are in all, where `things` is a part."""
+    """Return the first few, and how many more there are. `total`: how many there are in all, if `things` is a part."""
     every = list(things)
     more = (total if total is not None else len(every)) - min(max_shown, len(every))
     return ", ".join(every[:max_shown]) + (f" and {more:,} more" if more > 0 else "")

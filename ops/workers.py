@@ -1,4 +1,4 @@
-"""Which workers live: their heartbeats, from whichever database the target has."""
+"""Find the workers that are alive, by their heartbeats in the target's database."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MAX_HEARTBEATS: Final = 1000  # Firestore deletes those of a day ago; `at` has n
 
 
 async def living(target: Target) -> list[Worker]:
-    """The workers whose heartbeat is fresh, newest first."""
+    """Return the workers whose heartbeat is fresh, newest first."""
     now = target.clock.now()
     found = await (_embedded(target) if target.embedded is not None else _firestore(target))
     alive = [worker for worker in found if not worker.stopped and decisions.image.heartbeat_is_fresh(worker, now)]
@@ -36,7 +36,7 @@ async def _embedded(target: Target) -> list[Worker]:
 
 
 async def _firestore(target: Target) -> list[Worker]:
-    """All heartbeats, by a client of its own: the port reads single ones only."""
+    """Read all heartbeats, with a client of its own: the port can only read single ones."""
     if not target.environ:
         return []
     from shared.adapters.google import clients

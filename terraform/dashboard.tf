@@ -1,7 +1,7 @@
 locals {
   pubsub = "resource.type=\"pubsub_subscription\" AND resource.label.subscription_id=monitoring.regex.full_match(\"${var.name}-stage-image-.*\")"
 
-  # A log metric's name as PromQL writes it: ":" for the first slash, "_" for every other character that is no letter.
+  # A log metric's name as PromQL writes it: ":" for the first slash, "_" for every other character that is not a letter.
   promql = "logging_googleapis_com:user_${replace(var.name, "-", "_")}"
 
   # title, metric filter, aligner, labels to group by
@@ -11,7 +11,7 @@ locals {
     { title = "Quota use: share of the vendor's limit", filter = "${local.user}/quota_share\" AND ${local.any_of_us}", aligner = "ALIGN_PERCENTILE_95", by = ["metric.label.model"] },
     { title = "Calls waiting for quota", filter = "${local.user}/quota_waiting\" AND ${local.any_of_us}", aligner = "ALIGN_PERCENTILE_95", by = ["metric.label.model"] },
     { title = "429s", filter = "${local.user}/throttled\" AND ${local.any_of_us}", aligner = "ALIGN_DELTA", by = ["metric.label.model"] },
-    # Each worker reports it once a minute while it lasts. Nothing drawn: closed, or no worker that could call.
+    # Each worker reports it once a minute while it lasts. An empty chart: the circuit is closed, or no worker is running.
     { title = "Circuit not closed: workers that report it each minute", filter = "${local.user}/circuit_not_closed\" AND ${local.any_of_us}", aligner = "ALIGN_DELTA", by = ["metric.label.model", "metric.label.circuit"] },
     { title = "Backlog per tier: tasks not acknowledged", filter = "metric.type=\"pubsub.googleapis.com/subscription/num_undelivered_messages\" AND ${local.pubsub}", aligner = "ALIGN_MAX", by = ["resource.label.subscription_id"] },
     { title = "Oldest task per tier: seconds", filter = "metric.type=\"pubsub.googleapis.com/subscription/oldest_unacked_message_age\" AND ${local.pubsub}", aligner = "ALIGN_MAX", by = ["resource.label.subscription_id"] },
@@ -25,7 +25,7 @@ locals {
     { title = "Batches: rejected", filter = "${local.user}/batches_rejected\" AND ${local.any_of_us}", aligner = "ALIGN_DELTA", by = ["metric.label.client"] },
   ]
 
-  # What only PromQL can: no aligner takes the sum of a distribution. It wants each query's resource type by name.
+  # These need PromQL, because no aligner takes the sum of a distribution. PromQL needs each query's resource type by name.
   queries = [
     {
       title = "Cost: US dollars spent in the last hour, by client"

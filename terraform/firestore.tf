@@ -31,8 +31,8 @@ locals {
   ]...)
 }
 
-# Firestore indexes every field unless told otherwise. An index that nobody queries costs writes, and one whose values
-# grow (a time, an image's number, a batch's id) is a hot spot above 500 writes a second: so nothing is indexed ...
+# By default Firestore indexes every field. An index that nobody queries costs writes. One whose values grow (a time, an
+# image's number, a batch's id) is a hot spot above 500 writes a second. So nothing is indexed ...
 resource "google_firestore_field" "unindexed" {
   for_each   = local.indexed
   project    = var.project_id
@@ -57,8 +57,8 @@ resource "google_firestore_field" "indexed" {
   }
 }
 
-# One aggregation over several fields reads one index that holds them all, in alphabetical order; the emulator never asks
-# for it. Without it the counts of a batch fail, so no worker starts and no batch closes.
+# An aggregation over several fields needs one index that holds them all, in alphabetical order; the emulator does not.
+# Without it the counts of a batch fail, so no worker starts and no batch closes.
 resource "google_firestore_index" "counts" {
   project     = var.project_id
   database    = google_firestore_database.this.name
@@ -90,7 +90,7 @@ resource "google_firestore_index" "moved" {
 }
 
 # Firestore deletes a document some time after its expireTime, usually within a day. Batches, images and tallies carry one
-# from their creation (documents_kept_days); so do results in the cache, heartbeats and the hosts' ledgers.
+# from their creation (documents_kept_days). So do cache entries, heartbeats and the hosts' ledgers.
 resource "google_firestore_field" "expires" {
   for_each   = toset(["batches", "cache", "hosts", "images", "reconciled", "tallies", "workers"])
   project    = var.project_id

@@ -53,13 +53,13 @@ resource "google_artifact_registry_repository" "this" {
 }
 
 locals {
-  # Ingest holds a whole manifest and takes one at a time. The others wait for the database most of their time, so one
-  # instance serves many events; few instances, for each brings its own compare-and-sets to the same shards.
+  # Ingest holds a whole manifest in memory and handles one at a time. The others mostly wait for the database, so one
+  # instance serves many events. Few instances, because each competes with compare-and-sets on the same shards.
   sizes = {
     ingest      = { cpu = "1", memory = "1Gi", concurrency = 1, instances = 5 }
     aggregate   = { cpu = "1", memory = "1Gi", concurrency = 20, instances = 10 }
     dead_letter = { cpu = "1", memory = "512Mi", concurrency = 10, instances = 2 }
-    # Beside a long run it answers batches that complete.
+    # During a long run it also has to answer batches that complete.
     reconcile = { cpu = "1", memory = "1Gi", concurrency = 4, instances = 1 }
   }
 }
@@ -91,8 +91,8 @@ resource "google_cloudfunctions2_function" "this" {
     # Eventarc, Pub/Sub and the scheduler count as internal on the run.app address. No other caller is needed.
     ingress_settings      = "ALLOW_INTERNAL_ONLY"
     service_account_email = google_service_account.door[each.key].email
-    # functions-framework starts four threads a core, whatever concurrency the service has: with fewer threads than
-    # concurrent requests, requests wait inside the instance and Cloud Run starts no other.
+    # functions-framework starts four threads per core, whatever the service's concurrency is. With fewer threads than
+    # concurrent requests, requests wait inside the instance, and Cloud Run starts no other one.
     environment_variables = merge(local.settings, { THREADS = tostring(local.sizes[each.key].concurrency) })
   }
   dynamic "event_trigger" {

@@ -1,4 +1,4 @@
-# One account per door, with what shared/permissions.json says it does and nothing else.
+# One account per door, with the rights that shared/permissions.json lists and no others.
 resource "google_service_account" "door" {
   for_each     = local.doors
   project      = var.project_id
@@ -55,7 +55,7 @@ resource "google_project_iam_member" "firestore" {
   project  = var.project_id
   role     = "roles/datastore.user"
   member   = google_service_account.door[each.value.door].member
-  # Firestore has no grants of a database's own: the condition keeps this pipeline out of the project's others.
+  # Firestore has no grants per database: the condition keeps this pipeline out of the project's other databases.
   condition {
     title      = "${var.name}-database-only"
     expression = "resource.name == \"projects/${var.project_id}/databases/${google_firestore_database.this.name}\""
@@ -65,7 +65,7 @@ resource "google_project_iam_member" "firestore" {
 resource "google_storage_bucket_iam_member" "door" {
   for_each = local.on_buckets
   bucket   = google_storage_bucket.this[each.value.object].name
-  # objectUser and not objectCreator: a picture may replace that of an older fence, and a replacement is a deletion.
+  # Not objectCreator: a picture may replace that of an older fence, and replacing an object needs the right to delete it.
   role   = each.value.verb == "read" ? "roles/storage.objectViewer" : "roles/storage.objectUser"
   member = google_service_account.door[each.value.door].member
 }
@@ -94,9 +94,9 @@ resource "google_secret_manager_secret_iam_member" "door" {
   member    = google_service_account.door[each.value.door].member
 }
 
-# Meant for the number of workers. Cloud Run has no narrower permission: run.workerpools.update may change image and
-# command too. With the right to act as the workers' account below, an account that holds both can run its own code with
-# the Gemini key: here those of ingest and reconcile.
+# For changing the number of workers. Cloud Run has no narrower permission: run.workerpools.update can change image and
+# command too. Together with the right to act as the workers' account (below), an account can run its own code with the
+# Gemini key. Ingest's and reconcile's accounts hold both.
 resource "google_project_iam_custom_role" "scaler" {
   project     = var.project_id
   role_id     = "${replace(var.name, "-", "_")}_scaler"
@@ -121,7 +121,7 @@ resource "google_service_account_iam_member" "scaler_acts" {
   member             = google_service_account.door[each.value.door].member
 }
 
-# Signing a link is signing as oneself; only where links are signed, and only those that announce batches.
+# To sign a link, an account signs as itself. Granted only if links are signed, and only to doors that announce batches.
 resource "google_service_account_iam_member" "signs" {
   for_each = var.signed_link_seconds == 0 ? toset([]) : toset([
     for door, calls in local.permissions : door
@@ -176,7 +176,7 @@ resource "google_project_iam_member" "eventarc_agent" {
   depends_on = [time_sleep.identities]
 }
 
-# Cloud Storage announces objects through Pub/Sub; Eventarc's topic is not ours to grant on.
+# Cloud Storage announces objects through Pub/Sub. The grant is on the project, because the topic is Eventarc's.
 resource "google_project_iam_member" "storage_publishes" {
   project = var.project_id
   role    = "roles/pubsub.publisher"

@@ -1,5 +1,5 @@
 locals {
-  # What the code reads too: one truth for topics, deadlines, retries, quotas, and for who may do what.
+  # The code reads these files too: a single source for topics, deadlines, retries, quotas and permissions.
   topology    = jsondecode(file("${path.module}/../shared/topology.json"))
   permissions = jsondecode(file("${path.module}/../shared/permissions.json"))
 
@@ -19,7 +19,7 @@ locals {
 
   worker_pool = "projects/${var.project_id}/locations/${var.region}/workerPools/${var.name}-stage-image"
 
-  # Every door has the same settings: a number that two of them see differently is a fault waiting.
+  # Every door has the same settings: doors that disagree about a number would sooner or later fail.
   settings = merge({
     GOOGLE_CLOUD_PROJECT               = var.project_id
     RUUM_GOOGLE_DATABASE               = google_firestore_database.this.name

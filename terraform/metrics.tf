@@ -78,8 +78,8 @@ resource "google_logging_metric" "distribution" {
   depends_on = [google_project_service.this]
 }
 
-# Monitoring knows a new log metric after up to ten minutes; a policy on it is answered 404 until then, and the provider
-# does not try again.
+# Monitoring may take ten minutes to know a new log metric. Until then it answers a policy on the metric with 404, and
+# the provider does not retry.
 resource "time_sleep" "metrics" {
   create_duration = "600s"
   triggers = {

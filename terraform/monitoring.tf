@@ -30,10 +30,10 @@ locals {
   doors_named = join(",", [for door in local.functions : "\"${var.name}-${local.slug[door]}\""])
   calls       = "metric.type=\"run.googleapis.com/request_count\" AND resource.type=\"cloud_run_revision\" AND resource.label.service_name=one_of(${local.doors_named})"
 
-  # Webhooks too: a CRM whose endpoint refuses its events does not know it.
+  # Webhooks too: a CRM does not notice that its own endpoint refuses events.
   pushes = "metric.type=\"pubsub.googleapis.com/subscription/push_request_count\" AND ${local.subscription}(\"${local.door_subscriptions}|${var.name}-batch-events-.*-webhook|${var.name}-completed\")"
 
-  # Alerts that one log line is reason enough for, within five minutes.
+  # Alerts that a single log line raises, within five minutes.
   line_alerts = {
     dead-letters = {
       metric = "dead_letters", severity = "WARNING", name = "Images failed and wait for a replay"
@@ -129,8 +129,8 @@ resource "google_monitoring_alert_policy" "oldest_message" {
   depends_on = [google_project_service.this]
 }
 
-# Reconcile is the safety net, so its silence must be seen: a schedule that is paused, refused (403) or sent to a wrong
-# address (404) fails no door. PromQL, because the other absence condition never fires for a line that never came.
+# Reconcile is the safety net, so its silence must raise an alert. A schedule that is paused, refused (403) or sent to a
+# wrong address (404) fails no door. PromQL, because the other absence condition never fires for a line that never came.
 resource "google_monitoring_alert_policy" "reconcile_silent" {
   project               = var.project_id
   display_name          = "${var.name}: Reconcile has not finished a run"
@@ -156,7 +156,7 @@ resource "google_monitoring_alert_policy" "reconcile_silent" {
   depends_on = [time_sleep.metrics]
 }
 
-# A push that is refused (403), finds nothing (404) or takes too long counts as no 5xx of a door.
+# A push that is refused (403), finds nothing (404) or takes too long does not count as a 5xx of a door.
 resource "google_monitoring_alert_policy" "failing_push" {
   project               = var.project_id
   display_name          = "${var.name}: Pushes are not accepted"
@@ -169,7 +169,7 @@ resource "google_monitoring_alert_policy" "failing_push" {
       filter             = "${local.pushes} AND metric.label.response_class!=\"ack\""
       denominator_filter = local.pushes
       comparison         = "COMPARISON_GT"
-      # As for doors: one failed push is repeated and is no reason to wake anybody.
+      # As for doors: a single failed push is retried and is no reason to wake anybody.
       threshold_value = 0.5
       duration        = "600s"
       aggregations {
@@ -268,7 +268,7 @@ resource "google_monitoring_alert_policy" "failing_door" {
       filter             = "${local.calls} AND metric.label.response_code_class=\"5xx\""
       denominator_filter = local.calls
       comparison         = "COMPARISON_GT"
-      # A failed call is repeated. Half an hour holds three of reconcile's calls: one failure raises no alert, two or three do. Ten minutes outlast an ingest that ran out of time once and goes on at redelivery.
+      # A failed call is retried. Half an hour holds three of reconcile's calls: one failure raises no alert, two or three do. Ten minutes are longer than an ingest that ran out of time once and continues at redelivery.
       threshold_value = 0.5
       duration        = "600s"
       aggregations {
@@ -286,7 +286,7 @@ resource "google_monitoring_alert_policy" "failing_door" {
     }
   }
   alert_strategy {
-    # Without calls nothing says that it is over.
+    # Without calls, nothing shows that the fault is over.
     auto_close = "3600s"
   }
   documentation {
@@ -314,7 +314,7 @@ resource "google_monitoring_slo" "staged" {
   rolling_period_days = 28
   request_based_sli {
     good_total_ratio {
-      # Cancelled is the customer's wish and no failure of ours. Of workers and of functions: the dead_letter door settles too.
+      # Cancelled images are the customer's wish, not our failure. Counts workers and functions: the dead_letter door settles images too.
       good_service_filter = "${local.user}/images_settled\" AND ${local.any_of_us} AND metric.label.state=one_of(\"completed\",\"cancelled\")"
       bad_service_filter  = "${local.user}/images_settled\" AND ${local.any_of_us} AND metric.label.state=\"failed\""
     }
@@ -322,7 +322,7 @@ resource "google_monitoring_slo" "staged" {
   depends_on = [time_sleep.metrics]
 }
 
-# The pairs of Google's SRE workbook: a long window to be sure, a short one to stop when it is over.
+# The window pairs of Google's SRE workbook: a long window to be sure, a short one so that the alert ends with the fault.
 resource "google_monitoring_alert_policy" "burn_rate" {
   for_each = {
     fast = { rate = 14.4, long = "3600s", short = "300s", severity = "CRITICAL", words = "2 % of the month's error budget in an hour" }

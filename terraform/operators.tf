@@ -1,8 +1,8 @@
-# What people who run `ruum-batch --project` may do: as much as the doors together, without the Gemini key itself.
+# The rights of people who run `ruum-batch --project`: those of all doors together, except the Gemini key itself.
 locals {
   operators = toset(var.operators)
-  # submit writes the intake, replay publishes tasks and events and takes letters, reconcile writes reports and deletes
-  # work, results reads pictures.
+  # submit writes the intake; replay publishes tasks and events and pulls letters; reconcile writes reports and deletes
+  # work objects; results reads pictures.
   operator_buckets = {
     for pair in setproduct(local.operators, ["intake", "results", "source", "work"]) : join("/", pair) => { member = pair[0], bucket = pair[1] }
   }
@@ -10,7 +10,7 @@ locals {
     for pair in setproduct(local.operators, [for topic in keys(local.topology.topics) : topic if topic != "dead-letter"]) :
     join("/", pair) => { member = pair[0], topic = pair[1] }
   }
-  # To look at what a runbook names, and to start reconcile by its schedule.
+  # To look at what the runbooks name, and to start reconcile through its schedule.
   operator_roles = {
     for pair in setproduct(local.operators, [
       "roles/cloudscheduler.jobRunner", "roles/cloudscheduler.viewer", "roles/logging.viewer", "roles/monitoring.viewer",

@@ -1,7 +1,7 @@
 output "intake_bucket" {
   description = "Where manifests are dropped: gs://<bucket>/manifests/<client>/<name>."
   value       = google_storage_bucket.this["intake"].name
-  # Usable only once ingest is told of what is dropped.
+  # Usable only once ingest is notified of uploads.
   depends_on = [google_cloud_run_service_iam_member.invoker]
 }
 
@@ -11,7 +11,7 @@ output "results_bucket" {
 }
 
 output "source_bucket" {
-  description = "Where photos may lie that manifests name as gs://<bucket>/<client>/…."
+  description = "Bucket for photos that manifests name as gs://<bucket>/<client>/…."
   value       = google_storage_bucket.this["source"].name
 }
 
@@ -43,12 +43,12 @@ output "worker_pool" {
 
 output "environment" {
   description = "What `ruum-batch --project` needs in its environment to work on this pipeline."
-  # All of it: without RUUM_FLEET_* a replay would wake no worker, and an estimate count on one.
+  # All of it: without RUUM_FLEET_* a replay would wake no worker, and an estimate would assume a single one.
   value = local.settings
 }
 
 output "exports" {
   description = "The same as shell commands: terraform output -raw exports > ruum.env, then . ./ruum.env."
-  # Values hold JSON, and might hold an apostrophe.
+  # Values contain JSON, and may contain an apostrophe.
   value = join("", [for name, value in local.settings : "export ${name}='${replace(value, "'", "'\\''")}'\n"])
 }

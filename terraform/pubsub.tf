@@ -2,7 +2,7 @@ resource "google_pubsub_topic" "this" {
   for_each = local.topology.topics
   project  = var.project_id
   name     = "${var.name}-${each.key}"
-  # A week of everything that was said, to be played again after a mishap of ours.
+  # Keeps every message for a week, so that we can replay them after a mistake of ours.
   message_retention_duration = "604800s"
   depends_on                 = [google_project_service.this]
 }
@@ -13,9 +13,9 @@ resource "google_pubsub_subscription" "this" {
   name                 = "${var.name}-${each.key}"
   topic                = google_pubsub_topic.this[each.value.topic].id
   ack_deadline_seconds = each.value.policy.ack_deadline_seconds
-  # The longest there is: a backlog behind a daily quota is days old and healthy.
+  # The maximum: a backlog that waits for a daily quota can be days old and still healthy.
   message_retention_duration = each.value.kind == "keep" ? "2678400s" : "604800s"
-  # Events about vendors' quotas are the operators' own.
+  # Events about vendors' quotas are for operators only.
   filter = each.value.topic == "batch-events" ? "NOT hasPrefix(attributes.client, \"~\")" : null
   # Without this a subscription that is not used for 31 days is deleted, and its messages with it.
   expiration_policy {
@@ -46,14 +46,14 @@ resource "google_pubsub_subscription" "this" {
   }
 }
 
-# A client's webhook: its own events pushed. Metadata travels in headers, so the body is the event's own.
+# A client's webhook: its own events are pushed to it. Metadata travels in headers, so the body is the event's data.
 resource "google_pubsub_subscription" "webhook" {
   for_each             = { for client, crm in var.crm : client => crm.webhook if crm.webhook != null }
   project              = var.project_id
   name                 = "${var.name}-batch-events-${each.key}-webhook"
   topic                = google_pubsub_topic.this["batch-events"].id
   ack_deadline_seconds = local.topology.policies.keep.ack_deadline_seconds
-  # What the CRM did not take for a week is still in the pull subscription.
+  # Events that the CRM has not accepted for a week are still in its pull subscription.
   message_retention_duration = "604800s"
   filter                     = "attributes.client = \"${each.key}\""
   expiration_policy {
@@ -75,14 +75,14 @@ resource "google_pubsub_subscription" "webhook" {
   }
 }
 
-# A batch has completed: workers that have nothing left to do are stopped now, and not at reconcile's next run. Each
-# worker would idle for five minutes on average, which costs more than a batch of 20 images. A lost event is only dear.
+# When a batch completes, this stops workers that have nothing left to do, without waiting for reconcile's next run. Each
+# worker would idle for five minutes on average, which costs more than a batch of 20 images. A lost event costs only that.
 resource "google_pubsub_subscription" "completed" {
   project              = var.project_id
   name                 = "${var.name}-completed"
   topic                = google_pubsub_topic.this["batch-events"].id
   ack_deadline_seconds = local.topology.policies.door.ack_deadline_seconds
-  # The shortest there is: by then the schedule has come.
+  # The minimum: by then reconcile's schedule has done the same.
   message_retention_duration = "600s"
   filter                     = "attributes.\"ce-type\" = \"ruum.batch.completed\""
   expiration_policy {
@@ -101,8 +101,8 @@ resource "google_pubsub_subscription" "completed" {
   }
 }
 
-# Events that ingest or aggregate failed for most of a day. Eventarc makes the subscriptions that carry them, so Terraform
-# cannot set their dead-letter policy: terraform/after-apply.sh does.
+# Events on which ingest or aggregate failed for most of a day. Eventarc creates the subscriptions that carry them, so
+# Terraform cannot set their dead-letter policy: terraform/after-apply.sh does.
 resource "google_pubsub_topic" "undelivered_events" {
   project                    = var.project_id
   name                       = "${var.name}-undelivered-events"
@@ -115,7 +115,7 @@ resource "google_pubsub_subscription" "undelivered_events" {
   name                 = "${var.name}-undelivered-events"
   topic                = google_pubsub_topic.undelivered_events.id
   ack_deadline_seconds = local.topology.policies.keep.ack_deadline_seconds
-  # The longest there is: a person reads it.
+  # The maximum: a person reads them.
   message_retention_duration = "2678400s"
   expiration_policy {
     ttl = ""

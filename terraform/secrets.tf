@@ -1,4 +1,4 @@
-# The key itself is added by hand (docs/operations.md): what Terraform knows stands in its state.
+# The key itself is added by hand (docs/operations.md): everything that Terraform knows is written into its state.
 resource "google_secret_manager_secret" "this" {
   for_each  = toset(["gemini"])
   project   = var.project_id

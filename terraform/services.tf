@@ -29,13 +29,13 @@ resource "google_project_service_identity" "this" {
   depends_on = [google_project_service.this]
 }
 
-# A new agent is known to IAM after some seconds.
+# IAM takes some seconds to know a new agent.
 resource "time_sleep" "identities" {
   create_duration = "60s"
   depends_on      = [google_project_service_identity.this]
 }
 
-# A grant takes a while to be known everywhere: a first apply that does not wait fails at the triggers.
+# A grant takes a while to take effect everywhere: a first apply that does not wait fails at the triggers.
 resource "time_sleep" "agents" {
   create_duration = "120s"
   depends_on = [

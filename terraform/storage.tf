@@ -1,10 +1,10 @@
 locals {
-  # Days until objects are deleted, by bucket and prefix. Work is kept longer than any replay is worth, cached pictures
-  # a day longer than the cache's own 30.
+  # Days until objects are deleted, by bucket and prefix. Work objects are kept longer than a replay makes sense, cached
+  # pictures a day longer than the cache's own 30.
   lifecycle = {
     intake = [{ prefix = "", days = 90 }]
     results = concat(
-      [{ prefix = "closing/", days = 7 }], # what a closing has gathered: of no use once it is over
+      [{ prefix = "closing/", days = 7 }], # what a closing has gathered: useless once it is over
       var.results_kept_days == null ? [] : [{ prefix = "results/", days = var.results_kept_days }],
     )
     work   = [{ prefix = "work/", days = 30 }, { prefix = "cache/", days = 31 }]
@@ -22,7 +22,7 @@ resource "google_storage_bucket" "this" {
   uniform_bucket_level_access = true
   public_access_prevention    = "enforced"
   force_destroy               = !var.deletion_protection
-  # A week to restore objects deleted by mistake. Work objects are deleted all the time and would be billed for it.
+  # A week to restore objects deleted by mistake. Not for work objects: they are deleted all the time, and we would pay.
   soft_delete_policy {
     retention_duration_seconds = each.key == "work" ? 0 : 604800
   }

@@ -9,7 +9,7 @@ variable "project_id" {
 }
 
 variable "region" {
-  description = "Region of functions, workers, buckets and database; one region, for a Firestore trigger lives where its database does."
+  description = "Region of functions, workers, buckets and database; one region, because a Firestore trigger must be in its database's region."
   type        = string
   default     = "southamerica-east1"
   nullable    = false
@@ -43,7 +43,7 @@ variable "worker_image" {
 }
 
 variable "worker" {
-  description = "Size of a worker, images it has in flight, and the most workers that are started. 60 images a minute of 50 s keep 50 in flight, whose picture work takes 0.2 s of CPU each and 600 MiB in all."
+  description = "Size of a worker, its images in flight, and the maximum number of workers. At 60 images a minute and 50 s an image, 50 are in flight. Their picture work takes 0.2 s of CPU each and 600 MiB in all."
   type = object({
     cpu            = optional(string, "1")
     memory         = optional(string, "2Gi")
@@ -65,8 +65,8 @@ variable "worker" {
     error_message = "worker.cpu must be one of 1, 2, 4, 8."
   }
   validation {
-    # Cloud Run's table: no more than 4 GiB for each CPU, and 4 or 8 CPUs want half a GiB each. Below 1 GiB our own 600 MiB and
-    # a picture being decoded do not fit.
+    # Cloud Run's table: at most 4 GiB per CPU, and 4 or 8 CPUs need half a GiB each. Our own 600 MiB and a picture being
+    # decoded need 1 GiB.
     condition = try(alltrue([
       for mebibytes in [tonumber(regex("^([0-9]+)(?:Mi|Gi)$", var.worker.memory)[0]) * (endswith(var.worker.memory, "Gi") ? 1024 : 1)] :
       mebibytes >= max(1024, 512 * tonumber(var.worker.cpu)) && mebibytes <= 4096 * tonumber(var.worker.cpu)
@@ -76,7 +76,7 @@ variable "worker" {
 }
 
 variable "staging_model" {
-  description = "gemini stages; preview draws plain furniture and costs nothing, to try the pipeline."
+  description = "gemini, or preview to try the pipeline: it draws plain furniture and costs nothing."
   type        = string
   default     = "gemini"
   nullable    = false
@@ -87,7 +87,7 @@ variable "staging_model" {
 }
 
 variable "vendor_limits" {
-  description = "Vendors' quotas by model id, laid over those of shared/topology.json: calls started in a rolling minute, calls at once, or both."
+  description = "Vendors' quotas by model id; they override those of shared/topology.json: calls started in a rolling minute, calls at once, or both."
   type = map(object({
     per_minute = optional(number)
     concurrent = optional(number)
@@ -122,7 +122,7 @@ variable "tier_factors" {
 }
 
 variable "settings" {
-  description = "Further settings of every door, by the names of docs/settings.md, such as RUUM_PHOTO_JPEG_QUALITY."
+  description = "More settings for every door, named as in docs/settings.md, such as RUUM_PHOTO_JPEG_QUALITY."
   type        = map(string)
   default     = {}
   nullable    = false
@@ -133,7 +133,7 @@ variable "settings" {
 }
 
 variable "crm" {
-  description = "Each CRM by its client folder: who it is, such as serviceAccount:crm@….iam.gserviceaccount.com, and the endpoint its events are pushed to if it wants that, with the OIDC audience it checks (the endpoint by default)."
+  description = "Each CRM by its client folder: its account, such as serviceAccount:crm@….iam.gserviceaccount.com, and optionally a webhook: the endpoint that its events are pushed to, and the OIDC audience that it checks (the endpoint by default)."
   type = map(object({
     member = string
     webhook = optional(object({
@@ -158,7 +158,7 @@ variable "crm" {
 }
 
 variable "operators" {
-  description = "People who run ruum-batch --project, such as group:operators@example.com: they get what its commands need. Owners need no entry."
+  description = "People who run ruum-batch --project, such as group:operators@example.com: they get the rights that its commands need. Owners need no entry."
   type        = list(string)
   default     = []
   nullable    = false
@@ -169,7 +169,7 @@ variable "operators" {
 }
 
 variable "audit_logs" {
-  description = "Whether Cloud Logging notes who reads and changes objects, the pipeline's own doors left out. Replaces the project's own setting for Cloud Storage."
+  description = "Whether Cloud Logging records who reads and changes objects, except the pipeline's own doors. Replaces the project's own setting for Cloud Storage."
   type        = bool
   default     = false
   nullable    = false
@@ -202,7 +202,7 @@ variable "documents_kept_days" {
 }
 
 variable "signed_link_seconds" {
-  description = "For how long the links to reports in events open without an account; 0 gives gs:// addresses. Signing needs a right of its own."
+  description = "For how many seconds the links to reports in events open without an account; 0 gives gs:// addresses. Signing needs a right of its own."
   type        = number
   default     = 0
   nullable    = false
@@ -223,7 +223,7 @@ variable "reconcile_schedule" {
 }
 
 variable "alerts" {
-  description = "Who is told: e-mail addresses, and a Slack channel (with slack_auth_token)."
+  description = "Who is notified: e-mail addresses, and a Slack channel (with slack_auth_token)."
   type = object({
     emails        = list(string)
     slack_channel = optional(string)
@@ -241,7 +241,7 @@ variable "slack_auth_token" {
   default     = null
   sensitive   = true
   validation {
-    # Apart from alerts: a secret inside that object would make all of it one.
+    # Not inside alerts: a secret there would make the whole object secret.
     condition     = var.alerts.slack_channel == null || var.slack_auth_token != null
     error_message = "slack_auth_token is needed when alerts.slack_channel is set."
   }
@@ -279,7 +279,7 @@ variable "alert_limits" {
 }
 
 variable "budget" {
-  description = "Monthly budget in the billing account's currency; null makes none, for it needs a role on the billing account."
+  description = "Monthly budget in the billing account's currency; null creates none. A budget needs a role on the billing account."
   type = object({
     billing_account = string
     amount          = number

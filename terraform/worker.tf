@@ -40,8 +40,8 @@ resource "google_cloud_run_v2_worker_pool" "stage_image" {
     }
   }
   lifecycle {
-    # Ingest and reconcile change the number of instances, so it is no difference worth planning. But an apply sends the
-    # whole pool, and with it the number that the *plan* has read: an apply hours after its plan sets the old number.
+    # Ingest and reconcile change the number of instances, so a plan ignores it. But an apply sends the whole pool, with
+    # the number that the *plan* has read: an apply hours after its plan sets the old number.
     # terraform/after-apply.sh therefore runs reconcile, which sets the right one (docs/adr/0008-what-an-apply-cannot-do.md).
     ignore_changes = [scaling[0].manual_instance_count, client, client_version]
   }

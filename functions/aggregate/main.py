@@ -1,6 +1,6 @@
 """Door of AGGREGATE. In: an image document was updated. Out: exact counts, progress, and the batch's completion.
 
-Promise: events may come twice, late and out of order; returning acks the event, raising brings it again.
+Promise: events may come twice, late and out of order. Returning acks the event; raising makes it come again.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ _background = Background(lambda: wiring.google_rooms(os.environ))
 
 @functions_framework.cloud_event
 def aggregate(event: CloudEvent) -> None:
-    """Fold one change in."""
+    """Fold one image's change into the counts."""
     try:
         change = image_changed(event.get_data())
     except NotAnImageChange as error:
-        log.warning("dropped an event that is no image's change: %s: %s", event.get("id"), error)
+        log.warning("dropped an event that is not an image's change: %s: %s", event.get("id"), error)
         return
     _background.run(lambda rooms: rooms.aggregate.handle(change))

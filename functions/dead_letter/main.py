@@ -1,6 +1,6 @@
 """Door of DEAD LETTER. In: a message on the dead-letter topic. Out: its image settled, or given a fresh task.
 
-Promise: letters may come twice or long after; returning acks the message, raising brings it again.
+Promise: letters may come twice or much later. Returning acks the message; raising makes it come again.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ _background = Background(lambda: wiring.google_rooms(os.environ))
 
 @functions_framework.cloud_event
 def dead_letter(event: CloudEvent) -> None:
-    """Deal with one letter."""
+    """Handle one letter."""
     try:
         message = (event.get_data() or {})["message"]
         data = base64.b64decode(message.get("data", ""), validate=True)
         attributes = dict(message.get("attributes") or {})
     except (TypeError, KeyError, AttributeError, ValueError, binascii.Error):
-        log.warning("dropped an event that carries no message: %s", event.get("id"))
+        log.warning("dropped an event without a message: %s", event.get("id"))
         return
     _background.run(lambda rooms: rooms.dead_letter.handle(data, attributes))

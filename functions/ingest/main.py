@@ -1,6 +1,6 @@
 """Door of INGEST. In: a Storage object was finalized in the intake bucket. Out: a batch, its images, one task each.
 
-Promise: the same object again is the same batch; returning acks the event, raising brings it again.
+Promise: the same object again is the same batch. Returning acks the event; raising makes it come again.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _background = Background(lambda: wiring.google_rooms(os.environ))
 
 @functions_framework.cloud_event
 def ingest(event: CloudEvent) -> None:
-    """Take in one object."""
+    """Ingest one object."""
     data = event.get_data()
     if not isinstance(data, dict) or not isinstance(data.get("bucket"), str) or not isinstance(data.get("name"), str):
         log.error("dropped an event that names no object: %s", event.get("id"))

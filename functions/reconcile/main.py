@@ -1,8 +1,8 @@
-"""Door of RECONCILE. In: the schedule's request. Out: what was interrupted is continued; what was done, as JSON.
+"""Door of RECONCILE. In: the schedule's request. Out: interrupted work is finished; the answer lists it as JSON.
 
 In: at /settle, the event that a batch has completed. Out: workers are stopped if nothing is open, and nothing else.
 
-Promise: safe at any time and any number of times; a healthy backlog is left alone.
+Promise: safe to run at any time, any number of times. A healthy backlog is left alone.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SETTLE_PATH = "/settle"  # what terraform/pubsub.tf pushes to
 
 @functions_framework.http
 def reconcile(request: flask.Request) -> flask.Response:
-    """Run once. An error is answered 500, and the schedule or the event comes again."""
+    """Run once. An error is answered with 500; then the next scheduled run, or the event again, retries it."""
     if request.path == SETTLE_PATH:
         answer = msgspec.json.encode({"instances": _background.run(lambda rooms: rooms.reconcile.settle())})
     else:

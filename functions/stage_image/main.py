@@ -1,6 +1,7 @@
 """Door of STAGE IMAGE. In: tasks, pulled for exactly the free slots. Out: verified pictures, settled images, letters.
 
-Promise: SIGTERM stops the pulling, lets what can finish finish, checkpoints and releases the rest, and exits 0 in time.
+Promise: after SIGTERM it pulls no more, lets images finish for `GRACE_SECONDS`, checkpoints and releases the others,
+and exits 0 before Cloud Run kills it.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ from shared.settings import from_environment
 
 log = logging.getLogger(__name__)
 
-# Cloud Run kills 10 s after SIGTERM; we want to be gone after 8: another 1.5 s to release claims, 0.5 s to give
-# deliveries back and 1 s to say goodbye, each bounded (shared/worker/subscriber.py, shared/assembly/worker.py).
+# Cloud Run kills the process 10 s after SIGTERM, and we want to exit after 8 s. So beside this we need 1.5 s to release
+# claims, 0.5 s to nack deliveries and 1 s for the last heartbeat, each bounded (shared/worker/subscriber.py,
+# shared/assembly/worker.py).
 GRACE_SECONDS = 5.0
 
 

@@ -1,4 +1,4 @@
-"""`batches` and `status`: what there is, and how far it is."""
+"""`batches` and `status`: list the batches, and show one batch's progress."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def batches(
             metavar="STATE", help="Only batches that are open, running, paused, cancelling, closed, failed or rejected."
         ),
     ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="At most this many, the newest.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="List at most the newest N.")] = None,
     data: DataOption = None,
     project: ProjectOption = None,
     as_json: JsonFlag = False,
@@ -72,7 +72,7 @@ def batches(
 
 
 async def _row(target: Target, batch: Batch) -> Listed:
-    """A batch as `batches` lists it. In the cloud an open batch has no cost: its images cost a read each."""
+    """Return a batch as `batches` lists it. In the cloud an open batch has no cost: that needs a read per image."""
     import msgspec
 
     from ops import waiting
@@ -86,12 +86,12 @@ async def _row(target: Target, batch: Batch) -> Listed:
 
 
 def _estimate_holds(waits: list[Any]) -> bool:
-    """Whether a time left means anything: not while nothing moves until nobody knows when; a spent day has its end."""
+    """Return whether a time left can be estimated: not during a block without a known end. A spent day has one."""
     return not any(wait.serious and wait.kind != "day" for wait in waits)
 
 
 def state_word(found: Status) -> str:
-    """A batch's state as people read it, with what operators want of it."""
+    """Return a batch's state for people, `paused` and `cancelling` included."""
     state = found.state.replace("_", " ")
     if found.state in _OPEN:
         return {"paused": "paused", "cancelling": "cancelling"}.get(found.control, state)
@@ -99,7 +99,7 @@ def state_word(found: Status) -> str:
 
 
 def _show(found: list[Listed], target: Target) -> None:
-    """A line per batch, under a header."""
+    """Print a header, then a line per batch."""
     if not found:
         show.out.print(f"no batches in {target.where}")
         return
@@ -108,7 +108,7 @@ def _show(found: list[Listed], target: Target) -> None:
         created = time.strftime("%Y-%m-%d %H:%M", time.localtime(_seconds(batch.created_at)))
         cost = words.money(batch.cost_usd) if batch.cost_usd is not None else ""
         left = words.duration(batch.eta_seconds) if batch.eta_seconds is not None else ""
-        left = left or ("not known" if batch.state in _OPEN else "")
+        left = left or ("unknown" if batch.state in _OPEN else "")
         rejected = batch.state == "rejected"
         done = "" if rejected else f"{batch.completed} of {batch.total}"
         failed = "" if rejected else str(batch.failed)
@@ -125,7 +125,10 @@ def _seconds(written: str) -> float:
 def status(
     batch: BatchArgument, data: DataOption = None, project: ProjectOption = None, as_json: JsonFlag = False
 ) -> None:
-    """Show how far a batch is, what it waits for, and what to do next."""
+    """Show a batch's progress and what to do next.
+
+    Also shows what an open batch is waiting for.
+    """
 
     async def work(target: Target) -> int:
         from ops import remote, waiting
@@ -164,17 +167,17 @@ def _head(batch: Batch, found: Status) -> str:
 
 def _progress(found: Status, waits: list[Any]) -> list[str]:
     done = found.completed + found.failed + found.cancelled
-    # The speed measured is the past's: beside a wait it would contradict the time left.
+    # The measured speed is that of the past: beside a wait it would contradict the time left.
     pace = f", {found.images_per_minute:.1f} a minute" if found.images_per_minute and not waits else ""
     seconds = found.eta_seconds if _estimate_holds(waits) else None
     left = f", {words.duration(seconds)} left" if seconds else ""
     if not left and found.state == "processing" and done < found.total:
-        left = ", time left not known"
+        left = ", time left unknown"
     return [f"  {done} of {found.total} finished ({found.progress:.0%}){pace}{left}"] if found.total else []
 
 
 async def _what_now(target: Target, batch: Batch, counts: Counts, waits: list[Any]) -> list[str]:
-    """Below the numbers: why nothing moves, or what came of it, and the commands that help."""
+    """Return the lines below the counts: why nothing moves or how the batch ended, and the commands that help."""
     from ops import failure_lines, remote, run_notes, waiting
     from ops.commands import submit
     from shared.model import BatchState, Control

@@ -32,9 +32,11 @@ MAX_REASON: Final = 300  # characters of a reason: it is shown in a line
 BatchOrNone = Annotated[str | None, typer.Argument(metavar="[BATCH]", help="A batch id, such as acme.demo.")]
 OfClient = Annotated[str | None, typer.Option("--client", metavar="NAME", help="Every open batch of this client.")]
 OfAll = Annotated[bool, typer.Option("--all", help="Every open batch.")]
-Reason = Annotated[str | None, typer.Option("--reason", metavar="TEXT", help="Why; the client sees it too.")]
-OwnReason = Annotated[str | None, typer.Option("--reason", metavar="TEXT", help="Why; kept with the batch.")]
-ByOption = Annotated[str | None, typer.Option("--by", metavar="NAME", help="Who asks for it.  [default: your login]")]
+Reason = Annotated[str | None, typer.Option("--reason", metavar="TEXT", help="The reason; the client sees it too.")]
+OwnReason = Annotated[str | None, typer.Option("--reason", metavar="TEXT", help="The reason; kept with the batch.")]
+ByOption = Annotated[
+    str | None, typer.Option("--by", metavar="NAME", help="Your name; kept with the batch.  [default: your login]")
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -50,7 +52,7 @@ def register(app: typer.Typer) -> None:
 
 
 def rooms_of(target: Target) -> wiring.Rooms:
-    """The rooms that need no model, on this target."""
+    """Return the rooms of this target, for what needs no staging model."""
     from shared.assembly import wiring
 
     rules = wiring.google_rules(target.settings)
@@ -58,7 +60,7 @@ def rooms_of(target: Target) -> wiring.Rooms:
 
 
 def person(by: str | None) -> str:
-    """Who asks: as given, else the login."""
+    """Return the name that an action is recorded under: `by`, else the login."""
     try:
         return (by or getpass.getuser())[:100]
     except (OSError, KeyError, ImportError):  # a user id without a name, as in some containers
@@ -75,7 +77,7 @@ def pause(
     project: ProjectOption = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Start no further paid call of a batch. Calls under way end, then their images are queued again."""
+    """Pause a batch: start no new paid calls. Calls in progress finish, then their images are queued again."""
     why = (reason or "paused by an operator")[:MAX_REASON]
 
     async def one(target: Target, known: Batch) -> Batch | Refusal:
@@ -83,7 +85,7 @@ def pause(
 
     async def said(target: Target, known: Batch, counts: Counts) -> list[str]:
         return [
-            f"{known.id}: paused; go on with: ruum-batch resume {known.id}{target.options}",
+            f"{known.id}: paused; to continue: ruum-batch resume {known.id}{target.options}",
             *_drains(target, counts),
         ]
 
@@ -91,13 +93,13 @@ def pause(
 
 
 def _drains(target: Target, counts: Counts) -> list[str]:
-    """How many images are still in progress, and what becomes of them: the numbers go on moving for a while."""
+    """Say how many images are still in progress, and what happens to them: the counts keep changing for a while."""
     if not counts.processing or not target.somebody_works():
         return []
     images = words.count(counts.processing, "image")
     return [
-        f"  {images} still in progress: a paid call that has started ends first, then its image is queued again.",
-        "  No further call starts. Waiting for quota counts as in progress until its turn comes; it costs nothing.",
+        f"  {images} still in progress: a paid call that has started finishes, then its image is queued again.",
+        "  No new call starts. An image that waits for quota is in progress until its turn comes; it costs nothing.",
     ]
 
 
@@ -110,7 +112,7 @@ def resume(
     project: ProjectOption = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Go on with a paused batch."""
+    """Resume a paused batch."""
 
     async def one(target: Target, known: Batch) -> Batch | Refusal:
         return await rooms_of(target).operator.resume(known.id, by=person(by))
@@ -123,12 +125,12 @@ def resume(
 
 
 def go_on(target: Target, batch: Batch) -> list[str]:
-    """In a data folder in which nobody works: the command without which nothing happens."""
+    """Say which command to run next, in a data folder in which nothing is running."""
     from ops import run_notes
 
     if target.data is None or target.somebody_works():
         return []
-    return [f"  nothing runs in {target.data}; now run: {run_notes.run_command(target.data, batch)}"]
+    return [f"  nothing is running in {target.data}; now run: {run_notes.run_command(target.data, batch)}"]
 
 
 def cancel(
@@ -171,10 +173,10 @@ async def _cancelled(target: Target, known: Batch, counts: Counts) -> list[str]:
         return [f"{known.id}: cancelled: {kept}, {counts.cancelled} cancelled"]
     lines = [f"{known.id}: being cancelled: {kept}, {counts.cancelled} cancelled"]
     if counts.queued:
-        lines.append(f"  {counts.queued} still queued: they are cancelled in a moment and cost nothing")
+        lines.append(f"  {counts.queued} still queued: they will be cancelled in a moment, at no cost")
     if counts.processing:
         lines.append(
-            f"  {counts.processing} in progress end first: finished if their call is paid for, cancelled if not"
+            f"  {counts.processing} in progress: completed if their call is already paid for, otherwise cancelled"
         )
     return lines
 
@@ -190,7 +192,7 @@ def _each(
     project: str | None,
     as_json: bool,
 ) -> None:
-    """Do it to one batch, or to each open one of a client or of all."""
+    """Apply the command to one batch, or to every open batch of a client or of all clients."""
     if sum((batch is not None, client is not None, every)) != 1:
         fail(f"{verb} needs one of: a BATCH, --client NAME, --all", WRONG_USAGE)
 
@@ -233,7 +235,7 @@ async def _chosen(target: Target, verb: str, batch: str | None, client: str | No
 
 
 def _refusal(verb: str, known: Batch, answer: Batch | Refusal) -> str | None:
-    """Why nothing was done, in a sentence; None when it was done, or was so already."""
+    """Return why nothing was done, in a sentence; None when it was done, or there was nothing to do."""
     from shared.model import Batch, BatchState, Control, Refusal
 
     if isinstance(answer, Batch) or answer is Refusal.UNCHANGED:
@@ -257,9 +259,9 @@ def _refusal(verb: str, known: Batch, answer: Batch | Refusal) -> str | None:
 def resend(
     batch: BatchArgument, data: DataOption = None, project: ProjectOption = None, as_json: JsonFlag = False
 ) -> None:
-    """Send a batch's latest event again, with the id it had: completed, rejected, paused, cancelled or accepted.
+    """Send a batch's latest event again, with the same id.
 
-    For a client that lost it. A client that has had it knows the id and ignores it.
+    For a client that has lost it. A client that has already handled it recognises the id and ignores the repeat.
     """
 
     async def work(target: Target) -> int:
@@ -280,7 +282,7 @@ def resend(
 
 
 def reconcile(data: DataOption = None, project: ProjectOption = None, as_json: JsonFlag = False) -> None:
-    """Go on with whatever an interruption left unfinished. Safe at any time; a healthy backlog is left alone."""
+    """Finish whatever an interruption left half done. Safe at any time; a healthy backlog is left alone."""
 
     async def work(target: Target) -> int:
         import msgspec
@@ -297,7 +299,7 @@ def reconcile(data: DataOption = None, project: ProjectOption = None, as_json: J
 
 
 RECONCILED: Final = {
-    "batches": ("open batch", "looked at"),
+    "batches": ("open batch", "checked"),
     "closed": ("batch", "closed"),
     "replays": ("replay", "continued"),
     "folded": ("image", "counted"),
@@ -311,8 +313,8 @@ RECONCILED: Final = {
 
 
 def _reconciled(done: dict[str, Any]) -> str:
-    """What it did, in words; what it did not do is left out."""
-    first = f"{words.count(done.get('batches', 0), 'open batch')} looked at"
+    """Return what reconcile did, in words; what it did not do is left out."""
+    first = f"{words.count(done.get('batches', 0), 'open batch')} checked"
     rest = [f"{words.count(number, RECONCILED[name][0])} {RECONCILED[name][1]}"
             for name, number in done.items() if name != "batches" and number and name in RECONCILED]  # fmt: skip
     return ", ".join([first, *(rest or ["nothing to do"])])

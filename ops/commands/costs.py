@@ -27,20 +27,21 @@ def register(app: typer.Typer) -> None:
 def costs(
     client: ClientOption = None,
     since: Annotated[
-        str | None, typer.Option(metavar="WHEN", help="Only batches created since: 2026-11-01, 30d or 12h.")
+        str | None, typer.Option(metavar="WHEN", help="Only batches created since WHEN: 2026-11-01, 30d or 12h.")
     ] = None,
     until: Annotated[
-        str | None, typer.Option(metavar="WHEN", help="Only batches created before: 2026-12-01, 30d or 12h.")
+        str | None, typer.Option(metavar="WHEN", help="Only batches created before WHEN: 2026-12-01, 30d or 12h.")
     ] = None,
-    by_batch: Annotated[bool, typer.Option("--batches", help="A line per batch too.")] = False,
+    by_batch: Annotated[bool, typer.Option("--batches", help="List each batch as well.")] = False,
     data: DataOption = None,
     project: ProjectOption = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Say what each client's batches have cost, by the recorded tokens, and what the client pays.
+    """Show each client's costs and prices.
 
-    Cost is what the vendors charge, also for images not finished yet. A call whose use the vendor did not report is
-    counted as a usual one, and the sum of those is shown. Price is the cost times the tier's factor.
+    Cost is what the vendors charge for the recorded tokens, also for images that are not finished yet. If a vendor did
+    not report a call's tokens, it counts as a typical call, and the sum of those is shown. Price is what the client
+    pays: the cost times the tier's factor.
     """
     first, last = moment("--since", since), moment("--until", until)
 
@@ -68,7 +69,7 @@ def costs(
 
 
 def moment(option: str, written: str | None) -> float | None:
-    """Seconds since the epoch of `2026-11-01`, `2026-11-01T12:00`, `30d` or `12h` (ago)."""
+    """Return seconds since the epoch for `2026-11-01`, `2026-11-01T12:00`, `30d` or `12h` (ago)."""
     if written is None:
         return None
     text = written.strip().lower()
@@ -78,7 +79,7 @@ def moment(option: str, written: str | None) -> float | None:
     try:
         return datetime.fromisoformat(text.upper()).timestamp()
     except (ValueError, OverflowError, OSError):
-        fail(f"{option} {written[:60]} is no moment (such as 2026-11-01, 30d or 12h)", WRONG_USAGE)
+        fail(f"{option} {written[:60]} is not a date or an age (such as 2026-11-01, 30d or 12h)", WRONG_USAGE)
 
 
 def _show(clients: list[ClientCosts], batches: list[BatchCosts]) -> None:
@@ -101,6 +102,6 @@ def _show(clients: list[ClientCosts], batches: list[BatchCosts]) -> None:
     estimated = sum(row.estimated_usd for row in clients)
     if estimated:
         show.out.print(
-            f"{words.money(estimated)} of the cost is estimated: the vendor did not say what the calls used, "
-            "so each was counted as a usual one"
+            f"{words.money(estimated)} of the cost is estimated: the vendor did not report these calls' tokens, "
+            "so each counts as a typical call"
         )

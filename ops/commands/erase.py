@@ -1,4 +1,4 @@
-"""`erase`: everything of a client, for good (LGPD, GDPR)."""
+"""`erase`: delete all data of a client for good (LGPD, GDPR)."""
 
 from __future__ import annotations
 
@@ -30,16 +30,17 @@ def register(app: typer.Typer) -> None:
 
 
 def erase(
-    client: Annotated[str, typer.Option(metavar="NAME", help="The client whose data goes.")],
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Count what would go, and erase nothing.")] = False,
+    client: Annotated[str, typer.Option(metavar="NAME", help="The client whose data is erased.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Count what would be erased, and erase nothing.")] = False,
     yes: YesFlag = False,
     data: DataOption = None,
     project: ProjectOption = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Erase everything of a client: batches, images, cache, manifests, photos, pictures, reports. Cannot be undone.
+    """Erase all data of a client. This cannot be undone.
 
-    The client's batches must be finished or cancelled. Log lines, backups and events already sent are not touched.
+    Erases batches, images, cache, manifests, photos, pictures and reports. The client's batches must be finished or
+    cancelled. Log lines, backups and events already sent are not touched.
     """
 
     async def work(target: Target) -> int:
@@ -52,13 +53,13 @@ def erase(
             plan = await erasing.plan(target, slug, known) if slug else None
             if plan is None or plan.is_empty:
                 await batch_lookup.batches_of(target, client)  # raises, and says which clients there are
-                fail(f"there is nothing of {client} in {target.where}", WRONG_USAGE)
+                fail(f"there is no data of {client} in {target.where}", WRONG_USAGE)
             if not dry_run:
                 spending.sure(f"Erase {plan} of {slug} in {target.where} for good?", yes=yes)
                 show.keep_going()
                 async with idle.held(target) as alone:
                     if target.data is not None and not alone:
-                        fail(f"a run works in {target.data}: wait for its end", NOT_NOW)
+                        fail(f"a run is using {target.data}: wait until it ends", NOT_NOW)
                     await _erase(target, slug, plan)
         except erasing.NotFinished as error:
             fail(str(error), NOT_NOW)
@@ -70,19 +71,19 @@ def erase(
         else:
             show.out.print(f"{slug}: {plan} {'would be ' if dry_run else ''}erased")
             if not target.settings.buckets.source and target.data is None:
-                show.err.print("photos in the photo bucket were not looked for: RUUM_BUCKETS_SOURCE does not name it")
+                show.err.print("the photo bucket was not searched: RUUM_BUCKETS_SOURCE does not name it")
         return OK
 
     with_target(work, data, project)
 
 
 async def _erase(target: Target, client: str, agreed: Plan) -> None:
-    """Look once more, as the question may have waited for hours; then erase what was agreed to."""
+    """Check again, as the question may have waited for hours; then erase what was agreed to."""
     from ops import erasing
 
     known = await erasing.batches_of(target, client)
     plan = await erasing.plan(target, client, known)
     if plan != agreed:
-        fail(f"{client} has changed meanwhile ({plan}); nothing was erased. Run the same command again", NOT_NOW)
+        fail(f"{client}'s data has changed ({plan}), so nothing was erased. Run the same command again", NOT_NOW)
     await erasing.shut(target, known)
     await erasing.erase(target, known, plan)

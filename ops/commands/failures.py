@@ -1,4 +1,4 @@
-"""`dead-letters list`, `retry-failed`, `replay`: what failed for good, and another try."""
+"""`dead-letters list`, `retry-failed`, `replay`: list failed images, and give them a new round."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ if TYPE_CHECKING:
 
 
 def _known_codes(codes: list[str] | None) -> list[str] | None:
-    """A misspelt code would find nothing, and look like good news."""
+    """Refuse a misspelt code: it would find nothing, and look like good news."""
     if not codes:
         return codes
     from shared.errors import ErrorCode
 
     unknown = [code for code in codes if code not in set(ErrorCode)]
     if unknown:
-        raise typer.BadParameter(f"{', '.join(unknown)}: there is {', '.join(sorted(ErrorCode))}")
+        raise typer.BadParameter(f"unknown code {', '.join(unknown)}. Valid codes: {', '.join(sorted(ErrorCode))}")
     return codes
 
 
@@ -52,8 +52,10 @@ CodeOption = Annotated[
 ]
 BatchOption = Annotated[str | None, typer.Option(metavar="BATCH", help="Only this batch.")]
 DryRunFlag = Annotated[bool, typer.Option("--dry-run", help="Show the plan and change nothing.")]
-RateOption = Annotated[float | None, typer.Option("--rate", min=0.1, metavar="N", help="Images a second at most.")]
-OlderOption = Annotated[float, typer.Option(min=0, metavar="MINUTES", help="Only images that failed before.")]
+RateOption = Annotated[
+    float | None, typer.Option("--rate", min=0.1, metavar="N", help="Queue at most N images a second.")
+]
+OlderOption = Annotated[float, typer.Option(min=0, metavar="N", help="Only images that failed over N minutes ago.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -73,7 +75,7 @@ def list_dead_letters(
     code: CodeOption = None,
     older_than_minutes: OlderOption = 0.0,
     since_minutes: Annotated[
-        float | None, typer.Option(min=0, metavar="MINUTES", help="Only images that failed since then.")
+        float | None, typer.Option(min=0, metavar="N", help="Only images that failed in the last N minutes.")
     ] = None,
     limit: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="List at most this many; all are counted.")
@@ -136,7 +138,7 @@ def retry_failed(
 ) -> None:
     """Give a batch's failed images a new round. Paid work is kept: only the failing step runs again.
 
-    Asks above 100 images, and above $0.25; an image whose picture is paid for costs no new one.
+    Asks before it replays more than 100 images or spends more than $0.25. It does not buy a picture twice.
     """
     _replay(_Wish(batch, None, tuple(code or ()), 0.0, dry_run, rate, yes, as_json), data, project)
 
@@ -155,10 +157,10 @@ def replay(
 ) -> None:
     """Give failed images of any batch a new round. Shows its plan first.
 
-    Asks above 100 images, and above $0.25; an image whose picture is paid for costs no new one.
+    Asks before it replays more than 100 images or spends more than $0.25. It does not buy a picture twice.
 
-    Ctrl-C ends it in order: images queued again are staged, the others stay failed, and the same command goes on with
-    them. After a kill, reconcile or the same command goes on in two minutes.
+    Ctrl-C stops it safely: images already queued are staged, the others stay failed, and the same command continues
+    with them. After a crash, reconcile or the same command continues after two minutes.
     """
     wish = _Wish(batch, client, tuple(code or ()), older_than_minutes * 60, dry_run, rate, yes, as_json)
     _replay(wish, data, project)
@@ -223,7 +225,7 @@ async def _plans(target: Target, replay: Any, wish: _Wish) -> list[Plan]:
             continue
         plan = await replay.plan(known, wish.codes, wish.older_than_seconds)
         if plan.images and known.control is Control.CANCELLING and not plan.interrupted:
-            alone = "it was cancelled"
+            alone = "the batch was cancelled"
             show.err.print(f"{known.id}: {words.count(plan.images, 'failed image')} left alone: {alone}")
         elif plan.images or plan.interrupted:
             plans.append(plan)
@@ -231,12 +233,12 @@ async def _plans(target: Target, replay: Any, wish: _Wish) -> list[Plan]:
 
 
 async def _nothing(target: Target, wish: _Wish) -> str:
-    """Why there is nothing to try again in the one batch that was named."""
+    """Say why no image of the one batch that was named can be replayed."""
     counts = await target.backend.store.counts(wish.batch or "")
     if not counts.failed:
         return f"nothing has failed in {wish.batch}"
     wanted = f" with {' or '.join(wish.codes)}" if wish.codes else ""
-    return f"nothing in {wish.batch} that failed{wanted} can be tried again now"
+    return f"no image of {wish.batch} that failed{wanted} can be retried now"
 
 
 def _show_plans(plans: list[Plan], total: int, cost: float, wish: _Wish) -> None:
@@ -244,8 +246,8 @@ def _show_plans(plans: list[Plan], total: int, cost: float, wish: _Wish) -> None
         return
     for plan in plans:
         listed = ", ".join(f"{count} {code}" for code, count in sorted(plan.codes.items()))
-        goes_on = "an interrupted replay goes on: " if plan.interrupted else ""
-        show.out.print(f"{plan.batch}: {goes_on}{listed or 'what is queued already'}")
+        goes_on = "an interrupted replay continues: " if plan.interrupted else ""
+        show.out.print(f"{plan.batch}: {goes_on}{listed or 'images that are already queued'}")
     price = f", about {words.money(cost)}" if cost else ""
     show.out.print(f"{words.count(total, 'image')} of {words.count(len(plans), 'batch')}{price}")
 
@@ -277,7 +279,7 @@ async def _run(target: Target, replay: Any, plans: list[Plan], wish: _Wish, cost
                 plan.batch, wish.codes, older_than_seconds=wish.older_than_seconds,
                 images_per_second=wish.rate, stop=stop,
             )  # fmt: skip
-        except Busy as error:  # one that cannot be replayed holds up no other
+        except Busy as error:  # a batch that cannot be replayed must not hold up the others
             done[plan.batch] = await _busy(target, plan.batch, error)
             show.say(str(done[plan.batch]))
             code = NOT_NOW
@@ -290,16 +292,16 @@ async def _run(target: Target, replay: Any, plans: list[Plan], wish: _Wish, cost
                 show.out.print(line)
     if stop.is_set():
         code = INTERRUPTED
-        show.goodbye("stopped: images not queued again stay failed; the same command goes on with them")
+        show.goodbye("stopped: images not queued again stay failed; run the same command to continue")
     else:
-        await replay.drain_letters(stop)  # what it leaves, the next replay takes away
+        await replay.drain_letters(stop)  # the next replay removes those that it leaves
     if wish.as_json:
         show.as_json(_as_json(plans, cost, done))
     return code
 
 
 def _stop_on_signals() -> asyncio.Event:
-    """Set by Ctrl-C, or by a polite kill."""
+    """Return an event that Ctrl-C, SIGTERM or SIGHUP sets."""
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -307,7 +309,7 @@ def _stop_on_signals() -> asyncio.Event:
 
 
 async def _busy(target: Target, batch_id: str, error: Busy) -> str:
-    """Why a batch cannot be replayed now, and when it can."""
+    """Say why a batch cannot be replayed now, and when it can."""
     batch = await target.backend.store.batch(batch_id)
     lease = batch.replay.lease if batch is not None and batch.replay is not None else None
     left = lease.until - target.clock.now() if lease else 0.0
@@ -316,5 +318,5 @@ async def _busy(target: Target, batch_id: str, error: Busy) -> str:
     at = time.strftime("%H:%M:%S", time.localtime(time.time() + left))
     return (
         f"{batch_id} is being replayed, or its replay was interrupted a moment ago: "
-        f"the same command goes on in {left:.0f} s, at {at}"
+        f"run the same command again in {left:.0f} s, at {at}"
     )

@@ -40,9 +40,10 @@ def register(app: typer.Typer) -> None:
 
 
 def health(data: DataOption = None, project: ProjectOption = None, as_json: JsonFlag = False) -> None:
-    """Show workers, what waits for what, batches by state, the oldest open image, failures of the last hour.
+    """Show on one screen whether anything needs attention.
 
-    Exit code 0: all is well. 3: something needs a person; the last lines say what.
+    Lists workers, waits, batches by state, the oldest open image and the failures of the last hour. Exit code 0: all is
+    well. 3: something needs a person; the last lines say what.
     """
 
     async def work(target: Target) -> int:
@@ -58,7 +59,7 @@ def health(data: DataOption = None, project: ProjectOption = None, as_json: Json
 
 
 async def look(target: Target) -> Health:
-    """Everything at once; reads a few documents per open batch."""
+    """Gather everything that `health` shows. Reads a few documents per open batch."""
     from ops import waiting, workers
 
     store, now = target.backend.store, target.clock.now()
@@ -92,7 +93,7 @@ def _by_state(known: list[Batch]) -> dict[str, int]:
 
 
 async def _oldest(target: Target, is_open: list[Batch], now: float) -> dict[str, Any] | None:
-    """The open image that has stood still longest, by the first open one of each batch in each state."""
+    """Return the open image that has not moved for longest. Reads the first of each batch and state only."""
     from shared.model import Control, ImageState
 
     found: list[tuple[float, dict[str, Any]]] = []
@@ -177,7 +178,7 @@ def _lines(found: Health) -> list[str]:
         oldest = found.oldest
         lines.append(f"oldest     {oldest['batch']} image {oldest['index']}, {oldest['state']}, "
                      f"not moved for {words.ago(oldest['secondsStill'])}")  # fmt: skip
-    lines += [f"waits      {wait.sentence}" for wait in found.waits] or ["waits      nothing waits for a vendor"]
+    lines += [f"waits      {wait.sentence}" for wait in found.waits] or ["waits      nothing is waiting for a vendor"]
     failed = [f"failures   {row['images']} {row['code']} of {row['client']} in the last hour" for row in found.failures]
     lines += failed or ["failures   none in the last hour"]
     well = f"nothing else needs a person in {found.where}" if found.failures else f"all is well in {found.where}"

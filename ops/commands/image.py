@@ -1,4 +1,4 @@
-"""`image`: one image's whole story."""
+"""`image`: everything about one image."""
 
 from __future__ import annotations
 
@@ -23,12 +23,15 @@ def register(app: typer.Typer) -> None:
 
 def image(
     batch: BatchArgument,
-    index: Annotated[int, typer.Argument(min=0, metavar="INDEX", help="Its place in the manifest, from 0.")],
+    index: Annotated[int, typer.Argument(min=0, metavar="INDEX", help="Its position in the manifest, counted from 0.")],
     data: DataOption = None,
     project: ProjectOption = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Tell one image's story: source, attempts, error, calls and cost, who holds it now, where its picture is."""
+    """Show everything about one image.
+
+    Lists its source, attempts, error, calls and cost, the worker that holds it, and its picture.
+    """
 
     async def work(target: Target) -> int:
         import msgspec
@@ -93,17 +96,17 @@ def _story(target: Target, batch: Batch, answer: Story) -> list[str]:
 
 
 def _trials(found: Image) -> list[str]:
-    """What is known of an image that workers died with; nothing for most images."""
+    """Say what is known of an image that workers have died with; nothing for most images."""
     from shared import decisions
 
     trials, lines = found.trials, []
     if trials.deaths or trials.passed:
-        where = f", the last at the step {trials.step}" if trials.step else ""
+        where = f", the last one in step {trials.step}" if trials.step else ""
         died, passed = words.count(trials.deaths, "worker"), words.count(trials.passed, "trial")
-        lines.append(f"  alone     {died} died while it held nothing else{where}; {passed} passed")
+        lines.append(f"  alone     {died} died while holding only this image{where}; {passed} passed")
     if decisions.image.is_suspect(found) and found.settled_at is None:
         age = words.duration(decisions.image.TRIAL_AFTER_SECONDS)
-        lines.append(f"  suspect   it is tried alone, by a worker that has lived for {age}")
+        lines.append(f"  suspect   it will be tried alone, by a worker that has been alive for {age}")
     return lines
 
 
@@ -129,11 +132,11 @@ def _now(target: Target, batch: Batch, found: Image, holder: Worker | None) -> s
         alive = decisions.image.claim_is_alive(found, holder, target.clock.now())
         since = words.ago(target.clock.now() - found.claim.at)
         waited = holder.waited_seconds.get(image_key(found.batch, found.index), 0.0) if holder else 0.0
-        quota = f", {words.duration(waited)} of them waiting for quota" if waited >= 1 else ""
-        life = "" if alive else "; that worker is dead, another takes the image over"
+        quota = f", {words.duration(waited)} of that waiting for quota" if waited >= 1 else ""
+        life = "" if alive else "; that worker is dead, and another will take over the image"
         return f"held by {found.claim.worker} for {since}{quota}{life}"
     if batch.control is Control.PAUSED:
         return "queued; its batch is paused"
     if not target.somebody_works():
-        return "queued; nobody works in this data folder"
+        return "queued; nothing is running in this data folder"
     return "queued"

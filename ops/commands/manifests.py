@@ -1,4 +1,4 @@
-"""`validate` and `estimate`: what a manifest is, and what it would cost. Nothing is stored or staged."""
+"""`validate` and `estimate`: check a manifest, and estimate its cost. Neither stores or stages anything."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ def register(app: typer.Typer) -> None:
 
 
 def validate(manifest: ManifestPath, photos: PhotosOption = None, as_json: JsonFlag = False) -> None:
-    """Read a manifest and list every problem it has.
+    """Check a manifest and list all its problems.
 
-    Photos on this machine are looked for, addresses are not fetched. Exit code 3: valid, but photos are missing.
+    Checks that photos on this machine exist, and fetches no addresses. Exit code 3: valid, but photos are missing.
     """
     from ops import manifest_file
     from ops import photos as local_photos
@@ -71,9 +71,9 @@ def estimate(
     photos: PhotosOption = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Say what a manifest would cost and when it would be done, in each tier.
+    """Estimate a manifest's cost and duration in each tier.
 
-    Without a stack, project or data folder: on an idle system, by the settings alone.
+    Without a stack, project or data folder, the estimate is for an idle system, by the settings alone.
     """
     import msgspec
 
@@ -98,17 +98,17 @@ def estimate(
 
 
 def _show(found: Estimate) -> None:
-    """In a few lines, and a line per tier."""
+    """Print the estimate in a few lines, then a line per tier."""
     kept = f", {found.repeated} repeated and {found.already_staged} already staged" if found.cached_share else ""
     basis = "measured" if found.cost_measured else "typical"
     images = words.count(found.images, "image")
     show.out.print(f"{images}{kept}: {found.to_buy} to buy, {words.money(found.cost_usd)} ({basis})")
     waiting = words.count(sum(found.backlog.values()), "image")
-    still = f", nothing moves for {words.duration(found.blocked_seconds)}" if found.blocked_seconds else ""
+    still = f", blocked for {words.duration(found.blocked_seconds)}" if found.blocked_seconds else ""
     if found.outage:
-        still = ". The vendor does not answer now, so nobody knows when it will be done"
+        still = ". The vendor does not answer now, so the end cannot be estimated"
     pace = f"{found.images_per_minute:g} images a minute, limited by {found.limited_by}"
-    show.out.print(f"  {pace}; {waiting} waiting before it{still}")
+    show.out.print(f"  {pace}; {waiting} ahead of it{still}")
     least = "at least " if found.outage else ""
     show.table(
         [

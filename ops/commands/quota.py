@@ -22,12 +22,12 @@ def register(app: typer.Typer) -> None:
 
 
 def quota(
-    every: Annotated[bool, typer.Option("--all", help="Also models that this configuration does not use.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="Include models that this configuration does not use.")] = False,
     data: DataOption = None,
     project: ProjectOption = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Show the limit, use, waiting calls and circuit of each model in use.
+    """Show each model's limit, use, waiting calls and circuit.
 
     Circuit: "ok" lets calls through; "OPEN" lets none through while the vendor is failing, and tries again by itself.
     """
@@ -49,7 +49,7 @@ def quota(
         if target.data is not None and target.free:
             show.out.print("the last run here used the preview model, which needs no quota")
         if not every and len(shown) < len(rows):
-            show.out.print(f"{words.count(len(rows) - len(shown), 'model')} not in use: --all")
+            show.out.print(f"{words.count(len(rows) - len(shown), 'model')} not in use; --all lists every model")
         return OK
 
     with_target(work, data, project)
@@ -74,7 +74,7 @@ def _show(rows: list[ModelQuota]) -> None:
 
 
 def limit_shown(per_minute: int | None, concurrent: int | None) -> str:
-    """`60/min`, `10 at once`, both, or `none`."""
+    """Return a limit in words: `60/min`, `10 at once`, both, or `none`."""
     parts = [f"{per_minute}/min"] if per_minute else []
     parts += [f"{concurrent} at once"] if concurrent else []
     return ", ".join(parts) or "none"
@@ -89,7 +89,7 @@ def set_quota(
     project: ProjectOption = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Change a model's limit while everything runs. Says what it was and what it is now."""
+    """Change a model's limit without a restart. Prints the old and the new limit."""
 
     async def work(target: Target) -> int:
         from shared import decisions
@@ -99,11 +99,11 @@ def set_quota(
         from shared.worker.quota import QuotaEvents
 
         if model not in target.settings.limits:
-            fail(f"{model} has no limit to change (there are: {', '.join(target.settings.limits)})", WRONG_USAGE)
+            fail(f"{model} has no limit to change (models: {', '.join(target.settings.limits)})", WRONG_USAGE)
         if reset == bool(per_minute or concurrent):
             now, _ = await ledger_now(target.pipeline, model)
             has = _limit(now.limit or target.settings.limits[model])
-            fail(f"say --per-minute, --concurrent or --reset; {model} has {has}", WRONG_USAGE)
+            fail(f"pass --per-minute, --concurrent or --reset; the limit of {model} is {has}", WRONG_USAGE)
         limit = None if reset else Limit(per_minute=per_minute, concurrent=concurrent)
         seen: list[Ledger] = []
 

@@ -28,9 +28,9 @@ def register(app: typer.Typer) -> None:
 
 def run(
     manifest: ManifestPath,
-    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where results/ and events.jsonl go.")] = Path("staged"),
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder for results/ and events.jsonl.")] = Path("staged"),
     data: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Where the state of batches is kept.  [default: OUT/.ruum]")
+        Path | None, typer.Option(metavar="FOLDER", help="Folder for the batches' state.  [default: OUT/.ruum]")
     ] = None,
     model: Annotated[
         ModelName | None,
@@ -39,16 +39,16 @@ def run(
     max_in_flight: Annotated[
         int | None,
         typer.Option(
-            min=1, max=500, metavar="N", help="Images worked on at once.  [default: 4 for preview, 50 for gemini]"
+            min=1, max=500, metavar="N", help="Images in progress at once.  [default: 4 for preview, 50 for gemini]"
         ),
     ] = None,
     photos: PhotosOption = None,
     yes: YesFlag = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Stage a manifest on this machine. Run it again after an interruption: it goes on.
+    """Stage a manifest on this machine. After an interruption, run the same command to continue.
 
-    With Gemini it says what that will cost, and asks before it spends more than $0.25.
+    With Gemini, it prints the estimated cost and asks before it spends more than $0.25.
     """
     import msgspec
 

@@ -1,4 +1,4 @@
-"""`submit`, `watch`, `results`: hand a batch to a stack or project, follow it, fetch what came out."""
+"""`submit`, `watch`, `results`: hand a batch to a stack or project, follow it, and copy its results here."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ def register(app: typer.Typer) -> None:
 def submit(
     manifest: ManifestPath,
     project: ProjectOption = None,
-    watch_it: Annotated[bool, typer.Option("--watch", help="Stay, and show progress until the batch is done.")] = False,
+    watch_it: Annotated[bool, typer.Option("--watch", help="Follow the batch until it is done.")] = False,
     yes: YesFlag = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Upload a manifest and the local photos it names to the intake bucket of the stack here, or of a project.
+    """Upload a manifest and its photos to a stack or project.
 
-    Photos that are missing are named first; without an answer nothing is uploaded (--yes: all the same).
+    Asks when photos are missing. If nobody answers, nothing is uploaded; --yes submits the batch without them.
     """
     from ops import manifest_file
 
@@ -60,7 +60,7 @@ def submit(
 
 
 def _checked(target: Target, manifest: Path, content: bytes, *, as_json: bool) -> Manifest:
-    """The manifest by the target's own rules; a bad one ends the command with its problems."""
+    """Return the manifest, read by the target's own rules. A bad one ends the command with its problems."""
     from ops import manifest_file, remote
 
     def read(client: str | None) -> tuple[Manifest | None, Any]:
@@ -76,7 +76,7 @@ def _checked(target: Target, manifest: Path, content: bytes, *, as_json: bool) -
 
 
 async def _without_known_paths(target: Target, found: Manifest) -> Manifest:
-    """Without the rows of a failed.csv whose path leads to a photo beside the batch's manifest: that one is taken."""
+    """Drop the rows of a failed.csv whose photos already lie beside the batch's own manifest: those are used."""
     import msgspec
 
     known = await target.backend.store.batch(found.batch) if found.is_retry else None
@@ -125,7 +125,7 @@ async def _submit(
 def _as_before(target: Target, known: Batch) -> str:
     state = known.outcome.replace("_", " ")
     if known.is_open:
-        return f"{known.id} is known already: {state}. Follow it: ruum-batch watch {known.id}{target.options}"
+        return f"{known.id} was already submitted: {state}. To follow it: ruum-batch watch {known.id}{target.options}"
     again = f"; ruum-batch retry-failed {known.id}{target.options} gives its failures a new round"
     return f"{known.id} is the same batch as before: {state}. Nothing new is staged" + (
         again if "failures" in state else ""
@@ -135,12 +135,15 @@ def _as_before(target: Target, known: Batch) -> str:
 def watch(
     batch: BatchArgument, data: DataOption = None, project: ProjectOption = None, as_json: JsonFlag = False
 ) -> None:
-    """Follow a batch until it is done, is paused, or makes no progress because nobody works. Exit codes as for run."""
+    """Follow a batch to its end.
+
+    Ends earlier when the batch is paused or nothing is working on it. Exit codes as for run.
+    """
     with_target(lambda target: follow(target, batch, as_json=as_json), data, project)
 
 
 async def follow(target: Target, batch_id: str, *, as_json: bool, awaited: Awaited | None = None) -> int:
-    """Follow a batch to its end; the exit code."""
+    """Follow a batch to its end. Returns the exit code."""
     import asyncio
 
     from ops import batch_lookup, remote
@@ -152,7 +155,7 @@ async def follow(target: Target, batch_id: str, *, as_json: bool, awaited: Await
         known = [known.id for known in await target.backend.store.batches()]
         there = batch_lookup.listed(known)
         limit = words.duration(remote.APPEAR_SECONDS)
-        show.err.print(f"no batch {batch_id} yet in {target.where}; waiting up to {limit} for it (there are: {there})")
+        show.err.print(f"no batch {batch_id} in {target.where} yet; waiting up to {limit} (batches here: {there})")
 
     try:
         with progress:
@@ -161,14 +164,14 @@ async def follow(target: Target, batch_id: str, *, as_json: bool, awaited: Await
             )
     except asyncio.CancelledError:  # Ctrl-C
         show.goodbye(
-            f"no longer watching; {batch_id} goes on by itself. Again: ruum-batch watch {batch_id}{target.options}"
+            f"no longer watching; {batch_id} continues. To watch it again: ruum-batch watch {batch_id}{target.options}"
         )
         raise
     return await ended(target, batch, counts, as_json=as_json, standing_still=waits.standing_still)
 
 
 class _Waits:
-    """Says what a batch waits for while it is followed; ends it when only a person can make it go on."""
+    """Says what a batch is waiting for while it is followed. Ends the following when only a person can help."""
 
     EVERY_SECONDS = 3.0
 
@@ -181,7 +184,7 @@ class _Waits:
         self.standing_still: str | None = None
 
     async def look(self, batch: Batch, counts: Counts) -> bool:
-        """Whether to stop following."""
+        """Return whether to stop following."""
         from ops import waiting
         from shared.model import Control
 
@@ -213,7 +216,7 @@ class _Waits:
 async def ended(
     target: Target, batch: Batch, counts: Counts, *, as_json: bool, standing_still: str | None = None
 ) -> int:
-    """Say what a batch has come to, and what to do next; the exit code."""
+    """Say how a batch ended, and what to do next. Returns the exit code."""
     import msgspec
 
     from ops import failure_lines, local, run_notes, waiting
@@ -248,7 +251,7 @@ async def ended(
 
 
 def results_place(target: Target, name: str) -> str:
-    """Where people find an object or folder of the results: a path on this machine, an address elsewhere."""
+    """Return where people find an object or folder of the results: a path on this machine, else an address."""
     from urllib.parse import unquote
 
     uri = target.backend.objects.uri(target.settings.buckets.results, name)
@@ -256,7 +259,7 @@ def results_place(target: Target, name: str) -> str:
 
 
 def next_steps(target: Target, batch: Batch, groups: list[Any]) -> list[str]:
-    """What to run next after failures, wherever the batch is."""
+    """Return the commands to run after failures, wherever the batch is."""
     from ops import failure_lines, run_notes
     from shared.results import names
 
@@ -319,7 +322,7 @@ def results(
         else:
             show.out.print(f"{words.count(fetched, 'file')} in {folder}")
         if still:
-            show.err.print(f"{words.count(still, 'image')} {words.are(still)} not finished yet; there will be more")
+            show.err.print(f"{words.count(still, 'image')} {words.are(still)} not finished yet; more files will follow")
         return OK
 
     with_target(work, data, project)

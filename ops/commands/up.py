@@ -1,4 +1,4 @@
-"""`up`: the whole pipeline on Google's emulators, in this folder."""
+"""`up`: run the whole pipeline on Google's emulators, in this folder."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ops import errors, show
 from ops.cli_common import FAILED_HERE, INTERRUPTED, OK
 from ops.commands.run import ModelName
 
-EARLY_SECONDS: Final = 10.0  # a worker that lives shorter had not got to work: it needs 2 s to start
+EARLY_SECONDS: Final = 10.0  # a worker that ends earlier never got to work: starting alone takes 2 s
 MAX_EARLY_ENDS: Final = 3
 
 if TYPE_CHECKING:
@@ -28,16 +28,18 @@ def register(app: typer.Typer) -> None:
 
 
 def up(
-    subscribers: Annotated[int, typer.Option(min=1, max=20, metavar="N", help="Workers that stage images.")] = 1,
+    subscribers: Annotated[
+        int, typer.Option(min=1, max=20, metavar="N", help="Number of workers that stage images.")
+    ] = 1,
     model: Annotated[
-        ModelName, typer.Option(help="The staging model; gemini is a local server that speaks its protocol, and free.")
+        ModelName, typer.Option(help="The staging model; gemini is a free local server that speaks its protocol.")
     ] = ModelName.PREVIEW,
     verbose: Annotated[bool, typer.Option("--verbose", help="Show every line of every part.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Show the parts' JSON log lines as they are.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Show the parts' JSON log lines unchanged.")] = False,
 ) -> None:
     """Run the whole pipeline on Google's emulators here, until Ctrl-C.
 
-    Every start begins empty. A worker that ends, or is killed, is started again.
+    Every start begins empty. Workers that end or are killed are restarted.
     """
     from ops import manifest_file
 
@@ -76,7 +78,7 @@ async def _up(subscribers: int, model: str, *, verbose: bool, as_json: bool) -> 
             ended = await _until_stopped(here, stopping, subscribers)
             if ended is not None:
                 lines.last_words(ended)
-                show.say(f"{ended} has ended; stopping all")
+                show.say(f"{ended} has ended; stopping everything")
             await here.stop()
             return OK if ended is None else FAILED_HERE
     except (errors.AlreadyUp, Missing) as error:
@@ -86,9 +88,9 @@ async def _up(subscribers: int, model: str, *, verbose: bool, as_json: bool) -> 
 
 
 async def _until_stopped(here: Stack, stopping: asyncio.Task[Any], subscribers: int) -> str | None:
-    """Start workers again that end, until we are stopped (None) or another part ends (its name).
+    """Restart workers that end, until we are stopped (returns None) or another part ends (returns its name).
 
-    A worker that ends soon after its start, several times over, is a part that cannot work.
+    A worker that repeatedly ends soon after its start cannot work; it counts as such a part.
     """
     loop = asyncio.get_running_loop()
     started_at = dict.fromkeys((f"subscriber-{number + 1}" for number in range(subscribers)), loop.time())
@@ -104,7 +106,7 @@ async def _until_stopped(here: Stack, stopping: asyncio.Task[Any], subscribers: 
         early[name] = early[name] + 1 if loop.time() - started_at.get(name, 0.0) < EARLY_SECONDS else 0
         if not name.startswith("subscriber") or early[name] >= MAX_EARLY_ENDS:
             return name
-        show.err.print(f"{name} has ended; starting it again. Its images are taken up by the next worker")
-        await asyncio.sleep(1.0)  # one that cannot start must not be started all the time
+        show.err.print(f"{name} has ended; restarting it. The next worker takes over its images")
+        await asyncio.sleep(1.0)  # a worker that cannot start must not be restarted in a tight loop
         await here.start_subscriber(name)
         started_at[name] = loop.time()

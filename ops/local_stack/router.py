@@ -1,12 +1,12 @@
-"""Stands in for Eventarc on one machine: carries events to the doors, unmodified functions, and retries them.
+"""Stands in for Eventarc on one machine: carries events to the doors, which are the unmodified functions, with retries.
 
     storage notification  ->  google.cloud.storage.object.v1.finalized        ->  ingest
     Firestore's trigger   ->  google.cloud.firestore.document.v1.updated      ->  aggregate
     dead-letter message   ->  google.cloud.pubsub.topic.v1.messagePublished   ->  dead_letter
 
-Firestore's emulator delivers strictly one after another and never again; real Eventarc delivers at least once, in any
-order, again after a failure. So the trigger is answered at once and the event delivered from here, and tests may have
-events doubled and shuffled.
+Firestore's emulator delivers events one after another, and never again. Real Eventarc delivers them at least once, in
+any order, and again after a failure. So this module answers the trigger at once and delivers the event itself. Tests
+can have events doubled and shuffled.
 """
 
 from __future__ import annotations
@@ -35,22 +35,22 @@ log = logging.getLogger(__name__)
 
 TRIGGER: Final = "image-updated"
 STORAGE_EVENTS: Final = "storage-events"  # topic and subscription of the bucket notifications
-AT_ONCE: Final = 16  # events under way to one door: two workers of eight threads each
-FIRST_RETRY_SECONDS: Final = 0.2  # real Eventarc starts at 10 s; nobody wants to wait for that at a desk
+AT_ONCE: Final = 16  # events in progress at one door: two workers of eight threads each
+FIRST_RETRY_SECONDS: Final = 0.2  # real Eventarc starts at 10 s, too long to wait for on a workstation
 MAX_RETRY_SECONDS: Final = 10.0
-PULL_SECONDS: Final = 5.0  # a pull that finds nothing; slots that were freed meanwhile are asked for with the next
+PULL_SECONDS: Final = 5.0  # max duration of an empty pull; the next pull also asks for slots freed meanwhile
 DELIVERY_SECONDS: Final = float(max(door.timeout_seconds for door in topology().doors.values()))
 
 
 class FaultInjection(msgspec.Struct, frozen=True):
-    """What the real thing may do to events, on purpose: deliver each twice, late by up to so many seconds."""
+    """What real Eventarc may do to events, done on purpose: deliver each twice, or up to `late_seconds` late."""
 
     double: bool = False
     late_seconds: float = 0.0
 
 
 class Router:
-    """Runs until cancelled. `doors` maps ingest, aggregate and dead_letter to their addresses."""
+    """Carries events until cancelled. `doors` maps ingest, aggregate and dead_letter to their addresses."""
 
     def __init__(
         self, queue: Queue, project: str, intake: str, doors: Mapping[str, str], faults: FaultInjection | None = None
@@ -70,7 +70,7 @@ class Router:
 
     @property
     def pending(self) -> int:
-        """Events taken from the trigger and not delivered yet."""
+        """Return the number of events taken from the trigger and not delivered yet."""
         return len(self._under_way)
 
     async def run(self, port: int) -> None:
@@ -84,7 +84,7 @@ class Router:
         try:
             await asyncio.gather(self._carry(STORAGE_EVENTS), self._carry("dead-letter"))
         finally:
-            server.should_exit = True  # it closes its sockets only when asked, not when cancelled
+            server.should_exit = True  # when cancelled, it would not close its sockets
             await serving
             for task in self._under_way | self._carried:
                 task.cancel()
@@ -114,7 +114,7 @@ class Router:
             pause = min(pause * 2, MAX_RETRY_SECONDS)
 
     async def _post(self, door: str, headers: Mapping[str, str], body: bytes) -> bool:
-        """One delivery; whether the door took it."""
+        """Deliver one event. Returns whether the door accepted it."""
         async with self._slots[door]:
             try:
                 answer = await self._client.post(self._doors[door], content=body, headers=dict(headers))
@@ -126,7 +126,7 @@ class Router:
     # --- subscriptions
 
     async def _carry(self, subscription: str) -> None:
-        """As many at once as there are free slots: an ingest of minutes holds back no other manifest."""
+        """Carry one message per free slot at once, so that an ingest of minutes holds back no other manifest."""
         carried: set[asyncio.Task[None]] = set()
         while True:
             if len(carried) == AT_ONCE:
@@ -150,11 +150,11 @@ class Router:
                 await self._queue.ack(subscription, [delivery.ack_id])
             else:
                 await self._queue.nack(subscription, [delivery.ack_id])
-        except RuumError as error:  # neither: it comes again when its lease has run out
+        except RuumError as error:  # neither acked nor nacked: it comes again when its lease expires
             log.warning("%s: %s", subscription, error)
 
     def _storage_event(self, delivery: Delivery) -> tuple[str, dict[str, str], bytes] | None:
-        """A bucket notification as Eventarc hands it on; None for other buckets than the intake."""
+        """Return a bucket notification as Eventarc delivers it; None for buckets other than the intake."""
         bucket, name = delivery.attributes.get("bucketId"), delivery.attributes.get("objectId")
         if bucket != self._intake or delivery.attributes.get("eventType") != "OBJECT_FINALIZE":
             return None
@@ -183,7 +183,7 @@ class _Server(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """None are captured."""
+        """Capture no signals."""
         yield
 
 

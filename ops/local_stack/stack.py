@@ -27,12 +27,12 @@ from shared.vendors import PREVIEW
 PROJECT: Final = "ruum-local"
 ROOT: Final = Path(__file__).parents[2]
 DOORS: Final = ("ingest", "aggregate", "dead_letter")
-DOOR_THREADS: Final = 8  # of each function: they wait for the database most of the time
-LOCAL_KEY: Final = "test-key"  # the local Gemini server's; no secret
+DOOR_THREADS: Final = 8  # threads of each function: most of the time they wait for the database
+LOCAL_KEY: Final = "test-key"  # the local Gemini server's key; not a secret
 
 
 class Options(msgspec.Struct, frozen=True):
-    """What kind of stack."""
+    """What kind of stack to start."""
 
     subscribers: int = 1
     model: str = PREVIEW  # or gemini: the local Gemini server
@@ -42,7 +42,7 @@ class Options(msgspec.Struct, frozen=True):
 
 
 class Stack:
-    """Everything, started and stopped together. Single parts can be killed and started again."""
+    """The whole pipeline, started and stopped together. Single parts can be killed and restarted."""
 
     def __init__(self, folder: Path, options: Options, on_line: Callable[[str, str], None]) -> None:
         self._folder = folder
@@ -57,7 +57,7 @@ class Stack:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What a client of this stack needs in its environment."""
+        """Return what a client of this stack needs in its environment."""
         return {
             "GOOGLE_CLOUD_PROJECT": PROJECT,
             clients.PUBSUB_EMULATOR: f"127.0.0.1:{self.ports['pubsub']}",
@@ -85,7 +85,7 @@ class Stack:
     # --- up
 
     async def start(self) -> None:
-        """Return when everything is ready. Raises `errors.Missing`; what was started is then stopped."""
+        """Start all parts, and return when they are ready. Raises `errors.Missing`, after stopping what was started."""
         try:
             await self._start()
         except BaseException:
@@ -94,7 +94,7 @@ class Stack:
 
     async def _start(self) -> None:
         objects = self._folder / "objects"
-        # What an earlier stack stored: the other emulators keep nothing, so nobody knows of it any more.
+        # Objects of an earlier stack: the other emulators keep nothing, so nothing refers to them any more.
         shutil.rmtree(objects, ignore_errors=True)
         objects.mkdir(parents=True)
         commands = {
@@ -154,18 +154,18 @@ class Stack:
         await self.processes.start(name, command, self._door_environment())
 
     async def kill(self, name: str) -> None:
-        """SIGKILL a part, and wait until it is gone."""
+        """Kill a part with SIGKILL, and wait until it is gone."""
         process = self.processes.running(name)
         self.processes.kill(name)
         await process.wait()
 
     async def restart_door(self, door: str) -> None:
-        """Start a killed door again on its port."""
+        """Restart a killed door on its port."""
         await self.processes.stop(door)
         await self._start_all({door: self._commands[door]}, self._door_environment(), {})
 
     async def _make_topics(self) -> None:
-        """Topics and subscriptions of topology.json, and the bucket notifications' own."""
+        """Create the topics and subscriptions of topology.json, and those of the bucket notifications."""
         if self._queue_clients is None:
             raise RuntimeError("no clients yet")
         publisher, subscriber = self._queue_clients
@@ -190,7 +190,7 @@ class Stack:
             await asyncio.to_thread(storage.bucket(name).create)
 
     async def _register_trigger(self) -> None:
-        """The emulator forgets its triggers with every start."""
+        """Register Firestore's trigger: the emulator forgets its triggers at every start."""
         url = f"{self._url('firestore')}/emulator/v1/projects/{PROJECT}/eventarcTrigger?eventarcTriggerId={TRIGGER}"
         aggregate = topology().doors["aggregate"]  # as Terraform reads it
         trigger = {
@@ -203,7 +203,7 @@ class Stack:
             (await client.post(url, json=trigger)).raise_for_status()
 
     async def ended(self) -> str:
-        """Wait until a part has ended that should not have; its name."""
+        """Wait until a part ends that should not. Returns its name."""
         if self._router is None:
             raise RuntimeError("not started")
         ending = asyncio.create_task(self.processes.ended())
@@ -216,7 +216,7 @@ class Stack:
     # --- down
 
     async def stop(self) -> None:
-        """Stop subscribers first, so that they can say goodbye to a living database; then all the rest."""
+        """Stop the subscribers first, while the database still takes their last writes; then everything else."""
         subscribers = [name for name in self.processes.names() if name.startswith("subscriber")]
         if subscribers:
             await self.processes.stop(*subscribers)
@@ -230,7 +230,7 @@ class Stack:
 
 
 def subscription_request(topic: str, name: str, policy: Policy) -> dict[str, Any]:
-    """A subscription as Pub/Sub's API wants it."""
+    """Return a subscription as Pub/Sub's API expects it."""
     request: dict[str, Any] = {
         "name": f"projects/{PROJECT}/subscriptions/{name}",
         "topic": f"projects/{PROJECT}/topics/{topic}",
@@ -249,7 +249,7 @@ def subscription_request(topic: str, name: str, policy: Policy) -> dict[str, Any
 
 
 async def _listening(port: int, process: asyncio.subprocess.Process, name: str) -> None:
-    """Return when a door accepts connections: it answers nothing but events, so there is no page to ask for."""
+    """Return once a door accepts connections. A door answers only events, so there is no page to request."""
     async with asyncio.timeout(emulators.READY_SECONDS):
         while True:
             if process.returncode is not None:

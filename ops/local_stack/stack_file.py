@@ -1,4 +1,4 @@
-"""Where a stack that is up tells the other commands of its folder how to reach it."""
+"""The file in which a running stack tells the other commands of its folder how to reach it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ STATE: Final = Path(".ruum")
 
 @asynccontextmanager
 async def announced(folder: Path, environment: Mapping[str, str]) -> AsyncIterator[None]:
-    """Tell other commands started in `folder` where the stack is, while it is up. Raises `AlreadyUp`."""
+    """Tell other commands in `folder` how to reach the stack while it is running. Raises `AlreadyUp`."""
     state = folder / STATE
     state.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(state / "up.lock", os.O_RDWR | os.O_CREAT, 0o644)
@@ -26,7 +26,7 @@ async def announced(folder: Path, environment: Mapping[str, str]) -> AsyncIterat
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise AlreadyUp(
-                f"a stack is up in {folder.resolve()} already; stop it with Ctrl-C in its terminal"
+                f"a stack is already running in {folder.resolve()}; stop it with Ctrl-C in its terminal"
             ) from None
         (state / "stack.json").write_text(json.dumps(dict(environment)))
         try:
@@ -38,7 +38,7 @@ async def announced(folder: Path, environment: Mapping[str, str]) -> AsyncIterat
 
 
 def found(folder: Path) -> dict[str, str] | None:
-    """The environment of the stack that is up in `folder`, if one is."""
+    """Return the environment of the stack running in `folder`; None if there is none."""
     state = folder / STATE
     if not (state / "stack.json").is_file() or not (state / "up.lock").is_file():
         return None
@@ -50,4 +50,4 @@ def found(folder: Path) -> dict[str, str] | None:
         return environment
     finally:
         os.close(descriptor)
-    return None  # nobody holds the lock: the file was left by a stack that was killed
+    return None  # the lock is free: a stack that was killed left the file behind

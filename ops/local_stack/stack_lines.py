@@ -1,4 +1,4 @@
-"""What the parts of a local stack log, as short lines for people."""
+"""Shorten the log lines of a local stack's parts for people."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import Any, Final
 from ops import show, words
 from shared.telemetry import LogEvent
 
-HINT: Final = "up. In another terminal: ruum-batch submit samples/batch.json --watch    (Ctrl-C stops all)"
-KEPT: Final = 20  # last lines of each part, for when it ends
-# Another function is writing the reports: the event that met it comes again, which is how it is meant to be.
+HINT: Final = "up. In another terminal: ruum-batch submit samples/batch.json --watch    (Ctrl-C stops everything)"
+KEPT: Final = 20  # last lines of each part, shown when it ends
+# Another function is writing the reports. The event that found it closing comes again, as intended.
 EXPECTED: Final = "shared.errors.StillClosing"
 LOUD: Final = ("WARNING", "ERROR", "CRITICAL")
 
 
 class Lines:
-    """Shows a line of a part: shortened, or as it is."""
+    """Shows the parts' lines, shortened or unchanged."""
 
     def __init__(self, *, verbose: bool, as_json: bool) -> None:
         self._verbose = verbose
@@ -26,7 +26,7 @@ class Lines:
         self._shown: set[str] = set()
 
     def show(self, name: str, text: str) -> None:
-        """One line of the part `name`."""
+        """Show one line of the part `name`."""
         self._last.setdefault(name, deque(maxlen=KEPT)).append(text)
         line = parsed(text)
         if self._verbose or (self._as_json and line is not None):
@@ -42,7 +42,7 @@ class Lines:
             show.err.print(HINT)
 
     def last_words(self, name: str | None = None) -> None:
-        """The last lines of a part that has ended, or of all; those that were shown before are not repeated."""
+        """Print the last lines of a part that has ended, or of all parts. Lines that were shown are not repeated."""
         for part, lines in self._last.items():
             if (name is None or part == name) and part not in self._shown:
                 for line in lines:
@@ -51,7 +51,7 @@ class Lines:
 
 
 def parsed(text: str) -> dict[str, Any] | None:
-    """A JSON log line of ours; None for everything else."""
+    """Return a JSON log line of ours, parsed; None for everything else."""
     if not text.startswith("{"):
         return None
     try:
@@ -62,7 +62,7 @@ def parsed(text: str) -> dict[str, Any] | None:
 
 
 def shortened(line: dict[str, Any]) -> str | None:
-    """A log line in a few words; None when it is of no interest while all goes well."""
+    """Return a log line in a few words; None for lines that do not matter while all goes well."""
     event, batch = line.get("event"), line.get("batch", "")
     if event == LogEvent.BATCH_ACCEPTED.value:
         return f"{batch}: accepted, {words.count(line.get('images', 0), 'image')}"

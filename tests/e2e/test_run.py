@@ -181,7 +181,7 @@ def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(folder: Path) -> None
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
-    assert "goes on from here" in err
+    assert "run the same command to continue" in err
     stopped = json.loads(out)
     assert 0 < stopped["completed"] < 150
     again = ruum("run", path, "--out", "out", "--json", cwd=folder)
@@ -199,7 +199,7 @@ def test_two_runs_in_one_folder_do_not_meet(folder: Path) -> None:
         wait_for(lambda: (folder / "out/results").exists())
         second = ruum("run", path, "--out", "out", cwd=folder)
         assert second.returncode == 1
-        assert "another ruum-batch works in" in second.stderr
+        assert "another ruum-batch is using" in second.stderr
         assert ruum("status", "acme.b1", "--data", "out/.ruum", cwd=folder).returncode == 0
     finally:
         process.kill()

@@ -94,7 +94,7 @@ def test_it_ends_whole_and_starts_again(tmp_path: Path) -> None:
             async with started(tmp_path) as second:
                 _, said = await second.process.communicate()
                 assert second.process.returncode == 1
-                assert f"a stack is up in {tmp_path} already" in said.decode()
+                assert f"a stack is already running in {tmp_path}" in said.decode()
             assert (tmp_path / STATE / "objects/intake").is_dir()
             assert await first.end(signal.SIGKILL) == -signal.SIGKILL
         async with started(tmp_path) as again:  # on what the one before left
@@ -132,7 +132,7 @@ def test_a_worker_that_is_killed_is_started_again(tmp_path: Path) -> None:
                 await until(UP)
                 (worker,) = workers(up.process.pid)
                 os.kill(worker, signal.SIGKILL)
-                await until("subscriber-1 has ended; starting it again")
+                await until("subscriber-1 has ended; restarting it")
                 while not workers(up.process.pid) - {worker}:
                     await asyncio.sleep(0.05)
             up.process.send_signal(signal.SIGINT)

@@ -63,7 +63,7 @@ class Said(msgspec.Struct):
         assert "internal error" not in told, (of, told)
         assert self.code in (0, 1, 2, 3, 4, 64, 130, 141), (of, self.code, told)
         if self.code in (1, 4, 64):
-            if "goes on from here" in self.err or self.err.startswith("Usage: "):
+            if "run the same command to continue" in self.err or self.err.startswith("Usage: "):
                 return  # a run that was stopped says so; no command at all shows the help
             lines = [line for line in self.err.splitlines() if "ruum-batch: " in line]  # after a question's own words
             assert len(lines) == 1 or "cannot be replayed now" in self.err, (of, self.err)

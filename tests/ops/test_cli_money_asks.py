@@ -66,7 +66,7 @@ def test_a_run_asks_on_a_terminal(
 ) -> None:
     monkeypatch.setattr(sys, "stdin", Terminal(answer))
     said = ruum("run", manifest(tmp_path, MANY), "--out", tmp_path / "out", **KEY)
-    assert "about $6.08 for 100 images. Go on?" in said.err
+    assert "about $6.08 for 100 images. Continue?" in said.err
     assert staged == (["gemini"] if stages else [])
 
 
@@ -94,7 +94,7 @@ def test_google_s_key_alone_spends_nothing(
 ) -> None:
     said = ruum("run", manifest(tmp_path, MANY), "--out", tmp_path / "out", *options, GOOGLE_API_KEY="maps")
     assert staged == ["preview"]
-    assert "GOOGLE_API_KEY is set but chooses no model" in said.err
+    assert "GOOGLE_API_KEY is set, but does not select Gemini" in said.err
 
 
 def test_google_s_key_serves_where_gemini_is_asked_for(ruum: Ruum, tmp_path: Path, staged: list[str]) -> None:
@@ -138,7 +138,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 MISSING = ["photos/there.jpg", "photos/no.jpg", "photos/There.JPG", "https://example.com/a.jpg", "photos/no.jpg"]
-SENTENCE = "2 of 3 photos are not there: photos/no.jpg, photos/There.JPG. There is photos/there.jpg: capitals matter."
+SENTENCE = "2 of 3 photos are missing: photos/no.jpg, photos/There.JPG. photos/there.jpg exists: capitals matter."
 
 
 def test_validate_and_estimate_look_for_photos(ruum: Ruum, folder: Path) -> None:
@@ -162,12 +162,12 @@ def test_validate_finds_missing_photos_beside_other_problems(ruum: Ruum, folder:
     for command in ("validate", "estimate"):
         said = ruum(command, path)
         assert said.code == 2
-        assert said.err.splitlines()[-1] == "2 of 3 photos are not there: photos/no.jpg, photos/gone.jpg."
+        assert said.err.splitlines()[-1] == "2 of 3 photos are missing: photos/no.jpg, photos/gone.jpg."
         assert "rejected, 2 problems" in said.err
     assert json.loads(ruum("validate", path, "--json").out)["missingPhotos"] == ["photos/no.jpg", "photos/gone.jpg"]
     path.write_text("clientName,url,roomType,designStyle\nacme,photos/there.jpg,livng,modern\n")
     said = ruum("validate", path, "--json")
-    assert "not there" not in said.err
+    assert " missing:" not in said.err
     assert json.loads(said.out)["missingPhotos"] == []
 
 
@@ -272,7 +272,7 @@ def test_the_same_batch_again_is_said(ruum: Ruum, folder: Path, stack: Stack) ->
 
     asyncio.run(ingest())
     said = ruum("submit", path)
-    assert "acme.b1 is known already: processing. Follow it: ruum-batch watch acme.b1" in said.out
+    assert "acme.b1 was already submitted: processing. To follow it: ruum-batch watch acme.b1" in said.out
     assert name is not None
 
 
@@ -367,4 +367,4 @@ def test_submit_knows_photos_beside_the_batch_s_own_manifest(
     (folder / "failed.csv").write_text(RETRY.format("photos/new.jpg"))
     said = ruum("submit", folder / "failed.csv")
     assert said.code == (0 if there else 64)
-    assert ("1 of 1 photo is not there" in said.err) is not there
+    assert ("1 of 1 photo is missing" in said.err) is not there

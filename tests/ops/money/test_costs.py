@@ -42,7 +42,7 @@ def test_costs_say_what_is_estimated(ruum: Ruum, data: Data, closed: bool) -> No
     data.batch("a", [wish(1, calls=guessed), wish(2, calls=call(70_000))], closed=closed)
     (row,) = ruum("costs", "--data", data.folder, "--json").json["clients"]
     assert (row["costUsd"], row["estimatedUsd"]) == (0.15, 0.05)
-    assert "$0.05 of the cost is estimated: the vendor did not say" in ruum("costs", "--data", data.folder).out
+    assert "$0.05 of the cost is estimated: the vendor did not report" in ruum("costs", "--data", data.folder).out
     story = ruum("image", "acme.a", 0, "--data", data.folder).out
     assert story.count("(estimated)") == 1
     data.batch("b", [wish(1, calls=call(70_000))], client="globex")

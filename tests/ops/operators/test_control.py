@@ -72,7 +72,7 @@ def test_a_cancelled_batch_s_failures_are_left_alone_and_said(ruum: Ruum, data: 
     other = data.batch("b", [failed()])
     said = ruum("replay", "--data", data.folder)
     assert said.code == 0
-    assert "acme.gone: 2 failed images left alone: it was cancelled" in said.err
+    assert "acme.gone: 2 failed images left alone: the batch was cancelled" in said.err
     assert f"{other}: 1 image queued again" in said.out
     assert data.standing("acme.gone") == [("failed", 1)] * 2
 

@@ -91,7 +91,9 @@ def test_a_question_that_waited_long_erases_nothing_that_has_changed(
     monkeypatch.setattr(spending, "sure", sure)
     with beside:
         said = ruum("erase", "--client", "acme", "--data", data.folder)
-    said.refused(4, {"replayed": "cancel it first", "another": "acme has changed", "a run": "a run works"}[meanwhile])
+    said.refused(
+        4, {"replayed": "cancel it first", "another": "acme's data has changed", "a run": "a run is using"}[meanwhile]
+    )
     assert data.standing(batch) == [("failed", 1)]
 
 
@@ -151,7 +153,7 @@ def test_nothing_is_erased_beside_a_run(ruum: Ruum, data: Data) -> None:
     data.batch("a", [ok()])
     before = data.everything()
     with at_work(data.folder):
-        ruum("erase", "--client", "acme", "--yes", "--data", data.folder).refused(4, "a run works in")
+        ruum("erase", "--client", "acme", "--yes", "--data", data.folder).refused(4, "a run is using")
     assert data.everything() == before
 
 

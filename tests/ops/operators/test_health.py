@@ -110,16 +110,16 @@ def test_a_cancel_does_not_call_queued_images_in_progress(data: Data) -> None:
             embedded.database.close()
 
     both = asyncio.run(said(Counts(queued=85, processing=45, completed=20)))
-    assert both[1].startswith("  85 still queued: they are cancelled")
-    assert both[2].startswith("  45 in progress end first")
+    assert both[1].startswith("  85 still queued: they will be cancelled")
+    assert both[2].startswith("  45 in progress: completed if")
     assert len(asyncio.run(said(Counts(queued=85)))) == len(asyncio.run(said(Counts(processing=45)))) == 2
     assert len(asyncio.run(said(Counts(cancelled=1)))) == 1
 
 
 @pytest.mark.parametrize(
     ("stuck", "idle", "numbers"),
-    [(False, 1.0, "60/min, 49 s left"), (False, 59.0, "60/min"), (False, 61.0, "time left not known"),
-     (True, 1.0, "time left not known")],
+    [(False, 1.0, "60/min, 49 s left"), (False, 59.0, "60/min"), (False, 61.0, "time left unknown"),
+     (True, 1.0, "time left unknown")],
 )  # fmt: skip
 def test_progress_tells_a_time_left_only_while_something_moves(
     data: Data, stuck: bool, idle: float, numbers: str
@@ -147,7 +147,7 @@ def test_health_names_what_needs_a_person(ruum: Ruum, data: Data) -> None:
     assert found["oldest"]["batch"] == "acme.a"
     assert found["failures"] == [{"client": "acme", "code": TIMEOUT, "images": 1}]
     trouble = "\n".join(found["trouble"])
-    for words in ("Gemini does not answer", f"{paused} is paused", "tea", "Nothing runs in"):
+    for words in ("Gemini does not answer", f"{paused} is paused", "tea", "Nothing is running in"):
         assert words in trouble
     said = ruum("health", "--data", data.folder)
     for words in ("worker-x", "1 running, 1 paused", f"1 {TIMEOUT} of acme in the last hour", "LOOK"):
@@ -169,7 +169,7 @@ def test_a_halt_of_the_workers_is_said(ruum: Ruum, data: Data, halted: int, ever
         assert said.code == 3
         who = "The workers have" if every else "1 of 2 workers have"
         assert f"LOOK       {who} stopped taking images" in said.out
-        assert "the key of Gemini is not valid. Correct it" in said.out
+        assert "the key of Gemini is not valid. Fix it" in said.out
         assert "stopped taking images" in ruum("status", batch, "--data", data.folder).out
         found = json.loads(ruum("health", "--data", data.folder, "--json").out)
         assert [(wait["kind"], wait["serious"]) for wait in found["waits"]] == [("halt", every)]
@@ -184,7 +184,7 @@ def test_an_image_s_whole_story(ruum: Ruum, data: Data) -> None:
     said.done()
     for words in ("acme.a image 1: failed", "https://example.com/bad.jpg", f"{BUG}: {BUG} it was", "round 1", "trace "):
         assert words in said.out
-    assert "queued; nobody works in this data folder" in ruum("image", batch, 2, "--data", data.folder).out
+    assert "queued; nothing is running in this data folder" in ruum("image", batch, 2, "--data", data.folder).out
     found = ruum("image", batch, 1, "--data", data.folder, "--json").json
     assert (found["index"], found["state"], found["error"]["code"]) == (1, "failed", BUG)
     for index in (3, 10**30):
@@ -197,8 +197,8 @@ def test_an_image_that_workers_died_with_says_so(ruum: Ruum, data: Data) -> None
     batch = data.batch("a", images, closed=False)
     stories = [" ".join(ruum("image", batch, index, "--data", data.folder).out.split()) for index in range(3)]
     told = [
-        "it is tried alone",
-        "3 workers died while it held nothing else, the last at the step prepare; 1 trial passed",
+        "it will be tried alone",
+        "3 workers died while holding only this image, the last one in step prepare; 1 trial passed",
     ]
     assert [[words in story for words in told] for story in stories] == [[True, False], [False, True], [False, False]]
 
@@ -248,7 +248,7 @@ def test_batches_say_what_an_open_one_costs_so_far_and_what_is_left(ruum: Ruum, 
         table = listed(ruum, data)
     assert rows[running]["costUsd"] == 0.0504
     assert rows[paused]["costUsd"] == 0
-    assert (rows[paused]["etaSeconds"], table[paused]["LEFT"]) == (None, "not known")
+    assert (rows[paused]["etaSeconds"], table[paused]["LEFT"]) == (None, "unknown")
     assert table[paused]["COST"] == "$0.00"
     assert table[running]["COST"] == "$0.05"
     assert (table[free]["LEFT"], table[free]["COST"]) == ("", "$0.00")
@@ -259,7 +259,7 @@ def test_a_time_left_is_only_said_while_something_moves(
 ) -> None:
     batch = data.batch("a", [ok(), queued()], closed=False)
     monkeypatch.setattr("shared.queries.batches.speed_now", lambda status, now: 0.5)
-    assert listed(ruum, data)[batch]["LEFT"] == "not known", "nobody works here"
+    assert listed(ruum, data)[batch]["LEFT"] == "unknown", "nobody works here"
     with at_work(data.folder):
         assert listed(ruum, data)[batch]["LEFT"] == "2 s"
 
@@ -271,7 +271,7 @@ def test_retry_failed_where_nothing_failed_says_so(ruum: Ruum, data: Data, image
     assert (said.code, said.out) == (0, f"nothing has failed in {batch}\n")
     other = data.batch("b", [failed()])
     said = ruum("retry-failed", other, "--code", "not_a_picture", "--data", data.folder)
-    assert said.out == f"nothing in {other} that failed with not_a_picture can be tried again now\n"
+    assert said.out == f"no image of {other} that failed with not_a_picture can be retried now\n"
 
 
 def test_watch_of_a_rejected_batch_begins_with_what_is_wrong(ruum: Ruum, data: Data) -> None:

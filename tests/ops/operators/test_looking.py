@@ -111,7 +111,7 @@ def test_a_code_that_there_is_none_of_is_refused(ruum: Ruum, data: Data, command
     fill(data)
     said = ruum(*command, "--code", "vendor_timeuot", "--data", data.folder)
     assert said.code == 64
-    assert "vendor_timeuot: there is" in said.err
+    assert "unknown code vendor_timeuot. Valid codes: " in said.err
     assert "vendor_timeout" in said.err
 
 

@@ -93,5 +93,5 @@ def test_reconcile_for_people(ruum: Ruum, data: Data) -> None:
     said = ruum("reconcile", "--data", data.folder)
     said.done()
     (line,) = said.out.splitlines()
-    assert line == "1 open batch looked at, nothing to do"
+    assert line == "1 open batch checked, nothing to do"
     assert "None" not in line, "where there is no fleet there is nothing to say of it"

@@ -224,7 +224,7 @@ def test_the_plan_comes_first(ruum: Ruum, data: Data) -> None:
     assert [line for line in lines[3:] if not line.startswith("  ")] == [
         "acme.a: 2 images queued again", "acme.b: 1 image queued again",
     ]  # fmt: skip
-    assert all("nothing runs in" in line and "now run: ruum-batch run" in line for line in lines[4::2])
+    assert all("nothing is running in" in line and "now run: ruum-batch run" in line for line in lines[4::2])
     assert len(lines) == 7
 
 
@@ -340,7 +340,7 @@ def test_after_ctrl_c_the_same_command_goes_on(ruum: Ruum, data: Data, monkeypat
         said = ruum("replay", "--client", "acme", "--rate", 1000, "--yes", "--data", data.folder)
     assert said.code == 130
     assert "Traceback" not in said.err
-    assert "the same command goes on" in said.err
+    assert "run the same command to continue" in said.err
     assert (data.found(batch).state, data.found(batch).replay) == (BatchState.PROCESSING, None)
     assert (data.counts(batch).queued, data.counts(batch).failed) == (100, 50)
 

@@ -41,7 +41,7 @@ def test_what_starts_nothing_says_what_to_run(ruum: Ruum, data: Data, command: t
     note(data, batch)
     said = ruum(*command, batch, "--data", data.folder)
     said.done()
-    assert f"nothing runs in {data.folder}; now run: {RUN}/m/acme.json --out" in said.out
+    assert f"nothing is running in {data.folder}; now run: {RUN}/m/acme.json --out" in said.out
     assert "--model preview" in said.out
     assert f"--data {data.folder}" in said.out, "the folder is not OUT/.ruum"
 
@@ -62,7 +62,8 @@ def test_watch_ends_where_nobody_works(ruum: Ruum, data: Data) -> None:
     assert time.monotonic() - started < 5
     assert said.code == 3
     assert (
-        f"{batch} makes no progress, with 1 of 2 finished. Nothing runs in {data.folder}. Go on with: {RUN}" in said.err
+        f"{batch} makes no progress, with 1 of 2 finished. Nothing is running in {data.folder}. To continue: {RUN}"
+        in said.err
     )
 
 
@@ -85,7 +86,7 @@ def test_failures_explain_a_pause_only_where_nobody_asked_for_it(ruum: Ruum, dat
     batch = data.batch("a", [queued()], closed=False, control=Control.PAUSED, paused_reason="tea", controlled_by=by)
     said = ruum("status", batch, "--data", data.folder).out
     assert ("see why:" in said) is (not by)
-    assert "or stop:" in said
+    assert "cancel:" in said
 
 
 @pytest.mark.parametrize("working", [False, True])
@@ -104,7 +105,7 @@ def test_status_says_what_is_waited_for(ruum: Ruum, data: Data) -> None:
         found = ruum("status", batch, "--data", data.folder, "--json").json
     assert f"Gemini does not answer ({PICTURE}). The next test call is at" in said.out
     assert [wait["kind"] for wait in found["waitsFor"]] == ["circuit"]
-    assert "Nothing runs in" in ruum("status", batch, "--data", data.folder).out
+    assert "Nothing is running in" in ruum("status", batch, "--data", data.folder).out
 
 
 @pytest.mark.parametrize(
@@ -113,9 +114,9 @@ def test_status_says_what_is_waited_for(ruum: Ruum, data: Data) -> None:
         ({}, 1.0, "1 min 00 s left"),
         ({"waiters": {"w normal": Waiter(count=4, until=2e9)}}, 1.0, "1 min 00 s left"),
         ({"day_spent_until": 600.0}, 1.0, "11 min 00 s left"),
-        ({"circuit": Circuit.OPEN, "open_until": 300.0}, 1.0, "time left not known"),
-        ({"circuit": Circuit.HALF_OPEN, "probe_until": 100.0}, 1.0, "time left not known"),
-        ({}, 400.0, "time left not known"),  # nothing has moved for long: the workers sleep, or have halted
+        ({"circuit": Circuit.OPEN, "open_until": 300.0}, 1.0, "time left unknown"),
+        ({"circuit": Circuit.HALF_OPEN, "probe_until": 100.0}, 1.0, "time left unknown"),
+        ({}, 400.0, "time left unknown"),  # nothing has moved for long: the workers sleep, or have halted
     ],
 )
 def test_status_tells_a_time_left_only_where_it_is_known(
@@ -154,7 +155,7 @@ WAITERS = {"w normal": Waiter(count=40, until=NOW + 9)}
         (ledger(waiters=WAITERS, rate=0.5, rate_changed_at=NOW), ["60 a minute, slowed to 50% after refusals"], False),
         (ledger(circuit=Circuit.OPEN, open_until=NOW + 60, waiters=WAITERS),
          ["Gemini does not answer", "40 calls wait.", "The next test call is at", "nothing is lost"], True),
-        (ledger(circuit=Circuit.HALF_OPEN, probe_until=NOW + 60), ["A test call is under way"], True),
+        (ledger(circuit=Circuit.HALF_OPEN, probe_until=NOW + 60), ["A test call is in progress"], True),
         (ledger(day_spent_until=NOW + 3600), ["The daily quota of", "used up until", "nothing is lost"], True),
         (ledger(not_before=NOW + 30, waiters=WAITERS), ["asked for a pause", "40 calls wait."], True),
     ],
