@@ -13,17 +13,8 @@ import typer
 from ops import show
 
 LOOK_SECONDS: Final = 0.2  # how late a Ctrl-C may be noticed
-_ANSWERS: Final = {
-    "y": True,
-    "yes": True,
-    "s": True,
-    "sim": True,
-    "n": False,
-    "no": False,
-    "nao": False,
-    "não": False,
-    "": False,
-}
+_YES: Final = ("y", "yes", "s", "sim")
+_NO: Final = ("n", "no", "nao", "não", "")
 
 
 def can_answer() -> bool:
@@ -47,9 +38,9 @@ def confirm(question: str) -> bool:
         while True:
             sys.stderr.write(f"{question} [y/N]: ")
             sys.stderr.flush()
-            answer = _line()
-            if answer.strip().lower() in _ANSWERS:
-                return _ANSWERS[answer.strip().lower()]
+            answer = _line().strip().lower()
+            if answer in _YES or answer in _NO:
+                return answer in _YES
             sys.stderr.write("Please answer y or n.\n")
     except (KeyboardInterrupt, EOFError):
         sys.stderr.write("\n")

@@ -22,6 +22,8 @@ from shared.staging.preview.views import Floats, View
 
 _WALL_GAP: Final = 0.015  # metres that stay between a piece and a wall
 _GAP: Final = 0.03  # and between two pieces
+_PULLED: Final = 0.35  # and, where there is room, between a chair and another group: people pull it back
+_CHAIRS: Final = frozenset({"chair", "bistro chair", "office chair", "bar stool"})
 _CLEAR: Final = 0.75  # metres in front of a door, for its leaf and for people
 _FRAME: Final = 0.008  # share of the picture's longest side that stays around every piece
 _NEAREST: Final = 1.0  # metres from the camera; nearer things fill the picture
@@ -137,39 +139,57 @@ class Planner:
         for step in layout:
             mirror = bool(self._chance.integers(2))
             self._count += 1
-            for group in step:
-                if self._place(group, mirror):
-                    break
+            self._step(step, mirror)
         return self.plan
+
+    def _step(self, step: tuple[Group, ...], mirror: bool) -> bool:
+        """Place the first of some groups that fits; one that stands close to chairs only when no other fits."""
+        known: dict[int, list[tuple[Point, float, float]]] = {}
+        for gap in (_PULLED, _GAP):
+            for number, group in enumerate(step):
+                if group.items[0].name in furniture.ON_WALL or group.items[0].name in furniture.RUGS:
+                    if self._lies_or_hangs(group.items[0].name):
+                        return True
+                    continue
+                if number not in known:
+                    known[number] = self._origins(group)
+                if self._place(group, known[number], mirror, gap):
+                    return True
+        return False
 
     # --- groups
 
-    def _place(self, group: Group, mirror: bool) -> bool:
-        first = group.items[0].name
-        if first in furniture.ON_WALL:
-            return self._hang(first, None)
-        if first in furniture.RUGS:
-            return self._runner(first)
-        best: tuple[float, list[Placed], tuple[Point, float]] | None = None
-        whole = 0.9 * len(group.items)
-        for origin, turn, merit in self._origins(group):
-            if best is not None and merit + whole <= best[0]:
-                continue  # even with all of its pieces, seen best, it would not win
-            found = self._try(group, origin, turn, mirror)
-            if found is None:
-                continue
-            value = merit + 0.9 * len(found) + self._merit(found)
-            if best is None or value > best[0]:
-                best = value, found, (origin, turn)
+    def _lies_or_hangs(self, name: str) -> bool:
+        return self._hang(name, None) if name in furniture.ON_WALL else self._runner(name)
+
+    def _place(self, group: Group, origins: list[tuple[Point, float, float]], mirror: bool, gap: float) -> bool:
+        best = self._best(group, origins, mirror, gap)
         if best is None:
             return False
-        _, found, (origin, turn) = best
+        found, (origin, turn) = best
         self.plan.pieces += found
         if group.rug is not None:
             self._lay(group.rug, origin, turn, mirror)
         if group.above is not None:
             self._hang(group.above, found[0])
         return True
+
+    def _best(
+        self, group: Group, origins: list[tuple[Point, float, float]], mirror: bool, gap: float
+    ) -> tuple[list[Placed], tuple[Point, float]] | None:
+        """Return the group where it stands best, chairs at least `gap` from others; None where it does not fit."""
+        best: tuple[float, list[Placed], tuple[Point, float]] | None = None
+        whole = 0.9 * len(group.items)
+        for origin, turn, merit in origins:
+            if best is not None and merit + whole <= best[0]:
+                continue  # even with all of its pieces, seen best, it would not win
+            found = self._try(group, origin, turn, mirror, gap)
+            if found is None:
+                continue
+            value = merit + 0.9 * len(found) + self._merit(found)
+            if best is None or value > best[0]:
+                best = value, found, (origin, turn)
+        return None if best is None else best[1:]
 
     def _origins(self, group: Group) -> list[tuple[Point, float, float]]:
         """Return origins, turns and merits at which a group is tried."""
@@ -202,10 +222,10 @@ class Planner:
         off = abs(float(u[0]) / self._space.view.width - 0.5)
         return -1.6 * off - 0.12 * max(0.0, float(depth[0]) - 3.0) - 0.5 * max(0.0, 2.0 - float(depth[0]))
 
-    def _try(self, group: Group, origin: Point, turn: float, mirror: bool) -> list[Placed] | None:
+    def _try(self, group: Group, origin: Point, turn: float, mirror: bool, gap: float) -> list[Placed] | None:
         found: list[Placed] = []
         for number, item in enumerate(group.items):
-            placed = self._item(item, origin, turn, mirror, found)
+            placed = self._item(item, origin, turn, mirror, found, gap)
             if placed is not None:
                 found.append(placed)
             elif number < group.need:
@@ -227,7 +247,9 @@ class Planner:
         }
         return self._variant if pair else (self._variant + self._count) % 12
 
-    def _item(self, item: Item, origin: Point, turn: float, mirror: bool, with_others: list[Placed]) -> Placed | None:
+    def _item(
+        self, item: Item, origin: Point, turn: float, mirror: bool, with_others: list[Placed], gap: float
+    ) -> Placed | None:
         mesh, low, high = self.mesh(item.name, self._variant_of(item.name))
         x, rotation = (-item.x, -item.turn) if mirror else (item.x, item.turn)
         y = item.y if item.middle else item.y + float(high[1])
@@ -235,12 +257,24 @@ class Planner:
         at = origin[0] + c * x + s * y, origin[1] + s * x - c * y
         whole = turn + rotation
         z = self._space.sides.height if item.on == "ceiling" else 0.0
-        return self.stand(item.name, mesh, at, whole, z, low, high, with_others)
+        return self.stand(item.name, mesh, at, whole, z, low, high, with_others, gap)
 
     def stand(
-        self, name: str, mesh: Mesh, at: Point, turn: float, z: float, low: Any, high: Any, with_others: list[Placed]
+        self,
+        name: str,
+        mesh: Mesh,
+        at: Point,
+        turn: float,
+        z: float,
+        low: Any,
+        high: Any,
+        with_others: list[Placed],
+        gap: float = _GAP,
     ) -> Placed | None:
-        """Return the piece at a place, or None when something speaks against it."""
+        """Return the piece at a place, or None when something speaks against it.
+
+        `with_others` are its own group's; a chair keeps `gap` from others, and they from it.
+        """
         c, s = math.cos(math.radians(turn)), math.sin(math.radians(turn))
         foot = tuple(
             (at[0] + c * x - s * y, at[1] + s * x + c * y)
@@ -252,14 +286,17 @@ class Planner:
                 return None
         hangs = z > 0
         if not hangs:
-            others = [*self.plan.pieces, *with_others]
-            tucked = name in {"chair", "bistro chair", "office chair", "bar stool"}
-            for other in others:
+            others = [
+                *((each, gap if name in _CHAIRS or each.name in _CHAIRS else _GAP) for each in self.plan.pieces),
+                *((each, _GAP) for each in with_others),
+            ]
+            tucked = name in _CHAIRS
+            for other, apart in others:
                 if not other.foot:
                     continue
                 # Chairs reach under the table they belong to.
                 under = tucked and ("table" in other.name or "island" in other.name or "desk" in other.name)
-                if rectangle_overlap(foot, other.foot, -0.30 if under else _GAP):
+                if rectangle_overlap(foot, other.foot, -0.30 if under else apart):
                     return None
             if any(rectangle_overlap(foot, zone) for zone in self._free):
                 return None

@@ -28,6 +28,8 @@ _SAID: Final = 0.85  # share of lit points that come from a window
 _SURE: Final = 0.75  # of lit points that come from a window, less the same of unlit ones
 _APART: Final = math.radians(25)
 _AHEAD: Final = 0.09  # by which the best direction beats every other one farther off than that
+_NEARLY: Final = 0.10  # less than the best: directions that explain the patch nearly as well
+_VAGUE: Final = math.radians(8.5)  # from their middle: a window as large as a wall explains any patch
 _POINTS: Final = 300
 _MARGIN: Final = 0.08  # metres around a window that still count: its edges are known to about that
 _CLEAR: Final = 1.3  # times the unlit floor's luminance: what a window shows is brighter, a passage is not
@@ -210,6 +212,10 @@ def _direction(lit: Any, unlit: Any, sides: Sides, holes: tuple[Hole, ...]) -> A
     best = int(value.argmax())
     other = value[ways @ ways[best] < math.cos(_APART)].max(initial=-1)
     if value[best] - other < _AHEAD:
+        return None
+    alike = ways[value >= value[best] - _NEARLY]
+    middle = alike.mean(axis=0)
+    if (alike @ middle).min() < math.cos(_VAGUE) * np.linalg.norm(middle):
         return None
     start_turn, start_rise = turn.reshape(-1)[best], rise.reshape(-1)[best]
     more_turn, more_rise = np.meshgrid(np.radians(np.arange(-6, 7, 1.5)), np.radians(np.arange(-5, 6, 1.0)))
