@@ -354,9 +354,8 @@ class Subscriber:
         left |= self._jobs
         for job in left:
             job.cancel()
-        if (
-            left
-        ):  # they release their claims, but a hanging database must not delay the end: leases run out by themselves
+        # They release their claims. A hanging database must not delay the end: leases run out by themselves.
+        if left:
             await asyncio.wait(left, timeout=RELEASE_SECONDS)
         back: dict[str, list[str]] = {}
         for job, (subscription, ack_id) in left.items():
