@@ -1,7 +1,7 @@
 """Every rule of the pipeline as a pure function: no I/O, no clock, no log.
 
-Callers name a rule by its subject, `decisions.image.claim(...)`: a verb alone, or a module called `image`, would hide
-behind local names.
+Callers import the package and write `decisions.image.claim(...)`. A bare `claim`, or a module imported as `image`,
+would collide with local variables of the same name.
 """
 
 from shared.decisions import batch, fairness, forecast, image, money, quota

@@ -1,8 +1,8 @@
-"""Everything that may happen to a batch, as pure functions: each answers the new document, or a `Refusal`.
+"""Everything that may happen to a batch, as pure functions: each returns the new document, or a `Refusal`.
 
 `_changed` is the only place that makes a changed batch, and it raises the revision. The closing check depends on that:
-it closes a batch only if the revision is still the one it read before it counted. tests/worlds explores these functions
-exhaustively, beside one another.
+it closes a batch only if the revision is still the one that it read before counting. tests/worlds runs these functions
+in every order that concurrent callers can produce.
 """
 
 from __future__ import annotations
@@ -33,16 +33,17 @@ from shared.model import (
 from shared.settings import ReconcileRules
 
 FINAL_STATES: Final = frozenset({BatchState.CLOSED, BatchState.REJECTED})
-DROP_SECONDS: Final = 86_400.0  # Eventarc brings an event again for a day
-MAX_DROPS: Final = 50  # remembered of a batch: far more than anybody drops within that day
-# No replay begins when its batch's documents are deleted within this time: what it requeues may be paused, or wait for
-# a daily quota, and an image that is deleted under way is lost. A queue keeps a task for 31 days at most.
+DROP_SECONDS: Final = 86_400.0  # Eventarc redelivers an event for one day
+MAX_DROPS: Final = 50  # drops remembered per batch: far more than anyone uploads within that day
+# No replay begins when its batch's documents will be deleted within this time. The images it requeues may be paused, or
+# wait for a daily quota, and an image whose document is deleted meanwhile is lost. A queue keeps a task for at most 31
+# days.
 LAST_SECONDS: Final = 30 * 86_400.0
 RECORD_KEPT_SECONDS: Final = 30 * 86_400.0  # a batch's record, after reconcile's last look at it
 
 
 class Changes(TypedDict, total=False):
-    """The fields of a batch that a decision may set. Whatever is not listed here never changes once it is created."""
+    """The fields of a batch that a decision may set. Every other field is fixed when the batch is created."""
 
     state: BatchState
     control: Control
@@ -77,13 +78,16 @@ def _changed(batch: Batch, **changes: Unpack[Changes]) -> Batch:
 
 
 def empty_tallies(batch: Batch) -> list[Tally]:
-    """The shards of a new batch: every image of theirs open, none folded in yet."""
+    """Return the shards of a new batch, with every image queued and none folded in yet."""
     sizes = shard_sizes(batch.total, batch.shards)
     return [Tally(batch=batch.id, shard=shard, counts=Counts(queued=size)) for shard, size in enumerate(sizes)]
 
 
 def fold(tally: Tally, *, index: int, revision: int, state: ImageState) -> Tally | Refusal:
-    """Count an image's newest state; an older or repeated revision changes nothing."""
+    """Count an image's newest state in its shard's tally.
+
+    Events arrive late and more than once. A revision that is not newer than the one already counted changes nothing.
+    """
     known_revision, known_state = tally.entries.get(index, (0, ImageState.QUEUED))
     if revision <= known_revision:
         return Refusal.UNCHANGED
@@ -98,7 +102,10 @@ def fold(tally: Tally, *, index: int, revision: int, state: ImageState) -> Tally
 
 
 def move(batch: Batch, move: BatchMove, **changes: Unpack[Changes]) -> Batch | Refusal:
-    """Apply a batch's move by the table of transitions, with what else changes; `ILLEGAL` where the table has none."""
+    """Apply `move` by the transition table together with `changes`.
+
+    Refuses with `ILLEGAL` where the table has no entry.
+    """
     state = BATCH_MOVES.get((batch.state, move))
     if state is None:
         return Refusal.ILLEGAL
@@ -107,7 +114,10 @@ def move(batch: Batch, move: BatchMove, **changes: Unpack[Changes]) -> Batch | R
 
 
 def note_taken_in(batch: Batch, *, place: int) -> Batch | Refusal:
-    """Remember that the images below `place` exist and that their tasks were published."""
+    """Record that the images below index `place` exist and that their tasks were published.
+
+    Ingest resumes from there after a crash.
+    """
     return Refusal.UNCHANGED if batch.tasks_published >= place else _changed(batch, tasks_published=place)
 
 
@@ -115,14 +125,18 @@ def note_taken_in(batch: Batch, *, place: int) -> Batch | Refusal:
 
 
 def begin_closing(batch: Batch, *, seen_revision: int, lease: Lease, now: float) -> Batch | Refusal:
-    """From processing to closing, only if the batch is still the one that was read before the sum."""
+    """Move from processing to closing, under `lease`, if the batch is still at `seen_revision`.
+
+    The caller read that revision before it summed the shards. A higher one means that the sum may be out of date, for
+    example because a replay has begun.
+    """
     if batch.revision != seen_revision:
         return Refusal.STALE_REVISION
     return move(batch, BatchMove.BEGIN_CLOSING, closer=lease, closing_at=now)
 
 
 def take_closer(batch: Batch, *, lease: Lease, now: float) -> Batch | Refusal:
-    """Carry on an interrupted closing once its closer's lease has run out."""
+    """Take over an interrupted closing once its closer's lease has run out. Refuses with `BUSY` before that."""
     if batch.state is not BatchState.CLOSING:
         return Refusal.ILLEGAL
     if batch.closer and batch.closer.until > now:
@@ -131,21 +145,22 @@ def take_closer(batch: Batch, *, lease: Lease, now: float) -> Batch | Refusal:
 
 
 def renew_closer(batch: Batch, *, lease: Lease) -> Batch | Refusal:
-    """Keep the lease while the reports are written; refused when another closer has taken over."""
+    """Extend the lease while the reports are written. Refuses when another closer has taken over."""
     if batch.state is not BatchState.CLOSING or batch.closer is None or batch.closer.holder != lease.holder:
         return Refusal.STALE_FENCE
     return _changed(batch, closer=lease)
 
 
 def free_closer(batch: Batch) -> Batch | Refusal:
-    """End the closer's lease before its time: its holder is known to be dead."""
+    """End the closer's lease early. For callers that know its holder is dead."""
     return Refusal.UNCHANGED if batch.closer is None else _changed(batch, closer=None)
 
 
 def close(batch: Batch, *, holder: str, completion: Completion, now: float) -> Batch | Refusal:
-    """From closing to closed, with the payload of the round's completion event; by the lease's holder only.
+    """Move from closing to closed, with the payload of the round's completion event. Only the lease's holder may.
 
-    A closer that stalled beyond its lease may find a later round closing: its completion is not that round's.
+    A closer that stalled beyond its lease may find that a later round is closing. Its completion describes the earlier
+    one.
     """
     if batch.closer is None or batch.closer.holder != holder:
         return Refusal.STALE_FENCE if batch.state is BatchState.CLOSING else Refusal.ILLEGAL
@@ -153,14 +168,14 @@ def close(batch: Batch, *, holder: str, completion: Completion, now: float) -> B
 
 
 def note_announced(batch: Batch, *, round_announced: int) -> Batch | Refusal:
-    """Remember that a round's completion event has been published."""
+    """Record that the completion event of `round_announced` has been published."""
     if batch.announced_round >= round_announced:
         return Refusal.UNCHANGED
     return _changed(batch, announced_round=round_announced)
 
 
 def note_progress(batch: Batch, *, round_now: int, tenth: int) -> Batch | Refusal:
-    """Remember which tenth of the round was announced."""
+    """Record that `batch.progress` was published for this tenth of round `round_now`."""
     if batch.round != round_now or batch.progress_announced >= tenth:
         return Refusal.UNCHANGED
     return _changed(batch, progress_announced=tenth)
@@ -176,16 +191,17 @@ class By(msgspec.Struct, frozen=True):
     at: float
 
     def note(self, batch: Batch | Refusal) -> Batch | Refusal:
-        """The changed batch with its author."""
+        """Return the changed batch with its author recorded; pass a refusal through."""
         if isinstance(batch, Refusal):
             return batch
         return msgspec.structs.replace(batch, controlled_by=self.person, controlled_at=self.at)
 
 
 def pause(batch: Batch, *, reason: str, seen: Batch | None = None) -> Batch | Refusal:
-    """From run to paused, with the reason that people will read.
+    """Move from run to paused, with a `reason` for people to read.
 
-    `seen`: the batch whose counts were the reason; resumed or replayed since, they are a reason no more.
+    `seen` is the batch whose counts were the reason (the failure threshold). If it was resumed or replayed since, those
+    counts no longer justify a pause, and the decision refuses with `STALE_REVISION`.
     """
     if batch.state in FINAL_STATES:
         return Refusal.ILLEGAL
@@ -197,9 +213,10 @@ def pause(batch: Batch, *, reason: str, seen: Batch | None = None) -> Batch | Re
 
 
 def resume(batch: Batch, *, counts: Counts) -> Batch | Refusal:
-    """From paused to run at a higher epoch: tasks that workers forgot while it was paused are older.
+    """Move from paused to run, at a higher control epoch, and count failures for the threshold from `counts` on.
 
-    The failure threshold counts from here: `counts` are the batch's own now.
+    Workers drop the tasks of a paused batch. The epoch shows that its queued images have to be published again. Without
+    the new baseline, the failures that caused the pause would pause the batch again at once.
     """
     if batch.control is Control.CANCELLING or batch.state in FINAL_STATES:
         return Refusal.ILLEGAL
@@ -215,14 +232,14 @@ def resume(batch: Batch, *, counts: Counts) -> Batch | Refusal:
 
 
 def note_published(batch: Batch, *, epoch: int) -> Batch | Refusal:
-    """Remember that the queued images of this epoch have been published."""
+    """Record that the queued images were published again for control epoch `epoch`."""
     if batch.epoch_published >= epoch:
         return Refusal.UNCHANGED
     return _changed(batch, epoch_published=epoch)
 
 
 def begin_cancel(batch: Batch, *, reason: str | None = None) -> Batch | Refusal:
-    """Cancel for good: there is no way back to run."""
+    """Cancel for good: a cancelling batch cannot run again."""
     if batch.state in FINAL_STATES or batch.state is BatchState.CLOSING:
         return Refusal.ILLEGAL
     if batch.control is Control.CANCELLING:
@@ -231,16 +248,17 @@ def begin_cancel(batch: Batch, *, reason: str | None = None) -> Batch | Refusal:
 
 
 def note_control_announced(batch: Batch, *, name: str) -> Batch | Refusal:
-    """Remember that the event of this pause or cancel has been published."""
+    """Record that the event `name` of this pause or cancel has been published."""
     if batch.control_announced == name:
         return Refusal.UNCHANGED
     return _changed(batch, control_announced=name)
 
 
 def threshold_passed(threshold: FailureThreshold, minimum_sample: int, baseline: Counts, counts: Counts) -> bool:
-    """Whether too many images have failed since the baseline. A share is taken of at least the minimum sample.
+    """Return whether too many images have failed since `baseline`.
 
-    `minimum_sample` is the settings', for a threshold without one of its own; a number of failures needs none.
+    A percentage is judged only once `minimum_sample` images have settled: three failures of the first four say little.
+    The argument is the default from the settings, for a threshold without its own. An absolute count needs no sample.
     """
     failed, settled = counts.failed - baseline.failed, counts.settled - baseline.settled
     if threshold.count is not None and failed >= threshold.count:
@@ -263,13 +281,13 @@ def begin_replay(
     drop: str = "",
     kept_seconds: float = math.inf,
 ) -> Batch | Refusal:
-    """To reopening: a new round if the batch was closed; the same plan if a replay was interrupted.
+    """Move to reopening: into a new round if the batch was closed, or with the same plan if a replay was interrupted.
 
-    A new one is refused in the last `LAST_SECONDS` before the batch's documents are deleted, `kept_seconds` after it
-    was created. One that a failed.csv asked for is carried on by that `drop` of it; when it has not come for a day, by
-    anybody.
+    A new replay is refused (`EXPIRING`) within `LAST_SECONDS` of the deletion of the batch's documents, which happens
+    `kept_seconds` after its creation. A replay requested by a failed.csv is resumed by the same `drop` of that file,
+    because only the file knows the corrections. If the drop has not come back for a day, any process may resume it.
 
-    From here on the failure threshold counts what fails anew: `counts` are the batch's own now.
+    `counts` are the batch's counts now; the failure threshold counts new failures from there.
     """
     if batch.state is BatchState.REOPENING and batch.replay is not None:
         if batch.replay.lease.until > now or not may_carry_on(batch.replay, drop, now):
@@ -287,31 +305,39 @@ def begin_replay(
         changes["retried"] = (*batch.retried, drop)[-MAX_DROPS:]
     if batch.state is not BatchState.CLOSED:
         if batch.control is Control.PAUSED:
-            return Refusal.PAUSED  # it would be queued again and not run
+            return Refusal.PAUSED  # the images would be queued but not run
         return move(batch, BatchMove.REOPEN, **changes)
     if batch.announced_round < batch.round:
-        return Refusal.BUSY  # announce first
+        return Refusal.BUSY  # the finished round must be announced first
     changes |= Changes(round=batch.round + 1, progress_announced=0)
-    if batch.control is Control.PAUSED:  # it closed while paused: that pause is over, or nothing of the new round runs
+    if (
+        batch.control is Control.PAUSED
+    ):  # it closed while paused; clear the pause, or nothing in the new round would run
         epoch = batch.control_epoch + 1
         changes |= Changes(control=Control.RUN, paused_reason=None, control_epoch=epoch, epoch_published=epoch)
     return move(batch, BatchMove.REOPEN, **changes)
 
 
 def may_carry_on(plan: ReplayPlan, drop: str, now: float) -> bool:
-    """Whether who holds `drop` (none: an operator, or reconcile) may take up an interrupted replay."""
+    """Return whether a process that holds `drop` may resume an interrupted replay.
+
+    An empty `drop` stands for an operator or reconcile.
+    """
     return plan.drop in ("", drop) or plan.lease.until + DROP_SECONDS < now
 
 
 def renew_replay(batch: Batch, *, lease: Lease) -> Batch | Refusal:
-    """Keep the lease; refused when another replay has taken over."""
+    """Extend the replay's lease. Refuses when another process has taken the replay over."""
     if batch.state is not BatchState.REOPENING or batch.replay is None or batch.replay.lease.holder != lease.holder:
         return Refusal.BUSY
     return _changed(batch, replay=msgspec.structs.replace(batch.replay, lease=lease))
 
 
 def end_replay(batch: Batch, *, holder: str, requeued: int) -> Batch | Refusal:
-    """Back to processing, by the holder of the replay's lease only. The images requeued are failures no more."""
+    """Move back to processing. Only the holder of the replay's lease may.
+
+    `requeued` images are no longer failures, so the threshold's baseline drops by that number.
+    """
     if batch.replay is None or batch.replay.lease.holder != holder:
         return Refusal.BUSY
     left = msgspec.structs.replace(batch.baseline, failed=max(0, batch.baseline.failed - requeued))
@@ -322,29 +348,31 @@ def end_replay(batch: Batch, *, holder: str, requeued: int) -> Batch | Refusal:
 
 
 def note_republished(batch: Batch, *, now: float) -> Batch:
-    """Remember when reconcile last published forgotten images of the batch again."""
+    """Record when reconcile last republished forgotten images of the batch."""
     return _changed(batch, republished_at=now)
 
 
 def forgotten_before(batch: Batch, emptied: TierEmpty | None, now: float, rules: ReconcileRules) -> float | None:
-    """Return the time before which an open image must have moved last to be forgotten; None: none is to be published.
+    """Return the time before which an open image must last have moved to count as forgotten.
 
-    A pull does not show messages that are leased or backing off, so one empty look at a tier is not enough. Workers
-    note when they found it empty. It must have been twice since the image moved, and twice since the batch was last
-    published again: otherwise a queue that seemed empty once would be filled every half hour.
+    None means that nothing may be republished now. A pull does not show messages that are leased or backing off, so one
+    empty look at a tier proves little. Workers record when they find a tier empty. Two such looks must lie after the
+    image's last move and after the last republishing; otherwise a queue that once seemed empty would be filled every
+    half hour.
     """
     if emptied is None or len(emptied.seen_at) < 2:
         return None
     if now - batch.republished_at < rules.every_seconds or emptied.seen_at[0] <= batch.republished_at:
         return None
-    # Up to and including untouched_seconds ago, and before the first of the two looks.
+    # Two limits: up to and including `untouched_seconds` ago, and before the first of the two looks.
     return min(emptied.seen_at[0], math.nextafter(now - rules.untouched_seconds, math.inf))
 
 
 def note_run(known: Reconciled | None, server_now: float, *, at: float, moved_at: float, swept: bool) -> Reconciled:
-    """Return the record after a run that began `at`. Of two runs at once the later one counts.
+    """Return the record after a run that began at `at`. When two runs overlap, the later one counts.
 
-    Never later than the server's own time: a clock that is ahead must not hide what moves until then.
+    The recorded time is never later than the server's own. Otherwise a caller whose clock runs ahead would hide the
+    images that move until then.
     """
     known = known or Reconciled()
     began = min(at, server_now)

@@ -1,7 +1,7 @@
-"""How long and how expensive: what a batch will take, before it runs and while it does.
+"""Duration and cost of a batch: an estimate before it runs, an ETA while it does.
 
-The vendor's quota bounds the fleet; within it the tiers share by weight, as in `shared.decisions.fairness`. What is not
-known yet comes from the settings' typical figures, what is known from measurement.
+The vendor's quota bounds the fleet. Within it the tiers share by weight, as in `shared.decisions.fairness`. What has
+not been measured yet comes from the settings' typical figures.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from shared.model import Tier
 from shared.settings import FleetRules, Limit, Settings
 from shared.vendors import spec_of
 
-# The measured speed forgets with this time constant: slow mode shows within two minutes, one slow image does not.
+# Time constant with which the measured speed forgets. Slow mode shows within two minutes; one slow image does not.
 SPEED_SECONDS: Final = 120.0
 
 
 class Capacity(msgspec.Struct, frozen=True):
-    """What the fleet can do: images per second, what bounds it, and for how many seconds nothing moves.
+    """What the fleet can do: images per second, what limits it, and for how many seconds nothing moves.
 
-    `outage`: a vendor does not answer, so `blocked_seconds` is only the time to the next test call.
+    `outage` means that a vendor does not answer. `blocked_seconds` is then only the time until the next probe.
     """
 
     images_per_second: float
@@ -45,10 +45,10 @@ def capacity(
     *,
     with_slots: bool = True,
 ) -> Capacity:
-    """The fleet's capacity under the quotas of `models` (id to calls per image), as their ledgers stand now.
+    """Return the fleet's capacity under the quotas of `models` (id to calls per image), as their ledgers stand now.
 
-    The workers' slots bound it too (of one worker, or of as many as may be started where starting them is ours), unless
-    the speed was measured: then they are in it already.
+    With `with_slots` the workers' slots limit it too: those of one worker, or of `max_instances` where the fleet can
+    start them. A measured speed already contains that limit, so callers that have one pass False.
     """
     workers = settings.fleet.max_instances if settings.fleet.pool else 1
     in_flight = workers * settings.worker.in_flight
@@ -72,32 +72,37 @@ def capacity(
 
 
 def calls_by_model(settings: Settings) -> dict[str, int]:
-    """Calls of one image to each model that a vendor's quota limits, by id; none when staging is our own work."""
+    """Return the calls of one image by model id; empty where no vendor's quota limits them (the local preview)."""
     spec = spec_of(settings)
     return {} if spec.local else dict(Counter(step.usual.model for step in spec.steps))
 
 
 def instances_wanted(backlog: int, capacity: Capacity, image_seconds: float, rules: FleetRules) -> int:
-    """Workers for so many open images: what is in flight at once is bounded by the backlog and by the quota.
+    """Return the number of workers for `backlog` open images, at most `max_instances`.
 
-    60 images a minute of 50 s each keep 50 in flight: one instance of 50 slots.
+    The backlog and the quota both bound how many images are in flight at once. Example: 60 images a minute of 50 s each
+    keep 50 in flight, which is one instance of 50 slots.
     """
     if not backlog:
         return 0
     useful = min(backlog, capacity.images_per_second * image_seconds)
-    # Rounded first: 250 calls a minute of 60 s are 250 in flight, and not 250.00000000000003.
+    # Round first: 250 calls a minute of 60 s are 250 in flight, but the float is 250.00000000000003.
     return min(rules.max_instances, max(1, math.ceil(round(useful / rules.images_per_instance, 6))))
 
 
 def at_most(measured: float, known: Capacity) -> Capacity:
-    """The capacity, held to the speed that was measured (images per second) where there is one (0: none)."""
+    """Return the capacity limited to the measured speed (images per second); 0 means that nothing was measured."""
     if not 0 < measured < known.images_per_second:
         return known
     return msgspec.structs.replace(known, images_per_second=measured, limited_by="the speed measured now")
 
 
 def finish_seconds(work: Mapping[Tier, float], of: Tier, images_per_second: float) -> float:
-    """When the last image of tier `of` is through, if the tiers' `work` (images) share the rate by weight."""
+    """Return how many seconds pass until the last image of tier `of` is done.
+
+    `work` is the number of images by tier. The tiers share the rate by weight, and the rest speeds up when a tier
+    finishes.
+    """
     left = {tier: images for tier, images in work.items() if images > 0}
     at = 0.0
     while of in left:
@@ -112,7 +117,10 @@ def finish_seconds(work: Mapping[Tier, float], of: Tier, images_per_second: floa
 
 
 def cost_per_image_usd(settings: Settings) -> float:
-    """The vendor's price of a typical image, in US dollars. Raises `ConfigurationError` for a model without a price."""
+    """Return the vendor's price of a typical image, in US dollars.
+
+    Raises `ConfigurationError` for a model without a price.
+    """
     spec = spec_of(settings)
     if spec.local:
         return 0.0
@@ -123,16 +131,17 @@ def cost_per_image_usd(settings: Settings) -> float:
 
 
 class TierEstimate(msgspec.Struct, frozen=True, rename="camel"):
-    """What a batch would take in one tier: the customer's price, and seconds until its last image is through."""
+    """A batch's estimate in one tier: the customer's price, and the seconds until its last image is done."""
 
     price_usd: float
     seconds: float
 
 
 class Estimate(msgspec.Struct, frozen=True, rename="camel"):
-    """A batch before it runs. `repeated` photos are bought once; `already_staged` are the cache's; costs in USD.
+    """The estimate of a batch before it runs. All costs are in US dollars.
 
-    `outage`: the vendor does not answer now, so the tiers' seconds are the least they can be.
+    `repeated` photos are bought once, and `already_staged` ones come from the cache. During an `outage` the vendor does
+    not answer, so the seconds of all tiers are lower bounds.
     """
 
     images: int
@@ -163,7 +172,7 @@ def estimate(
     capacity: Capacity,
     measured_cost_usd: float | None,
 ) -> Estimate:
-    """Cost and time of a batch in each tier. What the cache gives takes no call, and no time to speak of."""
+    """Return cost and time of a batch in each tier. Images from the cache need no call and practically no time."""
     to_buy = images - repeated - already_staged
     typical = cost_per_image_usd(settings)
     measured = measured_cost_usd if typical else None  # the preview is free whatever others have cost
@@ -174,7 +183,7 @@ def estimate(
         work = {other: float(backlog.get(other, 0)) for other in Tier}
         work[possible] += to_buy
         waiting = capacity.blocked_seconds + finish_seconds(work, possible, capacity.images_per_second)
-        # What the cache gives whole waits for no vendor, and takes no call.
+        # A batch that comes entirely from the cache makes no call and waits for no vendor.
         seconds = waiting + settings.typical.image_seconds if to_buy else 0.0
         tiers[possible.value] = TierEstimate(price_usd(settings.tiers, possible, cost), round(seconds, 1))
     return Estimate(
@@ -197,7 +206,10 @@ def estimate(
 
 
 def measured_cost_usd(costs: Iterable[tuple[float, int]]) -> float | None:
-    """The mean of closed batches' (cost in USD, images bought); None when none of them cost anything."""
+    """Return the mean cost per image of closed batches, given as (cost in USD, images bought).
+
+    None when none of them cost anything: the preview's batches are free.
+    """
     paid = [(cost, completed) for cost, completed in costs if cost and completed]
     return sum(cost for cost, _ in paid) / sum(completed for _, completed in paid) if paid else None
 
@@ -206,20 +218,24 @@ def measured_cost_usd(costs: Iterable[tuple[float, int]]) -> float | None:
 
 
 class Pace(msgspec.Struct, frozen=True):
-    """Images settled, and the seconds that took: both as far as they are not forgotten yet."""
+    """The measured speed: images settled, and the seconds that took. Both decay with `SPEED_SECONDS`."""
 
     images: float = 0.0
     seconds: float = 0.0
 
     @property
     def images_per_second(self) -> float | None:
-        """None before anything was measured."""
+        """The speed; None before anything was measured."""
         return self.images / self.seconds if self.seconds else None
 
 
 def pace_now(known: Pace, settled: int, seconds: float) -> Pace:
-    """After `settled` more in `seconds`. Young measurements count by what they hold: right from the first on."""
-    if seconds <= 0:  # two looks at one moment, or a clock that was set back: no time has passed, images have
+    """Return the pace after `settled` more images in `seconds`.
+
+    A new measurement is weighted by the time it covers. The pace is therefore right from the first measurement on, with
+    no warm-up from zero.
+    """
+    if seconds <= 0:  # two looks at the same moment, or a clock set back: count the images, but no time
         return Pace(known.images + max(0, settled), known.seconds)
     kept = math.exp(-seconds / SPEED_SECONDS)
     remembered = SPEED_SECONDS * (1 - kept)  # of these seconds
@@ -227,10 +243,10 @@ def pace_now(known: Pace, settled: int, seconds: float) -> Pace:
 
 
 def eta_seconds(open_images: int, speed: float | None, capacity: Capacity | None) -> float | None:
-    """Seconds until the open images are settled, by the measured speed and never faster than the quota.
+    """Return the seconds until the open images are settled, at the measured speed.
 
-    None before the first image is through, as nothing was measured yet, and while the vendor does not answer: nobody
-    knows for how long.
+    The speed is capped at what the quota allows. None before the first image has settled, because nothing was measured
+    yet. None also during an outage, because nobody knows how long that will last.
     """
     if not open_images:
         return 0.0

@@ -1,4 +1,7 @@
-"""What calls cost, and what customers pay. Exact to the millionth of a dollar: sums of bills must add up."""
+"""What calls cost us, and what customers pay.
+
+Sums are exact to the millionth of a dollar, because the lines of a bill must add up to its total.
+"""
 
 from __future__ import annotations
 
@@ -17,9 +20,10 @@ MICRO: Final = 1_000_000  # of a US dollar: bills are kept in whole millionths
 
 
 def cost_micro_usd(prices: Mapping[str, Price], usage: Usage) -> int:
-    """What a call costs in millionths of a US dollar, rounded up. A model without a price is a `KeyError`.
+    """Return what a call costs, in millionths of a US dollar, rounded up.
 
-    Each unit that the vendor charges by is counted: tokens, seconds, credits, pictures, and the call itself.
+    Every unit that a vendor charges by is counted: tokens, seconds, credits, pictures, and the call itself. Raises
+    `KeyError` for a model without a price.
     """
     price = prices[usage.model]
     tokens = usage.input_tokens * _as_written(price.input_usd) + usage.output_tokens * _as_written(price.output_usd)
@@ -33,7 +37,7 @@ def cost_micro_usd(prices: Mapping[str, Price], usage: Usage) -> int:
 
 
 def call_of(step: str, usage: Usage, usual: Usage, prices: Mapping[str, Price], duration_ms: int) -> Call:
-    """The entry of an image's bill for one call; a `usual` one where the vendor did not say what it used."""
+    """Return the line of an image's bill for one call. If the vendor did not report its usage, `usual` is charged."""
     counted = usage if usage.told else msgspec.structs.replace(usual, model=usage.model)
     return Call(
         step=step,
@@ -50,12 +54,12 @@ def call_of(step: str, usage: Usage, usual: Usage, prices: Mapping[str, Price], 
 
 
 def usd(micro: int) -> float:
-    """Millionths of a dollar as US dollars."""
+    """Return millionths of a US dollar as US dollars."""
     return micro / MICRO
 
 
 def price_usd(factors: TierFactors, tier: Tier, cost_usd: float) -> float:
-    """What the customer pays for work of this tier that cost `cost_usd`, both in US dollars."""
+    """Return what the customer pays for work of this tier that cost us `cost_usd`, both in US dollars."""
     of = {
         Tier.EXPRESS: factors.express_factor,
         Tier.NORMAL: factors.normal_factor,
@@ -66,5 +70,8 @@ def price_usd(factors: TierFactors, tier: Tier, cost_usd: float) -> float:
 
 @functools.cache
 def _as_written(price: float | None) -> Decimal:
-    """The price as it is written, not the float nearest to it: sums stay exact. None: nothing is charged."""
+    """Return the price exactly as written in the settings, not as the nearest float, so that sums are exact.
+
+    None means that the vendor does not charge by this unit.
+    """
     return Decimal(0) if price is None else Decimal(str(price))

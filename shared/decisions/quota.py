@@ -1,11 +1,13 @@
-"""A vendor model's quota as one shared document, and every decision about it: pure, with the time as an argument.
+"""A vendor model's quota as one shared document, and every decision about it.
 
-    limit         rolling minute, concurrent slots, or both
-    slow mode     a 429 halves the rate once per epoch; it recovers step by step
+    limit         calls per rolling minute, concurrent calls, or both
+    slow mode     a 429 halves the rate once per epoch; the rate recovers step by step
     breaker       consecutive 5xx and time-outs open the circuit; exactly one probe in the fleet closes it
-    tiers         express before normal before economy by weight (start-time fair queueing)
+    tiers         express before normal before economy, by weight (start-time fair queueing)
 
-Times are the server's, in seconds since the epoch. One decision reserves several calls, a few seconds ahead.
+The functions are pure and take the time as an argument. Times are the server's, in seconds since the epoch. One
+decision reserves several calls up to `HORIZON_SECONDS` ahead, because a shared document allows only a few writes a
+second.
 """
 
 from __future__ import annotations
@@ -24,42 +26,45 @@ from shared.model import Document, Record, Tier
 from shared.settings import Limit
 
 WINDOW_SECONDS: Final = 60.0
-# A grant may reach the vendor later than it was given, so that two arrive closer together than they were started: with
-# one second no rolling minute exceeded 60 in the model; GCRA with burst 6 costs 10 %, with burst 1 it reached 61.
+# Calls travel to the vendor at different speeds, so two may arrive closer together than they were started. In the
+# simulation no rolling minute exceeded 60 calls with a margin of one second. The alternative, GCRA, costs 10 % of the
+# quota with burst 6, and reached 61 calls with burst 1.
 MARGIN_SECONDS: Final = 1.0
 HORIZON_SECONDS: Final = 5.0  # a worker that dies loses at most five seconds of the fleet's quota
-MAX_LEAD_SECONDS: Final = 2.0  # starts are in order: everybody's next one is after that of a worker with slow replies
-WAITER_SECONDS: Final = 10.0  # a worker that asks no more waits no more; waiters ask every few seconds
-# Above this many a minute single times are counted in whole seconds: 61 entries instead of thousands.
+# Starts are handed out in order, so a late start for a worker with slow replies delays the whole fleet. Hence a cap.
+MAX_LEAD_SECONDS: Final = 2.0
+WAITER_SECONDS: Final = 10.0  # a waiting worker asks every few seconds; one silent for this long no longer waits
+# Above this limit (calls a minute) grants are counted per whole second: 61 entries instead of thousands.
 MAX_SINGLE_GRANTS: Final = 600
-# A document takes a few commits a second. Above this many workers each asks less often, and is given more each time, so
-# that all of them together write twice a second. Few workers ask as soon as they have something to ask for.
+# Firestore sustains only a few writes a second on one document. Above this many workers, each asks less often and gets
+# more each time, so that the fleet writes twice a second. A smaller fleet asks whenever it needs calls.
 FREE_WORKERS: Final = 4
 WRITE_SECONDS: Final = 0.5
-ASKED_SECONDS: Final = 30.0  # who has not asked for so long asks no more
-ASKED_AGAIN_SECONDS: Final = 5.0  # and no sooner is it noted anew
+ASKED_SECONDS: Final = 30.0  # a worker that has not asked for this long is no longer counted
+ASKED_AGAIN_SECONDS: Final = 5.0  # minimum age of a worker's entry before it is renewed: not every ask is a write
 SLOT_SECONDS: Final = 180.0  # a slot's lease: above the longest call's deadline, so that only a dead worker's runs out
-LEFT_SECONDS: Final = 1.0  # after leaving turns to other workers, or finding no slot, ask again
-LATE_RESET_SECONDS: Final = 900.0  # nobody spends a day's quota in its first quarter of an hour
-LATE_RESET_PAUSE_SECONDS: Final = 120.0  # then it is asked again: one refused call each time
+LEFT_SECONDS: Final = 1.0  # when to ask again after leaving turns to other workers, or finding no free slot
+LATE_RESET_SECONDS: Final = 900.0  # nobody spends a day's quota in the day's first quarter of an hour
+LATE_RESET_PAUSE_SECONDS: Final = 120.0  # how often to try again until a late reset; each try costs one refused call
 RESET_ZONE: Final = ZoneInfo("America/Los_Angeles")
 
-SLOWEST: Final = 1 / 64  # of the limit: slow mode never stops altogether
-# Without a 429 the rate rises a step. A vendor that halves its limit for ten minutes of a thousand images costs 0.2 %
-# beyond what it withholds, 1.7 % at worst of 18 runs at six moments; steps of 15 s by a quarter cost up to 4.4 %.
+SLOWEST: Final = 1 / 64  # lowest share of the limit: slow mode never stops completely, or it could not recover
+# The rate rises one step after this long without a 429. Measured with a vendor that halves its limit for ten minutes of
+# a thousand images, in 18 runs at six moments: recovery costs 0.2 % on top of what the vendor withholds, at worst 1.7
+# %. Steps of 15 s by a quarter cost up to 4.4 %.
 RECOVERY_SECONDS: Final = 10.0
 RECOVERY_FACTOR: Final = 1.4  # back from half to full in three steps: half a minute
-DEFAULT_PAUSE_SECONDS: Final = 10.0  # after a 429 that names none (Vertex)
+DEFAULT_PAUSE_SECONDS: Final = 10.0  # after a 429 without a Retry-After, as Vertex sends it
 RETRY_AFTER_MARGIN_SECONDS: Final = 1.0  # vendors truncate: "7s" may be 7.9 s
 
-FAILURES_TO_OPEN: Final = 5  # consecutive, fleet-wide: one is chance, five in a row at 1 % each are not
+FAILURES_TO_OPEN: Final = 5  # consecutive, fleet-wide: at an error rate of 1 %, five in a row are no coincidence
 FIRST_OPEN_SECONDS: Final = 30.0
 MAX_OPEN_SECONDS: Final = 300.0
-PROBE_SECONDS: Final = 150.0  # above the longest call's deadline (120 s): a probe whose worker died is given anew
+PROBE_SECONDS: Final = 150.0  # above the longest call's deadline (120 s): then its worker is dead and another may probe
 
 
 class Circuit(StrEnum):
-    """Closed: calls go through. Open: none does. Half open: exactly one, the probe."""
+    """State of the circuit breaker. Closed: calls pass. Open: none passes. Half open: exactly one passes, the probe."""
 
     CLOSED = "closed"
     OPEN = "open"
@@ -67,24 +72,25 @@ class Circuit(StrEnum):
 
 
 class Slot(Document, frozen=True, kw_only=True):
-    """A concurrent call's right, until it is given back or runs out."""
+    """The right to one concurrent call, until it is given back or its lease runs out at `until`."""
 
     id: str
     until: float
 
 
 class Waiter(Document, frozen=True, kw_only=True):
-    """How many calls of a tier a worker waits for."""
+    """How many calls of one tier a worker waits for. The entry expires at `until`."""
 
     count: int
     until: float
 
 
 class Ledger(Record, frozen=True, kw_only=True):
-    """The state of one vendor model's quota.
+    """The state of one vendor model's quota, shared by the fleet.
 
-    `grants` are (start, calls) pairs in order of start. `asked` is when each worker last asked. `served` are the fair
-    queue's finishing times by tier. `limit` is set by operators and goes before the settings' own.
+    `grants` are (start, calls) pairs in order of start. `asked` says when each worker last asked. `served` and
+    `virtual` belong to the fair queue: when each tier's last turn ended, and the current virtual time. `epoch` rises
+    with every 429 that lowers the rate. `limit` is set by operators and overrides the settings' limit.
     """
 
     id: str
@@ -101,7 +107,7 @@ class Ledger(Record, frozen=True, kw_only=True):
     day_spent_until: float = 0.0
     circuit: Circuit = Circuit.CLOSED
     failures: int = 0
-    answered_at: float = 0.0  # when the vendor last answered, as far as workers have told
+    answered_at: float = 0.0  # when the vendor last answered, as far as workers have reported
     open_until: float = 0.0
     closed_at: float = 0.0
     opened_times: int = 0
@@ -114,10 +120,14 @@ L = TypeVar("L", bound=Ledger)
 
 
 class Grant(msgspec.Struct, frozen=True):
-    """The right to one call: from `start` on, in `epoch`; its slot (concurrent limits) and whether it is the probe.
+    """The right to one call, from `start` on.
 
-    `begin_by` is on the asking worker's monotonic clock: a call that begins later may reach the vendor so late that it
-    counts in the next window, with calls that were granted for that one. It is then given back, and asked for again.
+    `epoch` is the ledger's when it was granted. `slot` says that it holds one of the concurrent slots, `probe` that it
+    is the circuit's probe.
+
+    `begin_by` is on the asking worker's monotonic clock. A call that begins later may reach the vendor so late that it
+    counts in the next window, together with the calls granted for that one. The worker then gives it back and asks
+    again.
     """
 
     id: str
@@ -130,10 +140,11 @@ class Grant(msgspec.Struct, frozen=True):
 
 
 class QuotaRequest(msgspec.Struct, frozen=True):
-    """What a worker wants: calls by tier, each with an id; and what it gives back, and heard, since it last asked.
+    """What a worker asks for, and what it reports since it last asked.
 
-    `answered_seconds_ago` is the age of the last answer, if `succeeded`: a worker may tell of it long afterwards.
-    `lead_seconds`: how long the reply will take to reach the worker. Rights that begin before it does would be lost.
+    `wanted` are ids of calls by tier. `answered_seconds_ago` is the age of the last answer if `succeeded`, which may be
+    reported long afterwards. `lead_seconds` is how long the reply will take to reach the worker: a call that was to
+    start before that would be lost.
     """
 
     worker: str
@@ -147,10 +158,10 @@ class QuotaRequest(msgspec.Struct, frozen=True):
 
 
 class Reserved(msgspec.Struct, frozen=True):
-    """The grants given, and when to ask again for the rest (infinity when nothing is left to ask for).
+    """The grants, and when to ask again for the rest (infinity when nothing is left to ask for).
 
-    `day_spent`: nothing will start until the vendor's day is over. `spacing_seconds`: how long this worker is to leave
-    the ledger alone now, for the sake of the others; 0 where there are few.
+    `day_spent`: nothing will start before the vendor's daily quota resets. `spacing_seconds`: how long this worker must
+    leave the ledger alone for the sake of the others; 0 in a small fleet.
     """
 
     grants: tuple[Grant, ...]
@@ -163,10 +174,10 @@ class Reserved(msgspec.Struct, frozen=True):
 
 
 def reserve(ledger: L, request: QuotaRequest, limit: Limit, now: float) -> tuple[L, Reserved]:
-    """Give what may start within the horizon to those whose turn it is, and note who waits for the rest.
+    """Grant the calls that may start within the horizon, and record who waits for the rest.
 
-    The turns are dealt out to all waiting tiers of the fleet; this worker takes those that fall to tiers it waits in,
-    the others stay for the workers they fall to.
+    The turns are dealt to all waiting tiers of the fleet. This worker takes those of the tiers that it waits in. It
+    leaves the others for the workers that wait in them. `limit` is the settings'; an operator's own limit goes first.
     """
     ledger = _asked(ledger, request.worker, now)
     after, reserved = _reserve(ledger, request, ledger.limit or limit, now)
@@ -174,13 +185,13 @@ def reserve(ledger: L, request: QuotaRequest, limit: Limit, now: float) -> tuple
 
 
 def spacing_seconds(ledger: Ledger) -> float:
-    """How long a worker is to wait between two asks, for two writes a second of all together."""
+    """Return how long a worker must wait between two asks, so that the fleet together writes twice a second."""
     workers = len(ledger.asked)
     return workers * WRITE_SECONDS if workers > FREE_WORKERS else 0.0
 
 
 def _asked(ledger: L, worker: str, now: float) -> L:
-    """Note that the worker asks, and forget those who have stopped."""
+    """Record that the worker asks, and drop workers that have stopped asking."""
     if now - ledger.asked.get(worker, -math.inf) < ASKED_AGAIN_SECONDS:
         return ledger
     asked = {name: at for name, at in ledger.asked.items() if now - at < ASKED_SECONDS}
@@ -188,6 +199,7 @@ def _asked(ledger: L, worker: str, now: float) -> L:
 
 
 def _reserve(ledger: L, request: QuotaRequest, limit: Limit, now: float) -> tuple[L, Reserved]:
+    """Apply what the worker reports, then grant what may start: nothing, one probe, or a share of the window."""
     ledger = recovered(heard(ledger, request, now), now)
     queues = {tier: list(ids) for tier, ids in request.wanted.items() if ids}
     blocked_until = _blocked_until(ledger, now)
@@ -216,7 +228,7 @@ def _reserve(ledger: L, request: QuotaRequest, limit: Limit, now: float) -> tupl
 
 
 class _Window:
-    """What the limit lets start within the horizon. Starts are handed out in order."""
+    """The calls that the limit lets start within the horizon. Starts are handed out in order."""
 
     def __init__(self, ledger: Ledger, limit: Limit, now: float, lead_seconds: float = 0.0) -> None:
         self._now = now
@@ -229,7 +241,10 @@ class _Window:
         self._not_before = max(now + lead_seconds, ledger.not_before)
 
     def _next(self, grants: list[tuple[float, int]]) -> float:
-        """When the next call may start: when the grant one window's worth of calls earlier has left the window."""
+        """Return when the next call may start after `grants`.
+
+        A window may hold n calls. The next call therefore waits until the n-th call before it has left the window.
+        """
         start = self._not_before
         if self._per_window is None:
             return start
@@ -240,21 +255,22 @@ class _Window:
                 start = max(start, granted + WINDOW_SECONDS + MARGIN_SECONDS)
                 break
         if grants:
-            start = max(start, grants[-1][0])  # in order, so that the bound holds for every window
+            start = max(start, grants[-1][0])  # keeps starts in order, so that the limit holds in every window
         return math.ceil(start) if (self._limit.per_minute or 0) > MAX_SINGLE_GRANTS else start
 
     def _add(self, grants: list[tuple[float, int]], start: float) -> None:
+        """Count one more call at `start`."""
         if grants and grants[-1][0] == start:
             grants[-1] = (start, grants[-1][1] + 1)
         else:
             grants.append((start, 1))
 
     def next_start(self) -> float:
-        """When the next call may start."""
+        """Return when the next call may start."""
         return self._next(self._grants)
 
     def count(self, wanted: int) -> int:
-        """How many of the calls wanted may start within the horizon."""
+        """Return how many of the `wanted` calls may start within the horizon."""
         most = wanted if self._free_slots is None else min(wanted, self._free_slots)
         trial, found = list(self._grants), 0
         while found < most:
@@ -266,7 +282,7 @@ class _Window:
         return found
 
     def take(self) -> float:
-        """The next start."""
+        """Take the next call and return its start."""
         start = self.next_start()
         self._add(self._grants, start)
         if self._free_slots is not None:
@@ -278,26 +294,36 @@ class _Window:
         return tuple(self._grants)
 
     def opens_at(self) -> float:
-        """When the next call may start."""
+        """Return when it is worth asking again.
+
+        That is when the next call's start comes within the horizon, or when a slot may have become free.
+        """
         if self._free_slots is not None and self._free_slots <= 0:
             return self._now + LEFT_SECONDS
         return max(self._now + 0.05, self.next_start() - HORIZON_SECONDS)
 
 
 def calls_per_window(limit: Limit, rate: float) -> int:
-    """How many calls may start in one window now."""
+    """Return how many calls may start in one window at the current rate, at least one."""
     return max(1, math.floor((limit.per_minute or 0) * rate))
 
 
 def slots_now(limit: Limit, rate: float) -> int | None:
-    """How many calls there may be at once now: slow mode halves these too."""
+    """Return how many calls may run at once at the current rate; None without such a limit.
+
+    Slow mode lowers this number too.
+    """
     return None if limit.concurrent is None else max(1, math.floor(limit.concurrent * rate))
 
 
 def _turns(
     ledger: L, queues: Mapping[Tier, list[str]], elsewhere: Mapping[Tier, int], number: int
 ) -> tuple[L, list[Tier], bool]:
-    """Deal `number` turns to the waiting tiers by weight: (ledger, this worker's turns, whether some are others')."""
+    """Deal `number` turns to the waiting tiers by weight.
+
+    Returns the ledger, the tiers of this worker's turns, and whether other workers were left some. Turns left to others
+    are not charged here: each worker is charged for the turns that it takes itself, or a tier would pay for them twice.
+    """
     mine = {tier: len(ids) for tier, ids in queues.items()}
     others = dict(elsewhere)
     served, virtual = dict(ledger.served), ledger.virtual
@@ -317,7 +343,7 @@ def _turns(
         else:
             others[tier] -= 1
             left_at = start if left_at is None else left_at
-    if left_at is not None:  # turns that were left are counted when their workers take them, from where they were left
+    if left_at is not None:  # turns left to other workers are charged when those workers take them
         virtual = min(virtual, left_at)
         counted = {tier.value: ledger.served.get(tier.value, 0.0) for tier in Tier}
         for tier in turns:
@@ -327,7 +353,7 @@ def _turns(
 
 
 def _waiting_elsewhere(ledger: Ledger, worker: str, now: float) -> dict[Tier, int]:
-    """Calls other workers wait for, by tier."""
+    """Return how many calls other workers wait for, by tier."""
     found: dict[Tier, int] = {}
     for key, waiter in ledger.waiters.items():
         name, _, tier = key.rpartition(" ")
@@ -337,7 +363,7 @@ def _waiting_elsewhere(ledger: Ledger, worker: str, now: float) -> dict[Tier, in
 
 
 def _noted(ledger: L, worker: str, queues: Mapping[Tier, list[str]], now: float) -> L:
-    """Who waits now: this worker's entries renewed, expired ones dropped."""
+    """Renew this worker's entries among the waiting, and drop expired ones."""
     waiters = {key: w for key, w in ledger.waiters.items() if w.until > now and key.rpartition(" ")[0] != worker}
     for tier, ids in queues.items():
         if ids:
@@ -347,7 +373,7 @@ def _noted(ledger: L, worker: str, queues: Mapping[Tier, list[str]], now: float)
 
 
 def _blocked_until(ledger: Ledger, now: float) -> float | None:
-    """When to ask again while nothing but a probe may start; None when calls may."""
+    """Return when to ask again while only a probe may start; None when calls may start."""
     if ledger.circuit is Circuit.CLOSED:
         return None
     waits_for = ledger.open_until if ledger.circuit is Circuit.OPEN else ledger.probe_until
@@ -355,9 +381,10 @@ def _blocked_until(ledger: Ledger, now: float) -> float | None:
 
 
 def _probe(ledger: L, queues: Mapping[Tier, list[str]], limit: Limit, now: float) -> tuple[L, tuple[Grant, ...]]:
-    """The one probe of an open circuit whose pause is over, or of a half-open one whose probe is lost.
+    """Grant the probe if one is due: the circuit's pause is over, or the last probe's worker died.
 
-    It keeps to the rolling minute as every call does. Slots it needs none: those of the calls that failed are free.
+    A probe respects the rolling minute like every call. It needs no slot, because the calls that failed have freed
+    theirs.
     """
     due = ledger.open_until if ledger.circuit is Circuit.OPEN else ledger.probe_until
     tier = next((tier for tier in Tier if queues.get(tier)), None)
@@ -379,9 +406,10 @@ def _probe(ledger: L, queues: Mapping[Tier, list[str]], limit: Limit, now: float
 
 
 def heard(ledger: L, request: QuotaRequest, now: float) -> L:
-    """Apply what rides on a reservation: slots given back, successes, what became of a probe.
+    """Apply what a worker reports with its reservation: slots given back, successes, the outcome of a probe.
 
-    A probe that was not made, or broken off, has shown nothing: the circuit stays open, and the next probe is due.
+    A probe that was not made, or was cancelled, has shown nothing. The circuit stays open and the next probe is due at
+    once.
     """
     slots = tuple(slot for slot in ledger.slots if slot.until > now and slot.id not in request.done_slots)
     changes: dict[str, object] = {"slots": slots}
@@ -395,7 +423,10 @@ def heard(ledger: L, request: QuotaRequest, now: float) -> L:
 
 
 def recovered(ledger: L, now: float) -> L:
-    """The ledger as it stands now: a step back to the full rate for every quiet while; a spent day that is over."""
+    """Return the ledger as of `now`.
+
+    The rate rises one step for each quiet interval, and a daily quota that has reset is available again.
+    """
     if 0.0 < ledger.day_spent_until <= now:
         ledger = msgspec.structs.replace(ledger, day_spent_until=0.0)
     rate, changed = ledger.rate, ledger.rate_changed_at
@@ -405,22 +436,26 @@ def recovered(ledger: L, now: float) -> L:
 
 
 def throttled(ledger: L, grant: Grant, retry_after_seconds: float | None, now: float) -> L:
-    """A 429: the rate is halved once per epoch, however many calls of it were refused; the pause is honoured."""
+    """Apply a 429: halve the rate once per epoch, and honour the vendor's pause.
+
+    Many calls of one epoch may be refused together. They are one signal, so only the first of them lowers the rate.
+    """
     pause = DEFAULT_PAUSE_SECONDS if retry_after_seconds is None else retry_after_seconds + RETRY_AFTER_MARGIN_SECONDS
     changes: dict[str, object] = {"not_before": max(ledger.not_before, now + pause)}
     if grant.epoch == ledger.epoch:
         rate = max(SLOWEST, recovered(ledger, now).rate / 2)
         changes |= {"rate": rate, "rate_changed_at": now + pause, "epoch": ledger.epoch + 1}
-    if grant.probe and grant.id == ledger.probe:  # the vendor answers again, if only to refuse
+    if grant.probe and grant.id == ledger.probe:  # a refusal too shows that the vendor answers again
         changes |= _closed(now)
     return msgspec.structs.replace(_without_slot(ledger, grant), **changes)
 
 
 def failed(ledger: L, grant: Grant, now: float, *, answered_seconds_ago: float | None = None) -> L:
-    """A 5xx or a time-out: enough in a row open the circuit; a failing probe opens it again, for longer.
+    """Apply a 5xx or time-out: enough in a row open the circuit, and a failed probe opens it again for longer.
 
-    `answered_seconds_ago`: the age of the last answer that this worker has had since its last failure and not told;
-    None: there was none. What `is_of_outage` tells nothing new.
+    `answered_seconds_ago` is the age of the last answer that this worker has had since its last failure and not yet
+    reported; None if there was none. An answer ends the row of failures. A call that belongs to a known outage
+    (`is_of_outage`) is not counted, as it shows nothing new.
     """
     ledger = _without_slot(ledger, grant)
     if grant.probe:
@@ -435,23 +470,26 @@ def failed(ledger: L, grant: Grant, now: float, *, answered_seconds_ago: float |
 
 
 def _closed(now: float) -> dict[str, object]:
+    """Return the fields of a closed circuit."""
     return {"circuit": Circuit.CLOSED, "closed_at": now, "failures": 0, "opened_times": 0, "probe": None}
 
 
 def is_of_outage(ledger: Ledger, grant: Grant) -> bool:
-    """Whether a failed call belongs to an outage that is known, be it over: the call waits and is made again."""
+    """Return whether a failed call belongs to a known outage, even one that has ended. It waits and is retried."""
     return ledger.circuit is not Circuit.CLOSED or grant.start < ledger.closed_at
 
 
 def may_be_outage(ledger: Ledger, failed_at: float) -> bool:
-    """Whether nothing shows that the vendor works since a call failed: then too few calls are made to open the circuit.
+    """Return whether nothing shows that the vendor works since a call failed at `failed_at`.
 
-    One image alone would else spend its attempts within a minute, in an outage that fifty images survive.
+    The vendor may be down while too few calls are made to open the circuit. Without this check a single image would
+    spend all its attempts within a minute of an outage that fifty images survive.
     """
     return ledger.answered_at <= failed_at
 
 
 def _opened(ledger: L, now: float) -> L:
+    """Open the circuit, for twice as long as last time, at most `MAX_OPEN_SECONDS`."""
     pause = min(MAX_OPEN_SECONDS, FIRST_OPEN_SECONDS * 2.0**ledger.opened_times)
     return msgspec.structs.replace(
         ledger,
@@ -463,9 +501,11 @@ def _opened(ledger: L, now: float) -> L:
 
 
 def day_spent(ledger: L, grant: Grant, now: float) -> L:
-    """The daily quota is used up: nothing starts until it resets, at midnight Pacific time as the vendor documents.
+    """Record that the daily quota is used up: nothing starts until it resets.
 
-    A refusal that is noted just after a midnight is the day before's, or the vendor's reset is late: not a day's wait.
+    Google documents the reset at midnight Pacific time. A refusal recorded just after midnight belongs to the day
+    before, or the vendor's reset is late. Waiting a whole day would be wrong in both cases, so the next try comes after
+    `LATE_RESET_PAUSE_SECONDS`.
     """
     fresh = next_reset(now) != next_reset(now - LATE_RESET_SECONDS)
     until = now + LATE_RESET_PAUSE_SECONDS if fresh else next_reset(now)
@@ -473,20 +513,21 @@ def day_spent(ledger: L, grant: Grant, now: float) -> L:
 
 
 def next_reset(now: float) -> float:
-    """The next midnight in California after `now`."""
+    """Return the next midnight in California after `now`, in seconds since the epoch."""
     local = datetime.fromtimestamp(now, RESET_ZONE)
     return (local.replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=1)).timestamp()
 
 
 def _without_slot(ledger: L, grant: Grant) -> L:
+    """Return the ledger without the grant's slot: its call is over."""
     return msgspec.structs.replace(ledger, slots=tuple(slot for slot in ledger.slots if slot.id != grant.id))
 
 
 def set_limit(ledger: Ledger, limit: Limit | None) -> Ledger:
-    """Operators' own limit; None: the settings' again."""
+    """Set an operator's own limit; None returns to the settings' limit."""
     return msgspec.structs.replace(ledger, limit=limit)
 
 
 def used(ledger: Ledger, now: float) -> int:
-    """Calls started within the last window."""
+    """Return the number of calls that started within the last window."""
     return sum(count for start, count in ledger.grants if now - WINDOW_SECONDS < start <= now)

@@ -1,4 +1,4 @@
-"""What operators want of a batch: as customers are told of it, and as the workers see it."""
+"""Announces to customers that a batch was paused or cancelled."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from shared.topology import EVENTS_TOPIC
 
 
 async def announce_control(store: BatchStore, queue: Queue, clock: Clock, batch: Batch) -> None:
-    """Publish the event of the batch's pause or cancel, if there is one that has not been.
+    """Publish the event of the batch's pause or cancel, unless it has been published.
 
-    Any process that finds it unannounced announces it: the one that paused the batch may have been killed. A second
-    announcement has the same id.
+    Any process that finds it unannounced publishes it; the one that paused the batch may have crashed. A duplicate has
+    the same event id.
     """
     told: Public
     if batch.control is Control.PAUSED:

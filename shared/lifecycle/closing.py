@@ -1,8 +1,8 @@
-"""Counting images into tallies, and closing a batch exactly once per round.
+"""Summing a batch's tallies, and closing the batch exactly once per round.
 
-The order of the closing check is what makes it right: own shard committed, then the batch read, then the open counts
-summed, then the batch compared-and-set to `closing`. A replay in between moves the batch's revision and the check
-comes to nothing. See docs/architecture.md, "Closing".
+The closing check is correct because of its order. The caller's own shard is committed first. Then the batch is read,
+the open counts are summed, and the batch is compared-and-set to `closing`. A replay in between raises the batch's
+revision, and the compare-and-set fails. See docs/architecture.md, "Closing".
 """
 
 from __future__ import annotations
@@ -47,15 +47,17 @@ log = logging.getLogger(__name__)
 # --- the steps --------------------------------------------------------------------------------------------------------
 
 
-# Looks at a batch that keeps moving on: pauses and resumes come by hand, so a second look mostly does.
+# Closing checks of a batch that changes during each of them. People pause and resume, so a second check mostly
+# succeeds.
 CHECK_TRIES: Final = 5
-# After so many images what was gathered is kept: a closing that is killed, or whose caller hangs up, goes on there.
+# The gathered results are stored after every this many images. A closing that crashes, or whose caller hangs up,
+# continues from there.
 PART_IMAGES: Final = 5000
-PAGE_IMAGES: Final = 500  # between two looks at the lease: a page of the store
+PAGE_IMAGES: Final = 500  # images between two checks of the lease: one page of the store
 
 
 class Closer:
-    """Runs the closing check and carries a closing through: reports, closed, announced, noted."""
+    """Runs the closing check and finishes a closing: write reports, close, announce, record the announcement."""
 
     def __init__(self, store: BatchStore, queue: Queue, objects: ObjectStore, clock: Clock, settings: Settings) -> None:
         self._store = store
@@ -65,11 +67,11 @@ class Closer:
         self._settings = settings
 
     async def check(self, batch_id: str) -> None:
-        """Close the batch if nothing of it is open; carry on whatever an earlier closer left unfinished.
+        """Close the batch if none of its images is open, and finish what an earlier closer left undone.
 
-        Safe to call at any time and any number of times. The caller's own shard must be committed before. Raises
-        `StillClosing` while another closer is at it, or when the batch keeps moving: who was called by an event brings
-        it again, in case nobody else closes it.
+        Safe to call at any time and any number of times. The caller must have committed its own shard before. Raises
+        `StillClosing` while another closer works on it, or when the batch keeps changing. A caller that was triggered
+        by an event lets it be redelivered, in case nobody else closes the batch.
         """
         for _ in range(CHECK_TRIES):
             batch = await self._store.batch(batch_id)
@@ -87,15 +89,16 @@ class Closer:
                 return
             if taken is Refusal.BUSY:
                 raise StillClosing(f"{batch_id} is being closed by another closer")
-            # The batch moved on between the look and the lease (a pause, a resume): look again.
-        raise StillClosing(f"{batch_id} moved on under {CHECK_TRIES} looks")
+            # The batch changed between the check and the lease (a pause, a resume): check again.
+        raise StillClosing(f"{batch_id} changed during each of {CHECK_TRIES} closing checks")
 
     async def _anything_open(self, batch: Batch) -> bool:
+        """Return whether an image is open, or a shard is missing and its images cannot be counted."""
         open_count, shards = await self._store.open_images(batch.id)
         return bool(open_count) or shards != batch.shards
 
     async def _take(self, batch: Batch) -> Batch | Refusal:
-        """The lease to close: from processing only as the batch was read before the sum."""
+        """Take the lease to close. From processing only if the batch is still as it was read before the sum."""
         lease, now, seen = self._lease(), self._clock.now(), batch.revision
 
         def decide(known: Batch) -> Batch | Refusal:
@@ -106,11 +109,12 @@ class Closer:
         return await self._store.change_batch(batch.id, decide, self._clock.token())
 
     def _lease(self, holder: str | None = None) -> Lease:
+        """Return a lease from now on, for `holder` or for a new one."""
         until = self._clock.now() + self._settings.worker.closer_lease_seconds
         return Lease(holder=holder or self._clock.token(), until=until)
 
     async def _renewed(self, batch: Batch, lease: Lease) -> Lease:
-        """The lease, renewed when a third of it has passed. Raises `LostClaim` when another closer has taken over."""
+        """Return the lease, renewed once a third of it has passed. Raises `LostClaim` when another closer has it."""
         longer = self._lease(lease.holder)
         if longer.until - lease.until < self._settings.worker.closer_lease_seconds / 3:
             return lease
@@ -122,7 +126,7 @@ class Closer:
         return longer
 
     async def _finish(self, batch: Batch) -> None:
-        """Write the reports, close, announce. A closer that lost its lease changes nothing and stops."""
+        """Write the reports, close, announce. A closer that has lost its lease changes nothing and stops."""
         if batch.closer is None:
             raise RuntimeError(f"{batch.id} is closing without a lease")
         holder = batch.closer.holder
@@ -147,7 +151,11 @@ class Closer:
             await self._forget_parts(batch)
 
     async def _gathered(self, batch: Batch, lease: Lease) -> tuple[report.RoundReport, Lease]:
-        """All images of the round, those first that an earlier closer has gathered; and the lease as it is now."""
+        """Return all images of the round, and the lease as renewed meanwhile.
+
+        Parts that an earlier closer has stored are read first, so that a closing of many images makes progress over
+        crashes.
+        """
         gathered, bucket, folder = (
             report.RoundReport(batch),
             self._settings.buckets.results,
@@ -170,21 +178,22 @@ class Closer:
         return gathered, lease
 
     async def _forget_parts(self, batch: Batch) -> None:
-        """What is left over after a kill here is deleted by the bucket's rule."""
+        """Delete the stored parts. If this is interrupted, the bucket's lifecycle rule deletes the rest."""
         if batch.total > PART_IMAGES:
             bucket = self._settings.buckets.results
             async for stored in self._objects.list(bucket, names.closing_folder(batch)):
                 await self._objects.delete(bucket, stored.name)
 
     async def _write_reports(self, batch: Batch, lease: Lease) -> Completion:
-        """The round's files, each fenced by the revision the lease was taken at. Raises `LostClaim`."""
+        """Write the round's files, each fenced by the revision at which the lease was taken. Raises `LostClaim`."""
         gathered, lease = await self._gathered(batch, lease)
         counted = await self._store.counts(batch.id)
         if gathered.counts != counted or counted.open:
             now_there = await self._store.batch(batch.id)
             if now_there is None or now_there.closer is None or now_there.closer.holder != lease.holder:
                 raise LostClaim("images changed: a later round is under way")
-            # Cannot be: every settled image was folded before the sum was zero. Better loud than a wrong bill.
+            # Should be impossible: every settled image was folded before the sum was zero. Fail rather than write a
+            # wrong bill.
             raise RuntimeError(f"{batch.id}: images count {gathered.counts}, tallies {counted}")
         files: dict[str, ReportFile] = {}
         for name, data in gathered.files():
@@ -209,10 +218,10 @@ class Closer:
         )
 
     async def show_progress(self, batch_id: str, *, at_once: bool = False) -> tuple[Batch, Counts] | None:
-        """Refresh status.json and tell the latest tenth; what was read. None: there is nothing to show.
+        """Refresh status.json and announce the latest tenth; return what was read, None if there is nothing to show.
 
-        Without `at_once` a status.json that was written a moment ago stays: the next change refreshes it. Callers after
-        whom no change may come ask for `at_once`.
+        Without `at_once`, a status.json written a moment ago is left as it is, because the next change refreshes it.
+        Callers after whom no change may come (a pause, for example) pass `at_once`.
         """
         batch = await self._store.batch(batch_id)
         if batch is None or batch.state in (BatchState.CLOSED, BatchState.REJECTED):
@@ -225,11 +234,12 @@ class Closer:
         return batch, counts
 
     async def _tell_progress(self, batch: Batch, counts: Counts, capacity: Capacity | None) -> None:
-        """Publish one event with the latest tenth, however many were passed since the last one.
+        """Publish one event for the latest tenth, however many tenths have passed since the last one.
 
-        Events with the same counts at the same moment tell a customer nothing. A repeated event has the same id.
+        Several events with the same counts at the same moment would tell a customer nothing. A repeated event has the
+        same id.
         """
-        tenth = min(9, counts.settled * 10 // batch.total if batch.total else 0)  # the whole is told by batch.completed
+        tenth = min(9, counts.settled * 10 // batch.total if batch.total else 0)  # batch.completed announces the tenth
         if tenth <= batch.progress_announced:
             return
         now = self._clock.now()
@@ -241,17 +251,20 @@ class Closer:
         await self._store.change_batch(batch.id, decide, self._clock.token())
 
     async def announce(self, batch: Batch, *, again: bool = False) -> None:
-        """Publish the round's completion event and note it. A kill in between repeats the event under the same id.
+        """Publish the round's completion event and record that.
 
-        `again`: for a client that asks for what was told before; status.json says it already.
+        A crash in between repeats the event under the same id.
+
+        `again` is for a client that has submitted the same manifest again: the event is repeated, status.json is up to
+        date.
         """
         completion = batch.completion
         if completion is None or batch.closed_at is None:
             raise RuntimeError(f"{batch.id} is {batch.state} and has no completion to announce")
-        await announce_control(self._store, self._queue, self._clock, batch)  # what came before is told before
+        await announce_control(self._store, self._queue, self._clock, batch)  # an earlier pause or cancel goes first
         bucket, counts = self._settings.buckets.results, completion.counts
         if not again:
-            await write_status(self._objects, bucket, batch, counts, batch.closed_at)  # for those who poll
+            await write_status(self._objects, bucket, batch, counts, batch.closed_at)  # for clients that poll
         seconds, objects = self._settings.buckets.signed_link_seconds, self._objects
         links = {
             name: await objects.link(bucket, file.name, seconds) if seconds else objects.uri(bucket, file.name)

@@ -1,4 +1,4 @@
-"""What operators do to a batch: pause, resume, cancel. Each may be killed and run again."""
+"""What operators do to a batch: pause, resume, cancel. Each may crash and be run again."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from shared.worker.heartbeat import known_holder
 
 log = logging.getLogger(__name__)
 
-PUBLISH_CHUNK = 500  # tasks published at once when a batch is resumed
+PUBLISH_CHUNK = 500  # tasks published in one request when a batch is resumed
 
 
 # --- pure decisions
@@ -30,7 +30,11 @@ PUBLISH_CHUNK = 500  # tasks published at once when a batch is resumed
 
 
 class Operator:
-    """See the module. Every method answers the batch, or the refusal that says why nothing was done."""
+    """Pauses, resumes and cancels batches, for the commands, for AGGREGATE's threshold and for reconcile.
+
+    Every method returns the batch, or the refusal that says why nothing was done. `by` is the person who asked; None
+    when the pipeline itself did.
+    """
 
     def __init__(self, store: BatchStore, queue: Queue, closer: closing.Closer, scaling: Scaling, clock: Clock) -> None:
         self._store = store
@@ -49,7 +53,7 @@ class Operator:
     ) -> Batch | Refusal:
         """Pause the batch. Workers notice within seconds and release images that are between two paid calls.
 
-        `seen`: see the decision `pause`. `by`: the person who asked.
+        `reason` is for people, and is sent to the customer. `seen` as for `decisions.batch.pause`.
         """
         who = By(by, self._clock.now())
         paused = await self._store.change_batch(
@@ -63,7 +67,10 @@ class Operator:
         return paused
 
     async def resume(self, batch_id: str, *, by: str | None = None) -> Batch | Refusal:
-        """Run again, and publish every queued image again. After a kill, run again it publishes what was not."""
+        """Run the batch again and republish every queued image.
+
+        After a crash, the same call publishes the images that the first one did not.
+        """
         counts = await self._store.counts(batch_id)
         who = By(by, self._clock.now())
         resumed = await self._store.change_batch(
@@ -78,7 +85,7 @@ class Operator:
         return resumed
 
     async def publish_queued(self, batch: Batch) -> int:
-        """Publish a task for every queued image of the batch at its present epoch; how many."""
+        """Publish a task for every queued image at the batch's current control epoch. Return how many."""
         published, tasks = 0, list[Message]()
         async for image in self._store.images(batch.id, ImageState.QUEUED):
             tasks.append(task_message(image, batch.control_epoch))
@@ -94,7 +101,10 @@ class Operator:
         return published + len(tasks)
 
     async def cancel(self, batch_id: str, *, reason: str | None = None, by: str | None = None) -> Batch | Refusal:
-        """Cancel every queued image. Workers finish or cancel the images they hold; finished ones are kept."""
+        """Cancel the batch for good, and every queued image with it.
+
+        Workers finish or cancel the images that they hold. Completed images are kept.
+        """
         who = By(by, self._clock.now())
         begun = await self._store.change_batch(
             batch_id, lambda b: who.note(decisions.batch.begin_cancel(b, reason=reason)), self._clock.token()
@@ -109,7 +119,7 @@ class Operator:
         return begun
 
     async def cancel_queued(self, batch: Batch) -> int:
-        """Settle every image of a cancelled batch that nobody works on; how many."""
+        """Settle every image of a cancelled batch that no living worker holds. Return how many."""
         cancelled = 0
         for state in (ImageState.QUEUED, ImageState.PROCESSING):
             async for image in self._store.images(batch.id, state):

@@ -1,7 +1,7 @@
-"""How many workers there are: none while nothing is open, as many as the backlog and the quota can use.
+"""Sets the number of workers: none while nothing is open, else as many as the backlog and the quota can use.
 
-Ingest, replay and resume start them. Reconcile stops them all when nothing is open: by its schedule, and at once when a
-batch has closed. A wake-up that fails is only late: the schedule repairs it.
+Ingest, replay and resume start them. Reconcile stops them all when nothing is open, on its schedule and at once when a
+batch has closed. If starting them fails, they only start late: the schedule does it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 
 class Scaling:
-    """Keeps the fleet's size. Without a fleet (one machine, the local stack) there is nothing to do."""
+    """Keeps the fleet's size. Without a fleet (one machine, the local stack) it does nothing."""
 
     def __init__(self, store: BatchStore, fleet: Fleet | None, clock: Clock, settings: Settings) -> None:
         self._store = store
@@ -30,24 +30,28 @@ class Scaling:
         self._settings = settings
 
     async def wake(self) -> None:
-        """Start the workers that the open batches need; never stops any. Never raises: the schedule comes after it."""
+        """Start the workers that the open batches need; never stop any.
+
+        Never raises, because the schedule repairs a failure. A fault in our configuration is logged for the operators'
+        alert.
+        """
         if self._fleet is None:
             return
         try:
             wanted = await self._wanted()
             if wanted > await self._fleet.instances():
                 await self._set(self._fleet, wanted)
-        except ConfigurationError as error:  # the schedule will not be allowed to either
+        except ConfigurationError as error:  # the schedule will fail in the same way, so somebody has to be alerted
             tell(log, LogEvent.CONFIGURATION_FAULT, level=logging.ERROR, reason=f"workers not woken: {error}")
         except RuumError as error:
             log.warning("workers not woken, the schedule will: %s", error)
 
     async def settle(self) -> int | None:
-        """Start the workers that are missing, or stop all of them when nothing is open; return the number.
+        """Start missing workers, or stop all of them when nothing is open. Return the number; None without a fleet.
 
-        None without a fleet. A smaller number than there is, but not none, is not set: the platform would stop any of
-        the workers, within seconds, and the calls it is making are paid for and lost ($1.50 with 50 images in flight).
-        One that idles until the last image is settled costs cents.
+        The number is never lowered while images are open. The platform would stop any of the workers within seconds,
+        and the calls in progress would be paid for and lost ($1.50 with 50 images in flight). A worker that idles until
+        the last image has settled costs cents.
         """
         if self._fleet is None:
             return None
@@ -57,10 +61,10 @@ class Scaling:
         return there
 
     async def _set(self, fleet: Fleet, wanted: int) -> int:
-        """Set the number, and again while more is wanted than was set.
+        """Set the number, and set it again while more workers are wanted than that.
 
-        A batch may open between the count and the setting, and its own wake-up still have seen the old number. Whoever
-        sets last counts last.
+        A batch may open between the count and the setting, while its own `wake` still saw the old number. The last one
+        to set the number therefore counts again.
         """
         while True:
             await fleet.scale(wanted)
@@ -71,6 +75,7 @@ class Scaling:
             wanted = now
 
     async def _wanted(self) -> int:
+        """Return how many workers the open images of all running batches need."""
         backlog = 0
         for batch in await self._store.batches(open_only=True):
             if _needs_workers(batch):
@@ -85,7 +90,7 @@ def _needs_workers(batch: Batch) -> bool:
 
 
 async def capacity_now(store: BatchStore, settings: Settings, now: float, *, with_slots: bool = True) -> Capacity:
-    """The capacity by the ledgers as they stand: one read per model."""
+    """Return the capacity by the ledgers as they are now. Reads one record per model."""
     models = decisions.forecast.calls_by_model(settings)
     ledgers = {model: await store.record(Ledger, model) for model in models}
     return decisions.forecast.capacity(

@@ -1,13 +1,17 @@
-"""Reconcile continues what was interrupted. It is safe to run at any time and any number of times.
+"""Finishes whatever a crash left half done. Safe to run at any time and any number of times.
 
-It first sets the number of workers, so that a long run does not keep them waiting. Then, for every batch that is not
-done: it continues an interrupted closing, announcement, replay, resume or cancel; it folds every image that has moved
-since its last run into its tally (it never sets a tally: a fold cannot undo news); it publishes again the images that
-nothing has moved for long and whose tier's subscription has been seen empty twice since. It deletes orphaned work
-objects. It leaves a healthy backlog alone.
+It first sets the number of workers, so that a long run does not keep them waiting. Then it does the following for every
+batch that is not done:
 
-What a run costs depends on what moved since the last one, not on how many images there are. Only a batch that seems
-stalled is read as a whole, once an hour: that also finds images that were written before `moved_at` existed.
+- It continues an interrupted closing, announcement, replay, resume or cancel.
+- It folds every image that has moved since its last run into its tally. It never sets a tally, because that could undo
+  newer changes.
+- It republishes images that have not moved for a long time and whose tier's subscription was seen empty twice since.
+
+Last, it deletes orphaned work objects. It leaves a healthy backlog alone.
+
+The cost of a run depends on what has moved since the last one, not on the number of images. Only a batch that seems
+stalled is read completely, once an hour. That also finds images written before `moved_at` existed.
 """
 
 from __future__ import annotations
@@ -50,10 +54,10 @@ from shared.worker.heartbeat import known_holder
 log = logging.getLogger(__name__)
 
 PUBLISH_CHUNK: Final = 500
-# Each run reads again what moved in the ten minutes before the last one. An image's time is that of its worker's clock,
-# a write may take 30 s of retries, and the clocks of two machines may differ.
+# Each run reads the ten minutes before the last one again. `moved_at` is by the worker's clock, which may differ from
+# ours, and a write may take 30 s of retries.
 OVERLAP_SECONDS: Final = 600.0
-ORPHANS_KEY: Final = "~work-objects"  # of the record that says when orphans were last looked for; no batch has this id
+ORPHANS_KEY: Final = "~work-objects"  # key of the record of the last search for orphans; no batch has this id
 
 
 # --- pure decisions
@@ -63,9 +67,10 @@ ORPHANS_KEY: Final = "~work-objects"  # of the record that says when orphans wer
 
 
 class Report(msgspec.Struct, rename="camel"):
-    """What a run did: batches looked at, and what was carried on, folded, published, cancelled and deleted.
+    """What a run did: the number of batches it looked at, and of the things it continued or repaired.
 
-    `stalled` batches run and have not moved for long; `instances` is how many workers are wanted now.
+    `stalled` counts running batches that have not moved for a long time. `instances` is how many workers are wanted
+    now.
     """
 
     batches: int = 0
@@ -80,7 +85,7 @@ class Report(msgspec.Struct, rename="camel"):
 
 
 class Reconcile:
-    """See the module."""
+    """Continues interrupted work in all open batches. The reconcile function and the operators' command run it."""
 
     def __init__(
         self,
@@ -103,14 +108,14 @@ class Reconcile:
         self._settings = settings
 
     async def settle(self) -> int | None:
-        """Set the number of workers and do nothing else; return the number, None without a fleet."""
+        """Set the number of workers and do nothing else. Return the number; None without a fleet."""
         return await self._scaling.settle()
 
     async def run(self) -> Report:
-        """Continue everything; return what was done. One batch's trouble does not keep the others waiting."""
+        """Continue everything; return what was done. An error in one batch does not stop the others."""
         report = Report()
         try:
-            await self.settle()  # first: a run that is cut off later has set the number all the same
+            await self.settle()  # first, so that a run that is cut off later has set the number
         except RuumError as error:
             log.warning("workers not set, tried again after the batches: %s", error)
         for batch in await self._store.batches(open_only=True):
@@ -122,13 +127,14 @@ class Reconcile:
             except Exception:
                 log.exception("bug while reconciling %s", batch.id)
         report.work_objects = await self._delete_orphans()
-        report.instances = await self.settle()  # by what was counted and closed
+        report.instances = await self.settle()  # again, now that batches were counted and closed
         tell(log, LogEvent.RECONCILED, report=msgspec.to_builtins(report))
         return report
 
     async def _carry_on(self, batch: Batch, report: Report) -> None:
+        """Continue whatever is unfinished in one batch."""
         await announce_control(self._store, self._queue, self._clock, batch)
-        if batch.state is BatchState.INGESTING:  # its event comes again by itself; one that does not, somebody must see
+        if batch.state is BatchState.INGESTING:  # its event is redelivered; if not, someone has to look
             report.stalled += self._tell_if_stalled(batch, 0.0)
             return
         if batch.state is BatchState.REOPENING:
@@ -141,13 +147,13 @@ class Reconcile:
             unmarked = await self._fold_moved(batch, report)
             await self._look_after_queued(batch, report, unmarked)
         await self._closer.check(batch.id)
-        if batch.control is not Control.RUN:  # no event may come that would show how it stands
+        if batch.control is not Control.RUN:  # perhaps no further event will refresh its status.json
             await self._closer.show_progress(batch.id, at_once=True)
         after = await self._store.batch(batch.id)
         report.closed += after is not None and not after.is_open
 
     async def _look_after_queued(self, batch: Batch, report: Report, unmarked: list[Image]) -> None:
-        """What becomes of queued images: cancelled, left to a pause, or published again if they seem forgotten."""
+        """Cancel the queued images, leave them to a pause, or republish those that seem forgotten."""
         if batch.control is Control.CANCELLING:
             report.cancelled += await self._operator.cancel_queued(batch)
         elif batch.control is Control.RUN and batch.epoch_published < batch.control_epoch:
@@ -156,10 +162,10 @@ class Reconcile:
             report.published += await self._publish_forgotten(batch, unmarked)
 
     async def _fold_moved(self, batch: Batch, report: Report) -> list[Image]:
-        """Fold every image that has moved since the last run and whose news has not arrived.
+        """Fold every image that has moved since the last run and whose change event has not arrived.
 
-        A batch in which none has moved for long is read as a whole. Return its open images without `moved_at`, which
-        are found in no other way.
+        A batch in which nothing has moved for a long time is read completely. Returns its open images without
+        `moved_at`, which cannot be found in any other way.
         """
         now, key = self._clock.now(), batch.id
         known = await self._store.record(Reconciled, key) or Reconciled()
@@ -179,7 +185,10 @@ class Reconcile:
     async def _fold_all(
         self, batch: Batch, images: AsyncIterator[Image], report: Report, unmarked: list[Image] | None = None
     ) -> float:
-        """Fold these images; return when one of them last moved. The open ones without `moved_at` go to `unmarked`."""
+        """Fold these images; return when the latest of them moved.
+
+        Open images without `moved_at` are added to `unmarked`.
+        """
         tallies: dict[int, Tally | None] = {}
         moved_at = 0.0
         async for image in images:
@@ -198,11 +207,12 @@ class Reconcile:
         return moved_at
 
     def _seems_stalled(self, batch: Batch, moved_at: float) -> bool:
+        """Return whether the batch should run, but no image has moved for `stalled_seconds`."""
         still = self._clock.now() - max(batch.created_at, moved_at)
         return batch.control is Control.RUN and still >= self._settings.reconcile.stalled_seconds
 
     def _tell_if_stalled(self, batch: Batch, moved_at: float) -> bool:
-        """Return whether a running batch has not moved for so long that somebody should look, and log it."""
+        """Return whether a running batch has been still for so long that someone should look, and log it."""
         if not self._seems_stalled(batch, moved_at):
             return False
         still = self._clock.now() - max(batch.created_at, moved_at)
@@ -211,10 +221,12 @@ class Reconcile:
         return True
 
     async def _publish_forgotten(self, batch: Batch, unmarked: list[Image]) -> int:
-        """Publish again the open images that nothing has moved for long, when nothing waits in their tier.
+        """Republish open images that have not moved for a long time, when nothing waits in their tier.
 
-        Not the queued ones alone: a worker that claimed an image from an old delivery, while a newer one was acked for
-        a pause, and whose release then failed, leaves an image in nobody's hand without a message.
+        Return how many.
+
+        Processing images too. If a worker claims an image from an old delivery while a newer one is acked for a pause,
+        and the worker's release then fails, the image has neither a holder nor a message.
         """
         now = self._clock.now()
         emptied = await self._store.record(TierEmpty, batch.tier.value)
@@ -234,14 +246,17 @@ class Reconcile:
         return len(forgotten)
 
     async def _in_hand(self, image: Image) -> bool:
-        """Whether a living worker works on it: one look at its heartbeat, for the few that have not moved for long."""
+        """Return whether a living worker holds the image.
+
+        One read each, for the few that have not moved for long.
+        """
         holder = await known_holder(self._store, image)
         return holder is not None and decisions.image.claim_is_alive(image, holder, self._clock.now())
 
     async def _delete_orphans(self) -> int:
-        """Delete work objects older than a day that no image goes on from; how many.
+        """Delete work objects older than a day that no image will continue from. Return how many.
 
-        Once a day: those of failed images stay for a replay, and each look reads their images.
+        Runs once a day. Work objects of failed images stay for a replay, and each run has to read those images again.
         """
         bucket, age, now = self._settings.buckets.work, self._settings.reconcile.work_object_seconds, self._clock.now()
         known = await self._store.record(Reconciled, ORPHANS_KEY) or Reconciled()
@@ -254,7 +269,7 @@ class Reconcile:
             _, batch_id, index, _ = stored.name.split("/", 3)
             image = await self._store.image(batch_id, int(index))
             named = image is not None and image.checkpoint is not None and image.checkpoint.picture == stored.name
-            # A failed image's checkpoint stays: it is what a replay goes on from.
+            # The checkpoint of a failed image stays, because a replay continues from it.
             if image is None or (image.state in SETTLED_STATES and not (named and image.state is ImageState.FAILED)):
                 await self._objects.delete(bucket, stored.name)
                 deleted += 1

@@ -1,8 +1,8 @@
-"""Replay: failed images of a batch get a new round. Announce first, reopen, requeue, fold, publish, process, check.
+"""Replay: failed images of a batch get a new round. Announce, reopen, requeue, fold, publish, process, check.
 
-The order is what keeps completion events right: a closed round is announced before it is left; the batch is `reopening`
-while images are requeued, so that no closing check can act on a sum taken in between; every requeue is folded into its
-shard before the batch may close again. Run again after a kill it takes up the same plan.
+This order keeps completion events correct. A closed round is announced before the batch leaves it. The batch is
+`reopening` while images are requeued, so that no closing check can act on a sum taken in between. Every requeue is
+folded into its shard before the batch may close again. After a crash, running it again resumes the same plan.
 """
 
 from __future__ import annotations
@@ -37,28 +37,32 @@ from shared.model import (
 from shared.ports import BatchStore, Clock, Queue
 from shared.topology import DEAD_LETTER_KEPT, topic_of
 
-# A replay that was killed may be taken up by another after so long. Far above the 30 s a single write may take, so that
-# a replay that lost its lease cannot have a write under way.
+# How long after a crash another process may take over a replay. Far above the 30 s that a single write may take, so
+# that a replay that has lost its lease cannot have a write in progress.
 LEASE_SECONDS: Final = 120.0
 RENEW_SECONDS: Final = 40.0
-SLICE_SECONDS: Final = 1.0  # of a pause: how late a replay notices that it should stop
+SLICE_SECONDS: Final = 1.0  # pauses are slept in slices of this: how late a replay notices that it should stop
 CHUNK: Final = 100  # images requeued, folded and published together
 LETTERS_AT_ONCE: Final = 100
-# The operators' subscription keeps letters that still stand for failed images: one pass stops when it sees them again.
+# Letters of images that are still failed stay in the operators' subscription, so a pass stops when it sees them again.
+# This limit bounds one pass, whose seen ids are kept in memory.
 MAX_LETTERS: Final = 100_000
 
 
 WHY_NOT: Final = {
     Refusal.PAUSED: "it is paused; resume it first",
-    Refusal.ILLEGAL: "it is not taken in yet, is being closed, or was cancelled",
-    Refusal.BUSY: "another replay has it, or its last round is being announced",
+    Refusal.ILLEGAL: "its manifest is still being read, or it is being closed, or it was cancelled",
+    Refusal.BUSY: "another replay is in progress, or its last round is still being announced",
     Refusal.MISSING: "there is no such batch",
     Refusal.EXPIRING: "its documents are deleted within 30 days; submit the failed photos as a new batch",
 }
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """What a replay of one batch would do: failed images by error code; whether it carries on an interrupted one."""
+    """What a replay of one batch would do: the number of failed images by error code.
+
+    `interrupted` says that it would resume an interrupted replay.
+    """
 
     batch: str
     client: str
@@ -77,7 +81,10 @@ class Plan(msgspec.Struct, frozen=True):
 
 
 class Replay:
-    """See the module."""
+    """Requeues the failed images of a batch. The operators' command, an uploaded failed.csv and reconcile run it.
+
+    `kept_seconds` is how long a batch's documents are kept after its creation.
+    """
 
     def __init__(
         self,
@@ -96,7 +103,10 @@ class Replay:
         self._kept_seconds = kept_seconds
 
     async def plan(self, batch: Batch, codes: tuple[str, ...] = (), older_than_seconds: float = 0.0) -> Plan:
-        """What `run` would requeue; all codes when none is given. An interrupted replay goes on by its own plan."""
+        """Return what `run` would requeue; images of all codes when none is given.
+
+        An interrupted replay keeps its own plan.
+        """
         kept = batch.replay if batch.state is BatchState.REOPENING else None
         before = self._clock.now() - older_than_seconds if older_than_seconds else None
         found: Counter[str] = Counter()
@@ -108,6 +118,7 @@ class Replay:
     async def _failed(
         self, batch_id: str, plan: ReplayPlan, wanted: Mapping[int, Correction] | None = None
     ) -> AsyncIterator[Image]:
+        """Yield the failed images that the plan covers and that this replay has not requeued yet."""
         async for image in self._store.images(batch_id, ImageState.FAILED):
             coded = not plan.codes or (image.error is not None and image.error.code in plan.codes)
             early = plan.failed_before is None or (image.settled_at or 0.0) <= plan.failed_before
@@ -127,13 +138,15 @@ class Replay:
         wanted: Mapping[int, Correction] | None = None,
         drop: str = "",
     ) -> int:
-        """Requeue the failed images (of these codes, failed so long ago); how many. Raises `Busy`.
+        """Requeue failed images, optionally filtered by code and age. Return how many. Raises `Busy`.
 
-        `wanted` are the images that are meant, by index, and what each is to be staged as; None: all, as they are.
-        Once `stop` is set it ends in order: what was requeued runs, the rest stays failed for the next replay. Killed
-        in the middle, the batch stays `reopening` until the replay is run again, or reconcile carries it on.
+        `wanted` limits the replay to these images, by index, and says what each is to be staged as; None means all of
+        them, unchanged. `images_per_second` limits the rate.
+
+        Once `stop` is set, it ends in an orderly way: requeued images run, and the rest stay failed for the next
+        replay. If it is killed, the batch stays `reopening` until the replay is run again or reconcile resumes it.
         """
-        await self._checked(batch_id)  # announce first; carry an interrupted closing on
+        await self._checked(batch_id)  # announces the last round and finishes an interrupted closing
         lease = self._lease()
         now = self._clock.now()
         before = now - older_than_seconds if older_than_seconds else None
@@ -155,7 +168,7 @@ class Replay:
             raise Busy(f"{batch_id} cannot be replayed now: {why}", refusal)
         stop = stop or asyncio.Event()
         if wanted is None and begun.replay.drop:
-            wanted = {}  # its drop never came again: what it requeued runs, the rest stays failed
+            wanted = {}  # its drop was never redelivered: what it has requeued runs, the rest stays failed
         requeued = await self._requeue(begun, lease, begun.replay, images_per_second, progress, stop, wanted)
         ended = await self._store.change_batch(
             batch_id,
@@ -169,6 +182,7 @@ class Replay:
         return requeued
 
     async def _checked(self, batch_id: str) -> None:
+        """Run the closing check. If another closer is at work, that is fine."""
         with suppress(errors.StillClosing):
             await self._closer.check(batch_id)
 
@@ -185,27 +199,28 @@ class Replay:
         stop: asyncio.Event,
         wanted: Mapping[int, Correction] | None,
     ) -> int:
-        # What an interrupted replay may have requeued without counting or publishing it.
+        """Requeue, fold and publish the images in chunks, at most `images_per_second`. Return how many."""
+        # An interrupted replay may have requeued these without folding or publishing them.
         renewed_at, requeued = self._clock.monotonic(), 0
         async for images in _chunked(self._store.images(batch.id, ImageState.QUEUED), CHUNK):
             await self._fold_and_publish(batch, images)
             renewed_at = await self._renew(batch.id, lease, renewed_at)
-        # So many at once that a pause after each keeps the rate, and not a hundred at once and then nothing for long.
+        # A slow rate needs small chunks: a pause after each keeps it even, instead of 100 images and then a long pause.
         size = CHUNK if images_per_second is None else max(1, min(CHUNK, int(images_per_second)))
         pause = 0.0
         async for images in _chunked(self._failed(batch.id, plan, wanted), size):
-            while pause > 0 and not stop.is_set():  # in slices, so that a slow replay keeps its lease
+            while pause > 0 and not stop.is_set():  # sleeps in slices, so that a slow replay keeps its lease
                 await self._clock.sleep(min(pause, SLICE_SECONDS))
                 pause -= SLICE_SECONDS
                 renewed_at = await self._renew(batch.id, lease, renewed_at)
             if stop.is_set() or await self._cancelled(batch.id):
-                break  # what has failed and is not queued again stays failed: a cancel keeps what is done
+                break  # images not requeued yet stay failed: a cancel keeps what is settled
             renewed_at = await self._renew(batch.id, lease, renewed_at)
             tried = [await self._requeue_one(image, plan, (wanted or {}).get(image.index)) for image in images]
             done = [image for image in tried if image is not None]
             await self._fold_and_publish(batch, done)
             if done and not requeued:
-                await self._scaling.wake()  # a slow replay is long under way before it ends
+                await self._scaling.wake()  # a slow replay runs for long, so do not wait for its end
             requeued += len(done)
             progress(requeued)
             pause = len(done) / images_per_second if images_per_second else 0.0
@@ -216,7 +231,10 @@ class Replay:
         return batch is None or batch.control is Control.CANCELLING
 
     async def _renew(self, batch_id: str, lease: Lease, renewed_at: float) -> float:
-        """Keep the lease alive. Raises `Busy` when it was lost."""
+        """Renew the lease when it is due; return when it was last renewed.
+
+        Raises `Busy` when another process has it.
+        """
         if self._clock.monotonic() - renewed_at < RENEW_SECONDS:
             return renewed_at
         longer = self._lease(lease.holder)
@@ -228,6 +246,7 @@ class Replay:
         return self._clock.monotonic()
 
     async def _requeue_one(self, image: Image, plan: ReplayPlan, correction: Correction | None) -> Image | None:
+        """Requeue one image; return it, or None if it has changed since it was listed."""
         decide = partial(
             decisions.image.requeue_seen,
             seen_revision=image.revision,
@@ -238,14 +257,14 @@ class Replay:
         changed = await self._store.change_image(image.batch, image.index, decide, self._clock.token(), seen=image)
         if isinstance(changed, Image):
             return changed
-        # Another replay, by a clock that is off, had it: it must be counted before the batch may close.
+        # Another replay requeued it: one of the two clocks is off. It must be folded before the batch may close.
         now = await self._store.image(image.batch, image.index)
         if now is not None:
             await fold_image(self._store, now, self._clock)
         return None
 
     async def _fold_and_publish(self, batch: Batch, images: list[Image]) -> None:
-        """Count first: from here on the batch cannot close without them."""
+        """Fold, then publish: once folded, the batch cannot close without these images."""
         for image in images:
             await fold_image(self._store, image, self._clock)
         tasks = [task_message(image, batch.control_epoch) for image in images]
@@ -253,7 +272,7 @@ class Replay:
             await self._queue.publish(topic_of(batch.tier), tasks)
 
     async def drain_letters(self, stop: asyncio.Event | None = None) -> int:
-        """Ack every kept letter that no longer stands for a failed image, until `stop`; how many. The others stay."""
+        """Ack every kept letter whose image is no longer failed, until `stop` is set. Return how many."""
         drained, seen = 0, set[str]()
         while len(seen) < MAX_LETTERS and not (stop is not None and stop.is_set()):
             deliveries = await self._queue.pull(DEAD_LETTER_KEPT, LETTERS_AT_ONCE, 1.0)
@@ -269,6 +288,7 @@ class Replay:
         return drained
 
     async def _stands(self, data: bytes, attributes: object) -> bool:
+        """Return whether the letter's image is still failed in the same round."""
         try:
             letter = decode(Letter, data) if isinstance(attributes, dict) and is_letter(attributes) else None
         except Unreadable:
@@ -280,7 +300,7 @@ class Replay:
 
 
 async def fold_image(store: BatchStore, image: Image, clock: Clock) -> Tally | Refusal:
-    """Count an image as it stands, with aggregate's own fold."""
+    """Count an image's current state in its shard, by the same decision as AGGREGATE."""
     fold = partial(decisions.batch.fold, index=image.index, revision=image.revision, state=image.state)
     return await store.change_tally(image.batch, image.shard, fold, clock.token())
 

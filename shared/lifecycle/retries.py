@@ -1,7 +1,7 @@
-"""A round's failed.csv comes back: its images are tried again in their own batch, with what was corrected in it.
+"""Retries the failed images of a batch when its failed.csv is uploaded again, with the corrections made in it.
 
-Each drop of the file is one retry, also of the same bytes. The event of one drop may come many times: the batch
-remembers which drops it has taken, and a retry that was killed is carried on by the same drop.
+Each upload of the file is one retry, even with the same bytes. The event of one upload may come many times. The batch
+remembers which uploads ("drops") it has taken, and a retry that crashed is resumed by the same drop.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from shared.manifest.sources import SourceRules, resolve
 from shared.model import Batch, BatchState, Control, Correction, Image, ImageState, Refusal
 from shared.ports import BatchStore, ObjectStore
 
-_AT_ONCE: Final = 50  # photos looked for at once: 10,000 one after another would outlast ingest's function
+_AT_ONCE: Final = 50  # photos looked up at once: 10,000 one by one would exceed the time-out of ingest's function
 _FROM_FAILED_CSV: Final = "what the batch's own failed.csv had"
 
-# What does not pass while the event of a drop comes again, for a day; to what is allowed instead.
+# Refusals that will not pass within the day in which a drop's event is redelivered, with what is allowed instead.
 _FOR_LONG: Final[Mapping[Refusal | None, str]] = {
     Refusal.PAUSED: "a batch that is not paused",
     Refusal.EXPIRING: "a batch whose documents are kept for 30 more days",
@@ -30,10 +30,10 @@ _FOR_LONG: Final[Mapping[Refusal | None, str]] = {
 
 
 class Retries:
-    """Gives the failed images that a dropped failed.csv lists a new round in their own batch. INGEST uses it.
+    """Gives the failed images listed in an uploaded failed.csv a new round in their own batch. INGEST uses it.
 
-    Rows of images that have completed meanwhile are left out. What a row corrects (address, room, style) is written
-    with the requeue itself, so that a retry interrupted by a kill corrects no image twice and forgets none.
+    Rows of images that have completed since are ignored. A row's corrections (address, room, style) are written
+    together with the requeue. A retry that crashes therefore corrects no image twice and forgets none.
     """
 
     def __init__(self, store: BatchStore, objects: ObjectStore, replay: Replay) -> None:
@@ -42,9 +42,9 @@ class Retries:
         self._replay = replay
 
     async def take(self, drop: str, found: Manifest) -> Batch:
-        """Give the images of `found` that have failed a new round; return the batch. `drop` names this very object.
+        """Give the failed images of `found` a new round; return the batch. `drop` identifies this upload.
 
-        Raises `ManifestRejected` when they cannot be tried again, and `Busy` when they can be, but not right now.
+        Raises `ManifestRejected` when they cannot be retried, and `Busy` when they can be, but not right now.
         """
         batch = await self._store.batch(found.batch)
         if batch is None or batch.state is BatchState.REJECTED:
@@ -55,7 +55,7 @@ class Retries:
         if drop in batch.retried and not under_way:
             return batch
         corrections = await self._corrections(batch, found)
-        if not corrections and not under_way:  # a retry under way must be ended, also when it has requeued everything
+        if not corrections and not under_way:  # a retry in progress must be ended even if it has requeued everything
             return batch
         try:
             await self._replay.run(batch.id, wanted=corrections, drop=drop)
@@ -68,7 +68,7 @@ class Retries:
         return await self._store.batch(batch.id) or batch
 
     async def _corrections(self, batch: Batch, found: Manifest) -> Mapping[int, Correction]:
-        """What is wanted of each listed image that has failed. Raises `ManifestRejected`."""
+        """Return the correction for each listed image that has failed, by index. Raises `ManifestRejected`."""
         wanted = {image.index: image for image in found.images if image.index is not None}
         problems = [
             Problem("is no image of the batch", field="index", value=str(index), allowed=f"0 to {batch.total - 1}")
@@ -95,10 +95,11 @@ class Retries:
         return corrections
 
     async def _source(self, listed: ManifestImage, image: Image, batch: Batch) -> str:
-        """The corrected address. A path is looked for beside failed.csv, then where the batch's own paths begin.
+        """Return the corrected address of the photo.
 
-        failed.csv is in a folder of reports: who corrects a path there means it as the manifest had it. A path that was
-        not corrected is looked for at its own place first: beside failed.csv may lie another photo of that name.
+        A relative path is looked for beside failed.csv, then where the batch's own paths begin. failed.csv lies in a
+        folder of reports, so a corrected path is usually meant as in the manifest. A path that was not corrected is
+        tried at its own place first, because another photo of that name may lie beside failed.csv.
         """
         if listed.path is None or not batch.manifest.base or listed.source == image.source:
             return listed.source
@@ -111,7 +112,7 @@ class Retries:
         if source.startswith("file:"):
             try:
                 return Path(unquote(urlsplit(source).path)).is_file()
-            except (OSError, ValueError):  # a name too long, a folder that may not be entered
+            except (OSError, ValueError):  # the name is too long, or the folder may not be entered
                 return False
         bucket, _, name = source.removeprefix("gs://").partition("/")
         return await self._objects.stat(bucket, name) is not None

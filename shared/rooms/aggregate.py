@@ -1,6 +1,6 @@
-"""AGGREGATE: an image's change enters; exact counts, progress and, with the last image, the batch's closing leave.
+"""AGGREGATE: changes of images come in; exact counts, progress and, with the last image, the batch's closing go out.
 
-Changes may come twice, late and out of order; the revision folded in last decides.
+Changes may arrive twice, late and out of order. Only the highest revision of an image counts.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from shared.settings import Settings
 
 
 class Aggregate:
-    """See the module."""
+    """Counts changes of images, refreshes progress, and closes a batch or pauses it when too many images fail."""
 
     def __init__(
         self,
@@ -30,10 +30,10 @@ class Aggregate:
         self._closer = closer
         self._clock = clock
         self._settings = settings
-        self._refreshed: dict[str, float] = {}  # batch to when its progress was last shown by this process
+        self._refreshed: dict[str, float] = {}  # by batch: when this process last refreshed its progress
 
     async def handle(self, change: ImageChanged) -> None:
-        """Fold one change in. Raising means: bring it again."""
+        """Fold in one change. If this raises, the event has to be redelivered."""
         if change.before is change.state:
             return
         folded = await self._store.change_tally(
@@ -42,14 +42,17 @@ class Aggregate:
             lambda tally: decisions.batch.fold(tally, index=change.index, revision=change.revision, state=change.state),
             self._clock.token(),
         )
-        # A repeated event changes nothing, yet its first delivery may have died before the closing check.
+        # A repeated event changes no count, but its first delivery may have crashed before the closing check.
         tally = folded if isinstance(folded, Tally) else await self._store.tally(change.batch, change.shard)
         if tally is not None and tally.counts.open == 0:
             await self._closer.check(change.batch)
         await self._show_progress(change.batch)
 
     async def _show_progress(self, batch_id: str) -> None:
-        """Refresh status.json, at most every few seconds per process: a sum per event would be expensive."""
+        """Refresh status.json, at most every few seconds per process.
+
+        Summing the shards on every event would be too expensive.
+        """
         now = self._clock.monotonic()
         every = self._settings.worker.progress_seconds
         if now - self._refreshed.get(batch_id, -every) < every:
@@ -61,7 +64,10 @@ class Aggregate:
             await self._pause_if_failing(*shown)
 
     async def _pause_if_failing(self, batch: Batch, counts: Counts) -> None:
-        """Pause a batch when too many of its images fail (wrong folder, expired links): do not pay for the rest."""
+        """Pause a batch when too many of its images fail, instead of paying for the rest.
+
+        Typical causes are a wrong folder or expired links.
+        """
         rules = self._settings.threshold
         threshold = batch.threshold or FailureThreshold(count=rules.count or None, percent=rules.percent or None)
         passed = decisions.batch.threshold_passed(threshold, rules.minimum_sample, batch.baseline, counts)

@@ -1,6 +1,6 @@
-"""DEAD LETTER: a task that came to nothing enters; its image is settled, or gets a fresh task.
+"""DEAD LETTER: tasks that failed come in; their image is settled, or gets a fresh task.
 
-Letters are of two kinds: those our workers write after settling an image, and tasks that the queue itself gave up on.
+Letters are of two kinds: those that workers write after settling an image, and tasks that the queue itself gave up on.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 class DeadLetter:
-    """See the module."""
+    """Makes sure that no image stays open without a task."""
 
     def __init__(self, store: BatchStore, queue: Queue, clock: Clock, settings: Settings) -> None:
         self._store = store
@@ -31,7 +31,7 @@ class DeadLetter:
         self._settings = settings
 
     async def handle(self, data: bytes, attributes: Mapping[str, str]) -> None:
-        """Deal with one letter. Raises `StillHeld` when it has to come again."""
+        """Handle one letter. Raises `StillHeld` when it has to be redelivered later."""
         task = self._task(data, attributes)
         if task is None:
             return
@@ -71,7 +71,7 @@ class DeadLetter:
                     tell(log, LogEvent.DEAD_LETTER, code=error.code, reason=error.message)
 
     def _task(self, data: bytes, attributes: Mapping[str, str]) -> Task | None:
-        """The task behind a letter; None, and a line in the log, when there is none to be had."""
+        """Return the task of a letter; None, with a line in the log, if it holds none."""
         try:
             if not is_letter(attributes):
                 return decode(Task, data)

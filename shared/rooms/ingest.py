@@ -1,7 +1,7 @@
-"""INGEST: a manifest enters; a batch, its images and one task per image leave.
+"""INGEST: a manifest comes in; a batch, its images and one task per image go out.
 
-Idempotent and resumable: the same object again is the same batch, and a run that was killed is carried on from the
-place noted in the batch. Nothing of a manifest is staged before all of it has been found valid.
+Idempotent and resumable. The same object again is the same batch, and a run that was killed continues from the place
+recorded in the batch. Nothing of a manifest is staged before all of it has been found valid.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ from shared.untrusted.text import client_slug
 
 log = logging.getLogger(__name__)
 
-# Images created and published between two notes of the place: Firestore commits at most 500 writes at once.
+# Images created and published before the place is recorded again. Firestore commits at most 500 writes at once.
 CHUNK: Final = 500
 _NAME = re.compile(r"manifests/(?P<client>[^/]+)/(?P<path>.+\.(json|jsonl|csv|xlsx|ods))", re.IGNORECASE)
 _OTHER = re.compile(r"manifests/(?P<client>[^/]+)/(?:.*/)?(?P<name>[^/]+)")
-# Other objects lie beside manifests by right: photos of any kind, folders' own marks, what systems leave behind.
+# Other files that may lie beside manifests: photos of any kind, folder markers, files that operating systems leave.
 _BESIDE = re.compile(
     r".*\.(jpe?g|png|webp|hei[cf]|gif|bmp|tiff?|avif|dng|raw|cr2|nef|arw|mp4|mov)|\..*|~\$.*|thumbs\.db|desktop\.ini",
     re.IGNORECASE,
@@ -49,10 +49,10 @@ _BESIDE = re.compile(
 
 
 class Ingest:
-    """See the module. `rules_of` tells what addresses a manifest object may name.
+    """Turns uploaded manifests into batches. `rules_of` returns which addresses a manifest object may name.
 
-    `folder_is_client`: the folder below manifests/ must be the manifest's client, as it must in the cloud, where
-    folders are what a client's key can write to.
+    With `folder_is_client`, the folder below manifests/ must be the manifest's client. That is required in the cloud,
+    where a client's key may write only to its own folder.
     """
 
     def __init__(
@@ -81,12 +81,12 @@ class Ingest:
         self._folder_is_client = folder_is_client
 
     async def handle(self, bucket: str, name: str) -> Batch | None:
-        """Take in the object; answer its batch (state `rejected` if it was), or None if it is none of ours to read.
+        """Ingest one object. Return its batch (possibly `rejected`), or None if it is not ours to read.
 
-        The same content dropped again is the same batch, and that batch's events are published again: a client that
+        The same content uploaded again is the same batch, and that batch's events are published again: a client that
         sends twice after a crash waits for them. A round's failed.csv gives its images a new round.
 
-        Raises what the stores raise; the caller tries again and nothing is done twice.
+        Raises what the stores raise. The caller retries, and nothing is done twice.
         """
         match = _NAME.fullmatch(name)
         if match is None or _BESIDE.fullmatch(name.rpartition("/")[2]):
@@ -120,7 +120,10 @@ class Ingest:
         return now_there
 
     async def _no_manifest(self, bucket: str, name: str) -> Batch | None:
-        """A client that drops what cannot be read is told so; what may lie beside a manifest is left alone."""
+        """Reject a file that looks like a manifest of an unknown kind; ignore files that may lie beside manifests.
+
+        A client that uploads something unreadable would otherwise never hear of it.
+        """
         match = _OTHER.fullmatch(name)
         if match is None or _BESIDE.fullmatch(match["name"]):
             log.info("ignored %s/%s: no manifest in a client's folder", bucket, name)
@@ -131,7 +134,10 @@ class Ingest:
         return await self._reject(stored, match["client"], (reader.wrong_name(match["name"]),))
 
     async def _try_again(self, stored: StoredObject, folder: str, found: Manifest) -> Batch:
-        """A round's failed.csv: see `lifecycle.retries`. Where nothing has failed, its batch's events come again."""
+        """Retry a round's failed images from its failed.csv; see `lifecycle.retries`.
+
+        If nothing has failed, the batch's events are published again instead.
+        """
         drop = hashlib.sha256(f"{stored.bucket}/{stored.name} {stored.generation}".encode()).hexdigest()[:16]
         try:
             batch = await self._retries.take(drop, found)
@@ -142,14 +148,18 @@ class Ingest:
         return batch
 
     async def _tell_again(self, batch: Batch) -> None:
-        """Publish the events of a batch that is known: under the ids they had, so that nobody counts them twice."""
+        """Publish the events of a known batch again, under their old ids, so that no receiver counts them twice."""
         if batch.state is BatchState.INGESTING:
-            return  # they come in due course
+            return  # they are published when ingest has finished
         await self._announce_acceptance(batch)
         if batch.state is BatchState.CLOSED and batch.completion is not None:
             await self._closer.announce(batch, again=True)
 
     async def _read(self, stored: StoredObject, folder: str) -> tuple[StoredObject, Manifest] | None:
+        """Read and check the manifest; None if it was deleted. Raises `ManifestRejected`.
+
+        Returns the object that was actually read, which may have replaced the one in the event.
+        """
         limit = self._settings.manifest.max_bytes
         try:
             got = await self._objects.get(stored.bucket, stored.name, limit)
@@ -160,7 +170,7 @@ class Ingest:
             raise ManifestRejected([Problem(str(error), allowed="gzip that can be unpacked, or none")]) from None
         if got is None:
             return None
-        stored, content = got  # what was read, in case it was replaced since
+        stored, content = got  # describes the content that was read, in case the object was replaced since
         found = reader.read(io.BytesIO(content), stored.name, self._settings.manifest, self._rules_of(stored))
         if self._folder_is_client and found.client != folder:
             raise ManifestRejected([_wrong_folder(folder, found)])
@@ -183,6 +193,7 @@ class Ingest:
         )
 
     async def _carry_on(self, batch: Batch, found: Manifest) -> Batch:
+        """Take in what is left of the manifest, then close the batch if nothing of it is open. Return the batch."""
         if batch.state is BatchState.INGESTING:
             await self._store.create_tallies(decisions.batch.empty_tallies(batch))
             stop_at = self._clock.monotonic() + self._settings.manifest.ingest_seconds
@@ -195,11 +206,11 @@ class Ingest:
                 tell(log, LogEvent.BATCH_ACCEPTED, images=batch.total)
             batch = opened if isinstance(opened, Batch) else batch
             await self._scaling.wake()
-        await self._closer.check(batch.id)  # raises while another closer is at it: the event comes again
+        await self._closer.check(batch.id)  # raises while another closer works on it: the event is redelivered
         return await self._store.batch(batch.id) or batch
 
     async def _take_in(self, batch: Batch, found: Manifest, start: int) -> None:
-        """Create and publish one chunk of images, then note the place."""
+        """Create and publish one chunk of images, then record the place."""
         images = [self._image(batch, found, i) for i in range(start, min(start + CHUNK, batch.total))]
         await self._store.create_images(images)
         tasks = [task_message(image, batch.control_epoch) for image in images]
@@ -226,7 +237,10 @@ class Ingest:
         )
 
     async def _open(self, batch: Batch) -> Batch | Refusal:
-        """Announce acceptance, then open: a kill in between repeats the announcement under the same id."""
+        """Announce acceptance, then open the batch.
+
+        A crash in between repeats the announcement under the same id.
+        """
         await self._announce_acceptance(batch)
         return await self._store.change_batch(
             batch.id, lambda known: decisions.batch.move(known, BatchMove.OPEN), self._clock.token()
@@ -244,7 +258,10 @@ class Ingest:
         await self._queue.publish(EVENTS_TOPIC, [event.message()])
 
     async def _reject(self, stored: StoredObject, folder: str, problems: tuple[Problem, ...]) -> Batch:
-        """Write the problems beside the results, announce them, remember them. Repeating it changes nothing."""
+        """Write the problems beside the results, announce them, and remember them.
+
+        Repeating this changes nothing.
+        """
         name = names.errors_name(stored.name)
         listed = [dict(msgspec.to_builtins(problem)) for problem in problems]
         bucket = self._settings.buckets.results
@@ -281,7 +298,7 @@ class Ingest:
 
 
 def _wrong_folder(folder: str, found: Manifest) -> Problem:
-    """The refusal of a manifest in another client's folder, or in one whose name is no client's: it says which one."""
+    """Return the problem of a manifest in the wrong folder, naming the right one."""
     reason = f"does not belong in the folder manifests/{folder}/: this client's folder is manifests/{found.client}/"
     named = client_slug(folder)
     allowed = f"the folder manifests/{found.client}/"

@@ -1,7 +1,8 @@
-"""STAGE IMAGE: a task enters; a verified picture and a settled image leave, or the task goes back, or a letter leaves.
+"""STAGE IMAGE: a task comes in; a verified picture and a settled image go out.
 
-The table of errors and messages (docs/architecture.md, "What becomes of a message") is `StageImage`: one row, one
-`except`. Everything written after the claim carries its fence.
+Otherwise the task returns to its queue, or a letter goes to the dead-letter topic. The table of errors and messages
+(docs/architecture.md, "What becomes of a message") is `StageImage`: one row, one `except`. Everything written after the
+claim carries its fence.
 """
 
 from __future__ import annotations
@@ -55,21 +56,21 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-MAX_HOLD_SECONDS: Final = 600.0  # the longest a delivery's lease can be extended by
+MAX_HOLD_SECONDS: Final = 600.0  # Pub/Sub extends a delivery's lease by at most this
 
 
 class StageImage:
-    """See the module. One per worker: it knows the worker's heartbeat and keeps suspects apart."""
+    """Handles tasks. One per worker: it knows the worker's heartbeat and keeps suspects apart."""
 
     def __init__(self, tools: Tools) -> None:
         self._tools = tools
         self._control = ControlCache(tools.store, tools.clock, tools.settings.worker.control_cache_seconds)
         self._gate = Gate()
         self._began = tools.clock.monotonic()
-        self._in_hand: dict[str, int] = {}  # image to the fence of this worker's present claim
+        self._in_hand: dict[str, int] = {}  # by image: the fence of this worker's current claim
 
     async def handle(self, delivery: Delivery) -> Disposition:
-        """Deal with one task. Never raises, except when it is itself cancelled."""
+        """Handle one task. Never raises, except when it is cancelled itself."""
         try:
             task = decode(Task, delivery.data)
         except Unreadable as error:
@@ -82,13 +83,13 @@ class StageImage:
                 self._tools.hosts.forget(image_key(task.batch, task.index))
 
     async def _answered(self, task: Task, delivery: Delivery) -> Disposition:
-        """What becomes of the message, whatever goes wrong."""
+        """Return what becomes of the message, whatever goes wrong."""
         try:
             return await self._handle(task, delivery.attempt)
         except LostClaim as error:
             log.warning("lost the claim of %s/%s: %s", task.batch, task.index, error)
             return LOST
-        except DailyQuotaSpent as error:  # nobody's fault; its own line, quota_changed, has told it
+        except DailyQuotaSpent as error:  # expected, and already logged as quota_changed
             return Disposition(Action.HALT, seconds=error.seconds, reason=str(error), fault=False)
         except ConfigurationError as error:
             return Disposition(Action.HALT, reason=str(error))
@@ -100,6 +101,7 @@ class StageImage:
             return NACK
 
     async def _unreadable(self, delivery: Delivery, error: Unreadable) -> Disposition:
+        """Dead-letter a message that is not a task: redelivering it would change nothing."""
         shortened = delivery.data[:MAX_MESSAGE_CHARACTERS].decode("utf-8", "replace")
         letter = Letter(code=ErrorCode.INTERNAL, message=f"unreadable task: {error}", original=shortened)
         try:
@@ -109,6 +111,7 @@ class StageImage:
             return NACK
 
     async def _handle(self, task: Task, deliveries: int) -> Disposition:
+        """Claim the image and stage it, beside others or alone."""
         batch = await self._control.read(task.batch)
         if batch is not None and batch.control is not Control.RUN:
             stopped = await self._stopped(task, deliveries)
@@ -123,7 +126,7 @@ class StageImage:
                 return await self._dead(self._letter(task, claimed))
             if not decisions.image.is_suspect(claimed):
                 return await self._work(task, claimed, self._stage)
-        # Two workers died with this image in hand: it gets this one to itself.
+        # Two workers have died while they held this image, so it gets this one to itself.
         young_seconds = self._began + decisions.image.TRIAL_AFTER_SECONDS - self._tools.clock.monotonic()
         if young_seconds > 0:
             await ClaimedImage(self._tools, self._control, claimed).release(None)
@@ -134,18 +137,18 @@ class StageImage:
     # --- before the claim
 
     async def _stopped(self, task: Task, deliveries: int) -> Disposition | None:
-        """What an uncached look at a batch that is not to run makes of a task; None: it runs again."""
+        """Handle a task of a batch that may not run, by an uncached read; None if the batch does run."""
         batch = await self._control.read_now(task.batch)
         if batch is None or batch.control is Control.RUN:
             return None
-        # Resuming raises the epoch and publishes again: a task later than this pause must not be forgotten.
+        # Resuming raises the epoch and publishes again. A task newer than this pause must not be acked.
         if batch.control is Control.PAUSED and batch.control_epoch < task.epoch:
             return None
         image = await self._tools.store.image(task.batch, task.index)
         if image is None or image.round != task.round or image.state in SETTLED_STATES:
             return await self._refused(task, Refusal.SETTLED if image else Refusal.MISSING, deliveries)
         if batch.control is Control.PAUSED:
-            # Resuming publishes what is queued; what another worker holds, or died holding, needs its message.
+            # Resuming republishes queued images only. An image that a worker holds, or died holding, needs its message.
             return ACK if image.state is ImageState.QUEUED else self._held(deliveries)
         decide = partial(decisions.image.cancel_queued, now=self._tools.clock.now(), holder=await self._holder(image))
         cancelled = await self._change(task, decide)
@@ -154,10 +157,10 @@ class StageImage:
         return self._held(deliveries) if cancelled is Refusal.HELD else ACK
 
     async def _holder(self, image: Image) -> Worker | None:
-        """The holder's heartbeat.
+        """Return the heartbeat of the image's holder.
 
-        What this worker itself has left behind (a reply was lost) is in nobody's hand; what it has in hand is held,
-        however long ago its last heartbeat could be written.
+        If this worker is the holder, its own knowledge decides. An image it no longer works on (a reply was lost) is
+        free. One it works on is held, however long ago the last heartbeat could be written.
         """
         holder = await known_holder(self._tools.store, image)
         if holder is None or holder.id != self._tools.heartbeat.worker:
@@ -166,7 +169,7 @@ class StageImage:
         return msgspec.structs.replace(holder, at=self._tools.clock.now(), stopped=left_behind)
 
     async def _claim(self, task: Task) -> Image | Refusal:
-        """Claim the image; only when someone holds it is that worker's heartbeat looked up."""
+        """Claim the image. Only if it is held, read the holder's heartbeat and try again."""
         worker = self._tools.heartbeat.worker
         decide = partial(decisions.image.claim, task_round=task.round, worker=worker, now=self._tools.clock.now())
         result = await self._change(task, partial(decide, holder=None))
@@ -177,9 +180,11 @@ class StageImage:
         return Refusal.HELD if holder is None else await self._change(task, partial(decide, holder=holder))
 
     async def _change(self, task: Task, decide: Decision[Image]) -> Image | Refusal:
+        """Change the image's document without a claim of our own."""
         return await self._tools.store.change_image(task.batch, task.index, decide, self._tools.clock.token())
 
     async def _refused(self, task: Task, refusal: Refusal, deliveries: int) -> Disposition:
+        """Return what becomes of a task whose image could not be claimed."""
         if refusal is Refusal.HELD:
             return self._held(deliveries)
         if refusal is Refusal.MISSING:
@@ -187,15 +192,16 @@ class StageImage:
         if refusal is Refusal.SETTLED:
             image = await self._tools.store.image(task.batch, task.index)
             if image is not None and image.state is ImageState.FAILED and image.round == task.round:
-                return await self._dead(self._letter(task, image))  # the letter may have been lost with its sender
+                return await self._dead(self._letter(task, image))  # the worker that failed it may have died before
         return ACK
 
     def _held(self, deliveries: int) -> Disposition:
-        """Another worker has it: neither ack (it may die) nor nack (that spends deliveries of a healthy image).
+        """Let go of a message whose image another worker holds.
 
-        The wait doubles with each delivery: soon at first, for the holder may just have been killed; half an hour in
-        all, which few images take. One that waits for quota even longer is dead-lettered by the queue, and DEAD
-        LETTER leaves it to its living holder.
+        An ack would lose the image if that worker dies; a nack would spend the deliveries of a healthy image. The wait
+        doubles with each delivery. It is short at first, because the holder may just have been killed, and half an hour
+        in all, which few images need. If an image waits for quota even longer, the queue dead-letters its task, and
+        DEAD LETTER leaves the image to its living holder.
         """
         first = self._tools.settings.worker.held_seconds
         return Disposition(Action.LET_GO, seconds=min(MAX_HOLD_SECONDS, first * 2.0 ** max(0, deliveries - 2)))
@@ -203,13 +209,14 @@ class StageImage:
     # --- with the claim
 
     async def _stage(self, image: Image, claimed: ClaimedImage) -> None:
+        """Stage an image beside others."""
         await claimed.stage(await claimed.photo())
 
     async def _try_alone(self, image: Image, claimed: ClaimedImage) -> None:
-        """Stage a suspect: what may kill the worker is done alone, the rest in company.
+        """Stage a suspect: alone while it may kill the worker, then beside others.
 
-        Of several suspects the one that fewest workers died alone with goes first. Kills that have nothing to do with
-        any image are then spread over all of them, and one deadly image keeps no other one waiting.
+        Of several suspects, the one with the fewest lone deaths goes first. Kills that have nothing to do with any
+        image are then spread over all suspects, and one deadly image does not keep the others waiting.
         """
         async with claimed.waiting(self._gate.alone(image.trials.deaths)):
             await claimed.go_alone()
@@ -224,6 +231,7 @@ class StageImage:
     async def _work(
         self, task: Task, image: Image, stage: Callable[[Image, ClaimedImage], Awaitable[None]]
     ) -> Disposition:
+        """Run `stage` on a claimed image; settle or release the image by what it raises."""
         claimed = ClaimedImage(self._tools, self._control, image)
         key = image_key(image.batch, image.index)
         self._in_hand[key] = image.fence
@@ -252,23 +260,25 @@ class StageImage:
             log.exception("bug while staging %s/%s", task.batch, task.index)
             return await self._spend_attempt(task, claimed, ErrorCode.INTERNAL, f"{type(error).__name__}: {error}")
         finally:
-            if self._in_hand.get(key) == image.fence:  # else another hand of this worker has it by now
+            if self._in_hand.get(key) == image.fence:  # unless another task of this worker has claimed it since
                 del self._in_hand[key]
                 self._tools.heartbeat.forget(key)
         return ACK
 
     async def _give_up_for_control(self, task: Task, claimed: ClaimedImage) -> Disposition:
+        """Cancel or release an image whose batch was paused or cancelled meanwhile."""
         batch = await self._control.read_now(task.batch)
         if batch is not None and batch.control is Control.CANCELLING:
             await claimed.cancel()
             return ACK
         await claimed.release(None)
-        # Looked at again: what is released after a resume has listed the queued images needs its message.
+        # Read the batch again: an image released after a resume has listed the queued ones still needs its message.
         batch = await self._control.read_now(task.batch)
         forgotten = batch is not None and batch.control is Control.PAUSED and batch.control_epoch >= task.epoch
         return ACK if forgotten else NACK
 
     async def _spend_attempt(self, task: Task, claimed: ClaimedImage, code: str, message: str) -> Disposition:
+        """Release the image with one attempt spent, or fail it if that was the last."""
         error = Failure(code=code, message=message[:MAX_MESSAGE_CHARACTERS])
         released = await claimed.release(error, spend_attempt=True)
         tell(log, LogEvent.ATTEMPT_FAILED, attempt=released.attempts, code=code, reason=error.message)
@@ -277,10 +287,12 @@ class StageImage:
     # --- letters
 
     def _letter(self, task: Task, image: Image) -> Letter:
+        """Return the letter of a failed image."""
         error = image.error or Failure(code=ErrorCode.INTERNAL, message="failed without an error")
         return Letter(code=error.code, message=error.message, attempts=image.attempts, task=task)
 
     async def _dead(self, letter: Letter) -> Disposition:
+        """Publish a letter, and ack the task. Operators see it in their subscription."""
         await self._tools.queue.publish(DEAD_LETTER_TOPIC, [letter_message(letter)])
         tell(log, LogEvent.DEAD_LETTER, code=letter.code, reason=letter.message)
         return ACK

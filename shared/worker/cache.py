@@ -1,8 +1,8 @@
-"""Results by content: the same photo with the same wishes is bought once, also while it is being bought.
+"""A client's cache of results: the same photo with the same wishes is bought only once.
 
-An entry is led by the claim that buys the picture, for as long as the claim stands: it may wait for quota for long, and
-nobody else buys the same picture meanwhile. Keys include the client: nobody sees that somebody else has staged the
-same photo.
+That holds even for images that are staged at the same time. The claim that buys an entry's picture leads the entry.
+Other images with the same key wait for it as long as that claim is alive, even if it waits for quota. Keys include the
+client, so that nobody learns that another client has staged the same photo.
 """
 
 from __future__ import annotations
@@ -20,12 +20,16 @@ from shared.model import SETTLED_STATES, Image, ImageState, Record, Refusal, Wor
 from shared.ports import BatchStore, Clock, ModelSpec, ObjectStore, Photo, Request
 from shared.settings import Settings
 
-# An image that was released with its picture leads so long: two backoffs of the queue, which are 300 s at most.
+# How long a released image that has paid for its picture keeps the lead: two backoffs of the queue, each at most 300 s.
 PAID_LEAD_SECONDS: Final = 600.0
 
 
 class CacheEntry(Record, frozen=True, kw_only=True):
-    """`picture` names the generated picture in the work bucket once there is one; `led_by` tells who buys it."""
+    """One picture of a client's cache.
+
+    `picture` names the generated picture in the work bucket once there is one. `led_by` is the `Lead` that buys it, as
+    text.
+    """
 
     key: str
     client: str
@@ -35,31 +39,34 @@ class CacheEntry(Record, frozen=True, kw_only=True):
 
 
 def key_of(client: str, photo: Photo, request: Request, spec: ModelSpec) -> str:
-    """The entry's key: everything that decides what the picture looks like, and whose it is."""
+    """Return the entry's key: a hash of everything that decides what the picture looks like, and of its owner.
+
+    The model that verifies is left out, because it does not change the picture.
+    """
     models = (step.usual.model for step in spec.steps if step.name != "verify")
     parts = (client, photo.sha256, request.room_type, request.design_style, spec.prompts, *models)
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 def object_name(key: str) -> str:
-    """Where the entry's picture lies in the work bucket."""
+    """Return the name of the entry's picture in the work bucket."""
     return f"cache/{key[:2]}/{key}"
 
 
 class Lead(msgspec.Struct, frozen=True):
-    """Who buys an entry's picture: an image in a worker's hands, by its fence."""
+    """The right to buy an entry's picture: held by one claim of an image, identified by worker and fence."""
 
     worker: str
     image: str
     fence: int
 
     def __str__(self) -> str:
-        """As it stands in the entry."""
+        """Return the form in which it is stored in the entry."""
         return f"{self.worker} {self.image} {self.fence}"
 
     @classmethod
     def read(cls, text: str) -> Lead:
-        """The lead that stands in an entry."""
+        """Parse the stored form."""
         worker, image, fence = text.split(" ")
         return cls(worker, image, int(fence))
 
@@ -70,10 +77,10 @@ class Lead(msgspec.Struct, frozen=True):
 def ask(
     entry: CacheEntry | None, now: float, *, key: str, client: str, lead: Lead, dead: str | None
 ) -> CacheEntry | Refusal:
-    """Take the lead. `UNCHANGED`: there is a picture to use. `BUSY`: somebody else leads.
+    """Take the lead, unless there is a picture to use (`UNCHANGED`) or another image leads (`BUSY`).
 
-    A lead passes to a later claim of its own image (`STALE_FENCE` to an earlier one, whose hand is stale), and to other
-    images from a claim known to be `dead`.
+    A lead passes to a later claim of its own image. An earlier claim of that image is refused with `STALE_FENCE`, since
+    its task is stale. Other images may take the lead from a claim known to be `dead`.
     """
     if entry is not None and entry.picture is not None and entry.expires_at > now:
         return Refusal.UNCHANGED
@@ -87,10 +94,10 @@ def ask(
 
 
 def leads(image: Image, lead: Lead, holder: Worker | None, now: float) -> bool:
-    """Whether a picture is to be expected of a lead: its claim stands, or its image has paid for one and comes again.
+    """Return whether a lead can still be expected to deliver a picture.
 
-    An image that has its picture and waits for another attempt, to verify it, keeps the lead for a while: what it has
-    paid for is not bought again by those that wait.
+    It can while its claim is alive. An image that has paid for its picture and waits for another attempt to verify it
+    keeps the lead for `PAID_LEAD_SECONDS`, so that the images waiting for it do not buy the same picture again.
     """
     if image.state in SETTLED_STATES:
         return False
@@ -101,20 +108,20 @@ def leads(image: Image, lead: Lead, holder: Worker | None, now: float) -> bool:
     ):
         return True
     paid = image.checkpoint is not None and image.checkpoint.picture is not None
-    # Its worker's life counts only while that has it in hand: given back, it may have to wait for that very worker,
-    # which a suspect has to itself and waits in, for this lead.
+    # Count the worker as alive only while it holds the image. A released image may be queued behind a suspect that
+    # occupies that worker alone and is itself waiting for this lead: a deadlock.
     died = image.state is ImageState.PROCESSING and image.fence == lead.fence
     last_seen = max(image.touched_at, holder.at if holder and died else 0.0)
     return paid and now - last_seen < PAID_LEAD_SECONDS
 
 
 def fill(_: CacheEntry | None, now: float, *, key: str, client: str, keep_seconds: float) -> CacheEntry:
-    """There is a picture now."""
+    """Record that the picture exists. It expires after `keep_seconds`."""
     return CacheEntry(key=key, client=client, picture=object_name(key), expires_at=now + keep_seconds)
 
 
 def let_go(entry: CacheEntry | None, _: float, *, lead: Lead) -> CacheEntry | Refusal:
-    """The leader has no picture after all: the next one leads."""
+    """Give up the lead without a picture, so that the next image takes it."""
     if entry is None or entry.led_by != str(lead):
         return Refusal.UNCHANGED
     return msgspec.structs.replace(entry, led_by=None)
@@ -124,7 +131,7 @@ def let_go(entry: CacheEntry | None, _: float, *, lead: Lead) -> CacheEntry | Re
 
 
 class Cache:
-    """One worker's way to the entries."""
+    """One worker's access to the cache entries."""
 
     def __init__(self, store: BatchStore, objects: ObjectStore, clock: Clock, settings: Settings) -> None:
         self._store = store
@@ -136,10 +143,11 @@ class Cache:
     async def picture_or_lead(
         self, key: str, client: str, lead: Lead, check: Callable[[], Awaitable[None]]
     ) -> bytes | None:
-        """The picture; or None, and the caller leads: it buys the picture and then calls `fill` or `let_go`.
+        """Return the picture, or None if the caller now leads.
 
-        Waits while somebody else leads, calling `check` before each look. A picture whose object is gone is none.
-        Raises `LostClaim` when the image's own next claim leads.
+        A leader must buy the picture and then call `fill` or `let_go`. Waits while another image leads, and calls
+        `check` before each look so that a pause ends the wait. An entry whose object is gone counts as empty. Raises
+        `LostClaim` when a later claim of the same image leads.
         """
         dead: str | None = None
         while True:
@@ -160,7 +168,7 @@ class Cache:
             dead = await self._dead_lead(key)
 
     async def _dead_lead(self, key: str) -> str | None:
-        """The lead, if nothing is to be expected of it any more."""
+        """Return the entry's lead if no picture can be expected of it any more; else None."""
         entry = await self._store.record(CacheEntry, key)
         if entry is None or entry.led_by is None:
             return None
@@ -174,11 +182,11 @@ class Cache:
         return Refusal.UNCHANGED if entry is None else msgspec.structs.replace(entry, picture=None)
 
     async def fill(self, key: str, client: str, picture: bytes) -> None:
-        """Keep the picture: the object first, so that an entry never names what is not there."""
+        """Store the picture, then the entry: an entry must never name an object that does not exist."""
         await self._objects.put(self._bucket, object_name(key), picture, content_type="application/octet-stream")
         decide = partial(fill, key=key, client=client, keep_seconds=self._rules.keep_seconds)
         await self._store.change_record(CacheEntry, key, decide, self._clock.token())
 
     async def let_go(self, key: str, lead: Lead) -> None:
-        """Leave the lead to the next."""
+        """Give up the lead."""
         await self._store.change_record(CacheEntry, key, partial(let_go, lead=lead), self._clock.token())

@@ -1,6 +1,6 @@
-"""One claimed image in a worker's hands: from its photo to its settled document, every change through its fence.
+"""One image that a worker has claimed, from its photo to its settled document. Every change goes through its fence.
 
-What goes wrong is raised, with nothing settled; `shared.rooms.stage_image` decides what becomes of image and message.
+Failures are raised with nothing settled. `shared.rooms.stage_image` decides what becomes of the image and its message.
 """
 
 from __future__ import annotations
@@ -69,13 +69,13 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# What the breaker counts: the vendor does not answer. A bad answer is an answer.
+# Errors that the circuit breaker counts: the vendor does not answer. A bad answer shows that it works.
 BREAKING: Final = frozenset({ErrorCode.VENDOR_UNAVAILABLE, ErrorCode.VENDOR_TIMEOUT})
 MAX_MESSAGE_CHARACTERS: Final = 500  # of an error kept with an image: a sentence, not a page of HTML
 
 
 class Tools(msgspec.Struct, frozen=True):
-    """Everything the room works with."""
+    """Everything the room works with, handed to each claimed image."""
 
     store: BatchStore
     queue: Queue
@@ -91,7 +91,11 @@ class Tools(msgspec.Struct, frozen=True):
 
 
 class ClaimedImage:
-    """One claimed image: every change goes through its fence. Implements `shared.staging.agents.StepRunner`."""
+    """One claimed image: every change goes through its fence. Implements `shared.staging.agents.StepRunner`.
+
+    Calls, durations and checkpoint are collected here and written with the next change. The image's document is
+    therefore not written once per step.
+    """
 
     def __init__(self, tools: Tools, control: ControlCache, image: Image) -> None:
         self._tools = tools
@@ -105,7 +109,10 @@ class ClaimedImage:
         self._cache = Cache(tools.store, tools.objects, tools.clock, tools.settings)
 
     async def stage(self, photo: Photo) -> None:
-        """Stage, publish, settle. Raises whatever went wrong, with nothing settled."""
+        """Stage the photo, publish the pictures, and settle the image.
+
+        Whatever fails is raised, with nothing settled.
+        """
         image, tools = self._image, self._tools
         request = Request(room_type=image.room_type, design_style=image.design_style)
         finished = await self._staged(photo, request)
@@ -126,7 +133,10 @@ class ClaimedImage:
         await self._delete_work_objects()
 
     async def photo(self) -> Photo:
-        """The customer's photo made safe. What was downloaded is let go of here: fifty in flight are 200 MB."""
+        """Download the customer's photo and return it re-encoded.
+
+        The downloaded bytes are released here: 50 images in flight would keep 200 MB of them.
+        """
         client = client_of(self._image.batch)
         async with self._tools.hosts.visit(self._image.source, image_key(self._image.batch, self._image.index)):
             data = await self._timed("download", self._tools.source.fetch(self._image.source, client))
@@ -134,7 +144,7 @@ class ClaimedImage:
         return await self._timed("prepare", self.picture_work(PictureStep.PREPARE, prepare))
 
     async def _staged(self, photo: Photo, request: Request) -> Finished:
-        """A verified picture, from the client's cache or bought; what is bought is given to the cache."""
+        """Return a verified picture, from the client's cache or bought. A bought one is added to the cache."""
         tools, batch = self._tools, await self._batch()
         if not batch.cache:
             return await tools.agents.stage(photo, request, self)
@@ -154,19 +164,21 @@ class ClaimedImage:
             await self._let_go(key, lead)
             raise
         except BaseException:
-            if self.checkpoint.picture is None:  # with one it keeps the lead: its next attempt goes on from there
+            # An image with a paid picture keeps the lead: its next attempt continues with that picture.
+            if self.checkpoint.picture is None:
                 await asyncio.shield(self._let_go(key, lead))
             raise
         return finished
 
     async def _let_go(self, key: str, lead: Lead) -> None:
-        """Leave the lead to another; if that cannot be said now, the lead dies with this claim."""
+        """Give up the lead. If that cannot be written now, the lead ends with this claim."""
         try:
             await self._cache.let_go(key, lead)
         except RuumError as error:
             log.warning("lead of a cache entry not given up: %s", error)
 
     async def _publish(self, finished: Finished) -> Output:
+        """Write the pictures to the results bucket, each under this claim's fence, the staged picture last."""
         batch = await self._batch()
         folder, stem = names.results_folder(batch), names.picture_stem(self._image)
         picture, thumbnail = f"{folder}images/{stem}.jpg", f"{folder}thumbnails/{stem}.jpg"
@@ -194,13 +206,14 @@ class ClaimedImage:
         )
 
     async def _batch(self) -> Batch:
+        """Return the batch, a few seconds old at most."""
         batch = await self._control.read(self._image.batch)
         if batch is None:
             raise RuntimeError(f"batch {self._image.batch} is gone")
         return batch
 
     async def _delete_work_objects(self) -> None:
-        """Delete the work objects that the settled image needs no more; what is left over, reconcile finds."""
+        """Delete work objects that the settled image no longer needs; reconcile deletes what is left over."""
         for name in self._works:
             try:
                 await self._tools.objects.delete(self._tools.settings.buckets.work, name)
@@ -210,6 +223,7 @@ class ClaimedImage:
     # --- settling, all by the fence
 
     async def _change(self, decide: Decision[Image]) -> Image:
+        """Change the image's document under this claim's fence. Raises `LostClaim` when the decision refuses."""
         image = self._image
         changed = await self._tools.store.change_image(
             image.batch, image.index, decide, self._tools.clock.token(), seen=image
@@ -222,15 +236,19 @@ class ClaimedImage:
         return changed
 
     async def go_alone(self) -> None:
-        """Nothing else is in this worker's hands now."""
+        """Record that this worker holds nothing else now."""
         await self._change(partial(decisions.image.go_alone, fence=self._image.fence))
 
     async def pass_trial(self) -> None:
-        """Its photo was prepared alone; from here on it may be in company."""
+        """Record that its photo was prepared alone; it may now continue beside others."""
         await self._change(partial(decisions.image.pass_trial, fence=self._image.fence))
 
     async def picture_work(self, step: PictureStep, work: Callable[[], Awaitable[T]]) -> T:
-        """Decode or write a picture. Alone with the image it is noted, for the successor if this worker dies of it."""
+        """Run `work`, which decodes or writes a picture.
+
+        While the worker is alone with the image, the step is recorded first. If the worker dies of it, its successor
+        knows where.
+        """
         claim = self._image.claim
         if claim is None or not claim.alone:
             return await work()
@@ -238,14 +256,14 @@ class ClaimedImage:
         leave = partial(decisions.image.enter_step, fence=self._image.fence, step="")
         try:
             done = await work()
-        except CodedError:  # the worker lives, and may go on with the image: a later death is not of this step
+        except CodedError:  # the worker survived and may continue: a later crash must not be blamed on this step
             await self._change(leave)
             raise
         await self._change(leave)
         return done
 
     async def fail(self, error: ImageRejected) -> Image:
-        """Settle as failed by its own fault."""
+        """Settle as failed through the image's own fault."""
         failure = Failure(code=error.code, message=error.message[:MAX_MESSAGE_CHARACTERS])
         return await self._change(
             partial(
@@ -259,7 +277,7 @@ class ClaimedImage:
         )
 
     async def release(self, error: Failure | None, *, spend_attempt: bool = False) -> Image:
-        """Give the image back, its paid work noted; see `decisions.image.release`."""
+        """Return the image to the queue with its paid work recorded; see `decisions.image.release`."""
         return await self._change(
             partial(
                 decisions.image.release,
@@ -286,16 +304,21 @@ class ClaimedImage:
     # --- the agents' runner
 
     async def _noted(self, noting: Awaitable[None]) -> None:
-        """A refusal is told to the ledger. One that cannot be noted is met again; it must not cost an attempt."""
+        """Record a refusal in the ledger.
+
+        If that fails, the next call meets it again; it must not cost an attempt.
+        """
         try:
             await noting
         except RuumError as error:
             log.warning("a refusal was not noted: %s", error)
 
     async def buy(self, step: Step, call: Callable[[], Awaitable[Answer[T]]]) -> T:
-        """One paid call: after the batch's control and the quota allow it.
+        """Make one paid call, once the batch's control and the quota allow it. Returns the call's answer.
 
-        A 429 is waited out, and so is a failure that finds the circuit open: waiting spends no attempt.
+        A 429 is waited out, and so is a failure during an outage; waiting spends no attempt. After `max_outage_seconds`
+        of failures the last one is raised. Raises `WorkStopped` on a pause or cancel, `DailyQuotaSpent`,
+        `ConfigurationError` for a model without a price, and the vendor's other errors.
         """
         tools, model = self._tools, step.usual.model
         if model not in tools.settings.prices:
@@ -310,7 +333,8 @@ class ClaimedImage:
             except BaseException:
                 tools.quota.unused(model, grant)
                 raise
-            if tools.clock.monotonic() > grant.begin_by:  # the look at the batch was slow, or this process stood still
+            # Reading the batch took too long, or the process was suspended: the call would start outside its window.
+            if tools.clock.monotonic() > grant.begin_by:
                 tools.quota.unused(model, grant)
                 continue
             started = tools.clock.monotonic()
@@ -341,11 +365,12 @@ class ClaimedImage:
                 return answer.value
 
     async def _check_control(self) -> None:
-        """Raises `WorkStopped` when the batch is paused or being cancelled."""
+        """Raise `WorkStopped` when the batch is paused or being cancelled."""
         if (await self._batch()).control is not Control.RUN:
             raise WorkStopped(self._image.batch)
 
     def _note_call(self, step: Step, usage: Usage, started: float) -> None:
+        """Add the call to the image's bill. A call whose vendor reports no usage is billed as a usual one."""
         duration = self._elapsed_ms(started)
         self.measured(step.name, duration)
         if not usage.told:
@@ -356,7 +381,10 @@ class ClaimedImage:
              costUsd=decisions.money.usd(call.cost_micro_usd))  # fmt: skip
 
     async def keep(self, checkpoint: Checkpoint, picture: bytes | None) -> None:
-        """A new picture is written before the checkpoint naming it; without one the note waits for the next write."""
+        """Keep the checkpoint. A new `picture` is stored before the checkpoint that names it.
+
+        Without a picture nothing is written now: the checkpoint is stored with the next change of the image.
+        """
         self.checkpoint = checkpoint
         if picture is None:
             return
@@ -375,7 +403,7 @@ class ClaimedImage:
         )
 
     async def kept_picture(self) -> bytes | None:
-        """A checkpoint whose object is missing is no checkpoint."""
+        """Return the picture of the checkpoint; None if it names none or its object is missing."""
         if self.checkpoint.picture is None:
             return None
         found = await self._tools.objects.get(self._tools.settings.buckets.work, self.checkpoint.picture)
@@ -383,7 +411,7 @@ class ClaimedImage:
 
     @asynccontextmanager
     async def waiting(self, entry: AbstractAsyncContextManager[None]) -> AsyncIterator[None]:
-        """Be inside `entry`, the wait for it not counted as work."""
+        """Enter `entry`, counting the time until it opens as waiting and not as work."""
         async with AsyncExitStack() as inside:
             async with self._tools.heartbeat.waiting(image_key(self._image.batch, self._image.index)):
                 await inside.enter_async_context(entry)
@@ -402,5 +430,5 @@ class ClaimedImage:
         return round((self._tools.clock.monotonic() - started) * 1000)
 
     def measured(self, step: str, duration_ms: int) -> None:
-        """Steps that are repeated add up."""
+        """Add to a step's duration; a repeated step counts in total."""
         self._durations[step] = self._durations.get(step, 0) + duration_ms

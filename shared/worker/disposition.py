@@ -1,4 +1,4 @@
-"""What becomes of a delivery: the words a room answers its subscriber in."""
+"""What becomes of a delivery: a room returns one of these to its subscriber."""
 
 from __future__ import annotations
 
@@ -13,16 +13,18 @@ class Action(StrEnum):
     """What the subscriber does with a delivery."""
 
     ACK = "ack"
-    NACK = "nack"  # comes again after the queue's backoff
-    LET_GO = "let_go"  # neither: its lease is extended once by `seconds` and then left to run out
-    WAIT = "wait"  # keep it, hold no slot for it, and handle it again when what it waits for has come
-    HALT = "halt"  # stop pulling for a while, keep it, and handle it again then: our configuration's fault
+    NACK = "nack"  # the queue redelivers it after its backoff
+    LET_GO = "let_go"  # neither: extend its lease once by `seconds`, then let it run out
+    WAIT = "wait"  # keep it without a slot, and handle it again once `Disposition.wait` has returned
+    HALT = "halt"  # a fault in our configuration: stop pulling, keep the delivery, and handle it again later
 
 
 class Disposition(msgspec.Struct, frozen=True):
-    """The action, for how long (LET_GO; HALT: at least), why, and whether that is a fault of ours to fix (HALT).
+    """An action with its details.
 
-    `wait` returns when the delivery may be handled again (WAIT).
+    `seconds` is how long a LET_GO extends the lease, or how long a HALT lasts at least. `reason` is for the log.
+    `fault` says whether a HALT is a fault of ours that someone has to fix, or only a spent quota. `wait` (for WAIT)
+    returns when the delivery may be handled again.
     """
 
     action: Action

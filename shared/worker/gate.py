@@ -1,4 +1,4 @@
-"""Many at once, or one alone: how a suspect image is kept from taking healthy ones with it."""
+"""Lets many tasks in together, or one alone: how a suspect image is kept from killing healthy ones."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from itertools import count
 
 
 class Gate:
-    """Lets many pass together, or one alone.
+    """A lock that admits many together, or one alone.
 
-    All that want to be alone go before newcomers. Among themselves the lowest rank goes first, then the first to come.
+    Those that want to be alone go before newcomers, or a busy worker would never be empty. Among themselves the lowest
+    rank goes first, then the first to come.
     """
 
     def __init__(self) -> None:
@@ -23,7 +24,7 @@ class Gate:
 
     @asynccontextmanager
     async def together(self) -> AsyncIterator[None]:
-        """Be inside with others."""
+        """Enter beside others."""
         async with self._changed:
             await self._changed.wait_for(lambda: not self._alone and not self._want_alone)
             self._inside += 1
@@ -34,7 +35,7 @@ class Gate:
 
     @asynccontextmanager
     async def alone(self, rank: int = 0) -> AsyncIterator[None]:
-        """Be inside with nobody else. For one who is not inside."""
+        """Enter alone. Must not be called while inside: it would wait for itself."""
         mine = (rank, next(self._numbers))
         self._want_alone.append(mine)
         try:

@@ -1,9 +1,9 @@
-"""Photo hosts and how fast each may be asked: one polite queue a host, shared by the fleet through the store.
+"""How fast each photo host may be asked: one queue per host, shared by the fleet through the store.
 
-As long as a host does not complain, a worker asks it a few photos at a time and nothing is written. A host that asks
-to slow down (429, or a Retry-After) gets a ledger, as a vendor's model has: its wait is kept by all workers, calls at
-once are halved, and come back step by step. Images that wait for their turn hold no slot of the worker and spend no
-attempt; images of other hosts go on.
+While a host does not complain, a worker asks it for a few photos at a time and nothing is written. A host that asks to
+slow down (429, or a Retry-After) gets a ledger like a vendor's model: all workers respect its wait, and the number of
+concurrent calls is halved and recovers step by step. Images that wait for their turn hold no slot of the worker and
+spend no attempt. Images from other hosts are not delayed.
 """
 
 from __future__ import annotations
@@ -29,24 +29,26 @@ from shared.worker.quota import SharedQuota
 
 log = logging.getLogger(__name__)
 
-# A host that has not complained for ten minutes, its wait not counted, is asked freely again.
+# A host that has not complained for ten minutes after the end of its wait is asked without turns again.
 CALM_SECONDS: Final = 600.0
-# A host that names no wait is given ten seconds, then twice as long each time it refuses again, up to a quarter of an
-# hour.
+# The pause for a host that refuses without a Retry-After: ten seconds, then twice as long each time, up to 15 minutes.
 FIRST_PAUSE_SECONDS: Final = 10.0
 MAX_PAUSE_SECONDS: Final = 900.0
-# What is known of a host is looked up again after this: how late a worker learns that a neighbour was refused.
+# How old a worker's copy of a host's ledger may be, and so how late it learns that the host refused another worker.
 KNOWN_SECONDS: Final = 15.0
-# A turn that is not used within a minute is given back: its image may find no slot of its worker for much longer, while
-# the vendor is away. A slot's lease, 180 s, outlasts the turn and the download.
+# A turn that is not used within a minute is given back. During a vendor's outage its image may wait much longer for a
+# slot of its worker. A slot's lease, 180 s, outlasts the turn and the download.
 TURN_SECONDS: Final = 60.0
 KEPT_SECONDS: Final = 86_400.0  # a ledger that was not written for a day may be deleted
 
-FREE: Final = Grant(id="", tier=Tier.NORMAL, start=0.0, epoch=0)  # the right to ask a host that is asked freely
+FREE: Final = Grant(id="", tier=Tier.NORMAL, start=0.0, epoch=0)  # the right to ask a host that needs no turns
 
 
 class HostLedger(Ledger, frozen=True, kw_only=True):
-    """A host's ledger. `refusals` in a row since `refused_since`, the last of them at `refused_at`."""
+    """A host's ledger. It has refused `refusals` times in a row since `refused_since`, last at `refused_at`.
+
+    The record may be deleted at `expires_at`.
+    """
 
     refusals: int = 0
     refused_since: float = 0.0
@@ -55,15 +57,16 @@ class HostLedger(Ledger, frozen=True, kw_only=True):
 
 
 def refused(ledger: HostLedger, grant: Grant, retry_after_seconds: float | None, now: float) -> HostLedger:
-    """The host asked to wait: for as long as it said, or longer each time. Refusals of one moment count once.
+    """Apply a host's refusal: wait as long as it said, or longer each time if it did not say.
 
-    After an answer, or a calm, refusals are counted anew: answers to those who ask freely are not noted.
+    Refusals of the same epoch count once, because they were under way together. The count starts anew after an answer
+    or after a calm; answers to workers that ask without turns are not recorded.
     """
     in_a_row = ledger.refusals if is_limited(ledger, now) and ledger.answered_at <= ledger.refused_at else 0
     since = ledger.refused_since if in_a_row else now
     count = in_a_row + (grant.epoch == ledger.epoch or not in_a_row)
     pause = retry_after_seconds
-    if pause is None or (pause < 1 and count > 1):  # "at once" is no answer to who was refused at once
+    if pause is None or (pause < 1 and count > 1):  # "retry at once" has just failed
         pause = min(MAX_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2.0 ** min(count - 1, 20))
     return msgspec.structs.replace(
         decisions.quota.throttled(ledger, grant, pause, now),
@@ -75,14 +78,14 @@ def refused(ledger: HostLedger, grant: Grant, retry_after_seconds: float | None,
 
 
 def is_limited(ledger: HostLedger | None, now: float) -> bool:
-    """Whether the host's photos are to be asked for by turns."""
+    """Return whether photos of the host must be requested by turns."""
     if ledger is None or not ledger.refusals:
         return False
     return now < max(ledger.not_before, ledger.refused_at) + CALM_SECONDS
 
 
 def host_of(uri: str) -> str | None:
-    """The host (and port, if one is named) of a web address; None for photos that come from elsewhere."""
+    """Return the host and port of a web address, in lower case; None for any other photo source."""
     scheme, _, rest = uri.partition("://")
     if scheme.lower() not in ("https", "http"):
         return None
@@ -93,7 +96,7 @@ def host_of(uri: str) -> str | None:
 
 
 class Hosts:
-    """One worker's side of the hosts' queues."""
+    """One worker's view of the hosts' queues."""
 
     def __init__(self, store: BatchStore, clock: Clock, limits: DownloadLimits, worker: str) -> None:
         self._store = store
@@ -103,15 +106,15 @@ class Hosts:
         self._quota = SharedQuota(store, clock, everyone, worker, kind=HostLedger)
         self._known: dict[str, tuple[float, HostLedger | None]] = {}
         self._at_once: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
-        self._busy_until: dict[str, float] = {}  # by host, on the monotonic clock: what it has told this worker
+        self._busy_until: dict[str, float] = {}  # by host, on the monotonic clock: the waits it asked this worker for
         self._turns: dict[str, _Turn] = {}  # by image
 
     @asynccontextmanager
     async def visit(self, uri: str, image: str) -> AsyncIterator[None]:
-        """Be inside while asking for a photo. Raises `HostBusy` when the image has to wait for its turn first.
+        """Enter to request a photo. Raises `HostBusy` when the image must first wait for its turn.
 
-        A `HostBusy` from inside is told to the fleet. Once the host has refused everything for
-        `max_refused_seconds`, it is a `WorldError` instead, which spends an attempt.
+        A `HostBusy` raised inside is reported to the fleet. Once the host has refused everything for
+        `max_refused_seconds`, a `WorldError` is raised instead, which spends an attempt.
         """
         host = host_of(uri)
         if host is None:
@@ -128,7 +131,7 @@ class Hosts:
                     yield
                 except HostBusy as busy:
                     if await self._refused(host, grant, busy):
-                        grant = FREE  # its slot went with the refusal
+                        grant = FREE  # recording the refusal has freed its slot
                     raise HostBusy(host, busy.retry_after_seconds) from None
         except BaseException:
             self._quota.unused(key_of(host), grant)
@@ -136,7 +139,7 @@ class Hosts:
         await self._quota.succeeded(key_of(host), grant)
 
     async def turn(self, host: str, image: str, tier: Tier) -> None:
-        """Wait until the host may be asked for this image's photo; `visit` then uses the turn."""
+        """Wait until the host may be asked for this image's photo. `visit` then uses the turn."""
         while (left := self._busy_until.get(host, 0.0) - self._clock.monotonic()) > 0:
             await self._clock.sleep(left)
         grant = await self._quota.reserve(key_of(host), tier)
@@ -151,11 +154,12 @@ class Hosts:
             self._quota.unused(key_of(turn.host), turn.grant)
 
     def _expired(self, image: str, turn: _Turn) -> None:
+        """Give the turn back if it is still unused; the image may have got a newer one since."""
         if self._turns.get(image) is turn:
             self.forget(image)
 
     def _right(self, host: str, image: str, known: HostLedger | None) -> Grant:
-        """The right to ask the host now, which is this image's turn if it has one. Raises `HostBusy`."""
+        """Return the right to ask the host now: this image's turn, or `FREE`. Raises `HostBusy`."""
         if self._clock.monotonic() < self._busy_until.get(host, 0.0):
             raise HostBusy(host)
         turn = self._turns.get(image)
@@ -164,19 +168,22 @@ class Hosts:
                 raise HostBusy(host)
             return msgspec.structs.replace(FREE, epoch=known.epoch) if known else FREE
         if known is not None and turn.grant.epoch < known.epoch:
-            raise HostBusy(host)  # it has refused somebody else since the turn was given
+            raise HostBusy(host)  # it has refused another request since the turn was given
         del self._turns[image]
         return turn.grant
 
     def _leave_alone(self, host: str, seconds: float | None) -> None:
-        """From this very moment on, whether or not the refusal can be told to the fleet."""
+        """Stop asking the host at once, even if the refusal cannot be reported to the fleet."""
         now = self._clock.monotonic()
         pause = FIRST_PAUSE_SECONDS if seconds is None else seconds + RETRY_AFTER_MARGIN_SECONDS
         busy = {name: until for name, until in self._busy_until.items() if until > now}
         self._busy_until = busy | {host: max(now + pause, busy.get(host, 0.0))}
 
     async def _look(self, host: str) -> HostLedger | None:
-        """What is known of the host, a few seconds old at most. A store that is away says nothing of a host."""
+        """Return the host's ledger, at most `KNOWN_SECONDS` old.
+
+        If the store does not answer, the last known one is used.
+        """
         now = self._clock.monotonic()
         found = self._known.get(host)
         if found is not None and now - found[0] < KNOWN_SECONDS:
@@ -188,13 +195,16 @@ class Hosts:
             return found[1] if found else None
         newer = self._known.get(host)
         if newer is not None and newer[0] > now:
-            return newer[1]  # a refusal of this worker's own, noted meanwhile
+            return newer[1]  # this worker recorded a refusal of its own meanwhile
         self._known = {name: entry for name, entry in self._known.items() if now - entry[0] < KNOWN_SECONDS}
         self._known[host] = (now, ledger)
         return ledger
 
     async def _refused(self, host: str, grant: Grant, busy: HostBusy) -> bool:
-        """Tell the fleet; whether the host's ledger has it. Raises `WorldError` when it has refused for too long."""
+        """Report a refusal to the fleet; return whether it is in the host's ledger.
+
+        Raises `WorldError` when the host asks for too long a wait, or has refused everything for too long.
+        """
         limit = self._limits.max_refused_seconds
         if (busy.retry_after_seconds or 0.0) > limit:
             raise WorldError(ErrorCode.SOURCE_UNAVAILABLE, f"{host} asks to wait {busy.retry_after_seconds:.0f} s")
@@ -203,7 +213,7 @@ class Hosts:
             changed = await self._quota.changed(
                 key_of(host), lambda known, now: refused(known, grant, busy.retry_after_seconds, now)
             )
-        except RuumError as error:  # it is met again after its wait; it must not cost an attempt
+        except RuumError as error:  # the host will refuse again after its wait; this must not cost an attempt
             log.warning("a refusal of %s was not noted: %s", host, error)
             return False
         if changed is None:
@@ -217,19 +227,19 @@ class Hosts:
 
 
 def key_of(host: str) -> str:
-    """The key of a host's ledger: what a customer wrote never is a document's whole name."""
+    """Return the key of a host's ledger. The prefix keeps a customer's text from being a document's whole name."""
     return f"host:{host}"
 
 
 class _Turn(msgspec.Struct, frozen=True, eq=False):
-    """An image's right to one request of a host."""
+    """An image's right to one request to a host."""
 
     host: str
     grant: Grant
 
 
 class _Everyone(Mapping[str, Limit]):
-    """The same limit for every key."""
+    """A mapping with the same limit for every key: hosts are not known in advance."""
 
     def __init__(self, limit: Limit) -> None:
         self._limit = limit

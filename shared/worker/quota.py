@@ -1,7 +1,7 @@
 """A worker's side of the vendors' quotas: calls wait here until the fleet's ledger lets them start.
 
-One loop per model asks the ledger for all that wait, several calls per compare-and-set; outcomes ride on the next
-reservation. A model without a limit costs nothing. Waiting here spends no attempt and never nacks.
+One loop per model asks the ledger for all waiting calls, several calls per compare-and-set. Outcomes are reported with
+the next reservation. A model without a limit costs nothing. Waiting here spends no attempt and never nacks.
 """
 
 from __future__ import annotations
@@ -29,47 +29,49 @@ from shared.topology import EVENTS_TOPIC
 
 log = logging.getLogger(__name__)
 
-# After a ledger that could not be read or written, the loop asks again.
+# The loop asks again this long after a ledger could not be read or written.
 RETRY_SECONDS = 2.0
 
-# A failure waits so long for its verdict. Five in a row at 60 calls a minute take 4 s, in slow mode 8 s.
+# How long a failed call waits to learn whether the circuit opened. At 60 calls a minute, five failures in a row take 4
+# s, in slow mode 8 s.
 VERDICT_SECONDS = 10.0
 
-# Of the time between two asks, so that workers that began together do not go on asking together.
+# Jitter on the time between two asks: workers that started together must not keep asking together.
 SPREAD = (0.75, 1.25)
 
-# Replies are slow now and then rather than always: one slow reply is expected again for the next ten or so.
+# How much of the slowest reply time is kept per reply. Slow replies come in phases, so one is expected again for about
+# the next ten.
 SLOWNESS_KEPT = 0.9
 
-# Two clocks of which one runs 0.02 % faster, more than quartz does, drift apart by 12 ms a minute.
+# Assumed drift between two clocks, 12 ms a minute. That is more than quartz clocks drift.
 DRIFT = 0.0002
 
 OnChange = Callable[[Ledger, Ledger], Coroutine[Any, Any, None]]
 
 
 class Quota(Protocol):
-    """Rights to call vendors' models."""
+    """The right to call vendors' models. `SharedQuota` implements it; tests use simpler ones."""
 
     async def reserve(self, model: str, tier: Tier) -> Grant:
         """Return when the next call of `model` may start. Raises `DailyQuotaSpent`.
 
-        Who cannot begin by `Grant.begin_by` hands it back (`unused`) and reserves again.
+        A caller that cannot begin by `Grant.begin_by` hands the grant back with `unused` and reserves again.
         """
 
     async def succeeded(self, model: str, grant: Grant) -> None:
-        """The call was answered, well or not."""
+        """The vendor answered the call, whatever it answered."""
 
     def unused(self, model: str, grant: Grant) -> None:
-        """The call was not made, or broken off: that says nothing of the vendor."""
+        """The call was not made, or was cancelled. That says nothing about the vendor."""
 
     async def throttled(self, model: str, grant: Grant, retry_after_seconds: float | None) -> None:
         """The vendor answered 429."""
 
     async def failed(self, model: str, grant: Grant) -> bool:
-        """5xx or time-out. Whether it may be part of an outage, and should be made again instead of failing.
+        """The call ended in a 5xx or a time-out. Return whether it may be part of an outage and should be retried.
 
-        Answers after a few seconds: the failures that open the circuit are part of the outage too, and so is one that
-        no answer of the vendor has followed.
+        Takes a few seconds to answer. The failures that open the circuit belong to the outage too, and so does a
+        failure that no answer of the vendor has followed.
         """
 
     async def day_spent(self, model: str, grant: Grant) -> None:
@@ -77,7 +79,7 @@ class Quota(Protocol):
 
 
 class QuotaEvents:
-    """Tells operators of every change of a quota: an event on the completion topic, and a line in the log."""
+    """Reports every change of a quota: as an event on the completion topic, and as a line in the log."""
 
     def __init__(self, queue: Queue, clock: Clock, limits: Mapping[str, Limit]) -> None:
         self._queue = queue
@@ -85,7 +87,10 @@ class QuotaEvents:
         self._limits = limits
 
     async def tell(self, before: Ledger, after: Ledger) -> None:
-        """Only the worker that made the change tells. Never raises: an event that is not published is in the log."""
+        """Report one change.
+
+        Only the worker that made it does. Never raises: the log has what could not be published.
+        """
         now = self._clock.now()
         spent = after.day_spent_until > now
         most = after.limit or self._limits.get(after.id) or Limit()
@@ -102,7 +107,7 @@ class QuotaEvents:
             concurrent=most.concurrent,
             day_spent_until=iso(after.day_spent_until) if spent else None,
         )
-        # The ledger's write token names the change: told twice, it has one id.
+        # The id contains the ledger's write token, which names the change. A duplicate event has the same id.
         event = quota_event(f"quota/{after.id}/{after.token}", now, data)
         try:
             await self._queue.publish(EVENTS_TOPIC, [event.message()])
@@ -111,7 +116,7 @@ class QuotaEvents:
 
 
 class _Waiting(msgspec.Struct, eq=False):
-    """One call that waits."""
+    """One call that waits for its grant."""
 
     id: str
     tier: Tier
@@ -119,11 +124,11 @@ class _Waiting(msgspec.Struct, eq=False):
 
 
 class ServerTime:
-    """The server's time by this worker's monotonic clock: between two bounds, which every reading narrows.
+    """Estimates the server's time from this worker's monotonic clock, as two bounds that every reading narrows.
 
-    One reading by itself is as uncertain as it was long under way: seconds, in a process that stood still, or where a
-    transaction waited for others. A reading that contradicts the bounds means that the server's clock was set: it alone
-    counts then.
+    A single reading is uncertain by the time it was under way: seconds, if the process was suspended or the transaction
+    waited for others. A reading that contradicts the bounds means that the server's clock was set. It then replaces
+    them.
     """
 
     def __init__(self) -> None:
@@ -131,44 +136,48 @@ class ServerTime:
         self._ahead = (-math.inf, math.inf)  # how far the server's clock is ahead of the monotonic one
 
     def read(self, server: float, asked_at: float, read_at: float) -> None:
-        """It was `server` at some moment between the two, on the monotonic clock."""
+        """Take in a reading: it was `server` on the server at some moment between the two monotonic times."""
         drifted = DRIFT * (read_at - self._at)
         found = (server - read_at, server - asked_at)
         bounds = (max(found[0], self._ahead[0] - drifted), min(found[1], self._ahead[1] + drifted))
         self._at, self._ahead = read_at, bounds if bounds[0] <= bounds[1] else found
 
     def surely(self, at: float) -> float:
-        """The monotonic clock when it surely is `at` on the server's."""
+        """Return the monotonic time at which it is certainly `at` on the server's clock."""
         return at - self._ahead[0]
 
     def earliest(self, at: float) -> float:
-        """The monotonic clock when it may already be `at` on the server's."""
+        """Return the first monotonic time at which it may be `at` on the server's clock."""
         return at - self._ahead[1]
 
 
 class _Model:
-    """What this worker waits for, and has to tell, about one model."""
+    """What this worker waits for, and has to report, about one model."""
 
     def __init__(self) -> None:
         self.waiting: list[_Waiting] = []
         self.done_slots: set[str] = set()
-        self.answered: float | None = None  # the last answer that is not told, on the monotonic clock
+        self.answered: float | None = None  # the last answer not yet reported, on the monotonic clock
         self.probe_succeeded: str | None = None
         self.probe_unused: str | None = None
         self.loop: asyncio.Task[None] | None = None
         self.wake = asyncio.Event()
         self.next_ask_at = 0.0  # by the monotonic clock
-        self.reply_seconds = 0.0  # what reservations take, from the reading of the server's time to the reply
+        self.reply_seconds = 0.0  # duration of a reservation, from the reading of the server's time to the reply
         self.ahead: dict[str, tuple[Grant, _Waiting, asyncio.TimerHandle]] = {}  # granted, and not begun yet
 
     @property
     def gives_back(self) -> bool:
-        """Whether others may be waiting for what this worker has to give back."""
+        """Whether other workers may be waiting for something that this worker has to give back."""
         return bool(self.done_slots) or self.probe_unused is not None
 
 
 class SharedQuota(Generic[L]):
-    """See `Quota`. The ledger, of `kind`, is shared through the store; `limits` are the settings' own."""
+    """A `Quota` whose ledgers, of type `kind`, are shared by the fleet through the store.
+
+    `limits` come from the settings; a model that is not in them is not limited. `on_change` is called after each
+    change.
+    """
 
     def __init__(
         self,
@@ -206,6 +215,7 @@ class SharedQuota(Generic[L]):
             raise
 
     def _give_back(self, state: _Model, grant: Grant) -> None:
+        """Note a slot or probe that the next reservation gives back, and wake the loop."""
         if grant.slot:
             state.done_slots.add(grant.id)
         if grant.probe:
@@ -214,13 +224,15 @@ class SharedQuota(Generic[L]):
             state.wake.set()
 
     def _kick(self, model: str, state: _Model) -> None:
+        """Wake the model's loop, starting it if it has ended."""
         state.wake.set()
         if state.loop is None or state.loop.done():
-            # In a context of its own: it serves all images of this worker, so its log lines are no single one's.
+            # A context of its own: the loop serves all images of this worker, so its log lines must not name one of
+            # them.
             state.loop = asyncio.create_task(self._serve(model, state), context=contextvars.Context())
 
     async def _serve(self, model: str, state: _Model) -> None:
-        """QuotaRequest the ledger until nobody waits and nothing is left to give back."""
+        """Ask the ledger until no call waits and nothing is left to give back."""
         while state.waiting or state.gives_back:
             await self._spaced(state)
             state.wake.clear()
@@ -239,12 +251,15 @@ class SharedQuota(Generic[L]):
             for grant in reserved.grants:
                 self._hand_out(model, state, grant)
             pause = reserved.ask_again_at - server_now
-            # Infinity: all that was asked for was granted. Who came meanwhile is asked for at once.
+            # Infinity: everything was granted. Calls that arrived since are asked for on the next pass.
             if state.waiting and 0 < pause < math.inf:
                 await self._wait(state, pause)
 
     async def _spaced(self, state: _Model) -> None:
-        """Wait for this worker's next turn at the ledger, where many share it; what others wait for is told at once."""
+        """Wait for this worker's next turn at the ledger, where many share it.
+
+        Slots that other workers wait for are reported at once.
+        """
         left = state.next_ask_at - self._clock.monotonic()
         if left > 0:
             with suppress(TimeoutError):
@@ -254,18 +269,18 @@ class SharedQuota(Generic[L]):
                         state.wake.clear()
 
     async def _wait(self, state: _Model, seconds: float) -> None:
-        """Until it is time to ask again, or this worker has something new to ask or to give back."""
-        # A little later than told, each worker at its own time: those that wake together lose compare-and-sets. And
-        # often enough that the ledger knows who waits.
+        """Wait until it is time to ask again, or until there is something to give back."""
+        # Jitter, because workers that wake together lose compare-and-sets to each other. At most half of
+        # WAITER_SECONDS, so that the ledger does not forget that this worker waits.
         most = min(seconds, decisions.quota.WAITER_SECONDS / 2) + self._clock.random.uniform(0.0, 0.05)
         with suppress(TimeoutError):
             async with asyncio.timeout(most):
-                while not state.gives_back:  # a newcomer changes nothing: there is no room for it either
+                while not state.gives_back:  # a new call does not end the wait: there is no room for it either
                     await state.wake.wait()
                     state.wake.clear()
 
     async def _ask(self, model: str, state: _Model) -> tuple[Reserved, float]:
-        """What was reserved, and the server's time at that."""
+        """Make one reservation; return it with the server's time at which it was decided."""
         wanted: dict[Tier, tuple[str, ...]] = {
             tier: tuple(waiting.id for waiting in state.waiting if waiting.tier is tier) for tier in Tier
         }
@@ -279,7 +294,7 @@ class SharedQuota(Generic[L]):
             lead_seconds=max(0.0, state.reply_seconds - decisions.quota.MARGIN_SECONDS / 4),  # a usual reply needs none
         )
         answered = state.answered
-        outcome: list[tuple[Reserved, float, float, L]] = []  # of the decision's last run, which is what counts
+        outcome: list[tuple[Reserved, float, float, L]] = []  # of the decision's last run: the one that was written
         asked_at = self._clock.monotonic()
 
         def decide(known: L | None, now: float) -> L | Refusal:
@@ -291,7 +306,7 @@ class SharedQuota(Generic[L]):
             after, reserved = decisions.quota.reserve(before, aged, self._limits[model], now)
             self._server.read(now, asked_at, decided_at)
             outcome[:] = [(reserved, now, asked_at, before)]
-            asked_at = decided_at  # decided again, it is by a newer reading
+            asked_at = decided_at  # a decision that runs again uses a newer reading
             return Refusal.UNCHANGED if after == before else after
 
         written = await self._store.change_record(self._kind, model, decide, self._clock.token())
@@ -307,13 +322,14 @@ class SharedQuota(Generic[L]):
         return reserved, now
 
     def _refuse_all(self, model: str, state: _Model, seconds: float) -> None:
-        """The vendor's day is used up: every waiting image is released, and no attempt is counted."""
+        """End every wait because the daily quota is used up. The images are released without spending an attempt."""
         for waiting in state.waiting:
             if not waiting.answer.done():
                 waiting.answer.set_exception(DailyQuotaSpent(f"the daily quota of {model} is spent", seconds))
         state.waiting.clear()
 
     def _hand_out(self, model: str, state: _Model, grant: Grant) -> None:
+        """Let the waiting call start at its grant's start time."""
         waiting = next((waiting for waiting in state.waiting if waiting.id == grant.id), None)
         if waiting is None:
             self._give_back(state, grant)  # cancelled while it was being asked for
@@ -327,7 +343,7 @@ class SharedQuota(Generic[L]):
             else:
                 waiting.answer.set_result(begun_in_time)
 
-        # The other half of the margin is for the call's way to the vendor.
+        # The other half of the margin is for the call's travel to the vendor.
         begin_by = self._server.earliest(grant.start + decisions.quota.MARGIN_SECONDS / 2)
         begun_in_time = msgspec.structs.replace(grant, begin_by=begin_by)
         delay = self._server.surely(grant.start) - self._clock.monotonic()
@@ -335,7 +351,10 @@ class SharedQuota(Generic[L]):
         state.ahead[grant.id] = (grant, waiting, timer)
 
     def _call_back(self, model: str, state: _Model, ledger: Ledger) -> None:
-        """What was granted ahead and would start in the vendor's pause waits again: it would only be refused."""
+        """Take back grants that would start during the vendor's pause.
+
+        The vendor would only refuse those calls. They wait again.
+        """
         for grant, waiting, timer in list(state.ahead.values()):
             if grant.start < ledger.not_before:
                 timer.cancel()
@@ -358,7 +377,7 @@ class SharedQuota(Generic[L]):
             state.probe_succeeded = grant.id
             try:
                 await self._change(model, lambda known, now: decisions.quota.heard(known, self._told(state), now))
-            except RuumError as error:  # the answer is paid for and stays; it is told with the next reservation
+            except RuumError as error:  # keep the answer, it is paid for; the next reservation reports the success
                 log.warning("probe of %s succeeded, but could not be told: %s", model, error)
         if grant.slot:
             state.done_slots.add(grant.id)
@@ -371,6 +390,7 @@ class SharedQuota(Generic[L]):
             self._kick(model, state)
 
     def _told(self, state: _Model) -> QuotaRequest:
+        """Return a request that reports a success and asks for nothing."""
         return QuotaRequest(worker=self._worker, wanted={}, succeeded=True, probe_succeeded=state.probe_succeeded)
 
     async def throttled(self, model: str, grant: Grant, retry_after_seconds: float | None) -> None:
@@ -378,7 +398,7 @@ class SharedQuota(Generic[L]):
             await self.changed(
                 model, lambda known, now: decisions.quota.throttled(known, grant, retry_after_seconds, now)
             )
-        else:  # a model without a limit of ours: wait here, nobody else need know
+        else:  # a model without a ledger: wait here, without telling other workers
             await self._clock.sleep(
                 decisions.quota.DEFAULT_PAUSE_SECONDS
                 if retry_after_seconds is None
@@ -389,7 +409,7 @@ class SharedQuota(Generic[L]):
         if not grant.id:
             return False
         state = self._models.setdefault(model, _Model())
-        answered, state.answered = state.answered, None  # told now: it was before this failure
+        answered, state.answered = state.answered, None  # reported now, because it came before this failure
         failed_here, failed_at = self._clock.monotonic(), 0.0
 
         def decide(known: L, now: float) -> L:
@@ -405,12 +425,12 @@ class SharedQuota(Generic[L]):
             raise
         if after is None or decisions.quota.is_of_outage(after, grant):
             return after is not None
-        # Others that fail now may open the circuit: then this call was part of the outage, and should wait too.
+        # Other calls that fail now may open the circuit. Then this one was part of the outage and should wait too.
         await self._clock.sleep(VERDICT_SECONDS)
         with suppress(RuumError):
             after = await self._store.record(self._kind, model) or after
-        # This worker's own answers ride on its next reservation, so the ledger may not know of them yet. One of the
-        # same moment shows nothing, here as in the ledger.
+        # This worker reports its own answers with its next reservation, so the ledger may not know them yet. An answer
+        # at the very moment of the failure proves nothing, here as in the ledger.
         silent = (state.answered or failed_here) <= failed_here and decisions.quota.may_be_outage(after, failed_at)
         return silent or decisions.quota.is_of_outage(after, grant)
 
@@ -419,9 +439,10 @@ class SharedQuota(Generic[L]):
             await self._change(model, lambda known, now: decisions.quota.day_spent(known, grant, now))
 
     async def changed(self, model: str, decide: Callable[[L, float], L]) -> L | None:
-        """Change the ledger by `decide`, which is given the server's time; what was granted ahead of a pause waits.
+        """Change the ledger by `decide`, which gets the server's time.
 
-        `decide` sees this worker's last answer, though it is told with the next reservation only.
+        Returns the new ledger, or None if nothing was written. Grants ahead that would start within a new pause are
+        taken back. `decide` sees this worker's last answer, although that is reported only with the next reservation.
         """
         state = self._models.get(model)
         answered = state.answered if state is not None else None
@@ -438,6 +459,7 @@ class SharedQuota(Generic[L]):
         return after
 
     async def _change(self, model: str, decide: Callable[[L, float], L]) -> L | None:
+        """Change the ledger and report the change; None if the store refused it."""
         seen: list[L] = []
 
         def change(known: L | None, now: float) -> L:
@@ -452,7 +474,7 @@ class SharedQuota(Generic[L]):
         return changed
 
     def _tell(self, before: Ledger, after: Ledger) -> None:
-        """In a task of its own: grants are for now, not for when the notice is out."""
+        """Report a visible change in a task of its own: grants must not wait until the event is published."""
         if self._on_change and (
             before.circuit is not after.circuit
             or before.epoch != after.epoch
@@ -465,7 +487,7 @@ class SharedQuota(Generic[L]):
             telling.add_done_callback(self._telling.discard)
 
     def close(self) -> None:
-        """Stop asking."""
+        """Stop asking, and start no call that was granted."""
         for state in self._models.values():
             for _, _, timer in state.ahead.values():
                 timer.cancel()

@@ -9,7 +9,10 @@ from contextlib import asynccontextmanager
 
 
 class Slots:
-    """`most` slots; those that come back from a wait go before new ones."""
+    """`limit` slots for images. An image that returns from a wait goes before new ones.
+
+    Otherwise a steady stream of new images would keep it from ever finishing.
+    """
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -19,20 +22,20 @@ class Slots:
 
     @property
     def free(self) -> int:
-        """How many new images may be taken."""
+        """How many new images may be taken; none while an image waits to come back."""
         return 0 if self._coming_back else max(0, self._limit - self._taken)
 
     @property
     def taken(self) -> int:
-        """How many are taken."""
+        """How many slots are taken."""
         return self._taken
 
     def take(self, count: int = 1) -> None:
-        """Take slots for new images, or for images that were asked for."""
+        """Take slots for new images, or for images that a pull is about to ask for."""
         self._taken += count
 
     def leave(self, count: int = 1) -> None:
-        """Give slots back; the first who wants to come back gets one."""
+        """Give slots back. The first image that waits to come back gets one."""
         self._taken -= count
         while self._coming_back and self._taken < self._limit:
             coming = self._coming_back.popleft()
@@ -42,7 +45,10 @@ class Slots:
 
     @asynccontextmanager
     async def outside(self) -> AsyncIterator[None]:
-        """Hold no slot inside; wait for one at the end. Cancelled anywhere, a slot is held: its holder leaves it."""
+        """Hold no slot inside the context; wait for one at its end.
+
+        If the wait is cancelled, a slot counts as taken again, because the job that holds it will always call `leave`.
+        """
         self.waiting += 1
         self.leave()
         try:
@@ -55,6 +61,7 @@ class Slots:
             self.waiting -= 1
 
     async def _back(self) -> None:
+        """Take a slot again, or queue for the next one that is given back."""
         if self._taken < self._limit and not self._coming_back:
             self._taken += 1
             return
@@ -64,7 +71,7 @@ class Slots:
             await coming
         except asyncio.CancelledError:
             if coming.done() and not coming.cancelled():
-                self._taken -= 1  # it was given one in the same moment
+                self._taken -= 1  # `leave` handed it a slot in the same moment
             elif coming in self._coming_back:
                 self._coming_back.remove(coming)
             raise

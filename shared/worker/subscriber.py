@@ -1,6 +1,7 @@
-"""The worker's hands: pulls for exactly the free slots, serves the tiers by weight, keeps leases, stops without losing.
+"""Pulls tasks for a worker's free slots, and stops without losing work.
 
-Why not StreamingPull or push: docs/cursed-knowledge.md.
+It serves the tiers by weight and keeps the leases of its messages alive. Why not StreamingPull or push:
+docs/cursed-knowledge.md.
 """
 
 from __future__ import annotations
@@ -22,20 +23,22 @@ from shared.worker.slots import Slots
 
 log = logging.getLogger(__name__)
 
-# A pull waits this long for a first message. Its slots are reserved meanwhile, so a wrong guess costs no longer.
+# A pull waits this long for a first message. Its slots are reserved meanwhile, so asking the wrong tier wastes them for
+# no longer than this.
 PULL_SECONDS: Final = 2.0
-# Beside busy tiers an idle one is asked shortly, and not all the time: its slot is wanted elsewhere.
+# Beside busy tiers an idle tier is asked briefly and only now and then: a busy tier could use the slot.
 PROBE_SECONDS: Final = 0.5
 PROBE_EVERY_SECONDS: Final = 5.0
-# Pub/Sub does not answer a short pull of an empty subscription at all (googleapis/python-pubsub, issues 9 and 343), and
-# one of a full subscription sometimes too late, or with an empty list. So one pull that brings nothing shows nothing.
-# Twelve in a row take 24 s while nothing else is waiting, and a minute beside busy tiers.
+# Pub/Sub does not answer a short pull of an empty subscription at all (googleapis/python-pubsub, issues 9 and 343). It
+# answers one of a full subscription sometimes too late, or with an empty list. One pull without messages therefore
+# proves nothing. Twelve in a row take 24 s while nothing else is waiting, and a minute beside busy tiers.
 PULLS_IN_VAIN: Final = 12
-# What is known to last longer, a spent day, is tried again now and then all the same: operators may have bought more.
+# A spent daily quota lasts longer than this, but is retried all the same: operators may have bought more meanwhile.
 MAX_HALT_SECONDS: Final = 600.0
 # After a pull that failed (the queue did not answer) the tier is left alone for this long.
 PULL_FAILED_SECONDS: Final = 5.0
-# At the end, after the grace: what is cancelled releases its claim, then all deliveries go back at once.
+# After the grace period, cancelled jobs have this long to release their claims. Then all deliveries are nacked
+# together.
 RELEASE_SECONDS: Final = 1.5
 GIVE_BACK_SECONDS: Final = 0.5
 
@@ -43,19 +46,22 @@ GIVE_BACK_SECONDS: Final = 0.5
 class TierSchedule:
     """How many messages to ask each tier for, with a memory of what each has had.
 
-    Tiers with work waiting share the free slots by weight over time. A tier whose last pull found nothing is asked for
-    one message only, and while others are busy only every few seconds and shortly: an idle tier costs next to nothing,
-    and work that comes to it is soon noticed.
+    Tiers with work waiting share the free slots by weight over time. A tier whose last pull was empty is asked for one
+    message only; while others are busy, only every few seconds and briefly. An idle tier therefore costs almost
+    nothing, and its new work is still noticed soon.
     """
 
     def __init__(self) -> None:
-        self._served = dict.fromkeys(Tier, 0.0)  # work had, by weight: the busy tier with the least is next
+        self._served = dict.fromkeys(Tier, 0.0)  # messages over weight: the busy tier with the lowest value is next
         self._empty_since = dict.fromkeys(Tier, -PROBE_EVERY_SECONDS)
         self._empty = dict.fromkeys(Tier, True)
-        self._in_vain = dict.fromkeys(Tier, 0)  # pulls in a row that brought nothing
+        self._in_vain = dict.fromkeys(Tier, 0)  # empty pulls in a row
 
     def allot(self, free: int, asked: Collection[Tier], now: float) -> dict[Tier, int]:
-        """Messages to ask for, by tier: at most `free` in all. `asked` are the tiers that are being asked already."""
+        """Return how many messages to ask for, by tier, at most `free` in all.
+
+        `asked` are tiers with a pull in progress; they are left out.
+        """
         busy = [tier for tier in Tier if tier not in asked and not self._empty[tier]]
         others_busy = any(not empty for empty in self._empty.values())
         idle = [
@@ -65,7 +71,7 @@ class TierSchedule:
             and self._empty[tier]
             and (not others_busy or now - self._empty_since[tier] >= PROBE_EVERY_SECONDS)
         ]
-        idle.sort(key=lambda tier: self._empty_since[tier])  # with few slots each has its turn
+        idle.sort(key=lambda tier: self._empty_since[tier])  # so that each has its turn when there are few slots
         asks = dict.fromkeys(idle[:free], 1)
         served = dict(self._served)
         for _ in range(free - len(asks) if busy else 0):
@@ -75,12 +81,15 @@ class TierSchedule:
         return asks
 
     def wait_seconds(self, tier: Tier) -> float:
-        """How long a pull of the tier waits for a first message."""
+        """Return how long a pull of the tier waits for a first message."""
         others_busy = any(not empty for other, empty in self._empty.items() if other is not tier)
         return PROBE_SECONDS if self._empty[tier] and others_busy else PULL_SECONDS
 
     def pulled(self, tier: Tier, count: int, now: float) -> None:
-        """Note what a pull brought. A tier that was idle joins where the busy ones are: nothing is paid back to it."""
+        """Record how many messages a pull returned.
+
+        A tier that was idle joins at the level of the busy ones: it is not compensated for the time it had no work.
+        """
         if count == 0:
             self._empty[tier], self._empty_since[tier] = True, now
             return
@@ -91,9 +100,9 @@ class TierSchedule:
         self._served[tier] += count / TIER_WEIGHTS[tier]
 
     def shows_empty(self, tier: Tier, count: int) -> bool:
-        """Note what an answered pull brought, or one that ran out of time; return whether the tier seems empty now.
+        """Record a pull that was answered or ran out of time; return whether the tier now counts as empty.
 
-        After `PULLS_IN_VAIN` in a row it does, once: the next look begins anew.
+        True after `PULLS_IN_VAIN` empty pulls in a row; then the count starts again.
         """
         self._in_vain[tier] = 0 if count else self._in_vain[tier] + 1
         if self._in_vain[tier] < PULLS_IN_VAIN:
@@ -102,14 +111,14 @@ class TierSchedule:
         return True
 
     def next_probe_seconds(self, asked: Collection[Tier], now: float) -> float | None:
-        """Until an idle tier may be asked again beside busy ones; None when none of them waits to be."""
+        """Return the seconds until an idle tier may be asked beside busy ones; None when no tier waits for that."""
         waits = [self._empty_since[tier] + PROBE_EVERY_SECONDS - now for tier in Tier
                  if self._empty[tier] and tier not in asked]  # fmt: skip
         return max(0.05, min(waits)) if waits else None
 
 
 class Subscriber:
-    """Runs `handle` for every task, at most `limits.in_flight` at once."""
+    """Runs `handle` for every task, at most `limits.in_flight` at once. A worker has one."""
 
     def __init__(
         self,
@@ -131,9 +140,9 @@ class Subscriber:
         self._slots = Slots(limits.in_flight)
         self._jobs: dict[asyncio.Task[None], tuple[str, str]] = {}  # to (subscription, ack id)
         self._parked: dict[asyncio.Task[None], str] = {}  # jobs that wait without a slot, to their subscription
-        self._kept: dict[str, set[str]] = {topic_of(tier): set() for tier in Tier}  # leases to be kept alive
+        self._kept: dict[str, set[str]] = {topic_of(tier): set() for tier in Tier}  # ack ids of leases to keep alive
         self._halted_until = 0.0
-        self._fault = ""  # of our configuration, for which it halted last
+        self._fault = ""  # the fault in our configuration that caused the last halt
         self._halting = set[asyncio.Task[None]]()  # jobs that wait for a halt to end
         self._trial = asyncio.Lock()
         self._wake = asyncio.Event()
@@ -141,21 +150,24 @@ class Subscriber:
 
     @property
     def in_hand(self) -> int:
-        """Images being staged now."""
+        """Number of images being staged now."""
         return len(self._jobs) - len(self._parked)
 
     @property
     def waiting(self) -> int:
-        """Images that wait for their photo's host, or for a worker that has lived long enough to try them alone."""
+        """Number of images that wait without a slot.
+
+        They wait for their photo's host, or for this worker to be old enough to try a suspect alone.
+        """
         return len(self._parked)
 
     @property
     def halted(self) -> str:
-        """The fault of our configuration for which nothing is pulled at present; empty while it works."""
+        """The fault in our configuration for which nothing is pulled at present; empty while it works."""
         return self._fault if self._halting or self._clock.monotonic() < self._halted_until else ""
 
     async def run(self, stop: asyncio.Event, grace_seconds: float) -> None:
-        """Work until `stop` is set; then finish what can be finished in `grace_seconds` and release the rest."""
+        """Work until `stop` is set, then finish what it can within `grace_seconds` and release the rest."""
         keeper = asyncio.create_task(self._keep_leases())
         stopped = asyncio.create_task(stop.wait())
         try:
@@ -175,6 +187,7 @@ class Subscriber:
             keeper.cancel()
 
     def _start_pulls(self) -> None:
+        """Start a pull for each tier that the schedule allots slots to; none during a halt."""
         if self._halting or self._clock.monotonic() < self._halted_until:
             return
         asked = {tier for tier, _ in self._pulls.values()}
@@ -185,18 +198,21 @@ class Subscriber:
 
     @property
     def _room(self) -> int:
-        """How many messages may be asked for."""
+        """How many messages may be asked for; none once `max_waiting` jobs wait without a slot."""
         return self._slots.free if len(self._parked) < self._limits.max_waiting else 0
 
     def _probe_pause(self, now: float) -> float | None:
-        """Until an idle tier may be asked; None while no slot is free, or halted: then only a job changes anything."""
+        """Return the seconds until an idle tier may be asked.
+
+        None while no slot is free or pulling is halted: then only a finished job changes anything.
+        """
         if self._halting:
             return None
         asked = {tier for tier, _ in self._pulls.values()}
         return self._schedule.next_probe_seconds(asked, now) if self._room > 0 else None
 
     async def _pull(self, tier: Tier, max_messages: int) -> list[Delivery] | None:
-        """What came; None when the queue could not be asked, which says nothing of what waits in it."""
+        """Return the messages; None when the queue could not be asked, which says nothing about its content."""
         try:
             return await self._queue.pull(topic_of(tier), max_messages, self._schedule.wait_seconds(tier))
         except ConfigurationError as error:
@@ -207,13 +223,14 @@ class Subscriber:
         return None
 
     def _take_pulled(self) -> None:
+        """Start a job for each message that the finished pulls returned."""
         for pull in [pull for pull in self._pulls if pull.done()]:
             tier, ask = self._pulls.pop(pull)
             deliveries = pull.result()
             self._slots.leave(ask - len(deliveries or ()))
             self._schedule.pulled(tier, len(deliveries or ()), self._clock.monotonic())
             empty = deliveries is not None and self._schedule.shows_empty(tier, len(deliveries))
-            # What waits here without a slot is not forgotten: reconcile must not publish it again.
+            # Jobs that wait here without a slot are not forgotten: reconcile must not republish their images.
             if empty and topic_of(tier) not in self._parked.values():
                 self._on_empty(tier)
             for delivery in deliveries or ():
@@ -224,15 +241,17 @@ class Subscriber:
                 job.add_done_callback(self._job_done)
 
     def _job_done(self, job: asyncio.Task[None]) -> None:
+        """Free the job's slot and stop keeping its lease."""
         subscription, ack_id = self._jobs.pop(job)
         self._slots.leave()
         self._kept[subscription].discard(ack_id)
         self._wake.set()
         if not job.cancelled() and job.exception() is not None:
-            # The delivery's lease runs out and it comes again: nothing is lost, but it should not have happened.
+            # The delivery's lease runs out and it is redelivered. Nothing is lost, but this should not happen.
             log.error("a delivery could not be answered", exc_info=job.exception())
 
     async def _job(self, subscription: str, delivery: Delivery) -> None:
+        """Handle one delivery, through halts and waits, until it can be answered."""
         disposition = await self._handle(delivery)
         while disposition.action in (Action.HALT, Action.WAIT) and not self._stopping:
             if disposition.action is Action.HALT:
@@ -240,20 +259,21 @@ class Subscriber:
             else:
                 disposition = await self._after_wait(disposition, subscription, delivery)
         if disposition.action is Action.HALT:
-            self._halt(disposition)  # said even now, for the next worker will meet it as well
+            self._halt(disposition)  # report it even while stopping: the next worker will meet the same fault
         self._kept[subscription].discard(delivery.ack_id)
         ids = [delivery.ack_id]
         if disposition.action is Action.ACK:
             await self._queue.ack(subscription, ids)
-        elif disposition.action is not Action.LET_GO:  # or it would have to wait, and this worker stops
+        elif disposition.action is not Action.LET_GO:  # a NACK; or a WAIT or HALT while this worker stops
             await self._queue.nack(subscription, ids)
         elif disposition.seconds:
             await self._queue.extend(subscription, ids, disposition.seconds)
 
     async def _after_halt(self, halt: Disposition, delivery: Delivery) -> Disposition:
-        """Handle the delivery again once the halt is over; its lease is kept, for a wait must not spend deliveries.
+        """Handle the delivery again once the halt is over, keeping its lease: a wait must not spend deliveries.
 
-        One delivery tries for all: a fault that lasts is met once a pause, not once a pause and image.
+        One delivery tries on behalf of all. A fault that lasts is then met once a pause, not once for each waiting
+        image.
         """
         self._halt(halt)
         job = cast("asyncio.Task[None]", asyncio.current_task())
@@ -273,7 +293,7 @@ class Subscriber:
         return await self._handle(delivery)
 
     async def _after_wait(self, disposition: Disposition, subscription: str, delivery: Delivery) -> Disposition:
-        """Handle the delivery again when what it waits for has come. It holds no slot meanwhile; its lease is kept."""
+        """Handle the delivery again when its wait is over. It holds no slot meanwhile, but keeps its lease."""
         job = cast("asyncio.Task[None]", asyncio.current_task())
         self._parked[job] = subscription
         self._wake.set()
@@ -286,7 +306,10 @@ class Subscriber:
         return disposition if self._stopping else await self._handle(delivery)
 
     def _halt(self, disposition: Disposition) -> None:
-        """Our own fault, or a spent day: stop pulling for a while. Said once per pause, not once per image."""
+        """Stop pulling for a while: our configuration is at fault, or the daily quota is spent.
+
+        Logged once per pause, not once per image.
+        """
         now = self._clock.monotonic()
         if now >= self._halted_until:
             if disposition.fault:
@@ -299,7 +322,7 @@ class Subscriber:
         self._halted_until = max(self._halted_until, now + seconds)
 
     async def _keep_leases(self) -> None:
-        """Extend every lease in hand at a quarter of its time, so that two failed rounds do no harm."""
+        """Extend every held lease after a quarter of its duration, so that two failed rounds do no harm."""
         while True:
             await self._clock.sleep(self._limits.lease_seconds / 4)
             for subscription, ack_ids in self._kept.items():
@@ -310,7 +333,11 @@ class Subscriber:
                         log.warning("leases of %s not extended: %s", subscription, error)
 
     async def _wind_up(self, grace_seconds: float) -> None:
-        """Everything within the grace: pulls under way are given back, jobs finish or are cancelled and given back."""
+        """Stop within the grace period.
+
+        Messages from pulls in progress are given back. Jobs may finish until the deadline; the rest are cancelled and
+        given back.
+        """
         self._stopping = True
         deadline = self._clock.monotonic() + grace_seconds
         if self._pulls:
@@ -320,22 +347,27 @@ class Subscriber:
             for pull in done:
                 await self._give_back(topic_of(self._pulls[pull][0]), [d.ack_id for d in pull.result() or ()])
             self._pulls.clear()
-        left = {job: self._jobs[job] for job in (*self._halting, *self._parked)}  # nothing of theirs can be finished
+        left = {job: self._jobs[job] for job in (*self._halting, *self._parked)}  # they only wait and cannot finish
         working = [job for job in self._jobs if job not in left]
         if working:
             await asyncio.wait(working, timeout=max(0.0, deadline - self._clock.monotonic()))
         left |= self._jobs
         for job in left:
             job.cancel()
-        if left:  # they release their claims; a database that hangs must not hold up the end: leases run out
+        # They release their claims. A hanging database must not delay the end: leases run out by themselves.
+        if left:
             await asyncio.wait(left, timeout=RELEASE_SECONDS)
         back: dict[str, list[str]] = {}
         for job, (subscription, ack_id) in left.items():
-            if not job.done() or job.cancelled():  # one that ended otherwise has answered its delivery itself
+            if not job.done() or job.cancelled():  # a job that finished has answered its delivery itself
                 back.setdefault(subscription, []).append(ack_id)
         await asyncio.gather(*(self._give_back(subscription, ids) for subscription, ids in back.items()))
 
     async def _give_back(self, subscription: str, ack_ids: list[str]) -> None:
+        """Nack deliveries.
+
+        If that fails or takes too long, their leases run out and they are redelivered all the same.
+        """
         try:
             if ack_ids:
                 async with asyncio.timeout(GIVE_BACK_SECONDS):
@@ -352,9 +384,9 @@ async def consume(
     max_messages: int,
     clock: Clock,
 ) -> None:
-    """Feed a subscription's messages to a handler until cancelled: returning acks, raising nacks, as for a function.
+    """Feed a subscription's messages to a handler until cancelled. Returning acks a message, raising nacks it.
 
-    Stands in for Eventarc on the embedded backend. Up to `most` messages are handled one after another and acked
+    Stands in for Eventarc on the embedded backend. Up to `max_messages` are handled one after another and acked
     together.
     """
     while True:
@@ -366,12 +398,13 @@ async def consume(
                 await queue.ack(subscription, done)
             if again:
                 await queue.nack(subscription, again)
-        except RuumError as error:  # the queue is away: what was not answered comes again
+        except RuumError as error:  # the queue does not answer: unanswered messages are redelivered
             log.warning("consuming %s: %s", subscription, error)
             await clock.sleep(PULL_FAILED_SECONDS)
 
 
 async def _handled(handle: Callable[[Delivery], Awaitable[None]], delivery: Delivery, subscription: str) -> bool:
+    """Return whether the handler accepted the message. A bug in it is logged, and must not stop the loop."""
     try:
         await handle(delivery)
     except RuumError:
