@@ -1,4 +1,4 @@
-"""Whose fault an error is, and therefore whether to try again.
+"""Whose fault an error is, and therefore whether to retry.
 
     RuumError
     |-- CustomerError           permanent: the manifest's or the image's own fault
@@ -8,33 +8,33 @@
     |   |   `-- AnswerRefused   the vendor's filter refused one answer: the next may pass
     |   `-- WorldError          transient: 5xx, time-out, lost connection; an attempt is spent
     |       `-- WrongShape      a generated picture has another shape than its photo: a generation is spent
-    |-- Throttled               the vendor said 429: wait, no attempt is spent
+    |-- Throttled               the vendor answered 429: wait, no attempt is spent
     |-- ConfigurationError      ours: key, model id, bucket, permission; work waits, operators are alerted
-    |   `-- DailyQuotaSpent     the vendor's day is used up: the same, until it resets
+    |   `-- DailyQuotaSpent     the vendor's daily quota is used up: work waits until it resets
     |-- LostClaim               another worker holds the image now: this one changes nothing more
     |-- WorkStopped             the batch was paused or cancelled between two paid calls
     |-- HostBusy                a photo's host asked to wait: the image waits, and spends no attempt
-    |-- ObjectTooLarge          an object has more bytes than its reader wants
+    |-- ObjectTooLarge          an object has more bytes than its reader accepts
     |-- ObjectDamaged           an object's compression is broken
-    |-- PreconditionFailed      an object store refused a write: the object has moved on
+    |-- PreconditionFailed      an object store refused a write: the object has changed
     |-- Busy                    a batch cannot be replayed right now, and why
-    |-- ComesAgain              not now, and nothing is wrong: the event that asked for it is delivered again
-    |   |-- OutOfTime           ingest's time is nearly up; it goes on from the place it noted
-    |   |-- StillClosing        another closer is at it, or the batch moved under every look
+    |-- ComesAgain              not now, and nothing is wrong: the event that asked for it is redelivered
+    |   |-- OutOfTime           ingest's time is nearly up; it continues from the place it recorded
+    |   |-- StillClosing        another closer works on it, or the batch changed during every check
     |   `-- StillHeld           a living worker holds the image of a letter
-    `-- Unusable                what others sent cannot be used; its reader says what that means
+    `-- Unusable                what others sent cannot be used; its reader decides what follows
         |-- Unreadable          a message is not what its topic carries
-        |-- BadSetting          an environment variable is no setting, or its value does not fit
-        |-- BadSource           an address may not be named
+        |-- BadSetting          an environment variable is not a setting, or its value does not fit
+        |-- BadSource           a manifest may not name this address
         |-- SharedPage          a link leads to a page, and not to a photo
         |-- NotAnImageChange    an event is not about an image document of ours
         |-- UnreadableWorkbook  a spreadsheet cannot be read                       (manifest/spreadsheet.py)
         |-- Damaged             a file cannot hold a whole picture                 (staging/containers.py)
-        |-- Exceeded            work in a subprocess needed more than it may       (untrusted/confined.py)
-        |-- TooLarge            more bytes than allowed, as they inflate           (untrusted/inflate.py)
+        |-- Exceeded            work in a subprocess exceeded its limits           (untrusted/confined.py)
+        |-- TooLarge            inflated to more bytes than allowed                (untrusted/inflate.py)
         `-- NotCompressed       bytes are not what their label says                (untrusted/inflate.py)
 
-Anything else that is raised is a bug: it spends an attempt, for it may be this image's alone.
+Any other exception is a bug. It spends an attempt, because it may concern only this image.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ from shared.model import Refusal, Usage
 class ErrorCode(StrEnum):
     """Every code that an image's error, a letter or a report can carry.
 
-    The text behind each says what the reader of a report may do about it (docs/manifest.md repeats it).
+    The comment on each tells the reader of a report what to do about it; docs/manifest.md repeats it.
     """
 
     SOURCE_NOT_FOUND = "source_not_found"  # 404 or 410, or no such file: correct the address
@@ -75,14 +75,14 @@ class ErrorCode(StrEnum):
     INTERNAL = "internal"  # a bug of ours
 
 
-NEAREST: Final = "nearest: "  # begins what is allowed, where something known is like what was written
+NEAREST: Final = "nearest: "  # prefix of `Problem.allowed` when it is a known value similar to the one written
 
 
 _PLURAL: Final = {"is": "are", "has": "have", "holds": "hold", "differs": "differ", "leaves": "leave"}
 
 
 def _of_several(reason: str) -> str:
-    """A reason, said of more than one value."""
+    """Return the reason in the plural, for several values with the same problem."""
     verb, _, rest = reason.partition(" ")
     if verb == "is" and re.match(r"(?:an?|no|not an?|neither|one) ", rest):  # "are no threshold" is no English
         return f"each {reason}"
@@ -92,8 +92,8 @@ def _of_several(reason: str) -> str:
 class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
     """One thing wrong with a manifest.
 
-    `line` counts from 1 (JSON Lines, CSV, syntax errors), `pointer` is a JSON pointer (JSON); `value` is the offending
-    value shortened; `allowed` says what would do.
+    `line` counts from 1 (JSON Lines, CSV, syntax errors). `pointer` is a JSON pointer (JSON). `value` is the wrong
+    value, shortened. `allowed` says what would be accepted.
     """
 
     reason: str
@@ -108,11 +108,15 @@ class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
 
     @property
     def place(self) -> str:
-        """Where it is, in words; empty when it is the whole file's."""
+        """Where it is, in words; empty if it concerns the whole file."""
         return f"line {self.line}" if self.line else self.pointer or ""
 
     def in_words(self, values: str | None = None, more: int = 0) -> str:
-        """The sentence for it. `values` stand for several different values, `more` places have the same problem."""
+        """Return the problem as a sentence.
+
+        `values` are several different values with the same problem, in place of the one. `more` is the number of
+        further places that have it.
+        """
         others = f" and {more:,} more" if more else ""
         place = f"{self.place}{others}: " if self.place else ""
         name = f"{self.field} " if self.field else ""
@@ -125,17 +129,17 @@ class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class RuumError(Exception):
-    """The root: every error this product raises on purpose."""
+    """Base of every error that this product raises on purpose."""
 
 
 class CustomerError(RuumError):
-    """Permanent, and the customer's to correct."""
+    """Permanent: the customer has to correct something."""
 
 
 class ManifestRejected(CustomerError):
-    """A manifest that cannot be accepted; `problems` holds every one that was found, in file order.
+    """A manifest that cannot be accepted. `problems` holds every problem found, in the order of the file.
 
-    `local_photos`: the file:// addresses it names all the same, so that those missing can be told at once.
+    `local_photos` are the file:// addresses that it names, so that missing files can be reported at the same time.
     """
 
     def __init__(self, problems: Sequence[Problem], local_photos: Sequence[str] = ()) -> None:
@@ -147,7 +151,7 @@ class ManifestRejected(CustomerError):
 class CodedError(RuumError):
     """An error that ends in an image's `error` field: a code for programs, a message for people.
 
-    `usage` is what the vendor's call that ended so has used all the same: refusals are billed too.
+    `usage` is what the failed call to the vendor used: refusals are billed too.
     """
 
     usage: Usage | None = None
@@ -163,11 +167,11 @@ class CodedError(RuumError):
 
 
 class ImageRejected(CodedError, CustomerError):
-    """This image can never be staged as it is; no retry will help."""
+    """This image can never be staged as it is. No retry will help."""
 
 
 class AnswerRefused(ImageRejected):
-    """The vendor's filter refused one answer. It judges that answer and not the photo: the next may pass."""
+    """The vendor's filter refused one answer. It judges that answer and not the photo, so the next may pass."""
 
     def __init__(self, message: str) -> None:
         super().__init__(ErrorCode.REFUSED_BY_SAFETY, message)
@@ -177,11 +181,11 @@ class AnswerRefused(ImageRejected):
 
 
 class WorldError(CodedError):
-    """The world's fault: worth another attempt after a pause."""
+    """A transient failure outside of our code: worth another attempt after a pause."""
 
 
 class WrongShape(WorldError):
-    """A generated picture of another shape than its photo: a defect of the picture, which costs a generation."""
+    """A generated picture has another shape than its photo. The picture is at fault, so it costs a generation."""
 
     def __init__(self, message: str) -> None:
         super().__init__(ErrorCode.VENDOR_BAD_ANSWER, message)
@@ -191,7 +195,7 @@ class WrongShape(WorldError):
 
 
 class Throttled(RuumError):
-    """The vendor asked us to slow down. `retry_after_seconds` is its wish, or None when it named none."""
+    """The vendor answered 429. `retry_after_seconds` is the wait it asked for; None if it named none."""
 
     def __init__(self, message: str, retry_after_seconds: float | None = None) -> None:
         super().__init__(message)
@@ -199,9 +203,9 @@ class Throttled(RuumError):
 
 
 class HostBusy(RuumError):
-    """A photo's host is to be left alone for a while: it asked for that, or it is not this photo's turn.
+    """The host of a photo must not be asked now: it wants a pause, or it is another photo's turn.
 
-    `retry_after_seconds` is the host's wish, None when it named none. Waiting for it spends no attempt.
+    `retry_after_seconds` is the wait that the host asked for; None if it named none. Waiting spends no attempt.
     """
 
     def __init__(self, host: str, retry_after_seconds: float | None = None) -> None:
@@ -215,7 +219,10 @@ class ConfigurationError(RuumError):
 
 
 class DailyQuotaSpent(ConfigurationError):
-    """The vendor's daily quota is used up; work waits until it resets: for `seconds`, as far as that is known."""
+    """The vendor's daily quota is used up. Work waits until it resets.
+
+    `seconds` is the time until then, as far as it is known; 0 if not.
+    """
 
     def __init__(self, message: str, seconds: float = 0.0) -> None:
         super().__init__(message)
@@ -223,27 +230,27 @@ class DailyQuotaSpent(ConfigurationError):
 
 
 class LostClaim(RuumError):
-    """The image's fence has moved on: another worker holds it, or it is settled."""
+    """The image's fence has changed: another worker holds the image, or it is settled."""
 
 
 class WorkStopped(RuumError):
-    """The batch's control no longer says run."""
+    """The batch was paused or is being cancelled."""
 
 
 class ObjectTooLarge(RuumError):
-    """An object has more bytes, as they are when unpacked, than its reader wants."""
+    """An object has more bytes, unpacked, than its reader accepts."""
 
 
 class ObjectDamaged(RuumError):
-    """An object was stored compressed, by what is said of it, and cannot be unpacked."""
+    """An object is labelled as compressed and cannot be unpacked."""
 
 
 class PreconditionFailed(RuumError):
-    """The object's generation is not the one the write was conditioned on."""
+    """The object's generation is not the one that the write required."""
 
 
 class Busy(RuumError):
-    """The batch cannot be replayed right now; the text says why, `refusal` for programs."""
+    """The batch cannot be replayed right now. The text says why; `refusal` says it for programs."""
 
     def __init__(self, message: str, refusal: Refusal | None = None) -> None:
         super().__init__(message)
@@ -251,35 +258,44 @@ class Busy(RuumError):
 
 
 class ComesAgain(RuumError):
-    """Not now, and nothing is wrong: the caller raises, so that the event that asked for it is delivered again."""
+    """Not now, although nothing is wrong. The caller raises it on, so that its event is redelivered."""
 
 
 class OutOfTime(ComesAgain):
-    """The function's time is nearly up; the event comes again and ingest goes on from the place it noted."""
+    """The function's time is nearly up.
+
+    The event is redelivered, and ingest continues from the place it recorded.
+    """
 
 
 class StillClosing(ComesAgain):
-    """The closing is in other hands, or the batch moved under every look: an event that asked for it comes again."""
+    """Another closer works on the batch, or the batch changed during every closing check.
+
+    The event is redelivered.
+    """
 
 
 class StillHeld(ComesAgain):
-    """A living worker holds the image: the letter has to come again later."""
+    """A living worker holds the image, so the letter has to be redelivered later."""
 
 
 class Unusable(RuumError):
-    """What others sent cannot be used. Whoever asked for it says what that means for the manifest, image or message."""
+    """Something that others sent cannot be used.
+
+    The caller decides what follows for the manifest, image or message.
+    """
 
 
 class Unreadable(Unusable):
-    """A message whose body is not what its topic carries; the text says why."""
+    """The body of a message is not what its topic carries. The text says why."""
 
 
 class BadSetting(Unusable):
-    """An environment variable that is no setting, or whose value does not fit; the text says what is allowed."""
+    """An environment variable is not a setting, or its value does not fit. The text says what is allowed."""
 
 
 class BadSource(Unusable):
-    """An address that may not be named. `allowed` says what may."""
+    """A manifest may not name this address. `allowed` says which ones it may."""
 
     def __init__(self, reason: str, allowed: str) -> None:
         super().__init__(reason)
@@ -288,7 +304,10 @@ class BadSource(Unusable):
 
 
 class SharedPage(Unusable):
-    """The link leads to a page, and there is no address of the photo. `kind` says what it is, `instead` what to do."""
+    """The link leads to a page from which no photo's address follows.
+
+    `kind` says what the page is, `instead` what the customer can do.
+    """
 
     def __init__(self, kind: str, instead: str) -> None:
         super().__init__(kind)
@@ -297,4 +316,4 @@ class SharedPage(Unusable):
 
 
 class NotAnImageChange(Unusable):
-    """The event is not about an image document of ours; the text says why."""
+    """The event is not about one of our image documents. The text says why."""

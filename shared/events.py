@@ -1,7 +1,7 @@
 """What customers receive: the data of every event, status.json, and the lines of results.jsonl.
 
-These types are the contract with a CRM. docs/schemas/ and docs/asyncapi.json are made from them, and a test holds them
-together: a field changes here, and in the documents, or not at all.
+These types are the contract with a CRM. docs/schemas/ and docs/asyncapi.json are generated from them, docstrings
+included. A test keeps them equal, so a field changes here and in the documents, or not at all.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Time = Annotated[str, Meta(description="RFC 3339, UTC", extra_json_schema={"form
 
 
 class Public(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """Base of everything customers read: camelCase, no field ever left out."""
+    """Base of everything that customers read: camelCase, and no field is ever left out."""
 
 
 class _OfBatch(Public, frozen=True, kw_only=True):
@@ -37,7 +37,7 @@ class BatchAccepted(_OfBatch, frozen=True, kw_only=True):
 
 
 class BatchRejected(_OfBatch, frozen=True, kw_only=True):
-    """The manifest has problems; nothing of it is staged. Correct it and upload it again."""
+    """The manifest has problems, and nothing of it is staged. Fix it and upload it again."""
 
     manifest: Annotated[str, Meta(description="URI of the manifest")]
     problems: Annotated[int, Meta(ge=1, description="how many problems there are")]
@@ -74,20 +74,23 @@ class Status(_OfBatch, frozen=True, kw_only=True):
 
 
 class BatchPaused(_OfBatch, frozen=True, kw_only=True):
-    """No further image is begun: an operator paused it, or too many of its images failed."""
+    """No further image is started: an operator paused the batch, or too many of its images failed."""
 
     control: str
     reason: str
 
 
 class BatchCancelled(_OfBatch, frozen=True, kw_only=True):
-    """The batch is being cancelled: what is done is kept, the rest is not staged. `batch.completed` follows."""
+    """The batch is being cancelled.
+
+    Completed images are kept, the rest are not staged. `batch.completed` follows.
+    """
 
     control: str
 
 
 class StateCounts(Public, frozen=True, kw_only=True):
-    """Images by state; queued and processing are 0 in a closed batch."""
+    """Images by state. `queued` and `processing` are 0 in a closed batch."""
 
     queued: int
     processing: int
@@ -97,7 +100,7 @@ class StateCounts(Public, frozen=True, kw_only=True):
 
 
 class ReportLink(Public, frozen=True, kw_only=True):
-    """Where a report is, and what it must hash to."""
+    """Where a report is, and its sha256."""
 
     uri: Annotated[str, Meta(description="gs://…, or a signed https link where those are switched on")]
     sha256: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
@@ -105,7 +108,10 @@ class ReportLink(Public, frozen=True, kw_only=True):
 
 
 class BatchCompleted(_OfBatch, frozen=True, kw_only=True):
-    """A round is over: every image has settled and the reports are written. Exactly one event id per round."""
+    """A round is over: every image has settled and the reports are written.
+
+    There is exactly one event id per round.
+    """
 
     round: Annotated[int, Meta(ge=1)]
     outcome: Annotated[str, Meta(description="completed, completed_with_failures or cancelled")]
@@ -120,7 +126,10 @@ class BatchCompleted(_OfBatch, frozen=True, kw_only=True):
 
 
 class QuotaChanged(Public, frozen=True, kw_only=True):
-    """A vendor model's quota changed its ways; for operators."""
+    """A vendor model's quota has changed: its rate, its circuit breaker, its limit, or its daily quota.
+
+    For operators.
+    """
 
     model: str
     circuit: Annotated[str, Meta(description="closed, open or half_open")]
@@ -177,11 +186,11 @@ class ResultLine(Public, frozen=True, kw_only=True):
 
 
 def plain(document: Public) -> dict[str, Any]:
-    """The document as plain JSON values."""
+    """Return the document as plain JSON values."""
     found: dict[str, Any] = msgspec.to_builtins(document)
     return found
 
 
 def iso(at: float) -> str:
-    """Seconds since the epoch as RFC 3339 in UTC, milliseconds kept."""
+    """Return seconds since the epoch as RFC 3339 in UTC, with milliseconds."""
     return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

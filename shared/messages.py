@@ -1,4 +1,4 @@
-"""The wire: what travels on topics, in one place. Every message carries a JSON body (see docs/cursed-knowledge.md)."""
+"""The messages on our topics, in one place. Every message has a JSON body (see docs/cursed-knowledge.md)."""
 
 from __future__ import annotations
 
@@ -15,14 +15,17 @@ from shared.ports import Message
 EVENT_SOURCE = "//ruum-batch"
 EVENT_TYPE_PREFIX = "ruum."
 _KINDS = {data: kind for kind, data in EVENTS.items()}
-OPERATORS = "~operators"  # the client of events that are no customer's: a client's slug never holds a "~"
+OPERATORS = "~operators"  # the `client` of events for operators; a client's slug never contains a "~"
 
 
 D = TypeVar("D", bound=Document)
 
 
 class Task(Document, frozen=True, kw_only=True):
-    """One image to stage: the message on a `stage-image-*` topic. `epoch` is the batch's control epoch when sent."""
+    """One image to stage: the message on a `stage-image-*` topic.
+
+    `epoch` is the batch's control epoch when it was sent.
+    """
 
     batch: str
     index: int
@@ -32,7 +35,7 @@ class Task(Document, frozen=True, kw_only=True):
 
 
 class Letter(Document, frozen=True, kw_only=True):
-    """Why a task came to nothing: the message on the dead-letter topic. `task` is None when it could not be read."""
+    """Why a task failed for good: the message on the dead-letter topic. `task` is None when it could not be read."""
 
     code: str
     message: str
@@ -42,7 +45,10 @@ class Letter(Document, frozen=True, kw_only=True):
 
 
 class ImageChanged(Document, frozen=True, kw_only=True):
-    """An image document was written: what AGGREGATE is told. `before` is the state it had until then."""
+    """An image document was written: the event that AGGREGATE counts.
+
+    `before` is the image's state before the write.
+    """
 
     batch: str
     index: int
@@ -63,7 +69,10 @@ class Event(Document, frozen=True, kw_only=True):
     client: str
 
     def attributes(self) -> dict[str, str]:
-        """Binary mode of the CloudEvents Pub/Sub binding, and `client` for subscription filters."""
+        """Return the attributes in binary mode of the CloudEvents Pub/Sub binding.
+
+        `client` is ours, for subscription filters.
+        """
         return {
             "ce-specversion": "1.0",
             "ce-id": self.id,
@@ -76,16 +85,16 @@ class Event(Document, frozen=True, kw_only=True):
         }
 
     def body(self) -> bytes:
-        """The JSON data."""
+        """Return the data as JSON."""
         return msgspec.json.encode(self.data)
 
     def message(self) -> Message:
-        """The event as it goes to the topic of events."""
+        """Return the event as a message for the events topic."""
         return Message(self.body(), self.attributes())
 
 
 def structured(attributes: dict[str, str], body: bytes) -> dict[str, Any]:
-    """A received event as one CloudEvents JSON object (structured mode)."""
+    """Return a received event as one CloudEvents JSON object (structured mode)."""
     names = ("specversion", "id", "type", "source", "subject", "time")
     event: dict[str, Any] = {name: attributes[f"ce-{name}"] for name in names if f"ce-{name}" in attributes}
     event["datacontenttype"] = "application/json"
@@ -95,12 +104,12 @@ def structured(attributes: dict[str, str], body: bytes) -> dict[str, Any]:
 
 
 def encode(message: Document) -> bytes:
-    """Any message of this module as its JSON body."""
+    """Return the JSON body of a message of this module."""
     return msgspec.json.encode(message)
 
 
 def decode(kind: type[D], body: bytes) -> D:
-    """The message in `body`. Raises `Unreadable` with the reason."""
+    """Return the message in `body`. Raises `Unreadable` with the reason."""
     try:
         return msgspec.json.decode(body, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -108,30 +117,33 @@ def decode(kind: type[D], body: bytes) -> D:
 
 
 def task_for(image: Image, epoch: int) -> Task:
-    """The task that asks for this image in its present round."""
+    """Return the task for this image in its current round."""
     return Task(batch=image.batch, index=image.index, round=image.round, tier=image.tier, epoch=epoch)
 
 
 def task_message(image: Image, epoch: int) -> Message:
-    """The task for this image as it goes to its tier's topic.
+    """Return the image's task as a message for its tier's topic.
 
-    The attribute `client` is for people: Google's tools show it beside a message that waits or was dead-lettered.
+    The attribute `client` is for people: Google's tools show it beside a waiting or dead-lettered message.
     """
     return Message(encode(task_for(image, epoch)), {"client": client_of(image.batch)})
 
 
 def letter_message(letter: Letter) -> Message:
-    """A letter as it goes to the dead-letter topic; its attribute tells it from tasks the queue itself gave up on."""
+    """Return a letter as a message.
+
+    Its attribute distinguishes it from tasks that the queue itself dead-lettered.
+    """
     return Message(encode(letter), {"kind": "letter"})
 
 
 def is_letter(attributes: Mapping[str, str]) -> bool:
-    """Whether a message on the dead-letter topic is one of our letters."""
+    """Return whether a message on the dead-letter topic is one of our letters."""
     return attributes.get("kind") == "letter"
 
 
 def changed(before: Image | None, after: Image) -> ImageChanged:
-    """The change event of one write."""
+    """Return the change event of one write."""
     return ImageChanged(
         batch=after.batch,
         index=after.index,
@@ -143,12 +155,12 @@ def changed(before: Image | None, after: Image) -> ImageChanged:
 
 
 def batch_event(batch: Batch, event_id: str, at: float, data: Public) -> Event:
-    """An event about a batch; its type is that of its data."""
+    """Return an event about a batch. Its type follows from the type of its data."""
     kind = EVENT_TYPE_PREFIX + _KINDS[type(data)]
     return Event(id=event_id, type=kind, subject=batch.id, time=at, client=batch.client, data=plain(data))
 
 
 def quota_event(event_id: str, at: float, data: QuotaChanged) -> Event:
-    """An event about a vendor model's quota, for operators."""
+    """Return an event for operators about a vendor model's quota."""
     kind = EVENT_TYPE_PREFIX + _KINDS[QuotaChanged]
     return Event(id=event_id, type=kind, subject=data.model, time=at, client=OPERATORS, data=plain(data))

@@ -1,7 +1,7 @@
-"""The nouns, and the one table of transitions that every backend uses.
+"""The nouns of the pipeline, and the one table of transitions that every backend uses.
 
-Documents are frozen: a decision makes a new one. Times are seconds since the epoch (UTC), durations name their unit,
-money is in millionths of a US dollar so that sums are exact.
+Documents are frozen; a decision makes a new one. Times are seconds since the epoch (UTC) and durations name their unit.
+Money is in millionths of a US dollar, so that sums are exact.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ class Document(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_d
 
 
 class ImageState(StrEnum):
-    """Where an image stands. `queued` and `processing` are open; the other three are settled."""
+    """State of an image. `queued` and `processing` are open; the other three are settled."""
 
     QUEUED = "queued"
     PROCESSING = "processing"
@@ -27,7 +27,10 @@ class ImageState(StrEnum):
 
 
 class BatchState(StrEnum):
-    """Where a batch stands. `closed` reads completed, completed_with_failures or cancelled (`Batch.outcome`)."""
+    """State of a batch.
+
+    Customers read `closed` as completed, completed_with_failures or cancelled (`Batch.outcome`).
+    """
 
     INGESTING = "ingesting"
     PROCESSING = "processing"
@@ -38,7 +41,7 @@ class BatchState(StrEnum):
 
 
 class Control(StrEnum):
-    """What operators want of a batch; stands beside its state."""
+    """What operators want of a batch. Independent of its state."""
 
     RUN = "run"
     PAUSED = "paused"
@@ -46,7 +49,7 @@ class Control(StrEnum):
 
 
 class Tier(StrEnum):
-    """How urgent a batch is. One topic each."""
+    """How urgent a batch is. Each tier has a topic of its own."""
 
     EXPRESS = "express"
     NORMAL = "normal"
@@ -60,9 +63,9 @@ SETTLED_STATES: Final = frozenset(ImageState) - OPEN_STATES
 class ImageMove(StrEnum):
     """Everything that can happen to an image."""
 
-    CLAIM = "claim"  # a worker takes it (also: takes it over from a dead claim)
-    CHECKPOINT = "checkpoint"  # paid work is noted
-    RELEASE = "release"  # the worker gives it back to the queue
+    CLAIM = "claim"  # a worker takes it, also from a dead worker
+    CHECKPOINT = "checkpoint"  # paid work is recorded
+    RELEASE = "release"  # the worker returns it to the queue
     COMPLETE = "complete"
     FAIL = "fail"
     CANCEL = "cancel"
@@ -80,7 +83,7 @@ class BatchMove(StrEnum):
     RESUME = "resume"  # a replay has requeued everything
 
 
-# The one transition table: a pair that is not here is illegal and changes nothing.
+# The one transition table. A pair that is not in it is illegal and changes nothing.
 IMAGE_MOVES: Final[dict[tuple[ImageState, ImageMove], ImageState]] = {
     (ImageState.QUEUED, ImageMove.CLAIM): ImageState.PROCESSING,
     (ImageState.PROCESSING, ImageMove.CLAIM): ImageState.PROCESSING,
@@ -105,25 +108,26 @@ BATCH_MOVES: Final[dict[tuple[BatchState, BatchMove], BatchState]] = {
 
 
 class Refusal(StrEnum):
-    """Why a decision changes nothing. A decision answers either the new document or one of these."""
+    """Why a decision changes nothing. A decision returns either the new document or one of these."""
 
     MISSING = "missing"  # no such document
     ILLEGAL = "illegal"  # the table has no such transition
-    SETTLED = "settled"  # the image has its outcome already
+    SETTLED = "settled"  # the image already has its outcome
     OTHER_ROUND = "other_round"  # the task or letter belongs to another round of the image
     HELD = "held"  # a living worker holds the claim
     STALE_FENCE = "stale_fence"  # the caller's claim is no longer the image's
-    STALE_REVISION = "stale_revision"  # the document moved on since the caller read it
-    UNCHANGED = "unchanged"  # nothing to do: it is as wanted already
-    BUSY = "busy"  # another closer or replay holds its lease
-    PAUSED = "paused"  # the batch is: resume it first
-    EXPIRING = "expiring"  # the batch's documents are deleted soon
+    STALE_REVISION = "stale_revision"  # the document has changed since the caller read it
+    UNCHANGED = "unchanged"  # nothing to do: the document is already as requested
+    BUSY = "busy"  # another closer or replay holds the lease
+    PAUSED = "paused"  # the batch is paused and has to be resumed first
+    EXPIRING = "expiring"  # the batch's documents will be deleted soon
 
 
 class Claim(Document, frozen=True, kw_only=True):
-    """Who works on an image, since when; `alone` when nothing else is in that worker's hands.
+    """Which worker works on an image, and since when.
 
-    `step` is the picture step (`claims.PictureStep`) that a worker alone with the image is in; empty between them.
+    `alone` says that the worker holds no other image. `step` is then the picture step (`decisions.image.PictureStep`)
+    that it is in; empty between steps.
     """
 
     worker: str
@@ -133,10 +137,10 @@ class Claim(Document, frozen=True, kw_only=True):
 
 
 class Trials(Document, frozen=True, kw_only=True):
-    """What became of an image's lone trials in its round, for which a worker has nothing else in its hands.
+    """The results of an image's lone trials in its round. In a trial its worker holds no other image.
 
-    `deaths` of workers in all. The last `in_a_row` of them were in one and the same picture step, `step`; it is empty
-    when the last one was elsewhere. `passed` counts the trials that ended well.
+    `deaths` counts workers that died in a trial. The last `in_a_row` of them died in the same picture step, `step`,
+    which is empty if the last one died elsewhere. `passed` counts trials that ended well.
     """
 
     deaths: int = 0
@@ -146,9 +150,9 @@ class Trials(Document, frozen=True, kw_only=True):
 
 
 class Call(Document, frozen=True, kw_only=True):
-    """One paid call to a model: what the bill is made of.
+    """One paid call to a model: a line of an image's bill.
 
-    `estimated`: the vendor did not say what the call used, so what such a call usually uses was counted.
+    `estimated` says that the vendor did not report the usage, so that of a usual call was charged.
     """
 
     step: str  # analyse, generate, verify
@@ -166,9 +170,9 @@ class Call(Document, frozen=True, kw_only=True):
 class Checkpoint(Document, frozen=True, kw_only=True):
     """Paid work that a later attempt does not buy again.
 
-    `analysis` is the analyse agent's answer as JSON. `picture` names the work object of the generated picture (None
-    when only the analysis is known); `defects` are those the generation was asked to correct; `generations` counts the
-    pictures bought in this round, `refusals` the answers that the vendor's filter refused in it.
+    `analysis` is the analyse agent's answer as JSON. `picture` names the work object of the generated picture; None
+    when only the analysis is known. `defects` are those that the generation was asked to correct. `generations` counts
+    the pictures bought in this round, and `refusals` the answers that the vendor's filter refused in it.
     """
 
     analysis: str | None = None
@@ -179,17 +183,17 @@ class Checkpoint(Document, frozen=True, kw_only=True):
 
 
 class Failure(Document, frozen=True, kw_only=True):
-    """Why an image failed, or what its last attempt ran into."""
+    """Why an image failed, or what ended its last attempt: a code of `ErrorCode`, and a sentence."""
 
     code: str
     message: str
 
 
 class Output(Document, frozen=True, kw_only=True):
-    """What was made: object names in the results bucket, the picture's sha256 and its size in pixels.
+    """The published files: object names in the results bucket, the picture's sha256 and its size in pixels.
 
-    For the report: `thumbnail` is a small copy of the staged picture, `before` one of the photo, and `original` a
-    large copy of the photo in the staged picture's shape.
+    For the report: `thumbnail` is a small copy of the staged picture, `before` a small copy of the photo, and
+    `original` a large copy of the photo in the staged picture's shape.
     """
 
     picture: str
@@ -214,41 +218,41 @@ class Image(Document, frozen=True, kw_only=True):
     property_code: str | None = None
     state: ImageState = ImageState.QUEUED
     round: int = 1
-    replay: int = 0  # the last of its batch's replays that requeued it
+    replay: int = 0  # number of the batch's last replay that requeued it
     revision: int = 1
     fence: int = 0
     attempts: int = 0
-    crashes: int = 0  # since the last lone trial that it passed
+    crashes: int = 0  # workers that died while holding it, since the last lone trial that it passed
     trials: Trials = Trials()
     claim: Claim | None = None
     checkpoint: Checkpoint | None = None
     output: Output | None = None
     error: Failure | None = None
     calls: tuple[Call, ...] = ()
-    earlier_cost_micro_usd: int = 0  # of its calls, what was spent in earlier rounds
+    earlier_cost_micro_usd: int = 0  # the part of its cost that was spent in earlier rounds
     durations_ms: dict[str, int] = {}
     prompts: str | None = None  # version of the prompts its picture was made with
     model: str | None = None  # the image model that made it, also where it came from the cache
     cached: bool = False
     created_at: float = 0.0
     touched_at: float = 0.0  # when it was last released or requeued
-    moved_at: float = 0.0  # when its state was last written, claims included: what reconcile goes by
+    moved_at: float = 0.0  # when its state was last written, including claims; reconcile queries by it
     settled_at: float | None = None
     token: str = ""
 
     @property
     def cost_micro_usd(self) -> int:
-        """What its calls cost, all rounds together."""
+        """What all its calls cost, in all rounds."""
         return sum(call.cost_micro_usd for call in self.calls)
 
     @property
     def estimated_micro_usd(self) -> int:
-        """The part of its cost that was estimated: see `Call.estimated`."""
+        """The estimated part of its cost; see `Call.estimated`."""
         return sum(call.cost_micro_usd for call in self.calls if call.estimated)
 
 
 class ManifestRef(Document, frozen=True, kw_only=True):
-    """The very bytes a batch was made from."""
+    """Identifies the exact bytes that a batch was made from."""
 
     uri: str
     generation: int
@@ -257,14 +261,14 @@ class ManifestRef(Document, frozen=True, kw_only=True):
 
 
 class Lease(Document, frozen=True, kw_only=True):
-    """A right that runs out by itself."""
+    """A right that expires by itself at `until`, in case its holder crashes."""
 
     holder: str
     until: float
 
 
 class Counts(Document, frozen=True, kw_only=True):
-    """How many images stand in each state."""
+    """How many images are in each state."""
 
     queued: int = 0
     processing: int = 0
@@ -289,7 +293,7 @@ class Counts(Document, frozen=True, kw_only=True):
         return value
 
     def moved(self, before: ImageState, after: ImageState) -> Counts:
-        """The counts after one image has gone from `before` to `after`."""
+        """Return the counts after one image has moved from `before` to `after`."""
         if before is after:
             return self
         changed = {before.value: self.of(before) - 1, after.value: self.of(after) + 1}
@@ -311,7 +315,7 @@ class ReportFile(Document, frozen=True, kw_only=True):
 
 
 class Completion(Document, frozen=True, kw_only=True):
-    """What a round came to; the payload of `batch.completed`, fixed when the batch closes."""
+    """The result of a round: the payload of `batch.completed`, fixed when the batch closes."""
 
     outcome: str
     counts: Counts
@@ -319,15 +323,15 @@ class Completion(Document, frozen=True, kw_only=True):
     cost_usd: float
     duration_seconds: float
     cached: int = 0  # completed images whose picture came from the cache
-    price_usd: float = 0.0  # what the customer pays: the cost by the tier's factor
-    estimated_usd: float = 0.0  # the part of the cost that the vendor did not tell; see `Call.estimated`
+    price_usd: float = 0.0  # what the customer pays: the cost times the tier's factor
+    estimated_usd: float = 0.0  # the part of the cost that the vendor did not report; see `Call.estimated`
     reports: dict[str, ReportFile]
 
 
 class FailureThreshold(Document, frozen=True, kw_only=True):
     """Pause the batch when `count` images have failed, or `percent` of the settled ones.
 
-    The percentage counts once `minimum_sample` images have settled; None: the settings' sample.
+    The percentage applies once `minimum_sample` images have settled; None means the settings' sample.
     """
 
     count: int | None = None
@@ -336,11 +340,12 @@ class FailureThreshold(Document, frozen=True, kw_only=True):
 
 
 class ReplayPlan(Document, frozen=True, kw_only=True):
-    """What a replay under way requeues, and whose it is.
+    """What a replay in progress requeues, and which process holds it.
 
-    Images that failed with these codes (all when none is named), at `failed_before` at the latest (None: whenever), and
-    that this very replay, the batch's `number`-th, has not requeued before. `drop` names the failed.csv that asked for
-    it, which knows the images and what was corrected in them: only that drop carries it on.
+    It covers images that failed with one of `codes` (any code if empty), at or before `failed_before` (any time if
+    None), and that this replay, the batch's `number`-th, has not requeued before. `drop` identifies the upload of
+    failed.csv that asked for it. The file knows the images and their corrections, so only that drop may resume the
+    replay.
     """
 
     lease: Lease
@@ -351,7 +356,7 @@ class ReplayPlan(Document, frozen=True, kw_only=True):
 
 
 class Correction(Document, frozen=True, kw_only=True):
-    """What a failed image is to be staged as when it is tried again."""
+    """What a failed image is to be staged as when it is retried."""
 
     source: str
     room_type: str
@@ -374,7 +379,7 @@ class Batch(Document, frozen=True, kw_only=True):
     control_epoch: int = 0
     round: int = 1
     revision: int = 1
-    tasks_published: int = 0  # ingest's place: tasks below this index were published
+    tasks_published: int = 0  # ingest's progress: the tasks of images below this index were published
     created_at: float = 0.0
     closing_at: float | None = None
     closed_at: float | None = None
@@ -384,42 +389,42 @@ class Batch(Document, frozen=True, kw_only=True):
     problems: int = 0  # of a rejected manifest
     cache: bool = True  # whether results may be taken from, and given to, the client's cache
     threshold: FailureThreshold | None = None
-    baseline: Counts = Counts()  # the counts when it was last resumed or replayed: the threshold counts from here
+    baseline: Counts = Counts()  # the counts when it was last resumed or replayed; the threshold counts from there
     paused_reason: str | None = None
     cancel_reason: str | None = None
     controlled_by: str | None = None  # the person who last paused, resumed or cancelled it; None: the pipeline itself
     controlled_at: float | None = None
-    control_announced: str = ""  # the last pause or cancel that an event told of
+    control_announced: str = ""  # the last pause or cancel that was announced by an event
     republished_at: float = 0.0  # when reconcile last published its forgotten images
     epoch_published: int = 0  # the last control epoch whose queued images were published
     replay: ReplayPlan | None = None
     replays: int = 0  # begun so far
     retried: tuple[str, ...] = ()  # the last drops of its failed.csv that were taken
-    separator: str | None = None  # of the CSV it came as: reports open in columns where that did
-    progress_announced: int = 0  # the last tenth that an event told of
+    separator: str | None = None  # of the CSV manifest; the reports use it too, so that they open in columns as well
+    progress_announced: int = 0  # the last tenth that was announced by an event
     token: str = ""
 
     @property
     def batch_id(self) -> str:
-        """The batchId of its manifest: its id without the client."""
+        """The batchId of its manifest: the id without the client."""
         return self.id.removeprefix(self.client + ".")
 
     @property
     def is_open(self) -> bool:
-        """Whether anything is left to do for it: what reconcile looks at."""
+        """Whether anything is left to do for it. Reconcile looks at open batches only."""
         announced = self.state is BatchState.CLOSED and self.announced_round >= self.round
         return self.state is not BatchState.REJECTED and not announced
 
     @property
     def outcome(self) -> str:
-        """The state as customers read it: a closed batch reads as what it came to."""
+        """The state as customers read it: the outcome of a closed batch instead of `closed`."""
         return self.completion.outcome if self.state is BatchState.CLOSED and self.completion else self.state.value
 
 
 class Tally(Document, frozen=True, kw_only=True):
-    """The exact counts of one shard: per image the last revision folded in and the state it had then.
+    """The exact counts of one shard: for each image, the last revision folded in and its state then.
 
-    An image without an entry is queued at revision 0, so a shard made before its images counts them as open.
+    An image without an entry is queued at revision 0, so a shard created before its images counts them as open.
     """
 
     batch: str
@@ -430,23 +435,23 @@ class Tally(Document, frozen=True, kw_only=True):
 
 
 class Record(Document, frozen=True, kw_only=True):
-    """A document that stands for itself, outside of batches: `token` names its last write."""
+    """A document outside of batches, found by its own key. `token` names its last write."""
 
     token: str = ""
 
 
 class TierEmpty(Record, frozen=True, kw_only=True):
-    """When workers last found a tier's subscription empty: the last two times, a minute apart at least."""
+    """When workers last found a tier's subscription empty: the last two times, at least a minute apart."""
 
     tier: Tier
     seen_at: tuple[float, ...] = ()
 
 
 class Reconciled(Record, frozen=True, kw_only=True):
-    """How far reconcile has looked at a batch, so that its next run reads only what has moved since.
+    """How far reconcile has read a batch, so that its next run reads only what has moved since.
 
-    `at`: when the last run that counted its images began. `moved_at`: when an image of it last moved, as far as runs
-    have seen. `swept_at`: when all of its images were last read. `expires_at`: when this record may be deleted.
+    `at` is when the last run that counted its images began. `moved_at` is the latest move of an image that a run has
+    seen. `swept_at` is when all its images were last read. The record may be deleted at `expires_at`.
     """
 
     at: float = 0.0
@@ -456,10 +461,10 @@ class Reconciled(Record, frozen=True, kw_only=True):
 
 
 class Worker(Document, frozen=True, kw_only=True):
-    """A worker's heartbeat: when it last lived, and per image in hand how long it has waited for quota in all.
+    """A worker's heartbeat: when it was last alive, and how long each image it holds has waited for quota in all.
 
-    `stopped` is its last word: it went of its own accord, so what it may have left in hand was not its murderer.
-    `halted` is the fault of our configuration for which it pulls nothing at present; empty while it works.
+    `stopped` marks a clean shutdown: images it still held did not crash it. `halted` is the fault in our configuration
+    for which it pulls nothing at present; empty while it works.
     """
 
     id: str
@@ -470,45 +475,49 @@ class Worker(Document, frozen=True, kw_only=True):
 
 
 def last_moved(image: Image) -> float:
-    """Return when the image last moved; for one written before `moved_at` existed, by its other times."""
+    """Return when the image last moved.
+
+    For an image written before `moved_at` existed, the latest of its other times.
+    """
     claimed = image.claim.at if image.claim else 0.0
     return max(image.moved_at, image.created_at, image.touched_at, claimed, image.settled_at or 0.0)
 
 
 def client_of(batch_id: str) -> str:
-    """The client of a batch, by its id: `<client>.<batchId>`."""
+    """Return the client of a batch from its id, `<client>.<batchId>`."""
     return batch_id.partition(".")[0]
 
 
 def image_key(batch: str, index: int) -> str:
-    """One string that names an image across batches."""
+    """Return one string that identifies an image across batches."""
     return f"{batch}/{index}"
 
 
 def image_of(key: str) -> tuple[str, int]:
-    """The (batch, index) of an image's key."""
+    """Return the (batch, index) of an image's key."""
     batch, _, index = key.rpartition("/")
     return batch, int(index)
 
 
 def shards_for(total: int) -> int:
-    """How many tally shards a batch of `total` images has: max(8, total / 250), at most the total.
+    """Return how many tally shards a batch of `total` images has: max(8, total / 250), at most `total`.
 
-    250 images a shard keeps a shard's document small (about 6 KB) and its write rate low; 8 keep small batches from
-    queueing on one document.
+    250 images per shard keep a shard's document small (about 6 KB) and its write rate low. 8 shards keep the writes of
+    a small batch from queueing on one document.
     """
     return min(total, max(8, -(-total // 250)))
 
 
 def shard_sizes(total: int, shards: int) -> list[int]:
-    """Images in each shard when an image's shard is its index modulo the number of shards."""
+    """Return the number of images in each shard. An image's shard is its index modulo the number of shards."""
     return [(total - shard + shards - 1) // shards for shard in range(shards)]
 
 
 class Usage(msgspec.Struct, frozen=True):
-    """What one call used, in the units its vendor charges by. `told`: whether the vendor said so at all.
+    """What one call used, in the units that its vendor charges by. `told` says whether the vendor reported it.
 
-    `seconds` are of the vendor's work or of the film it made, as its price list counts them; `credits` are its own.
+    `seconds` are of the vendor's work or of the video it made, as its price list counts them. `credits` are the
+    vendor's own.
     """
 
     model: str

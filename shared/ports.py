@@ -1,4 +1,7 @@
-"""What the rooms need of the world. Two backends implement each port; one contract suite holds both to these words."""
+"""What the pipeline needs of the outside world, as protocols.
+
+Two backends implement each port. One contract suite (tests/contract) holds both to these words.
+"""
 
 from __future__ import annotations
 
@@ -18,13 +21,13 @@ Decision = Callable[[T], T | Refusal]
 
 
 class Clock(Protocol):
-    """The only source of time and chance, so that both can be virtual."""
+    """The only source of time and chance, so that tests and the simulation can make both virtual."""
 
     def now(self) -> float:
-        """Seconds since the epoch, UTC."""
+        """Return seconds since the epoch, UTC."""
 
     def monotonic(self) -> float:
-        """Seconds that never go back; only differences mean anything."""
+        """Return seconds that never go back. Only differences are meaningful."""
 
     async def sleep(self, seconds: float) -> None:
         """Let `seconds` pass."""
@@ -34,75 +37,85 @@ class Clock(Protocol):
         """The source of jitter."""
 
     def token(self) -> str:
-        """A name nobody else has: worker ids, write tokens."""
+        """Return a unique name, for worker ids and write tokens."""
 
 
 class BatchStore(Protocol):
-    """Batches, images, tallies and workers; every change is one compare-and-set of one document.
+    """Batches, images, tallies and workers. Every change is one compare-and-set of one document.
 
-    A `change_*` reads the document, asks the decision, and writes what it answers unless the document moved in between
-    (then it reads and asks again). It returns the document as written, or the decision's refusal with nothing written;
-    `Refusal.MISSING` when there is no document. `token` names this change: asked again with the token of the last
-    write, it answers that document and writes nothing, so a lost reply can be repeated. Raises `WorldError` when the
-    store cannot be reached.
+    A `change_*` method reads the document, calls the decision, and writes what it returns, unless the document has
+    changed meanwhile; then it reads and decides again. It returns the document as written, or the decision's refusal
+    with nothing written. It returns `Refusal.MISSING` when there is no document.
+
+    `token` identifies the change. If the last write already has this token, that document is returned and nothing is
+    written, so a caller that lost the reply can repeat the call. Raises `WorldError` when the store cannot be reached.
     """
 
     async def create_batch(self, batch: Batch) -> Batch:
-        """Create the batch, or answer the one that exists under its id."""
+        """Create the batch; return the existing one if its id is taken."""
 
     async def batch(self, batch_id: str) -> Batch | None: ...
 
     async def batches(self, *, open_only: bool = False) -> list[Batch]:
-        """All batches, or those that something is left to do for; newest first."""
+        """Return all batches, or only those with work left, newest first."""
 
     async def change_batch(self, batch_id: str, decide: Decision[Batch], token: str) -> Batch | Refusal:
-        """A written batch's `revision` is raised by the decision, as an image's is."""
+        """Change a batch. The decision raises its `revision`, as it does for an image."""
 
     async def create_tallies(self, tallies: Sequence[Tally]) -> None:
-        """Create-only: a tally that exists is left as it is."""
+        """Create tallies; existing ones are left as they are."""
 
     async def tally(self, batch_id: str, shard: int) -> Tally | None: ...
 
     async def change_tally(self, batch_id: str, shard: int, decide: Decision[Tally], token: str) -> Tally | Refusal: ...
 
     async def open_images(self, batch_id: str) -> tuple[int, int]:
-        """(SUM of the open counts over all shards, COUNT of the shards)."""
+        """Return (sum of the open counts over all shards, number of shards)."""
 
     async def counts(self, batch_id: str) -> Counts:
-        """The sum of the counts over all shards."""
+        """Return the sum of the counts over all shards."""
 
     async def create_images(self, images: Sequence[Image]) -> None:
-        """Create-only: an image that exists is left as it is."""
+        """Create images; existing ones are left as they are."""
 
     async def image(self, batch_id: str, index: int) -> Image | None: ...
 
     def images(self, batch_id: str, state: ImageState | None = None, start: int = 0) -> AsyncIterator[Image]:
-        """The images from index `start` on in order, all or those in one state; read in pages, so memory stays flat."""
+        """Yield the images from index `start` on, in order; all, or those in one state.
+
+        They are read in pages, so that memory does not grow with the batch.
+        """
 
     def moved_images(
         self, batch_id: str, states: Collection[ImageState], *, since: float = 0.0, before: float = math.inf
     ) -> AsyncIterator[Image]:
-        """The images in these states that last moved at `since` or later and before `before`, the earliest first.
+        """Yield the images in these states that moved at `since` or later and before `before`, earliest first.
 
-        Only these are read, so that the cost does not grow with the batch. An image that moves meanwhile may come twice
-        or, if it leaves the range, not at all. Images written before `moved_at` existed are not among them.
+        Only these are read, so the cost does not grow with the batch. An image that moves meanwhile may come twice or,
+        if it leaves the range, not at all. Images written before `moved_at` existed are not included.
         """
 
     async def change_image(
         self, batch_id: str, index: int, decide: Decision[Image], token: str, seen: Image | None = None
     ) -> Image | Refusal:
-        """`seen` is the image as the caller last knew it: while it is still current no read is needed."""
+        """Change an image.
+
+        `seen` is the image as the caller last knew it; while it is still current, no read is needed.
+        """
 
     async def record(self, kind: type[R], key: str) -> R | None:
-        """A record that stands for itself: a quota's ledger, a cache entry."""
+        """Return the record of this kind and key: a quota's ledger, a cache entry. None if there is none."""
 
     async def records(self, kind: type[R]) -> list[R]:
-        """All records of a kind, in order of key."""
+        """Return all records of a kind, in order of key."""
 
     async def change_record(
         self, kind: type[R], key: str, decide: Callable[[R | None, float], R | Refusal], token: str
     ) -> R | Refusal:
-        """As the other changes, but the record is made if there is none, and the decision is told the server's time."""
+        """Change a record. Like the other changes, but a missing record is created.
+
+        The decision gets None for a missing record, and the server's time: callers' clocks may differ.
+        """
 
     async def beat(self, worker: Worker) -> None:
         """Write a worker's heartbeat."""
@@ -111,14 +124,17 @@ class BatchStore(Protocol):
 
 
 class Message(msgspec.Struct, frozen=True):
-    """One message to publish: a JSON body and string attributes."""
+    """A message to publish: a JSON body and string attributes."""
 
     data: bytes
     attributes: Mapping[str, str] = {}
 
 
 class Delivery(msgspec.Struct, frozen=True):
-    """One message in hand. `attempt` counts its deliveries on this subscription from 1; `published_at` in seconds."""
+    """One delivery of a message.
+
+    `attempt` counts its deliveries on this subscription, from 1. `published_at` is in seconds since the epoch.
+    """
 
     ack_id: str
     message_id: str
@@ -129,29 +145,30 @@ class Delivery(msgspec.Struct, frozen=True):
 
 
 class Queue(Protocol):
-    """At-least-once messages with leases. A delivery not acked before its lease ends comes again."""
+    """At-least-once messages with leases. A delivery that is not acked before its lease ends is redelivered."""
 
     async def publish(self, topic: str, messages: Sequence[Message]) -> None:
-        """Returns when all of them are stored; a failure may leave some of them published."""
+        """Publish messages; returns when all are stored. A failure may leave some of them published."""
 
     async def pull(self, subscription: str, max_messages: int, wait_seconds: float) -> list[Delivery]:
-        """At most `most` deliveries, as soon as there is one; an empty list after `wait_seconds` without.
+        """Return at most `max_messages` deliveries, as soon as there is at least one.
 
-        An empty list does not prove that nothing waits: the answer may have come too late.
+        After `wait_seconds` without one, the list is empty. That does not prove that nothing waits: the answer may have
+        come too late.
         """
 
     async def extend(self, subscription: str, ack_ids: Sequence[str], seconds: float) -> None:
-        """Let the leases end `seconds` from now (at most 600); an ended lease is left alone."""
+        """Let the leases end `seconds` from now, at most 600. A lease that has ended is left as it is."""
 
     async def ack(self, subscription: str, ack_ids: Sequence[str]) -> None:
-        """Done with them. An ended lease is left alone: the message comes again."""
+        """Mark deliveries as done. If a lease has ended, its message is redelivered all the same."""
 
     async def nack(self, subscription: str, ack_ids: Sequence[str]) -> None:
-        """Come again after the subscription's backoff."""
+        """Return deliveries to the queue, which redelivers them after the subscription's backoff."""
 
 
 class StoredObject(msgspec.Struct, frozen=True):
-    """An object without its bytes. `metadata` are small strings kept with it; `bytes` is its size."""
+    """An object without its content. `metadata` are small strings stored with it; `bytes` is its size."""
 
     bucket: str
     name: str
@@ -162,7 +179,7 @@ class StoredObject(msgspec.Struct, frozen=True):
 
 
 class ObjectStore(Protocol):
-    """Buckets of named bytes. Generations grow with every write of a name."""
+    """Buckets of named bytes. An object's generation grows with every write of its name."""
 
     async def put(
         self,
@@ -174,48 +191,59 @@ class ObjectStore(Protocol):
         metadata: Mapping[str, str] | None = None,
         if_generation: int | None = None,
     ) -> StoredObject:
-        """Write. `if_generation` 0 creates only; n replaces only generation n; else raises `PreconditionFailed`."""
+        """Write an object.
+
+        `if_generation` 0 only creates; n only replaces generation n. Raises `PreconditionFailed` if that does not hold.
+        """
 
     async def get(self, bucket: str, name: str, max_bytes: int | None = None) -> tuple[StoredObject, bytes] | None:
-        """The object and its bytes, unpacked when it was stored compressed (Content-Encoding).
+        """Return the object and its content, or None. Content stored compressed (Content-Encoding) is unpacked.
 
-        Raises `ObjectTooLarge` when they are more than `max_bytes`, without ever holding more; `ObjectDamaged`.
+        Raises `ObjectTooLarge` when it has more than `max_bytes`, without ever holding more in memory, and
+        `ObjectDamaged` when it cannot be unpacked.
         """
 
     async def stat(self, bucket: str, name: str) -> StoredObject | None: ...
 
     def list(self, bucket: str, prefix: str) -> AsyncIterator[StoredObject]:
-        """In order of name."""
+        """Yield the objects whose names begin with `prefix`, in order of name."""
 
     async def delete(self, bucket: str, name: str) -> None:
-        """Deleting what is not there is no error."""
+        """Delete an object. It is no error if there is none."""
 
     def uri(self, bucket: str, name: str) -> str:
-        """Where a person or program finds the object."""
+        """Return the address at which a person or program finds the object."""
 
     async def link(self, bucket: str, name: str, seconds: float) -> str:
-        """An address that opens the object for so long, without an account; the uri where there is no such thing."""
+        """Return a link that opens the object for `seconds` without an account.
+
+        Where the store cannot sign links, this is the plain URI.
+        """
 
 
 class Fleet(Protocol):
-    """The workers that stage images, all alike."""
+    """The workers that stage images. All are alike."""
 
     async def instances(self) -> int:
-        """How many are wanted now."""
+        """Return the desired number of workers."""
 
     async def scale(self, instances: int) -> None:
-        """Want so many; returns before they have started or stopped."""
+        """Set the desired number of workers; returns before they have started or stopped."""
 
 
 class ImageSource(Protocol):
-    """Fetches a photo's bytes from where the manifest said."""
+    """Fetches a photo's bytes from the address in the manifest."""
 
     async def fetch(self, uri: str, client: str) -> bytes:
-        """Raises `ImageRejected` (the image's own fault), `WorldError` (the host's), `HostBusy` (it asks to wait)."""
+        """Return the photo's bytes.
+
+        Raises `ImageRejected` (the image's own fault), `WorldError` (the host's), or `HostBusy` (the host asks to
+        wait).
+        """
 
 
 class Photo(msgspec.Struct, frozen=True):
-    """A customer's photo made safe: upright RGB JPEG without metadata, its size in pixels, its sha256."""
+    """A customer's photo made safe: an upright RGB JPEG without metadata, its size in pixels, and its sha256."""
 
     jpeg: bytes
     width: int
@@ -224,7 +252,7 @@ class Photo(msgspec.Struct, frozen=True):
 
 
 class Finished(msgspec.Struct, frozen=True):
-    """A staged picture ready to publish, with thumbnails of it and of the photo it was made from.
+    """A staged picture ready to publish, with thumbnails of it and of its photo.
 
     `original` is that photo, large enough to be compared with the picture.
     """
@@ -239,23 +267,23 @@ class Finished(msgspec.Struct, frozen=True):
 
 
 class Pictures(Protocol):
-    """Decoding and encoding, away from the event loop and within limits."""
+    """Decodes and encodes pictures, away from the event loop and within limits of time and memory."""
 
     async def normalise(self, data: bytes) -> Photo:
-        """Raises `ImageRejected` when it is not a picture we take."""
+        """Return the photo made safe. Raises `ImageRejected` when it is not a picture that we accept."""
 
     async def framed(self, photo: Photo) -> Photo:
-        """The photo within bars, when models do not draw its shape; else itself."""
+        """Return the photo with bars around it if models do not draw its shape; else the photo itself."""
 
     async def finish(self, picture: bytes, photo: Photo) -> Finished:
-        """Check and encode a model's picture in the photo's aspect ratio.
+        """Check a model's picture and encode it in the photo's aspect ratio.
 
         Raises `WorldError` when it is damaged, `WrongShape` when the photo's shape cannot be cut from it.
         """
 
 
 class Answer(msgspec.Struct, Generic[T], frozen=True):
-    """What an agent said, and what it cost."""
+    """An agent's answer, and what the call used."""
 
     value: T
     usage: Usage
@@ -271,7 +299,7 @@ class Request(msgspec.Struct, frozen=True):
 class Step(msgspec.Struct, frozen=True):
     """One paid call that a staging model makes for an image.
 
-    `usual` is what such a call usually uses; its `model` is what quota and prices are counted by. `times` is how often
+    `usual` is what such a call usually uses; its `model` is the one whose quota and price apply. `times` is how often
     an image needs the call on average.
     """
 
@@ -281,16 +309,16 @@ class Step(msgspec.Struct, frozen=True):
 
 
 class ModelSpec(msgspec.Struct, frozen=True):
-    """What a staging model calls for one image, and in which words: known without making the model."""
+    """The calls that a staging model makes for one image, known without creating the model."""
 
-    name: str  # as the setting RUUM_STAGING_MODEL has it
-    prompts: str  # version of the words its agents are given
+    name: str  # its value in the setting RUUM_STAGING_MODEL
+    prompts: str  # version of its agents' prompts
     steps: tuple[Step, ...]
     free: bool = False  # its calls cost nothing
-    local: bool = False  # it works in our own processes: no vendor limits it, and none can fail
+    local: bool = False  # it works in our own processes: no vendor limits it or can fail
 
     def step(self, name: str) -> Step:
-        """The step of that name."""
+        """Return the step of that name."""
         return next(step for step in self.steps if step.name == name)
 
     @property
@@ -300,30 +328,33 @@ class ModelSpec(msgspec.Struct, frozen=True):
 
 
 class StagingModel(Protocol):
-    """The three agents. Each raises `ImageRejected`, `WorldError`, `Throttled` or `ConfigurationError`; see errors."""
+    """The three agents.
+
+    Each raises `ImageRejected`, `WorldError`, `Throttled` or `ConfigurationError`; see errors.
+    """
 
     @property
     def spec(self) -> ModelSpec:
-        """What it calls, what that usually uses, and the version of its prompts."""
+        """Its calls, what they usually use, and the version of its prompts."""
 
     async def analyse(self, photo: Photo, request: Request) -> Answer[Analysis]: ...
 
     async def generate(
         self, photo: Photo, analysis: Analysis, request: Request, defects: Sequence[str]
     ) -> Answer[bytes]:
-        """The furnished picture, encoded; `defects` are those of an earlier picture, to be avoided."""
+        """Return the furnished picture, encoded. `defects` are those of an earlier picture, to be avoided."""
 
     async def verify(self, photo: Photo, picture: bytes, analysis: Analysis, request: Request) -> Answer[Verdict]: ...
 
     async def aclose(self) -> None:
-        """Close what it holds open."""
+        """Close its connections."""
 
 
 class Backend(msgspec.Struct, frozen=True):
-    """Where state, messages and objects are."""
+    """The stores, the queue and the fleet of one installation."""
 
     store: BatchStore
     queue: Queue
     objects: ObjectStore
-    fleet: Fleet | None = None  # None: the workers are somebody else's to start
+    fleet: Fleet | None = None  # None: we do not start the workers
     kept_seconds: float = math.inf  # how long a batch's documents are kept after they were created

@@ -1,8 +1,8 @@
-"""What we say in logs: one JSON object a line, in the fields Cloud Logging, dashboards and alerts read.
+"""Our logs: one JSON object per line, in the fields that Cloud Logging, dashboards and alerts read.
 
-`LogEvent` and `FIELDS` are the vocabulary: Terraform's metrics name nothing else, which a test checks. One trace id
-follows an image from manifest to result: it is made from the image's name, so nobody need carry it. At the default
-level an image costs at most 4 KB of log.
+`LogEvent` and `FIELDS` are the vocabulary. Terraform's metrics may use nothing else, and a test checks that. One trace
+id follows an image from manifest to result. It is derived from the image's name, so it need not be passed on. At the
+default level an image costs at most 4 KB of log.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from typing import Any, Final, TextIO
 from shared.errors import ConfigurationError
 from shared.model import Image, client_of
 
-MAX_MESSAGE_CHARACTERS: Final = 1000  # of a message; tracebacks apart
-MAX_FIELD_CHARACTERS: Final = 500  # of a field: an error's sentence, not a page of HTML
-MAX_TRACEBACK_CHARACTERS: Final = 8000  # the end of it: where it happened
+MAX_MESSAGE_CHARACTERS: Final = 1000  # of a message, without its traceback
+MAX_FIELD_CHARACTERS: Final = 500  # of a field: enough for an error's sentence, and not a page of HTML
+MAX_TRACEBACK_CHARACTERS: Final = 8000  # kept from its end, which says where the error was raised
 
 
 class LogEvent(StrEnum):
-    """What a line is about: `jsonPayload.event`, which metrics filter on."""
+    """The subject of a line: `jsonPayload.event`, which metrics filter on."""
 
     BATCH_ACCEPTED = "batch_accepted"
     BATCH_REJECTED = "batch_rejected"
@@ -48,7 +48,7 @@ class LogEvent(StrEnum):
     RECONCILED = "reconciled"
 
 
-# Every field a line may have beside severity, message, time and trace: name in the log to what it is.
+# Every field that a line may have beside severity, message, time and trace, with its meaning.
 FIELDS: Final[Mapping[str, str]] = {
     "event": "what the line is about, see LogEvent",
     "batch": "batch id",
@@ -88,7 +88,7 @@ _context: ContextVar[dict[str, Any]] = ContextVar("telemetry", default={})  # no
 
 @contextmanager
 def bound(**fields: Any) -> Iterator[None]:
-    """Give these fields to every line logged inside, in tasks started inside too."""
+    """Add these fields to every line logged inside, including in tasks that are started inside."""
     before = _context.get()
     ours = {**before, **fields}
     _context.set(ours)
@@ -100,17 +100,17 @@ def bound(**fields: Any) -> Iterator[None]:
 
 
 def tell(log: logging.Logger, event: LogEvent, *, level: int = logging.INFO, **fields: Any) -> None:
-    """Log a line about `event`. Names are as in `FIELDS`; None is left out."""
+    """Log a line about `event`. Field names are those of `FIELDS`; None values are left out."""
     if not log.isEnabledFor(level):
         return
     given = {name: value for name, value in fields.items() if value is not None}
-    # The message repeats no field: an image has 4 KB for all its lines.
+    # The message repeats no field, because an image has only 4 KB for all its lines.
     log.log(level, "%s", event.value.replace("_", " "), extra={"fields": {"event": event.value, **given}})
 
 
 @contextmanager
 def configuration_faults(log: logging.Logger) -> Iterator[None]:
-    """Tell operators when what stands inside fails by our own configuration: their alert reads this line."""
+    """Log a `ConfigurationError` raised inside, for the operators' alert, and raise it on."""
     try:
         yield
     except ConfigurationError as error:
@@ -119,7 +119,7 @@ def configuration_faults(log: logging.Logger) -> Iterator[None]:
 
 
 def image_settled(log: logging.Logger, image: Image, duration_ms: int | None = None) -> None:
-    """The last line of an image's round, however it ended; its cost is the round's own."""
+    """Log the last line of an image's round, however it ended. The cost is that of this round."""
     cost = (image.cost_micro_usd - image.earlier_cost_micro_usd) / 1_000_000
     client, error = client_of(image.batch), image.error.code if image.error else None
     with bound(batch=image.batch, image=image.index, round=image.round, client=client):
@@ -128,14 +128,14 @@ def image_settled(log: logging.Logger, image: Image, duration_ms: int | None = N
 
 
 def trace_id(batch: str, image: int | None = None) -> str:
-    """The trace of an image, or of a batch: 32 hex digits, the same wherever and whenever it is asked for."""
+    """Return the trace id of an image, or of a batch: 32 hex digits, always the same for the same name."""
     return hashlib.sha256(f"{batch}/{'' if image is None else image}".encode()).hexdigest()[:32]
 
 
 class JsonLines(logging.Formatter):
-    """A record as one JSON object in Cloud Logging's own fields. `project` makes traces clickable there.
+    """Formats a record as one JSON object in Cloud Logging's own fields. `project` makes traces clickable there.
 
-    Without a time: Cloud Run stamps every line, and an image has 4 KB for all of its own.
+    There is no time in it: Cloud Run stamps every line, and an image has only 4 KB for its own.
     """
 
     def __init__(self, project: str) -> None:
@@ -162,9 +162,9 @@ def _bounded(value: Any) -> Any:
 
 
 def configure(environ: Mapping[str, str], stream: TextIO | None = None) -> None:
-    """Send every log line of the process to `stream` (stderr) as JSON. LOG_LEVEL is the level, INFO by default.
+    """Send every log line of the process to `stream` (stderr) as JSON, from level LOG_LEVEL on (INFO by default).
 
-    A level that does not exist must not keep a worker or a function from starting: INFO is used, and an error logged.
+    A wrong level must not keep a worker or a function from starting. INFO is then used, and an error is logged.
     """
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(JsonLines(environ.get("GOOGLE_CLOUD_PROJECT", "")))

@@ -1,4 +1,4 @@
-"""Topics, deadlines and quotas, read from topology.json: one truth for the code, the local stack and Terraform."""
+"""Topics, deadlines and quotas from topology.json, which the code, the local stack and Terraform share."""
 
 from __future__ import annotations
 
@@ -15,17 +15,19 @@ DEAD_LETTER_DOOR: Final = "dead-letter"
 DEAD_LETTER_KEPT: Final = "dead-letter-operators"
 EVENTS_TOPIC: Final = "batch-events"
 EVENTS_SUBSCRIPTION: Final = "batch-events-crm"
-# The change feed. In the cloud Firestore's trigger plays this part; the embedded backend carries it on its own queue.
+# The change feed of the embedded backend, on its own queue. In the cloud a Firestore trigger takes its place.
 CHANGES_TOPIC: Final = "image-updated"
 
 
 class Policy(msgspec.Struct, frozen=True):
     """How a subscription treats its messages.
 
-    `ack_deadline_seconds`: a lease, kept alive at a quarter of its time; a task's is short, so that a killed worker's
-    come again soon. `retry_*_seconds`: pause before a nacked message comes again, growing from minimum to maximum.
-    `max_deliveries`: after so many it is dead-lettered (None: never); 10 leaves room for deploys and restarts above the
-    3 attempts an image has.
+    `ack_deadline_seconds` is the lease, extended after a quarter of its duration. A task's lease is short, so that a
+    killed worker's messages are redelivered soon. `retry_*_seconds` is the pause before a nacked message is
+    redelivered; it grows from the minimum to the maximum.
+
+    After `max_deliveries` a message is dead-lettered (None: never). 10 leaves room for deploys and restarts above the 3
+    attempts that an image has.
     """
 
     ack_deadline_seconds: int
@@ -40,9 +42,10 @@ class _Topic(msgspec.Struct, frozen=True):
 
 
 class Door(msgspec.Struct, frozen=True):
-    """A function: how long one event may take, and what sends it (an event type, a subscription, or a schedule).
+    """A function: how long one event may take, and what triggers it (an event type, a subscription, or a schedule).
 
-    Below an Eventarc or push deadline of 600 s, so that a late event is not brought while its first delivery runs.
+    The time-out is below the Eventarc or push deadline of 600 s. Otherwise a late event would be redelivered while its
+    first delivery still runs.
     """
 
     timeout_seconds: int
@@ -51,7 +54,10 @@ class Door(msgspec.Struct, frozen=True):
 
 
 class Topology(msgspec.Struct, frozen=True):
-    """Topics with the policy name of each of their subscriptions, the policies, the doors, and the vendors' limits."""
+    """All topics, policies, doors, and the vendors' limits.
+
+    A topic names the policy of each of its subscriptions.
+    """
 
     topics: dict[str, _Topic]
     policies: dict[str, Policy]
@@ -59,17 +65,17 @@ class Topology(msgspec.Struct, frozen=True):
     limits: dict[str, dict[str, int]]
 
     def subscriptions(self, topic: str) -> dict[str, Policy]:
-        """The subscriptions of a topic with their policies; an unknown topic has none."""
+        """Return the subscriptions of a topic with their policies; none for an unknown topic."""
         entry = self.topics.get(topic)
         return {name: self.policies[policy] for name, policy in entry.subscriptions.items()} if entry else {}
 
 
 @cache
 def topology() -> Topology:
-    """The product's topology, read once."""
+    """Return the product's topology; the file is read once."""
     return msgspec.json.decode(files("shared").joinpath("topology.json").read_bytes(), type=Topology)
 
 
 def topic_of(tier: Tier) -> str:
-    """The topic (and the subscription of the same name) that carries a tier's tasks."""
+    """Return the topic, and the subscription of the same name, that carries a tier's tasks."""
     return f"stage-image-{tier.value}"

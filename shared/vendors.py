@@ -1,7 +1,7 @@
-"""What each staging model calls for one image, and what such a call usually uses: known without making the model.
+"""The calls that each staging model makes for one image, and what they usually use, without creating the model.
 
-Quota, prices, estimates and the bill ask here and never by a vendor's name. A new vendor is an adapter, its settings,
-an entry in `SPECS` and one in `wiring.MAKERS` (CONTRIBUTING.md, "Add a vendor").
+Quota, prices, estimates and the bill ask here, and never by a vendor's name. A new vendor needs an adapter, its
+settings, an entry in `SPECS` and one in `wiring.MAKERS` (CONTRIBUTING.md, "Add a vendor").
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ PREVIEW_PROMPTS: Final = "preview-3"  # it reads no prompts; the version tells p
 
 
 def gemini(settings: Settings) -> ModelSpec:
-    """Three calls of two models. The usual tokens are the settings' (`RUUM_TYPICAL_...`)."""
+    """Return Gemini's spec: three calls to two models. The usual tokens are the settings' (`RUUM_TYPICAL_...`)."""
     usual, of = settings.typical, settings.gemini
     text = Usage(of.text_model, usual.text_input_tokens // 2, usual.text_output_tokens // 2)  # of two calls together
     picture = Usage(of.image_model, usual.image_input_tokens, usual.image_output_tokens)
@@ -35,7 +35,7 @@ def gemini(settings: Settings) -> ModelSpec:
 
 
 def preview(_: Settings) -> ModelSpec:
-    """Three pieces of work in our own processes: no vendor, no quota, no price."""
+    """Return the preview's spec: three steps in our own processes, without vendor, quota or price."""
     steps = tuple(Step(name, Usage(PREVIEW)) for name in ("analyse", "generate", "verify"))
     return ModelSpec(name=PREVIEW, prompts=PREVIEW_PROMPTS, steps=steps, free=True, local=True)
 
@@ -44,7 +44,7 @@ SPECS: Final[Mapping[str, Callable[[Settings], ModelSpec]]] = {"gemini": gemini,
 
 
 def spec_of(settings: Settings) -> ModelSpec:
-    """The staging model that the settings name. Raises `ConfigurationError` for one that nobody knows."""
+    """Return the spec of the model named in the settings. Raises `ConfigurationError` for an unknown one."""
     name = settings.staging.model
     if name not in SPECS:
         raise ConfigurationError(f"there is no staging model {name} (allowed: {', '.join(SPECS)})")
@@ -52,7 +52,7 @@ def spec_of(settings: Settings) -> ModelSpec:
 
 
 def _is_here(address: str | None) -> bool:
-    """Whether a server on this machine stands in for the vendor: its calls cost nothing."""
+    """Return whether a server on this machine stands in for the vendor: its calls cost nothing."""
     host = urlsplit(address or "").hostname
     if host is None:
         return False
