@@ -206,7 +206,7 @@ def asyncapi() -> dict[str, Any]:
 
 _INTAKE: Final = "gs://ruum-prod-ruum-intake/"
 _RESULTS: Final = "gs://ruum-prod-ruum-results/"
-_MORNING: Final = 1_778_583_600.0  # 12 May 2026, 11:00 UTC: the example batch is dropped
+_MORNING: Final = 1_778_583_600.0  # 12 May 2026, 11:00 UTC, when the example batch is dropped
 _COMPLETED: Final = Counts(completed=247, failed=3)
 
 
