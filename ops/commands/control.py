@@ -176,7 +176,7 @@ async def _cancelled(target: Target, known: Batch, counts: Counts) -> list[str]:
         lines.append(f"  {counts.queued} still queued: they will be cancelled in a moment, at no cost")
     if counts.processing:
         lines.append(
-            f"  {counts.processing} in progress: completed if their call is already paid for, otherwise cancelled"
+            f"  {counts.processing} in progress: finished if their call is already paid for, otherwise cancelled"
         )
     return lines
 
