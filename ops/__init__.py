@@ -1,1 +1,1 @@
-"""What people hold: the command line and the local servers for trying and testing."""
+"""The tools that people use: the command line, and the local servers for trying and testing."""

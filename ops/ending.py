@@ -30,7 +30,7 @@ from ops.cli_common import (
 )
 from shared.errors import BadSetting, ConfigurationError, RuumError
 
-# typer keeps its click to itself: the class behind every wrong option or argument is reached through a public child.
+# typer hides its own copy of click. The base class of its usage errors can be reached through a public subclass.
 UsageError: type[Any] = typer.BadParameter.__bases__[0]
 LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 

@@ -99,12 +99,12 @@ def is_locked(data: Path) -> bool:
 
 
 def on_one_machine(settings: Settings) -> Settings:
-    """The settings with the buckets of a data folder, which are folders: RUUM_BUCKETS_* names those in the cloud."""
+    """Return the settings with the buckets of a data folder. RUUM_BUCKETS_* names those in the cloud."""
     return msgspec.structs.replace(settings, buckets=Buckets())
 
 
 def open_backend(clock: SystemClock, data: Path, out: Path) -> wiring.Embedded:
-    """The backend of a data folder, its results below `out`. Waits for another command that is closing it."""
+    """Open the backend of a data folder, with results below `out`. Waits for another command that is closing it."""
     data.mkdir(parents=True, exist_ok=True)
     give_up = time.monotonic() + OPEN_SECONDS
     while True:
@@ -189,7 +189,7 @@ class LocalRun:
         `look` is called after every check of the batch.
         """
         from shared.assembly import (
-            worker,  # with the downloader's HTTP library, a tenth of a second that other commands save
+            worker,  # imports the downloader's HTTP library: 0.1 s that other commands save
         )
 
         faults: list[str] = []

@@ -71,7 +71,7 @@ def missing_for(found: Manifest, manifest: Path) -> Missing | None:
 def _is_file(path: Path) -> bool:
     try:
         return path.is_file()
-    except (OSError, ValueError):  # a name too long, a folder that may not be entered
+    except (OSError, ValueError):  # a name that is too long, or a folder without permission
         return False
 
 

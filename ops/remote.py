@@ -119,7 +119,7 @@ async def watch(
                 await not_yet()
         else:
             counts = await target.backend.store.counts(batch_id)
-            if batch.state is not BatchState.REJECTED:  # which has no images: "0 of 0 finished"
+            if batch.state is not BatchState.REJECTED:  # a rejected batch has no images: "0 of 0 finished"
                 show(batch, counts)
             done = batch.state is BatchState.CLOSED and batch.announced_round >= batch.round
             if batch.state is BatchState.REJECTED or done or (look is not None and await look(batch, counts)):
@@ -166,7 +166,7 @@ async def fetch_results(target: Target, batch_id: str, out: Path, progress: Call
     async for stored in objects.list(bucket, folder):
         got = await objects.get(bucket, stored.name)
         if got is None:
-            continue  # deleted meanwhile
+            continue  # deleted since it was listed
         path = out / stored.name
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(f".{path.name}.part")

@@ -112,7 +112,7 @@ class _Run:
 
     def _stopping(self, number: int) -> None:
         self._signals.append(number)
-        if len(self._signals) > 1:  # asked twice: do not even let what is in progress finish
+        if len(self._signals) > 1:  # asked twice: stop images in progress too
             show.clear_bar()
             show.err.print("stopped at once; run the same command to continue")
             _leave_at_once(128 + number)
@@ -284,7 +284,7 @@ class _FaultWatch(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         if getattr(record, "fields", {}).get("event") == LogEvent.CONFIGURATION_FAULT.value:
-            return False  # the run ends with it, and says it in its last line
+            return False  # it ends the run, which prints it as its last line
         error = record.exc_info[1] if record.exc_info else None
         sentence = _no_space(error)
         if sentence is None:

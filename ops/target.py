@@ -1,4 +1,4 @@
-"""Where a command works: a data folder on this machine, a local stack that is up here, or a project in the cloud."""
+"""Open what a command works on: a data folder on this machine, the local stack running here, or a cloud project."""
 
 from __future__ import annotations
 

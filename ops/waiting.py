@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ops.target import Target
     from shared.ports import BatchStore
 
-VENDORS: Final = {"gemini": "Gemini"}  # the first word of a model's id, as people call its vendor
+VENDORS: Final = {"gemini": "Gemini"}  # the vendor's name by the first word of a model's id
 SLOW: Final = 0.999
 
 

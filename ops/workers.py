@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from ops.target import Target
 
-MAX_HEARTBEATS: Final = 1000  # Firestore deletes those of a day ago; `at` has no index, so that beats stay cheap
+MAX_HEARTBEATS: Final = 1000  # Firestore deletes those older than a day; `at` has no index, to keep heartbeats cheap
 
 
 async def living(target: Target) -> list[Worker]:

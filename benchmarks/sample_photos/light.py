@@ -18,7 +18,7 @@ PATCHES: Final = 15  # a side of each face, for the light
 LIGHT_MAP: Final = 128  # a side of each face, for the pixels; a power of two, as `sample` wants it
 BOUNCES: Final = 7
 SUN: Final = "#fff0da"
-WHITE_BALANCE: Final = 0.75  # the share of a colour cast that the camera takes out
+WHITE_BALANCE: Final = 0.75  # the share of a colour cast that the camera removes
 
 
 @dataclass(frozen=True)
@@ -29,40 +29,40 @@ class Light:
     sun: Array
 
     def at(self, face: int, u: Array, v: Array) -> Array:
-        """The light at a place, as shares of the face's width and height."""
+        """Return the light at a place, given as shares of the face's width and height."""
         x, y = (np.clip(place * LIGHT_MAP - 0.5, 0, LIGHT_MAP - 1.01) for place in (u, v))
         return sample(self.faces[face], x, y)
 
 
 def resized(picture: Array, width: int, height: int) -> Array:
-    """The picture at another size (pixels), smoothly; averaging where it shrinks."""
+    """Return the picture at another size (pixels), interpolated; averaged where it shrinks."""
     filters = Image.Resampling.BOX if width < picture.shape[1] else Image.Resampling.BICUBIC
     channels = (Image.fromarray(np.ascontiguousarray(picture[..., k])) for k in range(3))
     return np.stack([np.asarray(channel.resize((width, height), filters)) for channel in channels], axis=-1)
 
 
 def plane(face: int) -> tuple[int, bool, int, int]:
-    """A face's axis, whether it is the far one of two, and the axes of its u and v."""
+    """Return a face's axis, whether it is the far one of two, and the axes of its u and v."""
     axis, high = divmod(face, 2)
     u, v = (k for k in range(3) if k != axis)
     return axis, bool(high), u, v
 
 
 def surface_of(room: Room, face: int) -> Surface:
-    """What a face is made of."""
+    """Return the surface of a face."""
     if face in {FLOOR, CEILING}:
         return room.floor if face == FLOOR else Surface("paint", room.ceiling)
     return room.accent[1] if room.accent and room.accent[0] == face else room.walls
 
 
 def soft(value: Array, low: float, high: float, blur: Array) -> Array:
-    """1 between `low` and `high`, with edges as wide as `blur`."""
+    """Return 1 between `low` and `high`, else 0, with edges as wide as `blur`."""
     ramp = band(value, low, high, blur)
     return np.asarray(ramp * ramp * (3 - 2 * ramp))
 
 
 def through(room: Room, opening: Opening, points: list[Array], sun: tuple[float, float, float]) -> Array:
-    """The share of the sun that reaches each point through one opening."""
+    """Return the share of the sun that reaches each point through one opening."""
     axis, high, along, _ = plane(opening.face)
     toward = sun[axis] if high else -sun[axis]
     distance = np.abs((room.size[axis] if high else 0.0) - points[axis]) / max(toward, 1e-3)
@@ -83,7 +83,7 @@ def through(room: Room, opening: Opening, points: list[Array], sun: tuple[float,
 
 
 def sunlight(room: Room, face: int, points: list[Array]) -> Array:
-    """The share of the sun on each point of a face, times the cosine of how it falls in."""
+    """Return the share of the sun on each point of a face, times the cosine of its angle of incidence."""
     heading, height = math.radians(room.sun_heading), math.radians(room.sun_height)
     flat = math.cos(height)
     sun = (-math.sin(heading) * flat, -math.cos(heading) * flat, math.sin(height))  # from the room towards it
@@ -97,7 +97,7 @@ def sunlight(room: Room, face: int, points: list[Array]) -> Array:
 
 
 def glass(room: Room, face: int) -> Array:
-    """The share of each patch of a face that is window."""
+    """Return the share of each patch of a face that is window."""
     _, _, u_axis, v_axis = plane(face)
     share = np.zeros((PATCHES, PATCHES), np.float32)
     for opening in room.openings:
@@ -152,12 +152,12 @@ def patches(room: Room, face: int) -> Patches:
 
 
 def gathered(form: Array, sent: Array) -> Array:
-    """What every patch gets of what all send; not `@`, whose sums depend on how many threads BLAS has."""
+    """Return what every patch receives from all others. Not by `@`: its sums depend on BLAS's number of threads."""
     return np.asarray(np.einsum("ij,jk->ik", form, sent))
 
 
 def solve_light(room: Room) -> Light:
-    """Radiosity: every patch gives back its colour's share of what it gets, and sees every other."""
+    """Compute radiosity: every patch reflects its colour's share of what it receives, and sees every other patch."""
     faces = [patches(room, face) for face in range(6)]
     every = Patches(*(np.concatenate([getattr(face, field.name) for face in faces]) for field in fields(Patches)))
     reach = every.place[None, :, :] - every.place[:, None, :]
@@ -166,7 +166,9 @@ def solve_light(room: Room) -> Light:
     leaving = np.maximum(-(reach * every.normal[None]).sum(-1), 0)
     form = arriving * leaving * every.area / (square * (math.pi * square + every.area))
     form /= form.sum(1, keepdims=True)
-    from_sky = np.where(reach[..., 2] > 0, 1, 0.45).astype(np.float32)  # through a window, ground is darker than sky
+    from_sky = np.where(reach[..., 2] > 0, 1, 0.45).astype(
+        np.float32
+    )  # through a window, the ground is darker than the sky
     first = gathered(form * from_sky, every.sky) + gathered(form, every.lamp)
     light = first
     for _ in range(BOUNCES):

@@ -1,4 +1,4 @@
-"""Renders the sample photos: empty rooms, as an agent's camera would see them.
+"""Render the sample photos: empty rooms, as an agent's camera would see them.
 
 A room is a box: no point of it hides another, so its light is solved by radiosity over a coarse grid of patches, and a
 pixel is one ray against six planes. Fixed seeds: the same Pillow and numpy write the same bytes.
@@ -31,7 +31,7 @@ UPRIGHT_TO_STORED: Final = {
 
 
 def outside(room: Room, hit: Hits) -> Array:
-    """The view: sky, trees and lawn far away, overexposed by a camera that is set for the room."""
+    """Return the view: sky, trees and lawn far away, overexposed because the camera is set for the room."""
     up = hit.slope_v / np.hypot(1, hit.slope_u)
     around = np.arctan(hit.slope_u) + room.size[0]
     clouds = sample(CLOUDY, around * 160, up * 420)
@@ -46,7 +46,7 @@ def outside(room: Room, hit: Hits) -> Array:
 
 
 def window(room: Room, opening: Opening, hit: Hits, light: Array) -> Array:
-    """Frame and panes, or railing, seen from inside; places count from the opening's lower left corner."""
+    """Draw frame and panes, or railing, from inside. Places count from the opening's lower left corner."""
     pixel = hit.pixel
     frame = linear(room.frame) * (0.75 * light + 0.1)  # against the light, but lit by the reveal
     view = outside(room, hit)
@@ -63,7 +63,7 @@ def window(room: Room, opening: Opening, hit: Hits, light: Array) -> Array:
 
 
 def door(room: Room, opening: Opening, hit: Hits, light: Array) -> Array:
-    """A door leaf with two sunk panels and a lever."""
+    """Draw a door leaf with two sunken panels and a lever."""
     pixel = hit.pixel
     colour: Array = linear(room.slab) * light
     middle, half = opening.width / 2, opening.width / 2 - 0.13
@@ -79,7 +79,7 @@ def door(room: Room, opening: Opening, hit: Hits, light: Array) -> Array:
 
 
 def recess(room: Room, opening: Opening, hit: Hits, light: Array) -> Array:
-    """What shows in an opening: the reveal's four sides, or the window or door at its end."""
+    """Draw what shows in an opening: the reveal's four sides, or the window or door at its end."""
     u, v = hit.u - opening.left, hit.v - opening.bottom
     end = Hits(
         u + hit.slope_u * opening.depth,
@@ -100,7 +100,7 @@ def recess(room: Room, opening: Opening, hit: Hits, light: Array) -> Array:
 
 
 def wall(room: Room, face: int, hit: Hits) -> Array:
-    """A wall's colour from skirting to cornice, with sockets and the casings of its openings."""
+    """Return a wall's colour from skirting to cornice, with sockets and the casings of its openings."""
     surface, pixel, top = surface_of(room, face), hit.pixel, room.size[2]
     colour, trim = material(surface, hit), linear(room.trim)
     if surface.height:
@@ -132,7 +132,7 @@ def wall(room: Room, face: int, hit: Hits) -> Array:
 
 
 def ceiling(room: Room, hit: Hits) -> Array:
-    """The ceiling's colour; lamps in it are brighter than any paint."""
+    """Return the ceiling's colour; its lamps are brighter than any paint."""
     colour = material(surface_of(room, CEILING), hit)
     for x, y in room.spots:
         away = np.hypot(hit.u - x, hit.v - y)
@@ -142,7 +142,7 @@ def ceiling(room: Room, hit: Hits) -> Array:
 
 
 def face_colour(room: Room, light: Light, face: int, hit: Hits) -> Array:
-    """The light that comes from one face towards the camera."""
+    """Return the light from one face towards the camera."""
     axis, high, u_axis, v_axis = plane(face)
     width, height = room.size[u_axis], room.size[v_axis]
     falling = light.at(face, hit.u / width, hit.v / height)
@@ -168,7 +168,7 @@ def face_colour(room: Room, light: Light, face: int, hit: Hits) -> Array:
 
 
 def trace(room: Room, light: Light, across: Array, up: Array, height: float) -> Array:
-    """The picture of rays that go `across` (one a column) and `up` (one a row) for each unit forward.
+    """Return the picture of rays that go `across` (one a column) and `up` (one a row) for each unit forward.
 
     `height` is the camera's; below the floor it gives what the floor mirrors.
     """
@@ -204,7 +204,7 @@ def trace(room: Room, light: Light, across: Array, up: Array, height: float) -> 
 def draw_block(
     room: Room, light: Light, block: Block, ways: list[Array], origin: tuple[float, ...], reach: Array, picture: Array
 ) -> None:
-    """Draw a solid where it is nearer than what was drawn; `reach` is how far that is, and is brought up to date.
+    """Draw a solid where it is nearer than what was drawn. `reach` is the distance drawn so far, and is updated.
 
     A side gets the light of the room's face that looks the same way.
     """
@@ -222,7 +222,9 @@ def draw_block(
         for axis in range(3):
             one, other = ((edge[axis] - origin[axis]) / way[axis] for edge in (block.low, block.high))
             entry = np.minimum(one, other)
-            side = np.where(entry > near, 2 * axis + (way[axis] > 0), side)  # the face that looks as this side does
+            side = np.where(
+                entry > near, 2 * axis + (way[axis] > 0), side
+            )  # the face that points the same way as this side
             near, far = np.maximum(near, entry), np.minimum(far, np.maximum(one, other))
         at = np.where(far > near, near, np.inf)
     for face in range(6):
@@ -242,7 +244,7 @@ def draw_block(
 
 
 def rays(photo: Photo, width: int, height: int, jitter: tuple[float, float]) -> tuple[Array, Array]:
-    """Slopes of the rays of each column and row of a picture of that many pixels."""
+    """Return the slopes of the rays of each column and row of a picture, sizes in pixels."""
     lens = 2 * math.tan(math.radians(photo.room.view) / 2)
     across = (np.arange(width, dtype=np.float32) + jitter[0]) / width - 0.5
     up = (height / 2 - np.arange(height, dtype=np.float32) - jitter[1]) / width - photo.room.shift
@@ -250,7 +252,7 @@ def rays(photo: Photo, width: int, height: int, jitter: tuple[float, float]) -> 
 
 
 def mirrored(photo: Photo, light: Light) -> Array:
-    """What a polished floor mirrors, blurred as floors do: more up and down than sideways."""
+    """Return what a polished floor reflects, blurred more up and down than sideways."""
     width, height = photo.size
     across, up = rays(photo, width // 5, height // 5, (0.5, 0.5))
     picture = trace(photo.room, light, across, np.maximum(-up, 1e-3), -photo.room.camera[2])
@@ -258,7 +260,7 @@ def mirrored(photo: Photo, light: Light) -> Array:
 
 
 def expose(photo: Photo) -> Array:
-    """The linear picture: all rays of each pixel, and the floor's gloss."""
+    """Return the linear picture: all rays of each pixel, and the floor's gloss."""
     room, (width, height) = photo.room, photo.size
     light = solve_light(room)
     picture = np.zeros((height, width, 3), np.float32)
@@ -276,7 +278,7 @@ def expose(photo: Photo) -> Array:
 
 
 def floor_mask(room: Room, across: Array, up: Array) -> Array:
-    """1 where a pixel shows the floor."""
+    """Return 1 where a pixel shows the floor."""
     yaw = math.radians(room.yaw)
     reach = room.camera[2] / np.maximum(-up, 1e-4)[:, None]
     x = room.camera[0] + reach * (math.sin(yaw) + across * math.cos(yaw))
@@ -286,7 +288,7 @@ def floor_mask(room: Room, across: Array, up: Array) -> Array:
 
 
 def develop(picture: Array, seed: int) -> Image.Image:
-    """From linear light to a photo: glare, vignette, film curve, sensor noise."""
+    """Turn linear light into a photo: glare, vignette, film curve, sensor noise."""
     height, width, _ = picture.shape
     glare = resized(resized(np.maximum(picture - 0.9, 0), width // 45, height // 45), width, height)
     picture = picture + 0.1 * np.maximum(glare, 0)
@@ -294,7 +296,7 @@ def develop(picture: Array, seed: int) -> Image.Image:
     picture = picture * (1 - 0.13 * (x * x + y * y))[..., None]
     picture = picture * (2.51 * picture + 0.03) / (picture * (2.43 * picture + 0.59) + 0.14)
     grey = 0.21 * picture[..., 0:1] + 0.72 * picture[..., 1:2] + 0.07 * picture[..., 2:3]
-    picture = grey + (picture - grey) * 0.85  # the curve made colours too strong
+    picture = grey + (picture - grey) * 0.85  # the curve makes colours too strong
     noise = np.random.default_rng(seed)
     grain = noise.standard_normal((height, width, 1), np.float32)
     grain = grain + 0.4 * noise.standard_normal((height, width, 3), np.float32)
@@ -303,13 +305,13 @@ def develop(picture: Array, seed: int) -> Image.Image:
 
 
 def degrees(angle: float) -> tuple[float, float, float]:
-    """An angle as EXIF writes it: degrees, minutes, seconds."""
+    """Return an angle as EXIF writes it: degrees, minutes, seconds."""
     minutes, seconds = divmod(abs(angle) * 3600, 60)
     return minutes // 60, minutes % 60, round(seconds, 2)
 
 
 def exif_of(photo: Photo) -> Image.Exif:
-    """What the camera noted; numbers are EXIF's tags."""
+    """Return the EXIF data of a photo; the numbers are EXIF's tags."""
     exif = Image.Exif()
     if photo.make:
         exif[0x010F], exif[0x0110], exif[0x0132] = photo.make, photo.model, photo.taken
@@ -332,7 +334,7 @@ def main() -> None:
     )
     parser.add_argument("--only", default="", metavar="PREFIX", help="only photos whose names begin with this")
     parser.add_argument(
-        "--odd", action="store_true", help="the rooms that are no boxes, which are not part of the batch"
+        "--odd", action="store_true", help="render the rooms that are not boxes, which are not part of the batch"
     )
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)

@@ -48,7 +48,7 @@ class Opening:
 
 @dataclass(frozen=True)
 class Block:
-    """What makes a room no box: a solid from its low to its high corner.
+    """A solid in a room that is not a plain box, from its low to its high corner.
 
     A `slope` is the part of the room above the line from its low corner up to its high one: a sloped ceiling.
     """
@@ -61,7 +61,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Room:
-    """A box, its light, and who looks at it. The sun shines towards `sun_heading` (0 is along y, 90 along x)."""
+    """A box, its light, and its camera. The sun shines towards `sun_heading` (0 is along y, 90 along x)."""
 
     size: tuple[float, float, float]
     floor: Surface
@@ -124,7 +124,7 @@ PHOTOS: Final = (
             sun=2.2, sun_heading=75, sun_height=36, plates=((FAR, 3.1, 1.1), (FAR, 1.2, 0.3), (RIGHT, 4.5, 0.3)),
         ),
     ),
-    Photo(  # balcony door in the far wall, the light comes against the camera
+    Photo(  # balcony door in the far wall, backlit
         "living-02", (1920, 1280), make="SONY", model="ILCE-7M4", taken="2026:04:02 15:20:44",
         room=Room(
             size=(6.4, 5.2, 2.6), floor=ASH, walls=Surface("paint", "#e4e2dc"),
@@ -198,7 +198,7 @@ PHOTOS: Final = (
             sun=2, sun_heading=100, sun_height=38, plates=((FAR, 3.5, 0.35),),
         ),
     ),
-    Photo(  # portrait, stored lying down as a phone does
+    Photo(  # portrait, stored rotated as phones do
         "bathroom-01", (1350, 1800), make="Apple", model="iPhone 15 Pro", taken="2026:05:19 09:08:12", orientation=6,
         room=Room(
             size=(2.5, 3.4, 2.5), floor=Surface("tiles", "#8f9294", "#77797a", 0.3, 2, 0.5, 0.0015, 0.3, gloss=0.7),
@@ -289,7 +289,7 @@ PHOTOS: Final = (
     ),
 )
 
-# Rooms that are no boxes: not part of the sample batch, but what the preview is measured on as well.
+# Rooms that are not boxes: not part of the sample batch, but the preview is measured on them as well.
 _BOX: Final = Room(
     size=(5.4, 6.2, 2.7), floor=OAK, walls=WHITE, camera=(3.6, 0.5, 1.45), yaw=-10, skirting=0.08,
     openings=(

@@ -16,7 +16,7 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     from rooms import Surface
 
-Array = npt.NDArray[np.floating[Any]]  # float32 in fact: half the memory, and enough for 8 bits
+Array = npt.NDArray[np.floating[Any]]  # in fact float32: half the memory, and precise enough for 8 bits
 Mask = npt.NDArray[np.bool_]
 
 TEXELS: Final = 1024  # a side of the noise pictures; a power of two, so that wrapping is a mask
@@ -38,27 +38,27 @@ class Hits:
 
     @property
     def pixel(self) -> Array:
-        """The smaller side of a pixel."""
+        """Return the smaller side of a pixel."""
         return np.minimum(self.pixel_u, self.pixel_v)
 
     def only(self, where: Mask) -> Hits:
-        """Those of the hits that are wanted."""
+        """Return only the hits that are wanted."""
         return Hits(*(getattr(self, field.name)[where] for field in fields(self)))
 
     def turned(self, angle: float) -> Hits:
-        """The same hits in a pattern laid at an angle."""
+        """Return the same hits in a pattern laid at an angle."""
         c, s = math.cos(math.radians(angle)), math.sin(math.radians(angle))
         pixel_u, pixel_v = np.hypot(self.pixel_u * c, self.pixel_v * s), np.hypot(self.pixel_u * s, self.pixel_v * c)
         return Hits(self.u * c + self.v * s, self.v * c - self.u * s, self.slope_u, self.slope_v, pixel_u, pixel_v)
 
 
 def linear(color: str) -> Array:
-    """A #rrggbb colour as linear light, 0 to 1."""
+    """Return a #rrggbb colour as linear light, 0 to 1."""
     return np.asarray((np.array(tuple(bytes.fromhex(color[1:])), np.float32) / 255) ** np.float32(2.2))
 
 
 def _noise(seed: int, stretch: float, power: float) -> Array:
-    """Tileable noise, mean 0 and deviation 1; `stretch` draws it out along u, a larger `power` makes it coarser."""
+    """Return tileable noise, mean 0 and deviation 1. `stretch` stretches it along u; a larger `power` coarsens it."""
     white = np.random.default_rng(seed).standard_normal((TEXELS, TEXELS))
     frequency = np.fft.fftfreq(TEXELS) * TEXELS
     radius = np.hypot(frequency[:, None], frequency[None, :] * stretch)
@@ -73,7 +73,7 @@ DICE: Final = np.random.default_rng(4).random(4096, np.float32)
 
 
 def sample(texture: Array, u: Array, v: Array) -> Array:
-    """A square texture, of numbers or of colours, at (u, v) texels, between its texels, repeating."""
+    """Return a square, repeating texture of numbers or colours at (u, v) texels, interpolated between texels."""
     side = len(texture)
     flat = texture.reshape(side * side, *texture.shape[2:])
     left, top = np.floor(u), np.floor(v)
@@ -87,22 +87,22 @@ def sample(texture: Array, u: Array, v: Array) -> Array:
 
 
 def _dice(column: Array, row: Array) -> Array:
-    """A fixed random number, 0 to 1, for each piece of a pattern."""
+    """Return a fixed random number, 0 to 1, for each piece of a pattern."""
     return np.asarray(DICE[(column.astype(np.int32) * 131 + row.astype(np.int32) * 2477) & 4095])
 
 
 def line(distance: Array, half: float, pixel: Array) -> Array:
-    """How much of a pixel a line covers that is `half` wide to each side, its middle `distance` away."""
+    """Return how much of a pixel a line covers. It is `half` wide to each side, its middle `distance` away."""
     return np.asarray(np.minimum(np.clip((half + pixel / 2 - np.abs(distance)) / pixel, 0, 1), 2 * half / pixel))
 
 
 def band(value: Array, low: float, high: float, pixel: Array | float) -> Array:
-    """How much of a pixel lies between `low` and `high`."""
+    """Return how much of a pixel lies between `low` and `high`."""
     return np.asarray(np.clip((value - low) / pixel + 0.5, 0, 1) * np.clip((high - value) / pixel + 0.5, 0, 1))
 
 
 def mix(under: Array, over: Array, cover: Array) -> Array:
-    """The colours `under`, covered by `over` (one colour or many) to the share `cover`."""
+    """Return the colours `under`, covered by `over` (one colour or many) to the share `cover`."""
     mixed = np.array(under)
     seen = np.flatnonzero(cover)  # most covers are narrow
     mixed[seen] += ((over[seen] if over.ndim == 2 else over) - mixed[seen]) * cover[seen, None]
@@ -110,7 +110,7 @@ def mix(under: Array, over: Array, cover: Array) -> Array:
 
 
 def shade(colour: Array, *shares: Array) -> Array:
-    """The colours, darker by each share (lighter by a negative one)."""
+    """Return the colours, darker by each share (lighter by a negative one)."""
     rest = np.ones_like(shares[0])
     for share in shares:
         rest = rest * (1 - share)
@@ -118,7 +118,7 @@ def shade(colour: Array, *shares: Array) -> Array:
 
 
 def _bond(hit: Hits, length: float, width: float, shift: float, joint: float) -> tuple[Array, Array, Array]:
-    """Pieces in rows: two numbers for each piece, and how much joint (`joint` wide to each side) a pixel shows.
+    """Lay pieces in rows. Returns two numbers per piece, and how much of a pixel is joint (`joint` wide each side).
 
     A row starts `shift` lengths after the last; a negative shift means anywhere, as a floor layer does it.
     """
@@ -132,7 +132,7 @@ def _bond(hit: Hits, length: float, width: float, shift: float, joint: float) ->
 
 
 def _herringbone(hit: Hits, width: float, joint: float) -> tuple[Hits, Array, Array]:
-    """Blocks five times as long as wide, at right angles: the place in the block, its number, and the joints."""
+    """Lay blocks five times as long as wide at right angles. Returns the place in the block, its number, the joints."""
     blocks = 5
     x, y = hit.u / width, hit.v / width
     i, j = np.floor(x), np.floor(y)
@@ -152,7 +152,7 @@ def _wood(surface: Surface, hit: Hits) -> Array:
         place = hit
         number, _, seam = _bond(hit, surface.size * 8.5, surface.size, -1, surface.joint)
     near = 1 / (1 + (hit.pixel / 0.0025) ** 2)
-    # Rings are the contours of a noise that is drawn out along the plank, pores are fine streaks.
+    # Rings are the contours of a noise that is stretched along the plank; pores are fine streaks.
     rings = sample(CLOUDY, place.u * 26 + number * 2931, place.v * 300 + number * 6839)
     pores = sample(STREAKY, place.u * 300 + number * 4885, place.v * 1300 + number * 977)
     figure = 0.3 * np.sin(rings * 11) * near + 0.5 * pores * (0.3 + 0.7 * near) + 0.3 * rings
@@ -174,7 +174,7 @@ def _tiles(surface: Surface, hit: Hits) -> Array:
 
 
 def _rough(surface: Surface, hit: Hits) -> Array:
-    """Carpet, concrete and paint: one colour, more or less uneven."""
+    """Return carpet, concrete or paint: one colour, more or less uneven."""
     patches = sample(CLOUDY, hit.u * 90, hit.v * 90)
     grit = sample(GRITTY, hit.u * 600, hit.v * 600) / (1 + (hit.pixel / 0.003) ** 2)
     base = np.broadcast_to(linear(surface.color), (patches.size, 3))
@@ -189,7 +189,7 @@ def _rough(surface: Surface, hit: Hits) -> Array:
 
 
 def material(surface: Surface, hit: Hits) -> Array:
-    """The colour of a surface (the share of light it gives back) at each hit."""
+    """Return the colour of a surface (the share of light it reflects) at each hit."""
     hit = hit.turned(surface.turn) if surface.turn else hit
     if surface.kind in {"planks", "herringbone"}:
         return _wood(surface, hit)

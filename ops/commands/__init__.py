@@ -1,1 +1,1 @@
-"""The commands, a module for each noun. They import what they need when they run, so that --help is quick."""
+"""The commands, one module for each noun. They import what they need when they run, so that --help is fast."""

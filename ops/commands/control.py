@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from shared.assembly import wiring
     from shared.model import Batch, Counts, Refusal
 
-MAX_REASON: Final = 300  # characters of a reason: it is shown in a line
+MAX_REASON: Final = 300  # characters of a reason, which is shown in one line
 BatchOrNone = Annotated[str | None, typer.Argument(metavar="[BATCH]", help="A batch id, such as acme.demo.")]
 OfClient = Annotated[str | None, typer.Option("--client", metavar="NAME", help="Every open batch of this client.")]
 OfAll = Annotated[bool, typer.Option("--all", help="Every open batch.")]
@@ -176,7 +176,7 @@ async def _cancelled(target: Target, known: Batch, counts: Counts) -> list[str]:
         lines.append(f"  {counts.queued} still queued: they will be cancelled in a moment, at no cost")
     if counts.processing:
         lines.append(
-            f"  {counts.processing} in progress: completed if their call is already paid for, otherwise cancelled"
+            f"  {counts.processing} in progress: finished if their call is already paid for, otherwise cancelled"
         )
     return lines
 
@@ -241,7 +241,7 @@ def _refusal(verb: str, known: Batch, answer: Batch | Refusal) -> str | None:
     if isinstance(answer, Batch) or answer is Refusal.UNCHANGED:
         return None
     if verb == "cancel" and known.state is BatchState.CLOSED and known.control is Control.CANCELLING:
-        return None  # by an earlier cancel
+        return None  # an earlier cancel has done it
     past = {"pause": "paused", "resume": "resumed", "cancel": "cancelled"}[verb]
     if known.state is BatchState.REJECTED:
         why = "its manifest was rejected"

@@ -52,7 +52,7 @@ def erase(
             known = await erasing.batches_of(target, slug)
             plan = await erasing.plan(target, slug, known) if slug else None
             if plan is None or plan.is_empty:
-                await batch_lookup.batches_of(target, client)  # raises, and says which clients there are
+                await batch_lookup.batches_of(target, client)  # raises, and lists the clients that exist
                 fail(f"there is no data of {client} in {target.where}", WRONG_USAGE)
             if not dry_run:
                 spending.sure(f"Erase {plan} of {slug} in {target.where} for good?", yes=yes)

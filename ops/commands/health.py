@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from shared.model import Batch
 
 LOOK_BACK_SECONDS: Final = 3600.0
-MANY_FAILED: Final = 20  # images of one client with one fault of the photo: fewer are everyday, as in the threshold
+MANY_FAILED: Final = 20  # images of one client with the same photo fault: fewer are normal, as in the threshold
 
 
 class Health(msgspec.Struct, rename="camel"):
@@ -125,7 +125,7 @@ async def _failures(target: Target, known: list[Batch], since: float) -> list[di
 
 
 def _failed_lines(found: Health, options: str) -> list[str]:
-    """The failures that need a person: all that are not the photos' own fault, and many of one client's photos."""
+    """Return the failures that need a person: all that are not a photo's fault, and many of one client's photos."""
     from shared.queries import failures
 
     lines = []

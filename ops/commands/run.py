@@ -15,7 +15,7 @@ PREVIEW_IN_FLIGHT: Final = 4  # two for each picture subprocess: more would only
 
 
 class ModelName(StrEnum):
-    """Which staging model to use: those of `shared.vendors.SPECS`, without importing them at every start."""
+    """The staging models of `shared.vendors.SPECS`, repeated here because importing them would slow every start."""
 
     PREVIEW = "preview"
     GEMINI = "gemini"

@@ -199,7 +199,7 @@ class _Waits:
         waits = await waiting.of_batch(self._target, batch)
         nobody = next((wait for wait in waits if wait.kind == "nobody"), None)
         if nobody is not None and self._target.data is not None:
-            again = await self._target.backend.store.batch(batch.id)  # it may have closed, and its run ended, just now
+            again = await self._target.backend.store.batch(batch.id)  # it may have closed just now, and its run ended
             if again is not None and again.is_open:
                 self.standing_still = nobody.sentence
                 return True

@@ -1,1 +1,1 @@
-"""Documents made from the code: schemas, examples, the page of settings. A test compares them with it."""
+"""Generate documents from the code: schemas, examples, the settings page. A test compares the files with the code."""

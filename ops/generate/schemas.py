@@ -1,6 +1,6 @@
-"""Write docs/schemas/, docs/asyncapi.json and the examples that are made: `python -m ops.generate.schemas`.
+"""Write docs/schemas/, docs/asyncapi.json and the generated examples: `python -m ops.generate.schemas`.
 
-All of it comes from the code's own types and functions, and a test compares the files with what this module makes.
+Everything comes from the code's own types and functions. A test compares the files with what this module generates.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ DOCS: Final = Path(__file__).parents[2] / "docs"
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 ID_PREFIX: Final = "urn:ruum-batch:schema:"
 
-# Control characters, and marks that turn or break a line of text.
+# No control characters, and no marks that change a text's direction or break its line.
 _PRINTABLE: Final = r"^[^\u0000-\u001F\u007F-\u009F\u200B-\u200F\u2028-\u202E\u2066-\u2069]*$"
 _THRESHOLD: Final = r"^(\d{1,6}([.,]\d{1,3})?\s*(%(\s*(of|de)\s*\d{1,6})?)?)?$"
 
@@ -57,7 +57,7 @@ _EXAMPLES: Final[tuple[dict[str, Any], ...]] = (
 
 
 def _of_header(field: str) -> str:
-    """What a field of the header means: of one that images may have too, it is the default."""
+    """Return what a field of the header means. If images may have it too, the header's value is their default."""
     return f"Default: {WORDS[field]}" if field in IMAGE_FIELDS else WORDS[field]
 
 
@@ -144,7 +144,7 @@ def _inlined(kind: type[events.Public]) -> dict[str, Any]:
 
 
 def asyncapi() -> dict[str, Any]:
-    """Return the description of the events topic in AsyncAPI 3.0: its messages, and how they travel."""
+    """Return the AsyncAPI 3.0 description of the events topic: its messages, and how they are delivered."""
     kinds = {kind: data for kind, data in events.EVENTS.items() if kind.startswith("batch.")}
     references, components = msgspec.json.schema_components(kinds.values(), ref_template="#/components/schemas/{name}")
     headers = {
@@ -206,7 +206,7 @@ def asyncapi() -> dict[str, Any]:
 
 _INTAKE: Final = "gs://ruum-prod-ruum-intake/"
 _RESULTS: Final = "gs://ruum-prod-ruum-results/"
-_MORNING: Final = 1_778_583_600.0  # 12 May 2026, 11:00 UTC: the example batch is dropped
+_MORNING: Final = 1_778_583_600.0  # 12 May 2026, 11:00 UTC, when the example batch is dropped
 _COMPLETED: Final = Counts(completed=247, failed=3)
 
 
@@ -264,7 +264,7 @@ def example_events() -> dict[str, Event]:
 
 
 def example_images() -> list[Image]:
-    """Return three images of a closed batch: one staged, one whose picture was there already, one that failed."""
+    """Return three images of a closed batch: one staged, one from the cache, one that failed."""
     batch = _example_batch("may-12")
     steps = {"download": 412, "prepare": 208, "analyse": 9_804, "generate": 31_050, "verify": 9_127, "publish": 366}
     calls = tuple(
@@ -300,7 +300,7 @@ def _hash(text: str) -> str:
 
 
 def example_files() -> dict[Path, str]:
-    """Return the made files of docs/examples/: an event of each kind, status.json, and a round's reports."""
+    """Return the generated files of docs/examples/: an event of each kind, status.json, and a round's reports."""
     folder = DOCS / "examples"
     made = {
         folder / "events" / f"{kind}.json": _written({"attributes": event.attributes(), "data": event.data})
@@ -317,7 +317,7 @@ def example_files() -> dict[Path, str]:
 
 
 def documents() -> dict[Path, str]:
-    """Return every file that this module makes, with its text."""
+    """Return every file that this module generates, with its text."""
     schemas = {f"{kind}.schema.json": event_data(kind) for kind in events.EVENTS}
     schemas |= {"manifest.schema.json": manifest(), "results.schema.json": results()}
     found = {DOCS / "schemas" / name: _written(content) for name, content in schemas.items()}
@@ -332,4 +332,4 @@ def _written(content: dict[str, Any]) -> str:
 if __name__ == "__main__":
     for path, text in documents().items():
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(text.encode())  # as it is: a CSV's line ends are CR LF
+        path.write_bytes(text.encode())  # as bytes: a CSV's line endings must stay CR LF

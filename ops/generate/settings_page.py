@@ -1,4 +1,4 @@
-"""docs/settings.md, made from shared/settings.py: `python -m ops.generate.settings_page > docs/settings.md`."""
+"""Generate docs/settings.md from shared/settings.py: `python -m ops.generate.settings_page > docs/settings.md`."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from shared.topology import Policy, topology
 
 INTRODUCTION: Final = """# Settings
 
-Made from `shared/settings.py` by `python -m ops.generate.settings_page`; a test holds the two together. A setting is
-overridden by its environment variable, which takes a plain number in the unit named: `67108864` where this page shows
-64 MiB, `3600` where it shows 1 h. What is fixed by a proof is no setting: the numbers of the quota's ledger stand, with
-their reasons, in `shared/decisions/quota.py`."""
+`python -m ops.generate.settings_page` generates this page from `shared/settings.py`, and a test compares the two. An
+environment variable overrides its setting. It takes a plain number in the unit named: `67108864` where this page shows
+64 MiB, `3600` where it shows 1 h. Numbers that a proof depends on are not settings: those of the quota's ledger are in
+`shared/decisions/quota.py`, with their reasons."""
 
 USUAL: Final = """
 ## What an operator usually touches
 
-Most settings are right as they are. These depend on your contracts, your customers and your money:
+The defaults of most settings are right. These depend on your contracts, your customers and your budget:
 
 | to change | in the cloud, Terraform's variable | on one machine, the environment |
 |---|---|---|
@@ -34,7 +34,7 @@ Most settings are right as they are. These depend on your contracts, your custom
 | how many images a worker has in flight | `worker` | `RUUM_WORKER_IN_FLIGHT` |
 | which model draws, which one looks and checks | `settings`, `RUUM_GEMINI_…_MODEL` | `RUUM_GEMINI_…_MODEL` |
 | when a batch that mostly fails is paused | `settings`, `RUUM_THRESHOLD_PERCENT` | `RUUM_THRESHOLD_PERCENT` |
-| whom the host of the photos can write to | `settings`, `RUUM_DOWNLOAD_CONTACT` | `RUUM_DOWNLOAD_CONTACT` |
+| whom the operator of a photo host can write to | `settings`, `RUUM_DOWNLOAD_CONTACT` | `RUUM_DOWNLOAD_CONTACT` |
 
 In the cloud, put them into `terraform.tfvars` and apply; every function and worker gets them:
 
@@ -56,23 +56,23 @@ RUUM_THRESHOLD_PERCENT=30 ruum-batch run samples/batch.json
 RETRIES: Final = """
 ## Retries
 
-How long a delivery belongs to its receiver, and when it comes again. Not set by the environment: Terraform and the code
-read `shared/topology.json`. `stage_image`: the workers' tasks; `door`: what is pushed to a function; `keep`: what
-waits for its reader.
+How long a delivery belongs to its receiver, and when it is delivered again. The environment does not set these numbers:
+Terraform and the code read them from `shared/topology.json`. `stage_image` is for the workers' tasks, `door` for
+messages pushed to a function, `keep` for messages that wait for a reader.
 """
 # By field of a policy: (unit, reason).
 OF_POLICIES: Final = {
-    "ack_deadline_seconds": ("seconds", "a lease; short for tasks, so that a killed worker's come again soon"),
-    "retry_minimum_seconds": ("seconds", "Pub/Sub's own default; what failed a moment ago would mostly fail again"),
+    "ack_deadline_seconds": ("seconds", "a lease; short for tasks, so that those of a killed worker come again soon"),
+    "retry_minimum_seconds": ("seconds", "Pub/Sub's own default; an immediate retry would mostly fail again"),
     "retry_maximum_seconds": (
         "seconds",
-        "the end of an outage is noticed within it; three pass before reconcile holds an image for forgotten",
+        "an outage's end is noticed within this time; three such pauses fit before reconcile considers an image lost",
     ),
     "max_deliveries": (
         "deliveries",
-        "then a dead letter; deploys and restarts need some above an image's 3 attempts",
+        "then a dead letter; deploys and restarts need some more than an image's 3 attempts",
     ),
-    "dead_letter_topic": ("name", "where the letter then goes"),
+    "dead_letter_topic": ("name", "where the dead letter goes"),
 }
 
 _NOTHING: Final = {"max_deliveries": "no limit", "dead_letter_topic": "none"}
@@ -83,38 +83,38 @@ _MEASURES: Final = {
     "bytes": ((1024**3, "GiB"), (1024**2, "MiB"), (1024, "KiB")),
 }
 
-# Read, but no settings of ours, by variable: (unit, default, reason).
+# Variables that the code reads but that are not settings of ours: (unit, default, reason).
 _EMULATOR: Final = "Google's own; the local stack and tests name their emulator here. Unset: the cloud"
 OTHERS: Final = {
     "GOOGLE_CLOUD_PROJECT": (
         "name",
         "unset",
-        "Google's own; the project unless RUUM_GOOGLE_PROJECT names one, and the one that traces in logs point to",
+        "Google's own; the project, unless RUUM_GOOGLE_PROJECT names one. Traces in logs always point to this one",
     ),
     "GEMINI_API_KEY": (
         "key",
         "unset",
-        "a secret, so no setting; without it a worker refuses Gemini, and the command takes the preview",
+        "a secret, so not a setting; without it a worker refuses Gemini, and `run` uses the preview",
     ),
     "GOOGLE_API_KEY": (
         "key",
         "unset",
-        "Google's other name for it: the command uses it for --model gemini, and never chooses Gemini because of it",
+        "Google's other name for the key: `run` uses it for --model gemini, but never selects Gemini because of it",
     ),
     "LOG_LEVEL": (
         "DEBUG to CRITICAL",
-        "INFO; the command: ERROR",
-        "the doors' lines are the images' history; the command prints what a person wants to know",
+        "INFO; the command line: ERROR",
+        "the doors' log lines are the history of the images; the command line prints what a person needs to know",
     ),
     "FIRESTORE_EMULATOR_HOST": ("host:port", "unset", _EMULATOR),
     "PUBSUB_EMULATOR_HOST": ("host:port", "unset", _EMULATOR),
     "STORAGE_EMULATOR_HOST": ("URL", "unset", _EMULATOR),
-    "JAVA_HOME": ("folder", "unset", "Java's own; the local stack's emulators run on it. Unset: `java` of the PATH"),
+    "JAVA_HOME": ("folder", "unset", "Java's own; the local stack's emulators run on it. Unset: `java` on the PATH"),
 }
 
 
 def _reasons(group: type[msgspec.Struct]) -> dict[str, str]:
-    """The comment behind each field of a group, by field."""
+    """Return the comment behind each field of a group, by field."""
     lines = inspect.getsource(group).splitlines()
     tree = ast.parse("\n".join(lines)).body[0]
     fields = [node for node in getattr(tree, "body", []) if isinstance(node, ast.AnnAssign)]
@@ -122,7 +122,7 @@ def _reasons(group: type[msgspec.Struct]) -> dict[str, str]:
 
 
 def _unit(kind: Any) -> str:
-    """The unit that a field's type tells; empty: none."""
+    """Return the unit in a field's type; empty if there is none."""
     if kind is bool:
         return "true or false"
     if get_origin(kind) is Literal:
@@ -131,7 +131,7 @@ def _unit(kind: Any) -> str:
 
 
 def written(value: object, unit: str = "", nothing: str = "unset") -> str:
-    """A value as people read it; `nothing`: the words for none."""
+    """Return a value as people read it. `nothing` is the word for None."""
     if value is None:
         return nothing
     if isinstance(value, bool):
@@ -142,7 +142,7 @@ def written(value: object, unit: str = "", nothing: str = "unset") -> str:
 
 
 def _number(value: float, unit: str) -> str:
-    """A number, in the largest measure of its unit in which it is whole."""
+    """Return a number in the largest measure of its unit in which it is whole."""
     for size, name in _MEASURES.get(unit, ()):
         if value >= size and value % size == 0:
             return f"{value / size:,.0f} {name}" if name != "day" else words.count(round(value / size), name)
@@ -150,14 +150,14 @@ def _number(value: float, unit: str) -> str:
 
 
 def _told(name: str, what: str, text: str) -> str:
-    """The text. Raises `ValueError` when there is none."""
+    """Return the text. Raises `ValueError` if it is empty."""
     if not text:
         raise ValueError(f"{name} has no {what} beside it")
     return text
 
 
 def group_section(name: str, group: type[msgspec.Struct]) -> list[str]:
-    """A group's part of the page. Raises `ValueError` for a field without a unit or a reason."""
+    """Return a group's part of the page. Raises `ValueError` for a field without a unit or a reason."""
     reasons = _reasons(group)
     parts = [f"\n## {name}\n\n{inspect.getdoc(group)}\n\n| variable | unit | default | reason |\n|---|---|---|---|"]
     for field in msgspec.structs.fields(group):
@@ -175,12 +175,12 @@ def table_section(
     reasons: Mapping[str, str],
     nothing: str = "no limit",
 ) -> list[str]:
-    """A table's part of the page. Raises `ValueError` for a column without a unit, or a row without a reason."""
+    """Return a table's part of the page. Raises `ValueError` for a column without a unit or a row without a reason."""
     fields = msgspec.structs.fields(row)
     heads = [f"`{field.name}`: {_told(f'{name}.{field.name}', 'unit', _unit(field.type))}" for field in fields]
     variable = f"{settings.ENVIRONMENT_PREFIX}{name}".upper()
     parts = [
-        f"\n## {name}\n\n{inspect.getdoc(row)} `{variable}` is a JSON object by model, laid over this table.\n",
+        f"\n## {name}\n\n{inspect.getdoc(row)} `{variable}` is a JSON object by model; others keep their row.\n",
         f"| model | {' | '.join(heads)} | reason |\n|---|{'---|' * len(heads)}---|",
     ]
     for model, values in rows.items():
@@ -191,7 +191,7 @@ def table_section(
 
 
 def retries_section() -> list[str]:
-    """The queues' part of the page. Raises `ValueError` for a number without a unit and a reason."""
+    """Return the queues' part of the page. Raises `ValueError` for a number without a unit and a reason."""
     policies = topology().policies
     parts = [RETRIES, f"| number | unit | {' | '.join(policies)} | reason |\n|---|---|{'---|' * len(policies)}---|"]
     for field in msgspec.structs.fields(Policy):
@@ -205,7 +205,7 @@ def retries_section() -> list[str]:
 
 
 def page() -> str:
-    """The whole page. Raises `ValueError` for a setting without a unit or a reason."""
+    """Return the whole page. Raises `ValueError` for a setting without a unit or a reason."""
     parts = [USUAL]
     for field in msgspec.structs.fields(settings.Settings):
         if field.name not in settings.TABLES:
@@ -220,7 +220,7 @@ def page() -> str:
 
 
 def contents(sections: str) -> str:
-    """A list of the headings, each with a link to it as GitHub makes them."""
+    """Return a list of the headings, each linked to the anchor that GitHub gives it."""
     titles = [line.removeprefix("## ") for line in sections.splitlines() if line.startswith("## ")]
     return "\n".join(f"- [{title}](#{title.lower().replace(' ', '-')})" for title in titles)
 

@@ -21,7 +21,7 @@ from ops.errors import Missing
 READY_SECONDS: Final = 60.0  # Firestore's emulator takes 1 to 3 s, and ten times that on a loaded machine
 PROBE_SECONDS: Final = 0.05
 END_SECONDS: Final = 8.0  # between SIGTERM and SIGKILL
-JAVA_VERSION: Final = 11  # the oldest the emulators run on
+JAVA_VERSION: Final = 11  # the oldest version that the emulators run on
 
 INSTALL_SDK: Final = "see https://cloud.google.com/sdk/docs/install"
 INSTALL_EMULATORS: Final = "gcloud components install pubsub-emulator cloud-firestore-emulator"

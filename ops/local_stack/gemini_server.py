@@ -115,11 +115,11 @@ class Plan:
 
 @dataclass
 class Call:
-    """One call as the server saw it; `at` is its arrival in seconds of the server's clock.
+    """One call as the server saw it. `at` is its arrival in seconds of the server's clock.
 
-    `status` stays None while the call is under way, and if none was ever sent. `answered`: a 200 went out whole to a
-    client that was still there; a status 200 without it was work for nobody, which the vendor bills as well. `store`
-    is what the request said, None when it said nothing.
+    `status` stays None while the call is in progress, and if no status was ever sent. `answered`: a complete 200 was
+    sent to a client that was still connected. A status 200 without it was wasted work, which the vendor bills as well.
+    `store` is the request's value, None if it had none.
     """
 
     model: str

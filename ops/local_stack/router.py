@@ -64,7 +64,7 @@ class Router:
         self._slots = {door: asyncio.Semaphore(AT_ONCE) for door in doors}
         self._under_way: set[asyncio.Task[None]] = set()
         self._carried: set[asyncio.Task[None]] = set()
-        # No pooled connection outlives a door that is killed and started again.
+        # Pooled connections expire soon, so that none is left over from a door that was killed and restarted.
         limits = httpx2.Limits(max_keepalive_connections=AT_ONCE, keepalive_expiry=1.0)
         self._client = httpx2.AsyncClient(trust_env=False, timeout=DELIVERY_SECONDS, limits=limits)
 

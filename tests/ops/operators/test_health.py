@@ -111,7 +111,7 @@ def test_a_cancel_does_not_call_queued_images_in_progress(data: Data) -> None:
 
     both = asyncio.run(said(Counts(queued=85, processing=45, completed=20)))
     assert both[1].startswith("  85 still queued: they will be cancelled")
-    assert both[2].startswith("  45 in progress: completed if")
+    assert both[2].startswith("  45 in progress: finished if")
     assert len(asyncio.run(said(Counts(queued=85)))) == len(asyncio.run(said(Counts(processing=45)))) == 2
     assert len(asyncio.run(said(Counts(cancelled=1)))) == 1
 
