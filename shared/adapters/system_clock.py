@@ -1,4 +1,4 @@
-"""The system's Clock. Tests and simulation have their own, on a loop whose time is virtual."""
+"""The system's clock. Tests and the simulation have their own, on a loop whose time is virtual."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import uuid
 
 
 class SystemClock:
-    """See `shared.ports.Clock`."""
+    """The `shared.ports.Clock` of a real process: system time, and randomness that cannot be repeated."""
 
     def __init__(self) -> None:
         self._random = random.Random()

@@ -1,7 +1,7 @@
-"""An event loop on a thread of its own, for doors that are called synchronously.
+"""An event loop on its own thread, for doors that are called synchronously.
 
-A cached asyncio client belongs to the loop it was first used on, so one `asyncio.run` per event would not do; and the
-loop is made at the first event, after the server has forked its processes.
+A cached asyncio client belongs to the loop that first used it, so one `asyncio.run` per event would not work. The loop
+is created at the first event, after the server has forked its processes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ P = TypeVar("P")
 
 
 class Background(Generic[P]):
-    """Makes its parts once, on its loop, and runs coroutines with them."""
+    """Creates its parts once, on its loop, and runs coroutines with them."""
 
     def __init__(self, make: Callable[[], Awaitable[P]]) -> None:
         self._make = make
@@ -30,7 +30,7 @@ class Background(Generic[P]):
         self._parts: asyncio.Task[P] | None = None
 
     def run(self, work: Callable[[P], Coroutine[Any, Any, R]]) -> R:
-        """Await `work` with the parts; raises what it raises."""
+        """Run `work` with the parts, and return its result. Raises what it raises."""
         with self._lock:
             if self._loop is None:
                 self._loop = asyncio.new_event_loop()

@@ -1,4 +1,4 @@
-"""The one place where ports and backends meet. Doors and ops ask it for rooms; tests ask it with their own parts."""
+"""The one place where ports meet backends. Doors and ops ask it for rooms; tests do so with their own parts."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ ModelMaker = Callable[[Settings, PicturePool], StagingModel]
 
 
 class Embedded(msgspec.Struct, frozen=True):
-    """The embedded backend's parts by their own types, for what only one machine can do."""
+    """The embedded backend's parts by their own types, for operations that only one machine has."""
 
     database: Database
     store: EmbeddedStore
@@ -65,7 +65,7 @@ class Embedded(msgspec.Struct, frozen=True):
 
 
 class Rooms(msgspec.Struct, frozen=True):
-    """The rooms that need no staging model, and what operators start."""
+    """The rooms that need no staging model, and what operators run."""
 
     closer: Closer
     ingest: Ingest
@@ -77,14 +77,14 @@ class Rooms(msgspec.Struct, frozen=True):
 
 
 def embedded(clock: Clock, database: Path | None = None, folders: Mapping[str, Path] | None = None) -> Embedded:
-    """The embedded backend on a database file and a folder per bucket; without them, in memory."""
+    """Return the embedded backend on a database file and a folder per bucket; in memory without them."""
     opened = Database(database, clock)
     queue = EmbeddedQueue(opened, clock, topology())
     return Embedded(opened, EmbeddedStore(opened, queue, clock), queue, EmbeddedObjects(opened, clock, folders))
 
 
 class OnGoogle(msgspec.Struct, frozen=True):
-    """The Google backend; `aclose` at the end."""
+    """The Google backend. Call `aclose` at the end."""
 
     store: BatchStore
     queue: Queue
@@ -99,10 +99,10 @@ class OnGoogle(msgspec.Struct, frozen=True):
 
 
 def google(clock: Clock, settings: Settings, environ: Mapping[str, str]) -> OnGoogle:
-    """Firestore, Pub/Sub and Cloud Storage; their emulators when Google's own variables name them.
+    """Return the backend on Firestore, Pub/Sub and Cloud Storage, or on the emulators that Google's variables name.
 
     Must be called on the event loop that will use it. Google's libraries are imported only here: they take half a
-    second, which the embedded backend need not pay.
+    second, which the embedded backend need not pay. Raises `ConfigurationError` without a project.
     """
     from shared.adapters.google import clients
     from shared.adapters.google.objects import CloudObjects
@@ -131,7 +131,7 @@ def google(clock: Clock, settings: Settings, environ: Mapping[str, str]) -> OnGo
 
 
 def _fleet(pool: str, clock: Clock) -> Fleet | None:
-    """The worker pool of that name; its library is imported only where there is one."""
+    """Return the worker pool of that name; its library is imported only if there is one."""
     if not pool:
         return None
     from shared.adapters.google.fleet import WorkerPoolFleet, worker_pools_client
@@ -140,7 +140,7 @@ def _fleet(pool: str, clock: Clock) -> Fleet | None:
 
 
 def google_rules(settings: Settings) -> Callable[[StoredObject], SourceRules]:
-    """What a manifest in the intake bucket may name: what lies in its client's own folders, and the web."""
+    """Return the rules for manifests in the intake bucket: photos in the client's own folders, and on the web."""
 
     def rules_of(stored: StoredObject) -> SourceRules:
         folder = "/".join(stored.name.split("/")[:2])  # manifests/<client>
@@ -155,7 +155,7 @@ def google_rules(settings: Settings) -> Callable[[StoredObject], SourceRules]:
 
 
 async def google_rooms(environ: Mapping[str, str]) -> Rooms:
-    """The rooms of a door in the cloud, made on the loop that will run them."""
+    """Return the rooms of a door in the cloud. Must be awaited on the loop that will run them."""
     clock = SystemClock()
     settings = from_environment(environ)
     return rooms(
@@ -185,7 +185,10 @@ MAKERS: Final[Mapping[str, Callable[[str | None], ModelMaker]]] = {"gemini": _ge
 
 
 def model_maker(name: str, key: str | None) -> ModelMaker:
-    """How to make the model of that name, one of `MAKERS`. Raises `ConfigurationError` when its key is missing."""
+    """Return a function that creates the model of that name, one of `MAKERS`.
+
+    Raises `ConfigurationError` when its key is missing.
+    """
     return MAKERS[name](key)
 
 
@@ -197,7 +200,10 @@ def rooms(
     *,
     folder_is_client: bool,
 ) -> Rooms:
-    """Everything but the staging of images. `rules_of` and `folder_is_client`: see `shared.rooms.ingest.Ingest`."""
+    """Return everything but the staging of images.
+
+    `rules_of` and `folder_is_client` are explained at `shared.rooms.ingest.Ingest`.
+    """
     closer = Closer(backend.store, backend.queue, backend.objects, clock, settings)
     scaling = Scaling(backend.store, backend.fleet, clock, settings)
     operator = Operator(backend.store, backend.queue, closer, scaling, clock)
@@ -225,7 +231,7 @@ def rooms(
 
 
 def shared_quota(backend: Backend, clock: Clock, settings: Settings, worker: str) -> SharedQuota[Ledger]:
-    """A worker's side of the fleet's quotas, which tells operators of every change."""
+    """Return a worker's side of the fleet's quotas, which reports every change to operators."""
     events = QuotaEvents(backend.queue, clock, settings.limits)
     return SharedQuota(backend.store, clock, settings.limits, worker, events.tell)
 
@@ -241,7 +247,7 @@ def stage_image(
     model: StagingModel,
     quota: Quota | None = None,
 ) -> StageImage:
-    """One worker's room for staging images."""
+    """Return one worker's room for staging images."""
     return StageImage(
         Tools(
             store=backend.store,

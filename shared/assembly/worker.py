@@ -1,4 +1,4 @@
-"""One worker: its room, its hands, its heartbeat, its picture subprocesses. Run by the door and by `ruum-batch run`."""
+"""One worker: its room, subscriber, heartbeat and picture subprocesses. The door and `ruum-batch run` start it."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ from shared.worker.subscriber import Subscriber
 
 log = logging.getLogger(__name__)
 
-EMPTY_SECONDS: Final = 60.0  # reconcile goes by quarters of an hour
-GOODBYE_SECONDS: Final = 1.0  # the platform's patience is short, see functions/stage_image/main.py
-HEALTH_SECONDS: Final = 60.0  # a line a minute tells a living worker from a stuck one, and costs nothing
+EMPTY_SECONDS: Final = 60.0  # reconcile needs no more precision: it thinks in quarters of an hour
+GOODBYE_SECONDS: Final = 1.0  # the platform soon kills a stopping worker, see functions/stage_image/main.py
+HEALTH_SECONDS: Final = 60.0  # one line a minute distinguishes a living worker from a stuck one, at no cost
 
 
 async def work(
@@ -45,9 +45,9 @@ async def work(
     on_halt: Callable[[str], None] = lambda reason: None,
     quota: Quota | None = None,
 ) -> None:
-    """Stage images until `stop` is set; then finish or release what is in hand within `grace_seconds`.
+    """Stage images until `stop` is set; then finish or release the images still held within `grace_seconds`.
 
-    `folders` are local ones that photos may come from. Raises `ConfigurationError` when there is no model to work with.
+    Photos may come from the local `folders`. Raises `ConfigurationError` when the model cannot be created.
     """
     pool = PicturePool(settings.photo)
     downloader = Downloader(settings.download, settings.photo.max_bytes)
@@ -76,7 +76,7 @@ async def work(
             for task in background:
                 task.cancel()
             await asyncio.gather(*background, return_exceptions=True)
-            with suppress(TimeoutError):  # unsaid, its heartbeat runs out
+            with suppress(TimeoutError):  # without it, the heartbeat becomes stale by itself
                 async with asyncio.timeout(GOODBYE_SECONDS):
                     await heartbeat.stop()
             await model.aclose()
@@ -86,7 +86,7 @@ async def work(
 
 
 class EmptyTiers:
-    """Tells reconcile when this worker found a tier empty: at most one write a minute and tier."""
+    """Records for reconcile when this worker found a tier empty, with at most one write per minute and tier."""
 
     def __init__(self, store: BatchStore, clock: Clock) -> None:
         self._store = store
@@ -94,11 +94,11 @@ class EmptyTiers:
         self._seen: set[Tier] = set()
 
     def note(self, tier: Tier) -> None:
-        """Several pulls in a row found nothing in the tier."""
+        """Remember that several pulls in a row found nothing in the tier."""
         self._seen.add(tier)
 
     async def run(self) -> None:
-        """Write what was noted, once a minute, until cancelled."""
+        """Write the remembered tiers once a minute, until cancelled."""
         while True:
             await self._clock.sleep(EMPTY_SECONDS)
             seen, self._seen = self._seen, set()
@@ -111,7 +111,7 @@ class EmptyTiers:
 
 
 def _emptied(known: TierEmpty | None, now: float, *, tier: Tier) -> TierEmpty | Refusal:
-    """The last two times, a minute apart at least."""
+    """Keep the last two times, at least a minute apart."""
     times = known.seen_at if known else ()
     if times and now - times[-1] < EMPTY_SECONDS:
         return Refusal.UNCHANGED
@@ -121,7 +121,7 @@ def _emptied(known: TierEmpty | None, now: float, *, tier: Tier) -> TierEmpty | 
 async def _health(
     subscriber: Subscriber, heartbeat: Heartbeat, store: BatchStore, settings: Settings, clock: Clock
 ) -> None:
-    """A line a minute: this worker lives; and one per model: how much of the fleet's quota is in use."""
+    """Log once a minute that this worker lives, and how much of the fleet's quota is in use, by model."""
     while True:
         tell(log, LogEvent.HEALTH, worker=heartbeat.worker, inHand=subscriber.in_hand, waiting=subscriber.waiting)
         for model in calls_by_model(settings):

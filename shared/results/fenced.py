@@ -1,4 +1,4 @@
-"""Objects carry fences too: a worker that lost its claim cannot overwrite its successor's picture."""
+"""Fenced writes of objects: a worker that has lost its claim cannot overwrite its successor's picture."""
 
 from __future__ import annotations
 
@@ -7,15 +7,19 @@ from typing import Final
 from shared.errors import LostClaim, PreconditionFailed
 from shared.ports import ObjectStore, StoredObject
 
-# Each failed try means another writer was quicker; two writers with claims at once are rare, three are a bug.
+# Each failed try means that another writer was faster. Two writers with claims at the same time are rare; three are a
+# bug.
 _TRIES: Final = 5
 
 
 async def put_fenced(
     objects: ObjectStore, bucket: str, name: str, data: bytes, *, content_type: str, fence: int
 ) -> StoredObject:
-    """Create the object, or replace one whose fence is not higher. Raises `LostClaim` when it is."""
-    generation = 0  # mostly nothing is there yet: one operation instead of two
+    """Create the object, or replace one whose fence is not higher than `fence`.
+
+    Raises `LostClaim` when it is higher: a later claim has written its own.
+    """
+    generation = 0  # usually there is no object yet, which saves reading first
     for _ in range(_TRIES):
         try:
             return await objects.put(

@@ -1,4 +1,4 @@
-"""Names of objects: where everything of a batch lies, in one place."""
+"""Names of objects: where everything that belongs to a batch is stored, in one place."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from shared.untrusted.text import slug
 
 
 def results_folder(batch: Batch) -> str:
-    """`results/<client>/<batch>/`: the batch id without the client it begins with."""
+    """Return `results/<client>/<batch>/`, with the batch id as in the manifest."""
     return f"results/{batch.client}/{batch.batch_id}/"
 
 
 def round_folder(batch: Batch) -> str:
-    """Where the reports of the batch's present round lie."""
+    """Return the folder of the reports of the batch's current round."""
     return f"{results_folder(batch)}round-{batch.round}/"
 
 
 def closing_folder(batch: Batch) -> str:
-    """Where a closing keeps what it has gathered, until it is over; nobody's to read."""
+    """Return where a closing stores what it has gathered until it is over. Not for customers."""
     return f"closing/{batch.id}/{batch.round}-{round((batch.closing_at or 0.0) * 1000)}/"
 
 
@@ -26,7 +26,7 @@ def status_name(batch: Batch) -> str:
 
 
 def picture_stem(image: Image) -> str:
-    """`<index>-<propertyCode>`, or the index alone."""
+    """Return `<index>-<propertyCode>`, or the index alone."""
     code = slug(image.property_code or "")
     return f"{image.index}-{code}" if code else str(image.index)
 
@@ -36,10 +36,13 @@ def work_folder(batch_id: str, index: int) -> str:
 
 
 def work_picture(image: Image, generation: int) -> str:
-    """A generated picture; the fence in its name keeps a stale worker from touching its successor's."""
+    """Return the name of a generated picture.
+
+    The fence in it keeps a stale worker from touching its successor's pictures.
+    """
     return f"{work_folder(image.batch, image.index)}{image.fence}-{generation}"
 
 
 def errors_name(manifest_name: str) -> str:
-    """Where the problems of a rejected manifest are written, in the results bucket."""
+    """Return where the problems of a rejected manifest are written, in the results bucket."""
     return manifest_name + ".errors.json"

@@ -1,7 +1,7 @@
-"""What a round leaves behind: results.jsonl, results.csv, failed.csv and report.html.
+"""The files of a finished round: results.jsonl, results.csv, failed.csv and report.html.
 
-The bytes depend on the batch and its settled images only, never on when or by whom they are written: two closers that
-write them at once write the same.
+Their bytes depend only on the batch and its settled images, never on the writer or the time. Two closers that write
+them at the same time write the same bytes.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ _CONTENT_TYPES: Final = {
 
 
 def content_type(name: str) -> str:
-    """The content type of a report file."""
+    """Return the content type of a report file."""
     return _CONTENT_TYPES[name.rpartition(".")[2]]
 
 
 def result_line(image: Image) -> ResultLine:
-    """One image as results.jsonl shows it: times in ms, cost in USD, output names in the results bucket."""
+    """Return one image as results.jsonl shows it: times in ms, cost in USD, output names in the results bucket."""
     output = image.output
     return ResultLine(
         index=image.index,
@@ -57,24 +57,24 @@ def result_line(image: Image) -> ResultLine:
 
 
 def tries(image: Image) -> int:
-    """How often the image was tried in its round, as people count: failed attempts, and the one that succeeded."""
+    """Return how often the image was tried in its round: the failed attempts, and the successful one."""
     return image.attempts + (image.state is ImageState.COMPLETED)
 
 
 def outcome(counts: Counts) -> str:
-    """What a batch with these final counts came to."""
+    """Return the outcome of a batch with these final counts."""
     if counts.cancelled:
         return "cancelled"
     return "completed_with_failures" if counts.failed else "completed"
 
 
 def rejection(name: str, problems: list[dict[str, Any]]) -> bytes:
-    """`<manifest>.errors.json`."""
+    """Return the content of `<manifest>.errors.json`."""
     return msgspec.json.format(msgspec.json.encode({"manifest": name, "problems": problems}), indent=2)
 
 
 class _Table:
-    """A CSV file in the making, kept as UTF-8: a StringIO would take four bytes a character."""
+    """A CSV file being written, kept as UTF-8: a StringIO would take four bytes per character."""
 
     def __init__(self, columns: Iterable[str], separator: str) -> None:
         self.content = bytearray(codecs.BOM_UTF8)  # the BOM tells Excel that it is UTF-8
@@ -82,14 +82,14 @@ class _Table:
         self._writer.writerow(columns)
 
     def write(self, text: str) -> None:
-        """For the csv writer, which writes a row at a time."""
+        """Append text. The csv writer calls this once per row."""
         self.content += text.encode()
 
     def add(self, cells: list[Any]) -> None:
         self._writer.writerow([neutral(cell) if isinstance(cell, str) else cell for cell in cells])
 
 
-# The columns of results.csv, each with what stands in it.
+# The columns of results.csv, each with its content.
 RESULT_COLUMNS: Final[dict[str, Callable[[ResultLine], Any]]] = {
     "index": lambda line: line.index,
     "propertyCode": lambda line: line.property_code or "",
@@ -107,7 +107,8 @@ RESULT_COLUMNS: Final[dict[str, Callable[[ResultLine], Any]]] = {
     "costUsd": lambda line: f"{line.cost_usd:.6f}",
     "sha256": lambda line: line.sha256 or "",
 }
-# Those of failed.csv, which dropped again gives these images a new round; what may be corrected stands in the middle.
+# The columns of failed.csv. Uploaded again, the file gives its images a new round. The correctable columns come between
+# those that identify the image and those that say why it failed.
 MANIFEST_COLUMNS: Final[dict[str, Callable[[Batch, Image], Any]]] = {
     "batchId": lambda batch, image: batch.batch_id,
     "index": lambda batch, image: image.index,
@@ -123,7 +124,10 @@ MANIFEST_COLUMNS: Final[dict[str, Callable[[Batch, Image], Any]]] = {
 
 
 class Part(msgspec.Struct, frozen=True, array_like=True):
-    """What some of a round's images, from index `start` up to below `end`, became: kept so that a closer goes on."""
+    """The report lines of some of a round's images, from index `start` to below `end`.
+
+    They are stored so that another closer can continue after a crash.
+    """
 
     start: int
     end: int
@@ -138,10 +142,11 @@ class Part(msgspec.Struct, frozen=True, array_like=True):
 
 
 class RoundReport:
-    """Gathers a round's images, one by one in order of index, and makes the files of them.
+    """Collects a round's images, one by one in order of index, and makes the report files.
 
-    Each image is kept as the bytes it becomes, about 1 KB in all: 10,000 images take 10 MiB, twice while a file is
-    handed over. `part` is what was added since the last part, `absorb` adds one that another closer has gathered.
+    Each image is kept as its bytes in the files, about 1 KB in all. 10,000 images take 10 MiB, and twice that while a
+    file is handed over. `part` returns what was added since the last part; `absorb` adds a part that another closer has
+    gathered.
     """
 
     def __init__(self, batch: Batch) -> None:
@@ -164,11 +169,11 @@ class RoundReport:
 
     @property
     def pending(self) -> int:
-        """Images added since the last part."""
+        """Number of images added since the last part."""
         return self.end - self._since[0]
 
     def part(self) -> Part:
-        """What was added since the last part."""
+        """Return what was added since the last part."""
         start, lines, results, failed, rows, counts, cost, cached, estimated = self._since
         made = Part(
             start, self.end, bytes(self._lines[lines:]), bytes(self._results.content[results:]),
@@ -179,7 +184,7 @@ class RoundReport:
         return made
 
     def absorb(self, part: Part) -> bool:
-        """Add a part, if it is the next one; whether it was."""
+        """Add a part if it is the next one; return whether it was."""
         if part.start != self.end:
             return False
         self._lines += part.lines
@@ -208,7 +213,7 @@ class RoundReport:
         self.end = image.index + 1
 
     def files(self) -> Iterator[tuple[str, bytes]]:
-        """File names within the round's folder, each with its bytes: one at a time, so that memory holds one copy."""
+        """Yield each file's name within the round's folder and its bytes, one at a time to save memory."""
         yield "results.jsonl", bytes(self._lines)
         yield "results.csv", bytes(self._results.content)
         yield "failed.csv", bytes(self._failed.content)

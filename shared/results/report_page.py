@@ -1,6 +1,6 @@
-"""report.html: the data it is given, and the page itself.
+"""report.html: its data, and the page itself.
 
-The page is `report.html` beside this module. It holds all of a round's images in one JSON element and shows a part of
+The page is `report.html` beside this module. It holds all of a round's images in one JSON element and shows some of
 them at a time.
 """
 
@@ -45,7 +45,7 @@ COLUMNS: Final[dict[str, Callable[[Batch, Image], Any]]] = {
 
 
 def row(batch: Batch, image: Image) -> list[Any]:
-    """Return what report.html needs of an image, in the order of `COLUMNS`; what is missing at the end is left out."""
+    """Return an image's data for report.html, in the order of `COLUMNS`. Missing values at the end are left out."""
     values = [value(batch, image) for value in COLUMNS.values()]
     while values[-1] is None:
         del values[-1]
@@ -53,7 +53,7 @@ def row(batch: Batch, image: Image) -> list[Any]:
 
 
 def _beside(batch: Batch, image: Image, kind: str) -> str:
-    """The name of one of its output's objects, relative to the round's folder, where the page lies; or empty."""
+    """Return the name of one of its output's objects relative to the round's folder; empty if there is none."""
     name: str = getattr(image.output, kind) if image.output else ""
     return "../" + name.removeprefix(names.results_folder(batch)) if name else ""
 

@@ -1,4 +1,4 @@
-"""status.json: how far a batch is, how fast it moves, when it will be done."""
+"""status.json: a batch's progress, its speed, and when it will be done."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from shared.model import Batch, BatchState, Control, Counts, ImageState
 from shared.ports import ObjectStore, StoredObject
 from shared.results import names
 
-# Tries at replacing status.json when others write it too: each lost one means that another was written meanwhile.
+# Retries when another writer replaced status.json first. Every lost retry means that a fresh one was written.
 STATUS_TRIES: Final = 20
 
 
-# Cloud Storage takes one write a second to one object name, and answers 429 above it. Each process that runs AGGREGATE
-# writes every `progress_seconds`, so ten of them come to three a second.
+# Cloud Storage accepts one write a second to one object name, and answers 429 above that. Each process that runs
+# AGGREGATE writes every `progress_seconds`, so ten of them write three times a second.
 STATUS_SECONDS: Final = 1.0
 
 
@@ -33,12 +33,12 @@ async def write_status(
     *,
     at_once: bool = True,
 ) -> None:
-    """Refresh the batch's status.json, never by older news: a newer round or more settled images stay.
+    """Refresh the batch's status.json, but never with older data: a newer round or more settled images stay.
 
-    Without `at_once` one of the same round that was written less than `STATUS_SECONDS` ago stays too, so that many
-    processes together do not write more often than Cloud Storage allows.
+    Without `at_once`, one of the same round that was written less than `STATUS_SECONDS` ago stays too. Many processes
+    together then do not write more often than Cloud Storage allows.
 
-    The measured speed lives in the object's metadata: the next refresh, in any process, goes on from it.
+    The measured speed is stored in the object's metadata, so that the next refresh, in any process, continues from it.
     """
     name = names.status_name(batch)
     order = (batch.round, batch.state is BatchState.CLOSED, counts.settled)
@@ -48,7 +48,7 @@ async def write_status(
             known_order = tuple(msgspec.json.decode(known.metadata["order"]))
             if known_order > order:
                 return
-            # By the object store's clock: where ours is off by more, each refresh is written as if it were late.
+            # `updated_at` is by the object store's clock. If ours differs by more, every refresh is written.
             fresh = abs(now - known.updated_at) < STATUS_SECONDS and known_order[:2] == order[:2]
             if fresh and not at_once:
                 return
@@ -73,9 +73,9 @@ async def write_status(
 
 
 def _pace(known: StoredObject | None, batch: Batch, counts: Counts, now: float) -> forecast.Pace:
-    """Images settled in this round, from one refresh to the next.
+    """Return the speed at which images settled in this round, measured from one refresh to the next.
 
-    Counted from the first of them on: what it took, and what a pause takes, is no slow speed.
+    It starts with the first settled image. The time that this one took, or that a pause took, is not slowness.
     """
     if known is None:
         return forecast.Pace()
@@ -94,22 +94,22 @@ def _known_pace(status: StoredObject) -> forecast.Pace:
 
 
 def known_speed(status: StoredObject | None) -> float | None:
-    """Images a second, as the last refresh of this status.json measured it."""
+    """Return images per second, as the last refresh of this status.json measured it."""
     return _known_pace(status).images_per_second if status is not None else None
 
 
 def status_of(
     batch: Batch, counts: Counts, now: float, speed: float | None = None, capacity: Capacity | None = None
 ) -> dict[str, Any]:
-    """A batch's progress as status.json and the command line show it."""
+    """Return a batch's progress as status.json and the command line show it."""
     return plain(progress_of(batch, counts, now, speed, capacity))
 
 
 def progress_of(batch: Batch, counts: Counts, now: float, speed: float | None, capacity: Capacity | None) -> Status:
-    """A batch's progress.
+    """Return a batch's progress.
 
-    `eta_seconds` is None when nothing is moving: before the first image, while paused, while the vendor does not
-    answer, and when the batch is closed.
+    `eta_seconds` is None when nothing moves: before the first image, while paused, during a vendor's outage, and when
+    the batch is closed.
     """
     moving = batch.state is BatchState.PROCESSING and batch.control is Control.RUN
     return Status(

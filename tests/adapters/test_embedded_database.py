@@ -23,7 +23,7 @@ def test_a_file_of_another_version_is_refused_untouched(tmp_path: Path, version:
     path = tmp_path / "batch.sqlite"
     with closing(sqlite3.connect(path)) as made:
         made.executescript(f"CREATE TABLE tallies (open INTEGER); PRAGMA user_version = {version}")
-    with pytest.raises(ConfigurationError, match=f"{path} was made by another version"):
+    with pytest.raises(ConfigurationError, match=f"{path} was created by another version"):
         Database(path, SystemClock())
     with closing(sqlite3.connect(path)) as left:
         assert left.execute("SELECT name FROM sqlite_schema").fetchall() == [("tallies",)]

@@ -1,9 +1,9 @@
-"""The SQLite file behind store, queue and object index.
+"""The SQLite file behind the store, the queue and the object index.
 
-Calls are made inline on the event loop: a commit takes about 20 microseconds, less than handing it to a thread, and
-virtual time stays deterministic. WAL with synchronous NORMAL survives the death of the process at any moment; a power
-cut may lose the last commits. SQLite never waits for another process's write (that would stop the loop): a busy
-database is tried again after a sleep.
+Calls run inline on the event loop. A commit takes about 20 microseconds, less than handing it to a thread, and virtual
+time stays deterministic. WAL with synchronous NORMAL survives the death of the process at any moment; a power cut may
+lose the last commits. SQLite itself never waits for another process's write, because that would stop the loop. A busy
+database is retried after a sleep.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ from shared.ports import Clock
 
 R = TypeVar("R")
 
-# Another process (`status`, a second command) holds the write lock for milliseconds; 10 s means it hangs.
+# Another process (`status`, a second command) holds the write lock for milliseconds. After 10 s it must be hanging.
 BUSY_SECONDS: Final = 10.0
 
-# In SQLite's own in-memory file system, not ":memory:": there each commit that reorders pages walks all of them (see
-# docs/cursed-knowledge.md), so 100,000 images cost more each than 1,000; a page cache of 16 MB bounds the walk.
+# SQLite's own in-memory file system instead of ":memory:". With ":memory:", each commit that reorders pages walks all
+# of them (see docs/cursed-knowledge.md), so an image costs more among 100,000 than among 1,000. A page cache of 16 MB
+# bounds the walk.
 IN_MEMORY: Final = "file:ruum?vfs=memdb"  # without a leading "/" each connection has its own
 IN_MEMORY_PRAGMAS: Final = "PRAGMA locking_mode = EXCLUSIVE; PRAGMA journal_mode = MEMORY; PRAGMA cache_size = -16000"
 
@@ -55,7 +56,7 @@ INSERT OR IGNORE INTO generations VALUES (1, 0);
 
 
 class Database:
-    """One connection. `path` None keeps everything in memory, for tests and simulation."""
+    """One SQLite connection. Without a `path` everything stays in memory, for tests and simulation."""
 
     def __init__(self, path: Path | None, clock: Clock) -> None:
         self.path = path
@@ -78,13 +79,18 @@ class Database:
         (tables,) = self._connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
         if tables and version != VERSION:
             self._connection.close()
-            raise ConfigurationError(f"{path} was made by another version of ruum-batch: name another --data folder")
-        # The version first: whoever opens the file in between sees no tables, or both.
+            raise ConfigurationError(
+                f"{path} was created by another version of ruum-batch; choose another --data folder"
+            )
+        # The version first: a process that opens the file in between sees no tables, or tables and version.
         self._connection.executescript(f"PRAGMA user_version = {VERSION}; {SCHEMA}")
         self._connection.execute("PRAGMA busy_timeout = 0")
 
     async def write(self, kind: str, work: Callable[[sqlite3.Connection], R]) -> R:
-        """Run `work` in one transaction; nothing of it stays if it raises. Raises `WorldError` when always busy."""
+        """Run `work` in one transaction, which is rolled back if it raises.
+
+        Raises `WorldError` when the database stays busy for `BUSY_SECONDS`. `kind` is counted in `operations`.
+        """
         self.operations[kind] = self.operations.get(kind, 0) + 1
         await self._begin()
         try:
@@ -96,11 +102,12 @@ class Database:
         return result
 
     async def read(self, kind: str, work: Callable[[sqlite3.Connection], R]) -> R:
-        """Run `work` without a transaction: WAL readers are never in the way of a writer."""
+        """Run `work` without a transaction: in WAL mode readers and writers do not block each other."""
         self.operations[kind] = self.operations.get(kind, 0) + 1
         return work(self._connection)
 
     async def _begin(self) -> None:
+        """Begin a transaction, retrying while another process holds the write lock."""
         deadline = self._clock.monotonic() + BUSY_SECONDS
         while True:
             try:
@@ -116,5 +123,5 @@ class Database:
                 return
 
     def close(self) -> None:
-        """Close the file; the WAL is folded into it."""
+        """Close the file. SQLite then folds the WAL into it."""
         self._connection.close()

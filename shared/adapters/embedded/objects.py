@@ -1,8 +1,8 @@
-"""The ObjectStore as a directory: objects are plain files people can open; generations and metadata are in SQLite.
+"""The ObjectStore as a directory: plain files that people can open, with generations and metadata in SQLite.
 
-A write replaces the file and commits its row under the database's write lock. A kill between the two leaves the new
-bytes under the old generation; the write is then repeated by whoever takes the work over, and writers carry the same
-or a higher fence, so no reader is misled for longer than that.
+A write replaces the file and commits its row under the database's write lock. A crash between the two leaves the new
+bytes under the old generation. The process that takes over the work repeats the write, with the same or a higher fence,
+so no reader is misled for longer than that.
 """
 
 from __future__ import annotations
@@ -25,14 +25,20 @@ def _object(row: tuple[str, str, int, int, str, float]) -> StoredObject:
 
 
 def _checked(name: str) -> str:
-    """Refuse names that would leave the bucket's folder; ours never do, a bug's might."""
+    """Return the name. Raise `ValueError` for one that would leave the bucket's folder.
+
+    Our own names never do; a bug's might.
+    """
     if not name or name.startswith("/") or "\\" in name or any(part in ("", ".", "..") for part in name.split("/")):
         raise ValueError(f"not an object name: {name!r}")
     return name
 
 
 class EmbeddedObjects:
-    """See `shared.ports.ObjectStore`. `folders` maps each bucket to its directory; None keeps objects in memory."""
+    """The `shared.ports.ObjectStore` of one machine.
+
+    `folders` maps each bucket to its directory; None keeps the objects in memory.
+    """
 
     def __init__(self, database: Database, clock: Clock, folders: Mapping[str, Path] | None) -> None:
         self._database = database
@@ -57,7 +63,7 @@ class EmbeddedObjects:
         kept = json.dumps(dict(metadata or {}))
         temporary = None
         if path is not None:
-            temporary = path.with_name(f".{self._clock.token()[:24]}.part")  # each writer its own
+            temporary = path.with_name(f".{self._clock.token()[:24]}.part")  # a name of its own for each writer
             self._write(temporary, data)
 
         def work(connection: sqlite3.Connection) -> StoredObject:
@@ -81,7 +87,7 @@ class EmbeddedObjects:
                 temporary.unlink(missing_ok=True)
 
     def _write(self, path: Path, data: bytes) -> None:
-        """Write a file. Its folder mostly exists, so it is only made when it turns out not to."""
+        """Write a file. Its folder usually exists, so it is created only if the first try fails."""
         try:
             path.write_bytes(data)
         except FileNotFoundError:
@@ -89,12 +95,13 @@ class EmbeddedObjects:
             path.write_bytes(data)
 
     def _row(self, connection: sqlite3.Connection, bucket: str, name: str) -> StoredObject | None:
+        """Return the object's row. None also if a person has deleted its file."""
         query = f"SELECT {_COLUMNS} FROM objects WHERE bucket = ? AND name = ?"
         row = connection.execute(query, (bucket, name)).fetchone()
         if row is None:
             return None
         path = self._path(bucket, name)
-        # A file that a person deleted is gone, whatever the row says.
+        # The file decides: a person may have deleted it.
         return _object(row) if path is None or path.is_file() else None
 
     async def stat(self, bucket: str, name: str) -> StoredObject | None:

@@ -12,16 +12,19 @@ from shared.adapters.embedded.database import Database
 from shared.ports import Clock, Delivery, Message
 from shared.topology import CHANGES_TOPIC, Policy, Topology
 
-# Messages of other processes (a `retry-failed` beside a `run`) are noticed this late; our own wake the puller at once.
+# How late messages of other processes are noticed (a `retry-failed` beside a `run`). Our own wake the puller at once.
 FOREIGN_SECONDS: Final = 1.0
-# The change feed plays Eventarc's part, whose first retry comes after 10 s; here a fold that failed is soon repeated.
+# The change feed takes the place of Eventarc, whose first retry comes after 10 s. Here a failed fold is retried sooner.
 CHANGES_POLICY: Final = Policy(ack_deadline_seconds=60, retry_minimum_seconds=1, retry_maximum_seconds=60)
 MAX_LEASE_SECONDS: Final = 600.0  # Pub/Sub's own maximum
 BACKOFF_FACTOR: Final = 2.0
 
 
 class EmbeddedQueue:
-    """See `shared.ports.Queue`. A message lies once per subscription of its topic, as in Pub/Sub."""
+    """The `shared.ports.Queue` of one machine.
+
+    A message is stored once per subscription of its topic, as in Pub/Sub.
+    """
 
     def __init__(self, database: Database, clock: Clock, topology: Topology) -> None:
         self._database = database
@@ -40,7 +43,7 @@ class EmbeddedQueue:
         self.wake(topic)
 
     def publish_within(self, connection: sqlite3.Connection, topic: str, messages: Sequence[Message]) -> None:
-        """Publish inside a transaction of the caller, who calls `wake` once it is committed."""
+        """Publish inside a transaction of the caller, which must call `wake` after the commit."""
         now = self._clock.now()
         connection.executemany(
             "INSERT INTO messages (subscription, data, attributes, published_at, due_at) VALUES (?, ?, ?, ?, ?)",
@@ -58,7 +61,7 @@ class EmbeddedQueue:
         )
 
     def wake(self, topic: str) -> None:
-        """Tell the pullers of a topic's subscriptions that something has come."""
+        """Wake the pullers of a topic's subscriptions: new messages have arrived."""
         for subscription in self._subscriptions(topic):
             self._arrivals[subscription].set()
 
@@ -82,18 +85,25 @@ class EmbeddedQueue:
                 pass
 
     def _is_due(self, connection: sqlite3.Connection, subscription: str) -> bool:
+        """Return whether a message waits. A read is cheaper than a transaction that finds nothing."""
         query = "SELECT 1 FROM messages WHERE subscription = ? AND due_at <= ? LIMIT 1"
         return connection.execute(query, (subscription, self._clock.now())).fetchone() is not None
 
     def _next_due(self, connection: sqlite3.Connection, subscription: str) -> float:
-        """Seconds until a message of the subscription falls due, at most `FOREIGN_SECONDS` when others can write."""
+        """Return the seconds until the subscription's next message is due.
+
+        At most `FOREIGN_SECONDS` where other processes can publish too.
+        """
         query = "SELECT min(due_at) FROM messages WHERE subscription = ?"
         due = connection.execute(query, (subscription,)).fetchone()[0]
         seconds = FOREIGN_SECONDS if self._database.path else MAX_LEASE_SECONDS
         return seconds if due is None else min(seconds, max(0.001, due - self._clock.now()))
 
     def _lease(self, connection: sqlite3.Connection, subscription: str, max_messages: int) -> list[Delivery]:
-        """Hand out what is due. What was handed out too often goes to the dead letters and hides nothing else."""
+        """Hand out messages that are due.
+
+        Messages that were delivered too often become dead letters. They must not take the place of others.
+        """
         policy = self._policies[subscription]
         now = self._clock.now()
         deliveries: list[Delivery] = []
@@ -119,6 +129,7 @@ class EmbeddedQueue:
         return deliveries
 
     def _dead_letter(self, connection: sqlite3.Connection, identity: int, policy: Policy, message: Message) -> None:
+        """Move a message to the dead-letter topic, or drop it where the policy names none."""
         connection.execute("DELETE FROM messages WHERE id = ?", (identity,))
         if policy.dead_letter_topic:
             self.publish_within(connection, policy.dead_letter_topic, [message])
@@ -150,16 +161,17 @@ class EmbeddedQueue:
         self._arrivals[subscription].set()
 
     def _backoff(self, policy: Policy, nacks: int) -> float:
-        """Doubling from the policy's minimum to its maximum, up to a fifth sooner once above the minimum.
+        """Return the pause before a nacked message is redelivered.
 
-        The jitter is for what failed together: it must not come back together.
+        It doubles from the policy's minimum to its maximum, and is up to a fifth shorter once above the minimum. This
+        jitter separates messages that failed together.
         """
         low, high = policy.retry_minimum_seconds, policy.retry_maximum_seconds
         pause = min(high, low * 1.25 * BACKOFF_FACTOR ** min(nacks, 32))
         return max(float(low), pause * self._clock.random.uniform(0.8, 1.0))
 
     async def waiting(self, subscription: str) -> int:
-        """Messages of a subscription that are not acked yet, those in hand included."""
+        """Return the number of messages of a subscription that are not acked yet, including leased ones."""
         query = "SELECT count(*) FROM messages WHERE subscription = ?"
 
         def work(connection: sqlite3.Connection) -> int:

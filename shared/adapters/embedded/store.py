@@ -27,7 +27,7 @@ _tally = msgspec.json.Decoder(Tally)
 _worker = msgspec.json.Decoder(Worker)
 _encode = msgspec.json.Encoder().encode
 
-# Summed by SQLite, as Firestore does it: to decode every shard made each look at a batch dearer the larger it was.
+# SQLite sums the shards, as Firestore does. Decoding every shard made each read cost more as batches grew.
 _SUMS: Final = (
     "SELECT " + ", ".join(f"coalesce(sum({state.value}), 0)" for state in ImageState) + " FROM tallies WHERE batch = ?"
 )
@@ -38,7 +38,7 @@ def _columns(counts: Counts) -> list[int]:
 
 
 def _decide(document: D, decide: Decision[D], token: str) -> D | Refusal | None:
-    """The document to write, a refusal, or None when the last write was this very change."""
+    """Return the document to write, a refusal, or None if the last write was this very change."""
     if document.token == token:
         return None
     decided = decide(document)
@@ -46,7 +46,7 @@ def _decide(document: D, decide: Decision[D], token: str) -> D | Refusal | None:
 
 
 class EmbeddedStore:
-    """See `shared.ports.BatchStore`. An image and its change event are written in one transaction."""
+    """The `shared.ports.BatchStore` of one machine. An image and its change event are written in one transaction."""
 
     def __init__(self, database: Database, queue: EmbeddedQueue, clock: Clock) -> None:
         self._clock = clock
@@ -195,7 +195,10 @@ class EmbeddedStore:
     async def _moved_page(
         self, batch_id: str, states: Collection[ImageState], after: tuple[float, int], before: float
     ) -> list[Image]:
-        """Read by SQLite's own JSON: a column for it would make earlier data folders unreadable."""
+        """Return one page, selected by SQLite's JSON functions.
+
+        A column for `movedAt` would be faster, but would make earlier data folders unreadable.
+        """
         moved = "json_extract(CAST(doc AS TEXT), '$.movedAt')"
         query = (
             f"SELECT doc FROM images WHERE batch = ? AND state IN ({', '.join('?' for _ in states)})"
@@ -283,10 +286,10 @@ class EmbeddedStore:
         await self._database.write(f"{table[:-1]} write", work)
 
     async def take_over(self) -> None:
-        """Declare every earlier worker dead, and its leases and closer leases ended.
+        """Declare every earlier worker dead, and end its leases and closer leases.
 
-        For a process that holds the exclusive lock of the data folder: nobody else can be alive, so nothing need wait
-        for a time-out.
+        For a process that holds the exclusive lock of the data folder. No other process can be alive, so nothing needs
+        to wait for a time-out.
         """
 
         def work(connection: sqlite3.Connection) -> None:

@@ -1,4 +1,4 @@
-"""Google's clients, for the cloud or (by the variables Google's own tools use) for their emulators."""
+"""Google's clients, for the cloud or for their emulators, which Google's own environment variables select."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _CHANNEL_OPTIONS: Final = [("grpc.max_receive_message_length", -1), ("grpc.max_s
 
 
 def firestore_client(project: str, database: str, environ: Mapping[str, str]) -> AsyncClient:
-    """Firestore, asyncio. Belongs to the event loop it is first used on."""
+    """Return Firestore's asyncio client. It belongs to the event loop that first uses it."""
     host = environ.get(FIRESTORE_EMULATOR)
     if host is None:
         with _credentials():
@@ -38,20 +38,20 @@ def firestore_client(project: str, database: str, environ: Mapping[str, str]) ->
         database=database,
         credentials=AnonymousCredentials(),  # type: ignore[no-untyped-call]  # google-auth leaves it untyped
     )
-    # The client itself looks for it in the process's environment only, which two stacks in one process would share.
+    # The client reads this only from the process's environment, which two stacks in one process would share.
     client._emulator_host = host  # noqa: SLF001
     return client
 
 
 @contextmanager
 def _credentials() -> Iterator[None]:
-    """Google's clients look for credentials when they are made. Raises `ConfigurationError` when those are no use."""
+    """Raise `ConfigurationError` for unusable credentials; Google's clients look for them when they are created."""
     try:
         yield
     except (GoogleAuthError, OSError, ValueError) as error:
         told = str(error).strip().partition("\n")[0].rstrip(".")
         raise ConfigurationError(
-            f"no usable Google credentials ({told}); at a desk run: gcloud auth application-default login"
+            f"no usable Google credentials ({told}). On a workstation, run: gcloud auth application-default login"
         ) from error
 
 
@@ -60,7 +60,10 @@ def _channel(host: str) -> Any:
 
 
 def pubsub_clients(environ: Mapping[str, str]) -> tuple[PublisherAsyncClient, SubscriberAsyncClient]:
-    """Pub/Sub's unary clients, asyncio. Google's own emulator variable is honoured by its high-level client only."""
+    """Return Pub/Sub's unary asyncio clients.
+
+    Only Google's high-level client honours the emulator's variable, so the transport is set here.
+    """
     host = environ.get(PUBSUB_EMULATOR)
     if host is None:
         with _credentials():
@@ -72,9 +75,9 @@ def pubsub_clients(environ: Mapping[str, str]) -> tuple[PublisherAsyncClient, Su
 
 
 def storage_client(project: str, environ: Mapping[str, str]) -> Any:
-    """Cloud Storage, synchronous."""
+    """Return Cloud Storage's client, which is synchronous."""
     client = _storage_client(project, environ.get(STORAGE_EMULATOR))
-    # A connection per thread: urllib3 keeps ten by default, and throws away and remakes the rest.
+    # One connection per thread. By default urllib3 keeps ten, and opens and closes the others for each call.
     adapter = HTTPAdapter(pool_connections=STORAGE_CONNECTIONS, pool_maxsize=STORAGE_CONNECTIONS)
     for scheme in ("https://", "http://"):
         client._http.mount(scheme, adapter)  # noqa: SLF001 - the client offers no other way

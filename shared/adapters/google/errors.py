@@ -1,4 +1,4 @@
-"""Google's exceptions as ours, and the one place where transient ones are retried."""
+"""Translates Google's exceptions into ours. The only place where transient ones are retried."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from shared.ports import Clock
 
 R = TypeVar("R")
 
-# Each try of a call; Firestore and Pub/Sub answer within milliseconds, and 10 s outlasts a failing-over backend.
+# For each try of a call. Firestore and Pub/Sub answer within milliseconds; 10 s is longer than a backend's failover.
 CALL_SECONDS: Final = 10.0
-# All tries of a call. Well below the 60 s of a lease, so that a delivery can still be answered afterwards.
+# For all tries of a call together. Well below a lease of 60 s, so that a delivery can still be answered afterwards.
 DEADLINE_SECONDS: Final = 30.0
 _FIRST_PAUSE_SECONDS: Final = 0.1
 _MAX_PAUSE_SECONDS: Final = 5.0
@@ -44,10 +44,10 @@ _OURS: Final = (
 
 
 async def retried(what: str, call: Callable[[], Awaitable[R]], clock: Clock) -> R:
-    """Await `call` until it answers; transient errors are retried with jitter until the deadline.
+    """Await `call` until it answers. Transient errors are retried with jitter until the deadline.
 
-    Raises `WorldError` after the deadline and `ConfigurationError` for what is ours to mend. Everything else (a failed
-    precondition, an existing document) is the caller's business and passes unchanged.
+    Raises `WorldError` after the deadline, and `ConfigurationError` for errors that we have to fix. All others (a
+    failed precondition, an existing document) are passed on, because their meaning depends on the caller.
     """
     deadline = clock.monotonic() + DEADLINE_SECONDS
     pause = _FIRST_PAUSE_SECONDS
@@ -57,7 +57,7 @@ async def retried(what: str, call: Callable[[], Awaitable[R]], clock: Clock) -> 
         except _OURS as error:
             raise configuration(what, error) from error
         except exceptions.FailedPrecondition as error:
-            if "requires an index" in str(error):  # Terraform's to make; Firestore answers 400 until it is there
+            if "requires an index" in str(error):  # Terraform creates it; Firestore answers 400 until it exists
                 raise ConfigurationError(f"{what}: {error.message}") from error
             raise
         except _TRANSIENT as error:
@@ -69,5 +69,8 @@ async def retried(what: str, call: Callable[[], Awaitable[R]], clock: Clock) -> 
 
 
 def configuration(what: str, error: Exception) -> RuumError:
-    """What a missing permission, bucket or topic is to us. The message names the call, never a credential."""
+    """Return the error for a missing permission, bucket or topic.
+
+    The message names the call, and never a credential.
+    """
     return ConfigurationError(f"{what}: {type(error).__name__}")

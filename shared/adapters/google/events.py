@@ -1,4 +1,4 @@
-"""Firestore's document events as ours."""
+"""Converts Firestore's document events into ours."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from shared.model import ImageState
 
 
 def image_changed(data: Any) -> ImageChanged:
-    """The change behind a `google.cloud.firestore.document.v1.*` event's protobuf bytes. Raises `NotAnImageChange`."""
+    """Return the change in the protobuf bytes of a Firestore document event.
+
+    The event's type is `google.cloud.firestore.document.v1.*`. Raises `NotAnImageChange`.
+    """
     if not isinstance(data, bytes):
         raise NotAnImageChange("its data is not protobuf")
     try:
@@ -47,5 +50,5 @@ def _number(value: Any) -> int:
 
 
 def _state(fields: Any) -> ImageState:
-    """Defaults are left out of documents: no state means queued."""
+    """Return the image's state. Documents leave defaults out, so no state means queued."""
     return ImageState(_text(fields["state"])) if "state" in fields else ImageState.QUEUED

@@ -21,14 +21,14 @@ _SCALING: Final = "scaling.manual_instance_count"
 
 
 def worker_pools_client(transport: WorkerPoolsRestTransport | None = None) -> WorkerPoolsClient:
-    """Cloud Run's own client, over REST."""
+    """Return Cloud Run's own client, over REST."""
     return WorkerPoolsClient(transport=transport or WorkerPoolsRestTransport())
 
 
 class WorkerPoolFleet:
-    """See `shared.ports.Fleet`. `pool` is `projects/<p>/locations/<region>/workerPools/<name>`.
+    """The `shared.ports.Fleet`. `pool` is `projects/<p>/locations/<region>/workerPools/<name>`.
 
-    The client is synchronous (REST): two calls a batch are not worth a gRPC channel, and run on a thread.
+    The client is synchronous (REST) and runs on a thread: two calls per batch do not justify a gRPC channel.
     """
 
     def __init__(self, client: WorkerPoolsClient, pool: str, clock: Clock) -> None:
@@ -44,17 +44,17 @@ class WorkerPoolFleet:
     async def scale(self, instances: int) -> None:
         pool = WorkerPool(name=self._pool, scaling=WorkerPoolScaling(manual_instance_count=instances))
         request = UpdateWorkerPoolRequest(worker_pool=pool, update_mask=FieldMask(paths=[_SCALING]))
-        # Its operation is not waited for: the instances start while we go on.
+        # Do not wait for the operation: the instances start while we continue.
         await self._call(lambda: self._client.update_worker_pool(request, retry=None, timeout=CALL_SECONDS))
 
     async def _call(self, call: Callable[[], R]) -> R:
         def work() -> R:
             try:
                 return call()
-            except exceptions.Conflict as error:  # REST knows no "aborted": another change is under way
+            except exceptions.Conflict as error:  # another change is in progress; REST has no "aborted" for it
                 raise exceptions.Aborted(str(error)) from error  # type: ignore[no-untyped-call]
 
         try:
             return await retried(self._pool, lambda: asyncio.to_thread(work), self._clock)
-        except exceptions.GoogleAPICallError as error:  # what is neither transient nor a missing right is our request
+        except exceptions.GoogleAPICallError as error:  # not transient, no missing permission: our request is wrong
             raise configuration(self._pool, error) from error

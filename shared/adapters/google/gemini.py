@@ -1,7 +1,8 @@
 """The three agents on Gemini, through google-genai.
 
-One long-lived client; no built-in retries (they ignore RetryInfo and hide calls from the quota); a total deadline
-around each call (the client's own is per read); nothing stored at the vendor (`store=False`).
+One client lives as long as the worker. The client's own retries are off, because they ignore RetryInfo and hide calls
+from the quota. Each call has a total deadline, since the client's time-out is per read. Nothing is stored at the vendor
+(`store=False`).
 """
 
 from __future__ import annotations
@@ -39,15 +40,15 @@ from shared.vendors import gemini
 
 M = TypeVar("M", bound=BaseModel)
 
-# The photo, or what is asked for it, is refused: asking again would change nothing.
+# The photo itself, or the request, is refused. Asking again would change nothing.
 _FINAL: Final = frozenset({
     "PROHIBITED_CONTENT", "IMAGE_PROHIBITED_CONTENT", "BLOCKLIST", "SPII",  # finish reasons
     "SAFETY", "JAILBREAK", "MODEL_ARMOR",  # block reasons, with the first and third of the above
 })  # fmt: skip
-# The filter did not like this one answer: the next one may pass.
+# The filter refused this one answer; the next one may pass.
 _ANSWER_REFUSED: Final = frozenset({"SAFETY", "IMAGE_SAFETY", "RECITATION", "IMAGE_RECITATION"})
-# A 429 that speaks of money: no wait for the next minute will help. Not "check your plan and billing details", which
-# every refusal for too many calls says.
+# A 429 about money, for which waiting does not help. "Check your plan and billing details" does not count: the vendor
+# says so in every 429.
 _MONEY: Final = re.compile(
     r"credit[\w ]*(deplet|exhaust|run out|used up|insufficient)|(deplet|exhaust|insufficient|no)[\w ]*credit"
     r"|prepa(y|id)|spend(ing)?[- ](cap|limit)|budget|insufficient (funds|balance)|balance[\w ]*low|limit: 0\b"
@@ -59,11 +60,13 @@ _SECONDS = re.compile(r"(\d+(?:\.\d+)?)s")
 
 
 class GeminiModel:
-    """Implements `shared.ports.StagingModel`. `aclose` at the end."""
+    """Gemini's `shared.ports.StagingModel`. Call `aclose` at the end."""
 
     def __init__(self, key: str, settings: Settings) -> None:
         if not key.isascii() or not key.isprintable() or " " in key:
-            raise ConfigurationError("the Gemini key holds characters no key has: was it pasted with a line end?")
+            raise ConfigurationError(
+                "the Gemini API key contains invalid characters. Was it pasted with a trailing newline?"
+            )
         self._settings, self._spec = settings.gemini, gemini(settings)
         self._client = genai.Client(
             api_key=key,
@@ -106,6 +109,7 @@ class GeminiModel:
             return Answer(pictures[-1], usage)
 
     async def _typed(self, kind: type[M], contents: list[Any]) -> Answer[M]:
+        """Ask the text model for an answer of this type. An answer that does not fit is a `WorldError`."""
         config = types.GenerateContentConfig(
             response_mime_type="application/json",
             response_schema=kind,
@@ -124,7 +128,7 @@ class GeminiModel:
     async def _call(
         self, model: str, contents: list[Any], config: types.GenerateContentConfig, seconds: float
     ) -> types.GenerateContentResponse:
-        """One call within its total deadline, every failure as one of our errors."""
+        """Make one call within its total deadline, and raise every failure as one of our errors."""
         stored_nowhere = config.model_copy(update={"store": False})
         try:
             async with asyncio.timeout(seconds):
@@ -140,7 +144,7 @@ class GeminiModel:
         except httpx2.HTTPError as error:
             raise WorldError(ErrorCode.VENDOR_UNAVAILABLE, f"{model}: {type(error).__name__}") from None
         except (ValidationError, ValueError, TypeError, AttributeError, KeyError) as error:
-            # Not JSON (a JSONDecodeError is a ValueError), or JSON of a shape the client stumbles over.
+            # Not JSON (a JSONDecodeError is a ValueError), or JSON of a shape that the client cannot read.
             raise WorldError(ErrorCode.VENDOR_BAD_ANSWER, f"{model}: {type(error).__name__}") from None
 
     async def aclose(self) -> None:
@@ -149,9 +153,9 @@ class GeminiModel:
 
 
 def understood(text: str, kind: type[M]) -> M | None:
-    """Return the first object in `text` that is a `kind`; None when there is none.
+    """Return the first object in `text` that is a `kind`; None if there is none.
 
-    Models put JSON into Markdown fences, and words before and after it.
+    Models put JSON into Markdown fences, and write words before and after it.
     """
     start = text.find("{")
     while start >= 0:
@@ -173,7 +177,7 @@ def _part(jpeg: bytes) -> types.Part:
 
 
 def _parts(response: types.GenerateContentResponse) -> list[types.Part]:
-    """The parts of the first candidate. Raises when the vendor refused, or sent none."""
+    """Return the parts of the first candidate. Raises when the vendor refused or sent none."""
     feedback = response.prompt_feedback
     if feedback is not None and feedback.block_reason is not None:
         _refuse(feedback.block_reason.value, "blocked", final=feedback.block_reason.value in _FINAL)
@@ -190,6 +194,7 @@ def _parts(response: types.GenerateContentResponse) -> list[types.Part]:
 
 
 def _refuse(reason: str, did: str, *, final: bool) -> NoReturn:
+    """Raise the error for a refusal: of the photo (`final`), or of one answer."""
     if final:
         raise ImageRejected(ErrorCode.REFUSED_BY_SAFETY, f"the vendor {did} it: {reason}")
     raise AnswerRefused(f"the vendor {did} it: {reason}")
@@ -197,7 +202,7 @@ def _refuse(reason: str, did: str, *, final: bool) -> NoReturn:
 
 @contextmanager
 def _billed(usage: Usage) -> Iterator[None]:
-    """What an answer used is paid for, whether or not we can use the answer."""
+    """Attach the usage to an error raised inside: the answer is paid for even if we cannot use it."""
     try:
         yield
     except CodedError as error:
@@ -206,7 +211,10 @@ def _billed(usage: Usage) -> Iterator[None]:
 
 
 def _usage(model: str, response: types.GenerateContentResponse) -> Usage:
-    """Thinking counts as output: it is billed so. Without a count of input tokens the vendor has told nothing."""
+    """Return what the call used. Thinking tokens are billed as output, so they count as output.
+
+    Without a count of input tokens the vendor has reported nothing.
+    """
     used = response.usage_metadata
     if used is None or not used.prompt_token_count:
         return Usage(model, told=False)
@@ -225,7 +233,7 @@ def _finish(response: types.GenerateContentResponse) -> str:
 
 
 def _raise_for(error: errors.APIError, model: str) -> NoReturn:
-    """A status code as the error whose fault it is. No vendor's text goes in: it may repeat our key."""
+    """Raise the error that a status code stands for. It never quotes the vendor's text, which may repeat our key."""
     code: RuumError
     if error.code in (402, 429):
         code = _throttled(error, model)
@@ -240,12 +248,13 @@ def _raise_for(error: errors.APIError, model: str) -> NoReturn:
     elif error.code == 400 and error.status == "FAILED_PRECONDITION":
         code = ConfigurationError(f"{model} answered 400 FAILED_PRECONDITION: billing or region")
     else:
-        # A request the vendor finds wrong: this photo's peculiarity or our bug. A few attempts, then it fails alone.
+        # The vendor rejects the request: something about this photo, or our bug. It fails alone, after its attempts.
         code = WorldError(ErrorCode.VENDOR_BAD_ANSWER, f"{model} answered {error.code}")
     raise code from None
 
 
 def _throttled(error: errors.APIError, model: str) -> RuumError:
+    """Return the error for a 402 or 429: money, the daily quota, or too many calls in a minute."""
     details = _details(error)
     violations = [v for detail in details for v in detail.get("violations") or [] if isinstance(v, dict)]
     nothing_allowed = any(str(violation.get("quotaValue")) == "0" for violation in violations)

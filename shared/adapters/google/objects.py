@@ -28,7 +28,7 @@ CALL_SECONDS: Final = 60.0  # one upload or download of 40 MB on a slow line
 
 
 class CloudObjects:
-    """See `shared.ports.ObjectStore`. Bytes are checked by CRC32C both ways."""
+    """The `shared.ports.ObjectStore` on Cloud Storage. Bytes are checked by CRC32C in both directions."""
 
     def __init__(self, client: storage.Client, clock: Clock) -> None:
         self._client = client
@@ -74,7 +74,7 @@ class CloudObjects:
                 return None
             sink = _Sink(blob.content_encoding or "", sys.maxsize if max_bytes is None else max_bytes)
             try:
-                # Raw: the client's own unpacking knows no limit, and 1.5 MB may unpack to 1.5 GB.
+                # Raw, because the client's own unpacking has no limit: 1.5 MB may unpack to 1.5 GB.
                 blob.download_to_file(
                     sink, raw_download=True, if_generation_match=blob.generation, checksum="crc32c",
                     timeout=CALL_SECONDS, retry=None,
@@ -118,7 +118,10 @@ class CloudObjects:
         return f"gs://{bucket}/{name}"
 
     async def link(self, bucket: str, name: str, seconds: float) -> str:
-        """A V4 signed link. On Cloud Run there is no private key: Google's IAM signs for the service account."""
+        """Return a V4 signed link.
+
+        On Cloud Run there is no private key, so Google's IAM signs for the service account.
+        """
 
         def work() -> str:
             blob = self._client.bucket(bucket).blob(name)
@@ -135,13 +138,16 @@ class CloudObjects:
         return await self._call(f"sign {bucket}", work)
 
     def close(self) -> None:
-        """End the threads; calls under way are waited for."""
+        """End the threads, after the calls in progress."""
         self._threads.shutdown()
         self._client.close()
 
 
 class _Sink(io.RawIOBase):
-    """Takes an object's stored bytes and holds them unpacked, or as they are when only their label is compressed."""
+    """Receives an object's stored bytes and unpacks them as they arrive.
+
+    Bytes that are labelled as compressed but are not are kept as they are.
+    """
 
     def __init__(self, content_encoding: str, max_bytes: int) -> None:
         super().__init__()
@@ -162,7 +168,7 @@ class _Sink(io.RawIOBase):
         return len(piece)
 
     def content(self) -> bytes:
-        """All of it. Raises `NotCompressed`."""
+        """Return all bytes. Raises `NotCompressed`."""
         return self._unpacking.end() if self._unpacking is not None else b""
 
 

@@ -1,7 +1,7 @@
-"""The Queue on Pub/Sub: unary calls only.
+"""The Queue on Pub/Sub, with unary calls only.
 
-StreamingPull hands out everything it can get, whatever flow control is asked for, and nacks what it holds when it
-closes; unary pull asks for exactly the free slots (docs/cursed-knowledge.md).
+StreamingPull hands out everything it can get, whatever flow control is set, and nacks what it holds when it closes.
+Unary pull asks for exactly the free slots (docs/cursed-knowledge.md).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 PUBLISH_MESSAGES: Final = 1000  # in one call: Pub/Sub's limit
 PUBLISH_BYTES: Final = 8_000_000  # in one call: below Pub/Sub's 10 MB with room for attributes
-PUBLISH_AT_ONCE: Final = 4  # calls under way: flow control for a large ingest
+PUBLISH_AT_ONCE: Final = 4  # calls in progress: flow control for a large ingest
 ACK_IDS: Final = 1000  # in one call: their 200 bytes each stay below the 512 KB limit
 MAX_LEASE_SECONDS: Final = 600
 # A pull shorter than this would end before an empty subscription's first answer comes back.
@@ -30,7 +30,10 @@ SHORTEST_PULL_SECONDS: Final = 0.5
 
 
 class PubSubQueue:
-    """See `shared.ports.Queue`. Topics and subscriptions are those of `project`, their names after `prefix`."""
+    """The `shared.ports.Queue` on Pub/Sub.
+
+    Topics and subscriptions are those of `project` whose names begin with `prefix`.
+    """
 
     def __init__(
         self,
@@ -116,13 +119,13 @@ class PubSubQueue:
 
 
 def sliced(items: Sequence[T], size: int) -> Iterator[list[T]]:
-    """`items` in lists of at most `size`; none for none."""
+    """Yield `items` in lists of at most `size`."""
     for start in range(0, len(items), size):
         yield list(items[start : start + size])
 
 
 def chunks(messages: Sequence[Message]) -> Iterator[list[Message]]:
-    """Messages in lists that one publish call takes."""
+    """Yield the messages in lists that fit into one publish call."""
     chunk: list[Message] = []
     size = 0
     for message in messages:

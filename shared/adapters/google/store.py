@@ -1,7 +1,7 @@
 """The BatchStore on Firestore: every change is a compare-and-set on the document's update time.
 
-No read-write transaction ever touches a shared document: two that read and then write one deadlock for seconds
-(docs/cursed-knowledge.md).
+No read-write transaction ever touches a shared document: two that first read and then write the same one deadlock for
+seconds (docs/cursed-knowledge.md).
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ R = TypeVar("R", bound=Record)
 PAGE: Final = 500  # images read at once
 COMMIT: Final = 500  # documents created in one commit: Firestore's limit
 CREATES_PER_SECOND: Final = 500  # Firestore's "500/50/5" rule: a new collection starts at 500 a second
-# Documents this process wrote last, by path: the next change of one needs no read. 5,000 of 2 KB are 10 MB.
+# How many documents this process remembers after writing them; the next change of one needs no read. 5,000 of 2 KB are
+# 10 MB.
 REMEMBERED: Final = 5000
 COLLECTIONS: Final = {
     "Ledger": "quotas",
@@ -40,24 +41,24 @@ COLLECTIONS: Final = {
     "HostLedger": "hosts",
     "Reconciled": "reconciled",
 }
-# A batch outlives its images and tallies: a manifest that is dropped again must not meet images that are left over.
-# Firestore usually deletes an expired document within a day.
+# A batch outlives its images and tallies. A manifest uploaded again after the batch's deletion must not meet left-over
+# images. Firestore usually deletes an expired document within a day.
 BATCH_OUTLIVES_SECONDS: Final = 7 * 86_400.0
-EXPIRY: Final = "expireTime"  # the field that Firestore's TTL policies go by; a timestamp
+EXPIRY: Final = "expireTime"  # the timestamp field that Firestore's TTL policies use
 _STATES: Final = tuple(state.value for state in ImageState)
 
 
 def image_id(index: int) -> str:
-    """Zero-padded, so that the order of ids is the order of images.
+    """Return the document id of an image: zero-padded, so that ids sort like indexes.
 
     Sequential ids are a hot spot above 500 writes a second. Ingest creates no more than that, and later writes come in
-    the order in which images are done.
+    the order in which images finish.
     """
     return f"{index:06d}"
 
 
 class _Known(msgspec.Struct, frozen=True):
-    """A document as it was last read or written here."""
+    """A document as this process last read or wrote it."""
 
     fields: Fields
     update_time: Any
@@ -65,7 +66,10 @@ class _Known(msgspec.Struct, frozen=True):
 
 
 class FirestoreStore:
-    """See `shared.ports.BatchStore`. Batches, images and tallies expire `kept_seconds` after they were created."""
+    """The `shared.ports.BatchStore` on Firestore.
+
+    Batches, images and tallies expire `kept_seconds` after their creation.
+    """
 
     def __init__(self, client: AsyncClient, clock: Clock, kept_seconds: float) -> None:
         self._client = client
@@ -89,7 +93,7 @@ class FirestoreStore:
         return ref
 
     def _new_fields(self, document: Batch | Image | Tally) -> Fields:
-        """The fields of a document that is created now, with its expiry, which no later write changes."""
+        """Return the fields of a new document with its expiry, which no later write changes."""
         outlives = BATCH_OUTLIVES_SECONDS if isinstance(document, Batch) else 0.0
         expires_at = self._clock.now() + self._kept_seconds + outlives
         return {**to_fields(document), EXPIRY: datetime.fromtimestamp(expires_at, UTC)}
@@ -100,7 +104,10 @@ class FirestoreStore:
         self.operations[kind] = self.operations.get(kind, 0) + times
 
     async def _lost(self, times: int) -> None:
-        """Wait after a lost compare-and-set: at random, and longer each time, so that ever fewer meet again."""
+        """Wait after a lost compare-and-set, so that fewer writers collide the next time.
+
+        The wait is random, and longer after each loss.
+        """
         await self._clock.sleep(self._clock.random.uniform(0.005, min(1.0, 0.025 * 2.0**times)))
 
     async def _get(self, kind: type[M], ref: AsyncDocumentReference) -> M | None:
@@ -112,6 +119,10 @@ class FirestoreStore:
     async def _change(
         self, kind: type[D], ref: AsyncDocumentReference, decide: Decision[D], token: str, seen: D | None = None
     ) -> D | Refusal:
+        """Change a document by compare-and-set until it succeeds, the decision refuses, or the deadline passes.
+
+        If `seen` is what this process wrote last, the first try needs no read.
+        """
         deadline, lost = self._clock.monotonic() + DEADLINE_SECONDS, 0
         known = self._known.get(ref.path)
         if known is None or seen is None or known.token != seen.token:
@@ -129,7 +140,7 @@ class FirestoreStore:
             if isinstance(decided, Refusal):
                 if not remembered:
                     return decided
-                known = None  # what we remembered may be old: only what is read now may refuse
+                known = None  # the remembered document may be old, so only a fresh read may lead to a refusal
                 continue
             after = msgspec.structs.replace(decided, token=token)
             if await self._write(kind, ref, known, after):
@@ -150,7 +161,7 @@ class FirestoreStore:
         return _Known(fields, snapshot.update_time, fields.get("token", ""))
 
     async def _write(self, kind: type[D], ref: AsyncDocumentReference, known: _Known, after: D) -> bool:
-        """Compare-and-set; False when the document moved on, or when the reply to our own success was lost."""
+        """Compare-and-set. False when the document has changed, or when the reply to our own success was lost."""
         self._count(f"{kind.__name__.lower()} write")
         fields = to_fields(after)
         if EXPIRY in known.fields:
@@ -192,7 +203,7 @@ class FirestoreStore:
 
     async def batches(self, *, open_only: bool = False) -> list[Batch]:
         collection = self._client.collection("batches")
-        # Sorted here: there are few open ones, and a query that filters and orders would need an index of its own.
+        # Few batches are open, so they are sorted here: a query that filters and orders would need its own index.
         query = (
             collection.where(filter=FieldFilter("open", "==", True))
             if open_only
@@ -230,27 +241,33 @@ class FirestoreStore:
 
     async def counts(self, batch_id: str) -> Counts:
         query: Any = self._batch_ref(batch_id).collection("tallies")
-        for name in _STATES:  # five sums: the most one aggregation takes
+        for name in _STATES:  # five sums, the maximum of one aggregation
             query = query.sum(f"counts.{name}", alias=name)
         return Counts(**await self._aggregate(query))
 
     async def _aggregate(self, query: Any) -> dict[str, int]:
         self._count("tally sum")
         rows = await retried("tallies", lambda: query.get(retry=None, timeout=CALL_SECONDS), self._clock)
-        # An empty sum answers the float 0.0.
+        # An empty sum returns the float 0.0.
         return {result.alias: int(result.value) for row in rows for result in row}
 
     # --- images
 
     async def create_images(self, images: Sequence[Image]) -> None:
-        """At the rate Firestore takes new documents of a collection from the start; above it, it answers slowly."""
+        """Create images, at the rate at which a new Firestore collection accepts documents.
+
+        Above it, Firestore slows down.
+        """
         now = self._clock.monotonic()
         await self._clock.sleep(max(0.0, self._create_at - now))
         self._create_at = max(now, self._create_at) + len(images) / CREATES_PER_SECOND
         await self._create_all([(self._image_ref(i.batch, i.index), self._new_fields(i)) for i in images], "image")
 
     async def _create_all(self, documents: list[tuple[AsyncDocumentReference, Fields]], kind: str) -> None:
-        """Create what does not exist. A commit creates all or nothing, so a refused one is repeated without those."""
+        """Create the documents that do not exist.
+
+        A commit creates all or nothing, so a refused one is repeated without the existing documents.
+        """
         for start in range(0, len(documents), COMMIT):
             chunk = documents[start : start + COMMIT]
             while chunk:
@@ -287,7 +304,7 @@ class FirestoreStore:
         query = self._batch_ref(batch_id).collection("images").order_by("__name__").limit(PAGE)
         if state is not None:
             query = query.where(filter=FieldFilter("state", "==", state.value))
-        last: Any = self._image_ref(batch_id, start - 1) if start else None  # which need not exist
+        last: Any = self._image_ref(batch_id, start - 1) if start else None  # it need not exist
         while True:
             page = query.start_after({"__name__": last}) if last is not None else query
             read = partial(page.get, retry=None, timeout=DEADLINE_SECONDS)
@@ -359,7 +376,7 @@ class FirestoreStore:
             before = from_fields(kind, fields) if fields is not None else None
             if before is not None and before.token == token:
                 return before
-            # The server's own time of this read: workers' clocks may differ.
+            # The server's time of this read, because workers' clocks may differ.
             decided = decide(before, snapshot.read_time.timestamp())
             if isinstance(decided, Refusal):
                 return decided
@@ -372,7 +389,7 @@ class FirestoreStore:
         raise WorldError(ErrorCode.STORAGE_UNAVAILABLE, f"{ref.path}: lost every compare-and-set")
 
     async def _put_record(self, ref: AsyncDocumentReference, known: _Known | None, fields: Fields) -> bool:
-        """Create, or compare-and-set; False when somebody else was quicker."""
+        """Create or compare-and-set the record. False when another writer was faster."""
         self._count("record write")
         if known is None:
             call = partial(ref.create, fields, retry=None, timeout=CALL_SECONDS)
