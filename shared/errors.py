@@ -78,7 +78,7 @@ class ErrorCode(StrEnum):
 NEAREST: Final = "nearest: "  # prefix of `Problem.allowed` when it is a known value similar to the one written
 
 
-_PLURAL: Final = {"is": "are", "has": "have", "holds": "hold", "differs": "differ", "leaves": "leave"}
+_PLURAL: Final = {"is": "are", "has": "have", "contains": "contain", "differs": "differ", "leaves": "leave"}
 
 
 def _of_several(reason: str) -> str:

@@ -1,7 +1,8 @@
-"""The fields of a manifest, each declared once: where it may stand, what its column is called, what it means.
+"""The fields of a manifest, each declared once: where it may appear, the names of its column, its meaning.
 
-Everything else about fields is made from this table: the JSON formats, the columns of tables, the header that all rows
-must share, the published schema, and what INGEST copies into the batch. CONTRIBUTING.md, "A new field of the manifest".
+Everything else about fields is derived from this table: the JSON formats, the columns of tables, the header that all
+rows must share, the published schema, and what INGEST copies into the batch. CONTRIBUTING.md, "A new field of the
+manifest".
 """
 
 from __future__ import annotations
@@ -12,10 +13,10 @@ import msgspec
 
 
 class Field(msgspec.Struct, frozen=True, kw_only=True):
-    """One field. `columns` are other names of its column in tables, as `vocabulary.plain` leaves them.
+    """One field. `columns` are other names of its column in tables, in the form that `vocabulary.plain` returns.
 
-    In a table the header's fields stand in every row, and are the same in all rows, unless an image may have its own.
-    `attribute` is what a header field becomes in `Manifest`; `of_batch`: the batch keeps it under the same name.
+    In a table, header fields are repeated in every row and must be equal, except those that an image may have of its
+    own. `attribute` is the name of a header field in `Manifest`; with `of_batch` the batch has it under the same name.
     """
 
     name: str

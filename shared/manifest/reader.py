@@ -66,9 +66,9 @@ _LETTERS: Final = frozenset("áàâãäåéèêëíìîïóòôõöúùûüçñ�
 
 
 def in_words(problems: Sequence[Problem]) -> list[tuple[str, int]]:
-    """Sentences for people, each with how many problems it is about: one cause in 10,000 rows is one sentence.
+    """Return sentences for people, each with the number of its problems: one cause in 10,000 rows is one sentence.
 
-    Problems of one cause differ in their place and value only. The first place is named, and the first three values.
+    Problems of one cause differ only in place and value. The sentence names the first place and the first three values.
     """
     causes: dict[tuple[str, str | None, str | None], list[Problem]] = {}
     for problem in problems:
@@ -84,10 +84,11 @@ def in_words(problems: Sequence[Problem]) -> list[tuple[str, int]]:
 
 
 class ManifestImage(msgspec.Struct, frozen=True):
-    """One photo to stage; `source` is its absolute URI. `index` is its place in the batch that a retry is for.
+    """One photo to stage. `source` is its absolute URI.
 
-    `unchecked` (retries): why its address would be refused as a new one; the image it names may have it. `path`
-    (retries): the address as it was written, where that is a path beside the file.
+    The others are for retries. `index` is the image's number in its batch. `unchecked` says why its address would be
+    refused as a new one; the image may already have it. `path` is the address as written, if that is a path beside the
+    file.
     """
 
     source: str
@@ -100,11 +101,12 @@ class ManifestImage(msgspec.Struct, frozen=True):
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
-    """What a customer wants. `client` is the slug of `client_name`; `sha256` that of the file's bytes.
+    """A manifest that was read without problems.
 
-    `separator` is what separates a CSV's cells: reports are written with it, so that they open where it came from.
-    `is_retry`: the file is a round's failed.csv, whose images are to be tried again in their own batch. `ignored` are
-    columns that were read past.
+    `client` is the slug of `client_name`; `sha256` is that of the file's bytes.
+
+    `separator` separates a CSV's cells; reports use it too, so that they open in the same program. `is_retry` says that
+    the file is a round's failed.csv, whose images are to be retried in their own batch. `ignored` are unknown columns.
     """
 
     client_name: str
@@ -121,18 +123,24 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def batch(self) -> str:
-        """The batch's id everywhere: `<client>.<batchId>`, or of a hash of client and content."""
+        """The batch's id everywhere: `<client>.<batchId>`.
+
+        Without a batchId, a hash of client and content takes its place.
+        """
         return batch_of(self.client, self.batch_id, self.sha256)
 
 
 def wrong_name(name: str) -> Problem:
-    """The problem of a file whose name ends in none of `SUFFIXES`, with what to do about it."""
+    """Return the problem of a file whose name ends in none of `SUFFIXES`, with what to do about it."""
     instead = _INSTEAD.get(name.rpartition(".")[2].lower(), f"a name {FILE_NAMES}")
     return Problem("is not a manifest by its name", allowed=instead)
 
 
 def batch_of(client: str, batch_id: str | None, sha256: str) -> str:
-    """See `Manifest.batch`. 16 hex digits of a hash: a collision within one client needs billions of manifests."""
+    """Return the id of a client's batch; see `Manifest.batch`.
+
+    The hash has 16 hex digits: a collision within one client needs billions of manifests.
+    """
     return f"{client}.{batch_id or hashlib.sha256(f'{client} {sha256}'.encode()).hexdigest()[:16]}"
 
 
@@ -145,12 +153,12 @@ def read(stream: BinaryIO, name: str, limits: ManifestLimits, rules: SourceRules
 
 
 def rejected_id(client: str, name: str, generation: int) -> str:
-    """The id of a rejected object. A batchId cannot hold the "~", so no accepted batch is ever called so."""
+    """Return the id of a rejected object. A batchId cannot contain "~", so no accepted batch has such an id."""
     return f"{client}.rejected~{hashlib.sha256(f'{name} {generation}'.encode()).hexdigest()[:16]}"
 
 
 class _Place(msgspec.Struct, frozen=True):
-    """Where in the file something stands."""
+    """A place in the file: a line, or a JSON pointer."""
 
     line: int | None = None
     pointer: str | None = None
@@ -160,7 +168,7 @@ class _Place(msgspec.Struct, frozen=True):
 
 
 class _Object(dict[str, Any]):
-    """A JSON object that remembers which of its keys stood there more than once."""
+    """A JSON object that remembers which of its keys appear more than once."""
 
     __slots__ = ("twice",)
 
@@ -175,10 +183,12 @@ _NOT_KEPT: Final = _Object([])  # stands for every object of a JSON that has far
 
 
 class _Stop(Exception):
-    """No use in reading on."""
+    """Reading on is useless: the problems found so far are reported."""
 
 
 class _Reader:
+    """Reads one manifest of any format, and collects its problems until reading on is useless."""
+
     def __init__(self, stream: BinaryIO, name: str, limits: ManifestLimits, rules: SourceRules) -> None:
         self._stream = stream
         self._name = name
@@ -254,7 +264,7 @@ class _Reader:
         raise _Stop
 
     def _note_too_many(self, *, exactly: bool) -> None:
-        """Put before the other problems that there are too many images. `exactly`: all of them were counted."""
+        """Put the problem of too many images first. `exactly` says that all of them were counted."""
         limit = self._limits.max_images
         if self._seen <= limit:
             return
@@ -263,7 +273,7 @@ class _Reader:
         self._problems.insert(0, Problem(reason, allowed=f"at most {limit:,}; split it into several manifests"))
 
     def _leave_rest_unread(self) -> NoReturn:
-        """Stop after the last problem, and say there that more may be wrong further down."""
+        """Stop after the last problem, and say there that nothing below it was read."""
         last = self._problems[-1]
         self._problems[-1] = msgspec.structs.replace(last, reason=f"{last.reason}; nothing after this line was read")
         raise _Stop
@@ -271,7 +281,7 @@ class _Reader:
     # --- bytes
 
     def _sniff(self) -> None:
-        """Refuse what is plainly something else, by its first bytes."""
+        """Reject other kinds of files by their first bytes, and recognise UTF-16 and UTF-32."""
         head = self._stream.read(4096)
         self._stream.seek(0)
         if not head.removeprefix(b"\xef\xbb\xbf").strip() and len(head) < 4096:
@@ -291,7 +301,7 @@ class _Reader:
                 return
 
     def _lines(self) -> Iterator[tuple[int, bytes]]:
-        """Lines with their numbers, as UTF-8 where they are wider; the hash and size of the file grow with them."""
+        """Yield lines with their numbers, as UTF-8, while the file's hash and size are counted."""
         if self._encoding != "utf-8":
             yield from enumerate(self._narrowed(), start=1)
             return
@@ -302,7 +312,7 @@ class _Reader:
             yield number, raw
 
     def _narrowed(self) -> Iterator[bytes]:
-        """The lines of a file in UTF-16 or UTF-32, which spreadsheets call "Unicode text"."""
+        """Yield the lines of a file in UTF-16 or UTF-32, which spreadsheets call "Unicode text"."""
         decoder = codecs.getincrementaldecoder(self._encoding)("strict")
         rest = ""
         while True:
@@ -328,7 +338,7 @@ class _Reader:
             )
 
     def _decode(self, raw: bytes, line: int) -> str | None:
-        """The text of `raw`, which begins in `line`; None when it is none, which is then noted."""
+        """Return the text of `raw`, which begins in `line`; None after noting a problem."""
         if line == 1:
             while raw.startswith(_UTF8_MARK):  # programs that add one to a file that has one
                 raw = raw.removeprefix(_UTF8_MARK)
@@ -345,7 +355,7 @@ class _Reader:
         if at >= 0:
             bad_line = line + text.count("\n", 0, at)
             value = text[max(0, at - 10) : at + 11]
-            self._problem("holds a NUL byte", _Place(line=bad_line), value=value, allowed="UTF-8 text")
+            self._problem("contains a NUL byte", _Place(line=bad_line), value=value, allowed="UTF-8 text")
             return None
         return text
 
@@ -364,7 +374,7 @@ class _Reader:
             raise _Stop
         document = self._parse(text, _Place(pointer=""))
         if document is _NOT_KEPT:
-            self._stop("holds too many objects", _Place(pointer=""), allowed="flat images with a few fields each")
+            self._stop("contains too many objects", _Place(pointer=""), allowed="flat images with a few fields each")
         if isinstance(document, list):
             self._stop("is a list", _Place(pointer=""), allowed='an object with "clientName" and "images"')
         if not isinstance(document, dict):
@@ -400,9 +410,11 @@ class _Reader:
                 self._take_image(item, place)
 
     def _object(self, pairs: list[tuple[str, Any]]) -> _Object:
-        """One object more. Bounded while parsing: `{},{},…` would take 160 bytes of memory for each of the file's.
+        """Return one more JSON object.
 
-        Above the bound only what holds more images than are allowed is kept, which is the manifest itself.
+        Bounded while parsing: `{},{},…` would take 160 bytes of memory for each object.
+
+        Above the bound, only an object with more images than allowed is kept: that is the manifest itself.
         """
         self._objects += 1
         if self._objects > 2 * (self._limits.max_images + self._limits.max_problems) + 100 and not any(
@@ -412,13 +424,13 @@ class _Reader:
         return _Object(pairs)
 
     def _parse(self, text: str, place: _Place) -> Any:
-        """JSON with hostile nesting refused; None after a syntax error.
+        """Return the parsed JSON; None after a syntax error. Hostile nesting is refused.
 
-        NaN and Infinity pass as the numbers they are: no field takes one, so that each is refused with its pointer and
-        field. A hook that refuses them here would not know where they stand, and hide all other problems of a JSON.
+        NaN and Infinity pass here, because no field accepts them: each is refused later with its pointer and field. A
+        hook that refused them here would not know where they are, and would hide all other problems of a JSON.
         """
         self._objects = 0
-        text = text.rstrip("\r\n")  # else a line that breaks off is said to do so in the next
+        text = text.rstrip("\r\n")  # otherwise the error of a truncated line would name the next one
         allowed = "a JSON object" if place.line is None else "a JSON object in one line"
         try:
             document = json.loads(text, object_pairs_hook=self._object, parse_int=_int)
@@ -471,7 +483,7 @@ class _Reader:
             try:
                 row = next(rows, None)
             except csv.Error as error:
-                reason = str(error).partition(" - ")[0]  # what follows is advice for programmers of Python
+                reason = str(error).partition(" - ")[0]  # the rest is advice for Python programmers
                 allowed = "quotes closed, fields below 128 KiB, lines that end in CR LF or LF"
                 self._problem(f"is not CSV: {reason}", _Place(line=started), allowed=allowed)
                 if columns is None or not stands_alone(number, started):
@@ -488,9 +500,10 @@ class _Reader:
     def _header_line(
         self, lines: Iterator[tuple[int, str | None]]
     ) -> tuple[int, str, Iterator[tuple[int, str | None]]] | None:
-        """The header's number and text, and the lines after it: the first of 20 that names columns, else the first.
+        """Return the header's line number and text, and the lines after it.
 
-        A line `sep=` before it says what separates the cells; a title may stand there too.
+        The header is the first of 20 lines that names columns, else the first line. A line `sep=` before it names the
+        separator, and a title may come before it too.
         """
         seen: list[tuple[int, str]] = []
         for number, line in lines:
@@ -512,10 +525,10 @@ class _Reader:
         return (*seen[0], itertools.chain(rest, lines))
 
     def _texts(self) -> Iterator[tuple[int, str | None]]:
-        """A CSV's lines as texts, each ending in LF alone; None for one that is no text, which is noted.
+        """Yield a CSV's lines as texts ending in LF; None for a line that is not text, after noting a problem.
 
-        Spreadsheets write Windows-1252 where they are not asked for UTF-8: so a file is read whose first characters
-        beyond ASCII are no UTF-8. Old ones end lines in CR alone.
+        Spreadsheets write Windows-1252 unless they are asked for UTF-8. A file is read as that when its first
+        characters beyond ASCII are not UTF-8. Old files end their lines in CR only.
         """
         windows = old = False
         shift = 0  # lines more than the stream's, where these end in CR
@@ -570,7 +583,7 @@ class _Reader:
         self._seen += sheet.more
 
     def _columns(self, row: list[str], place: _Place) -> list[str]:
-        """What each column of the header is; one problem for each cause."""
+        """Return the meaning of each column of the header; notes one problem for each cause."""
         header = tables.header_of(row)
         allowed = "a header line with " + ", ".join(COLUMNS)
         if len(header.missing) == len(REQUIRED) and not header.misspelt:
@@ -623,7 +636,7 @@ class _Reader:
         self._take_image({name: value for name, value in cells.items() if name in IMAGE_FIELDS}, place, index)
 
     def _index(self, cells: Mapping[str, str], place: _Place) -> int | None:
-        """The place in its batch of an image that is to be tried again."""
+        """Return the number of an image that is to be retried."""
         text = cells.get("index", "")
         match = _INDEX.fullmatch(text)
         if match and int(match[1]) not in self._indexes:
@@ -684,7 +697,10 @@ class _Reader:
         return None
 
     def _threshold(self, fields: Mapping[str, Any], field: str, place: _Place) -> FailureThreshold | None:
-        """A count of images, or a percentage such as "20%", also of a sample: "20% of 50"."""
+        """Return the threshold: a count of images, or a percentage such as "20%".
+
+        A percentage may name its sample: "20% of 50".
+        """
         value, place = fields.get(field), place.at(field)
         if value is None or value == "" or (isinstance(value, str) and tables.is_null(value)):
             return None
@@ -707,7 +723,10 @@ class _Reader:
         return None
 
     def _share(self, value: Any, place: _Place) -> Any:
-        """A threshold as text, where a table has made 0.2 of "20%"; None when that cannot be told, which is noted."""
+        """Return a threshold as text, where a table has turned "20%" into 0.2.
+
+        None after noting that the value is ambiguous.
+        """
         match = _DECIMAL.fullmatch(value) if isinstance(value, str) else None
         number = float(value.replace(",", ".")) if match else None
         if number is None:
@@ -725,7 +744,7 @@ class _Reader:
 
     def _take_image(self, item: Any, place: _Place, index: int | None = None) -> None:
         self._seen += 1
-        if self._seen > self._limits.max_images:  # counted on, so that one knows how to split it, and not kept
+        if self._seen > self._limits.max_images:  # only counted, so that the customer knows how to split the file
             return
         if not isinstance(item, dict):
             self._problem("is not an object", place, value=item, allowed='an object with "url"')
@@ -753,7 +772,7 @@ class _Reader:
                 self._problem("is not a field here", place.at(_short(name)), field=_short(name), allowed=allowed)
 
     def _source(self, item: Mapping[str, Any], place: _Place) -> tuple[str | None, str | None, str | None]:
-        """The absolute address and, for a retry alone, `unchecked` and `path` of `ManifestImage`."""
+        """Return the absolute address and, for a retry only, `unchecked` and `path` of `ManifestImage`."""
         url = self._text(item, "url", place, required=True, max_characters=self._limits.max_url_characters)
         if url is None:
             return None, None, None
@@ -762,7 +781,7 @@ class _Reader:
                           allowed=ALLOWED)  # fmt: skip
             return None, None, None
         if self._in_sheet and "://" not in url and not _FILE.search(url):
-            self._problem("is no address: a link shows another text than it leads to", place.at("url"), field="url",
+            self._problem("is not an address: the cell shows the link's text only", place.at("url"), field="url",
                           value=url, allowed="the address itself as the cell's text")  # fmt: skip
             return None, None, None
         try:
@@ -833,7 +852,7 @@ class _Reader:
 
 
 def _code_page(raw: bytes) -> str:
-    """Which old encoding a line is in: that whose other characters are those of our languages; else Windows's."""
+    """Return the encoding of a line: the first whose other characters belong to our languages; else Windows's."""
     for encoding in _CODE_PAGES:
         try:
             other = {character for character in raw.decode(encoding) if not character.isascii()}
@@ -845,7 +864,7 @@ def _code_page(raw: bytes) -> str:
 
 
 def _why_not_json(text: str, error: json.JSONDecodeError) -> str:
-    """The parser's words, or better ones for what people mostly do."""
+    """Return the parser's reason, or a clearer one for common mistakes."""
     before = text[: error.pos].rstrip()
     if before.endswith(",") and text[error.pos : error.pos + 1] in ("}", "]"):
         return "there is a comma too many"
@@ -861,12 +880,12 @@ def _short(text: str) -> str:
 
 
 def _pointer(key: str) -> str:
-    """A key as a part of a JSON pointer (RFC 6901)."""
+    """Return a key as a part of a JSON pointer (RFC 6901)."""
     return key.replace("~", "~0").replace("/", "~1")
 
 
 def _shown(value: Any) -> str:
-    """A value as it stands in JSON, shortened, safe to print on a terminal."""
+    """Return a value as in JSON, shortened, and safe to print on a terminal."""
     try:
         text = (
             json.dumps(value, ensure_ascii=False)
@@ -879,5 +898,5 @@ def _shown(value: Any) -> str:
 
 
 def _int(digits: str) -> float:
-    """A number of any length: thousands of digits are refused later where they stand, not by the interpreter."""
+    """Return a number of any length. One with thousands of digits is refused later, with its place in the file."""
     return int(digits) if len(digits) < 400 else float(digits)

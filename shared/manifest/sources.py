@@ -1,4 +1,4 @@
-"""Where a manifest may take photos from: pure rules on addresses, before anything is fetched."""
+"""Rules on where a manifest may take photos from. Pure functions of addresses, used before anything is fetched."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from shared.manifest.tables import is_null
 from shared.untrusted.text import is_hostile
 
 _NOT_IN_HOSTS = frozenset(' \\<>"{}|^`')
-# "www.photos.example/a.jpg", "photos.example.com.br/a.jpg", "https:/photos.example/a.jpg": an address whose beginning
-# was lost, not a folder. Of folders that are called so there is none but in theory.
+# "www.photos.example/a.jpg", "photos.example.com.br/a.jpg", "https:/photos.example/a.jpg": a web address whose
+# beginning was lost. In practice no folder has such a name.
 _WEB_LIKE = re.compile(
     r"(?:https?:/?)?(?:www\.[^/\s]+\.[^/\s]+|(?:[a-z0-9-]+\.)+(?:com|net|org|info|biz|app|dev|io|cloud|site|online|imb|"
     r"co|me|tv|[a-z]{2,3}\.[a-z]{2}))(?::\d+)?(?:/|$)|https?:",
@@ -28,11 +28,11 @@ _BRACKETS = re.compile(r"\[[0-9A-Fa-f:.]+\](:\d*)?")
 
 
 class SourceRules(msgspec.Struct, frozen=True, kw_only=True):
-    """What addresses one manifest may name.
+    """The addresses that one manifest may name.
 
-    `base` is the URI of the manifest's folder, ending in "/": relative paths start there and may not leave it.
-    `gs_prefixes` are the `gs://bucket/prefix` its client may read; `folders` the local folders that absolute paths
-    may be in (one machine only; empty in the cloud).
+    `base` is the URI of the manifest's folder, ending in "/". Relative paths start there and may not leave it.
+    `gs_prefixes` are the `gs://bucket/prefix` addresses that its client may read. `folders` are the local folders that
+    absolute paths may be in (on one machine only; empty in the cloud).
     """
 
     base: str
@@ -45,9 +45,9 @@ ALLOWED = "an https address, gs:// in an allowed bucket, or a path beside the ma
 
 
 def resolve(url: str, rules: SourceRules) -> str:
-    """The absolute URI (https, gs or file) of a manifest's `url`. Raises `BadSource`."""
+    """Return the absolute URI (https, gs or file) of a manifest's `url`. Raises `BadSource`."""
     if is_hostile(url):
-        raise BadSource("holds control characters", ALLOWED)
+        raise BadSource("contains control characters", ALLOWED)
     if url != url.strip() or not url:
         raise BadSource("is empty or has spaces around it", ALLOWED)
     scheme, separator, _ = url.partition("://")
@@ -57,7 +57,7 @@ def resolve(url: str, rules: SourceRules) -> str:
 
 
 def as_written(source: str, base: str) -> str:
-    """An absolute address as the manifest in the folder `base` can name it: the path beside it, where there is one."""
+    """Return an absolute address as a manifest in the folder `base` can write it: as a relative path if possible."""
     if not base or not source.startswith(base):
         return source
     path = source.removeprefix(base)
@@ -97,7 +97,7 @@ def _absolute(scheme: str, url: str, rules: SourceRules) -> str:
 def _web(url: str) -> str:
     try:
         parts = urlsplit(url)
-        _ = parts.port  # parsed, and refused, only when asked for
+        _ = parts.port  # urlsplit checks the port only when it is read
     except ValueError:
         raise BadSource("is not an address", ALLOWED) from None
     if not parts.hostname:
@@ -105,12 +105,12 @@ def _web(url: str) -> str:
     if parts.hostname in _NO_HOSTS:
         raise BadSource("has a word for nothing as its host", ALLOWED)
     if _SEVERAL.search(url):
-        raise BadSource("holds more than one address", "one photo for each image")
+        raise BadSource("contains more than one address", "one photo for each image")
     brackets_bad = "[" in parts.netloc and not _BRACKETS.fullmatch(parts.netloc.rpartition("@")[2])
     if brackets_bad or not parts.netloc.isprintable() or not _NOT_IN_HOSTS.isdisjoint(parts.netloc):
         raise BadSource("has no valid host", ALLOWED)
     if parts.username is not None or parts.password is not None:
-        raise BadSource("holds a user name or password", "an address without credentials")
+        raise BadSource("contains a user name or password", "an address without credentials")
     try:
         direct(url)
     except SharedPage as page:
@@ -119,7 +119,7 @@ def _web(url: str) -> str:
 
 
 def _escapes(path: str) -> bool:
-    """Whether a path, taken literally or after percent-decoding, has a part that climbs."""
+    """Return whether a path, taken literally or after percent-decoding, has a part that leads upwards."""
     return any(".." in PurePosixPath(form).parts or "\\" in form for form in (path, unquote(path)))
 
 
@@ -151,7 +151,7 @@ def _in_folders(path: Path, folders: Sequence[str]) -> str:
 
 
 def shown(source: str, base: str) -> str:
-    """One address, relative to the manifest's folder where it lies below it."""
+    """Return an address for people: relative to the manifest's folder if it is below that."""
     if source.startswith(base):
         return unquote(source.removeprefix(base)) if base.startswith("file:") else source.removeprefix(base)
-    return source.partition("?")[0]  # a signed link's signature is long, and none of the reader's business
+    return source.partition("?")[0]  # a signed link's signature is long, and a secret

@@ -1,7 +1,7 @@
-"""Manifests as tables: which row is the header, what its columns are called, what a cell means.
+"""Manifests as tables: which row is the header, what its columns mean, what a cell means.
 
-Spreadsheets and databases write what they like: other separators, `sep=` lines, empty rows before the header, columns
-of their own, cells that say NULL, rows without their last, empty cells. Whatever has one meaning is read as that.
+Spreadsheets and databases write many variants: other separators, `sep=` lines, empty rows before the header, extra
+columns, cells that say NULL, rows without their last empty cells. Everything with exactly one meaning is accepted.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ _NEAR: Final = 0.8  # of difflib: one letter more, less or other in an ordinary 
 
 
 class Header(msgspec.Struct, frozen=True):
-    """A header row: each cell's column ("" for one that is read past), what is wrong, and what is read past."""
+    """A header row: the column of each cell ("" for an ignored one), what is wrong, and what is ignored."""
 
     columns: list[str]
     missing: tuple[str, ...] = ()
@@ -91,7 +91,7 @@ class Header(msgspec.Struct, frozen=True):
 
 
 def separator_line(text: str) -> str | None:
-    """The separator that a first line `sep=;` names; None when it is no such line."""
+    """Return the separator that a first line `sep=;` names; None for any other line."""
     match = _SEPARATOR_LINE.fullmatch(text.strip("\ufeff\r\n"))
     if match is None:
         return None
@@ -99,19 +99,19 @@ def separator_line(text: str) -> str | None:
 
 
 def unwrapped(line: str) -> str | None:
-    """The row in a line whose cells stand, all together, in one quoted cell; None for any other line."""
+    """Return the row of a line whose cells are all inside one quoted cell; None for any other line."""
     match = _WRAPPED.fullmatch(line.rstrip("\r\n"))
     inner = match[1].replace('""', '"') if match else ""
     return inner + "\n" if any(separator in inner for separator in _SEPARATORS) else None
 
 
 def separator_of(header: str) -> str:
-    """What separates the cells of a header line: that which makes most known columns of it."""
+    """Return the separator of a header line: the one that yields the most known columns."""
     return max(_SEPARATORS, key=lambda separator: (known_columns(_cells(header, separator)), header.count(separator)))
 
 
 def names_columns(line: str) -> bool:
-    """Whether a line names enough columns to be a header."""
+    """Return whether a line names enough columns to be a header."""
     return known_columns(_cells(line, separator_of(line))) >= MIN_COLUMNS
 
 
@@ -139,14 +139,17 @@ def is_portuguese(row: Sequence[str]) -> bool:
 
 
 def value_of(cell: str) -> str:
-    """A cell's text without what programs write around it."""
+    """Return a cell's text without what programs write around it."""
     cell = cell.strip()
     literal, link = _LITERAL.fullmatch(cell), _NAMED_LINK.fullmatch(cell)
     return literal[1] if literal else link[1] if link else cell
 
 
 def _best(row: Sequence[str], name: str) -> int:
-    """Which of several columns of one name is meant: the name itself, else the first of its other names."""
+    """Return which of several columns with one meaning to use.
+
+    The field's own name goes first, then its aliases in the order of the table.
+    """
     ranks = {_key(alias): rank for rank, alias in enumerate(ALIASES.get(name, ()))} | {_key(name): -1}
     return min(
         (number for number, cell in enumerate(row) if _KNOWN.get(_key(cell)) == name),
@@ -155,7 +158,7 @@ def _best(row: Sequence[str], name: str) -> int:
 
 
 def header_of(row: Sequence[str]) -> Header:
-    """Read a header row. Of two columns that may hold the photo, or the property, the plainer name is taken."""
+    """Read a header row. If two columns may hold the photo, or the property, the plainer name is used."""
     columns = [_KNOWN.get(_key(cell), "") for cell in row]
     for name in ("url", "propertyCode"):
         if len({_key(cell) for cell, column in zip(row, columns, strict=True) if column == name}) > 1:
@@ -188,15 +191,15 @@ def header_of(row: Sequence[str]) -> Header:
 
 
 def _written(row: Sequence[str], columns: Sequence[str], name: str) -> str:
-    """A column's name, and how it was written where that differs."""
+    """Return a column's name, with the spelling in the file if that differs."""
     cells = dict.fromkeys(cell.strip() for cell, column in zip(row, columns, strict=True) if column == name)
     return name if set(cells) == {name} or len({_key(cell) for cell in cells}) == 1 else f"{name} ({', '.join(cells)})"
 
 
 def fitted(row: Sequence[str], width: int) -> list[str] | None:
-    """The row with as many cells as the header: empty ones left out at its end are added, surplus ones dropped.
+    """Return the row with as many cells as the header: missing empty cells are added, surplus ones dropped.
 
-    None when a surplus cell has a value: then some separator stands where none is meant.
+    None when a surplus cell has a value: there is a separator where none belongs.
     """
     if any(cell.strip() for cell in row[width:]):
         return None
@@ -204,18 +207,18 @@ def fitted(row: Sequence[str], width: int) -> list[str] | None:
 
 
 def is_decoration(row: Sequence[str]) -> bool:
-    """Whether a row is what query tools draw around a result: a line of dashes, the number of rows."""
+    """Return whether a row is decoration by a query tool: a line of dashes, or the number of rows."""
     filled = [cell.strip() for cell in row if cell.strip()]
     return all(_DASHES.fullmatch(cell) for cell in filled) or (len(filled) == 1 and bool(_ROWS.fullmatch(filled[0])))
 
 
 def is_null(cell: str) -> bool:
-    """Whether a cell is one of the words by which databases and programs write that there is nothing."""
+    """Return whether a cell is a word by which databases and programs express that there is no value."""
     return cell.strip().lower() in _NULLS
 
 
 def is_error(cell: str) -> bool:
-    """Whether a cell holds a spreadsheet's own error instead of a value."""
+    """Return whether a cell contains a spreadsheet's own error instead of a value."""
     return _ERROR.fullmatch(cell.strip()) is not None
 
 
@@ -228,10 +231,10 @@ _SAFE: Final = re.compile(rf"{_CELL_START}('*)'(?=[{_FORMULA_STARTS}])")
 
 
 def neutral(cell: str) -> str:
-    """A cell that no spreadsheet takes for a formula, by whatever separator it splits; `unquoted` undoes it."""
+    """Return a cell that no spreadsheet takes for a formula, whatever separator it uses; `unquoted` reverses it."""
     return _UNSAFE.sub(r"\1'\2", cell)
 
 
 def unquoted(cell: str) -> str:
-    """The cell that `neutral` made safe."""
+    """Return the cell that `neutral` made safe, as it was before."""
     return _SAFE.sub(r"\1\2", cell)

@@ -1,4 +1,4 @@
-"""Rooms, styles and tiers: the names we know, and the spellings of them that people use in English and Portuguese."""
+"""Rooms, styles and tiers: the known names, and the spellings of them that people use in English and Portuguese."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ _SURE = 0.8  # how alike the whole has to be for its single words not to matter
 
 
 def plain(text: str) -> str:
-    """`text` without accents, case, and differences between spaces, hyphens and underscores."""
+    """Return `text` without accents and case, and with single spaces for hyphens, underscores and the like."""
     folded = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
     return _SEPARATORS.sub(" ", folded.replace("'", "")).strip()
 
@@ -115,13 +115,13 @@ class Vocabulary:
         self._known |= {alias: value for value, others in aliases.items() for alias in others}
 
     def match(self, text: str) -> str | None:
-        """The value that `text` spells, or None."""
+        """Return the value that `text` spells, or None."""
         return self._known.get(plain(text))
 
     def nearest(self, text: str) -> list[str]:
-        """The few valid values that look most like `text`, by all their spellings; may be empty.
+        """Return up to three valid values whose spellings look most like `text`; may be empty.
 
-        A value one of whose words is nearly the whole of another spelling goes before one that only looks alike:
+        A value whose spelling is almost a single word of `text` goes before one that only looks similar as a whole:
         "salla grande" is nearer to "sala" than to "media room".
         """
         wanted = plain(text)[:80]

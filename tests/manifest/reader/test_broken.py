@@ -112,7 +112,7 @@ def test_wide_encodings_keep_to_the_size_limit(suffix: str) -> None:
 @pytest.mark.parametrize("raw", [b"\x00\x00{\x00", b"a\x00b", b"\x00a", b"a\x00b\x00cd", b"\x00" * 64])
 def test_not_every_nul_byte_is_a_wide_encoding(raw: bytes, suffix: str) -> None:
     problem = refuse(raw, "a" + suffix)[0]
-    assert (problem.line, problem.reason.partition(";")[0]) == (1, "holds a NUL byte")
+    assert (problem.line, problem.reason.partition(";")[0]) == (1, "contains a NUL byte")
     assert "\\u0000" in (problem.value or "")
 
 

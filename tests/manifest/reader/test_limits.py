@@ -76,7 +76,7 @@ def test_too_many_images_are_said_beside_too_many_problems() -> None:
 def test_a_json_of_nested_objects_is_no_manifest() -> None:
     nested = {"url": "a.jpg", "propertyCode": [{} for _ in range(100)]}
     problem = only(refuse(as_json(nested, nested, nested), max_images=3, max_problems=10))
-    assert problem.reason == "holds too many objects"
+    assert problem.reason == "contains too many objects"
 
 
 @pytest.mark.parametrize(("write", "name"), WRITERS)

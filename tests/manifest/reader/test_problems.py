@@ -375,7 +375,7 @@ def test_values_of_one_cause_are_named() -> None:
 @pytest.mark.parametrize(
     ("reason", "said"),
     [("is not known", "are not known"), ("has 300 characters", "have 300 characters"),
-     ("holds control characters", "hold control characters"), ("differs from the first row", "differ from the first row"),
+     ("contains control characters", "contain control characters"), ("differs from the first row", "differ from the first row"),
      ("is not UTF-8", "are not UTF-8"), ("is no threshold", "each is no threshold"),
      ("is not a batch id", "each is not a batch id"), ("is an address", "each is an address"),
      ("is neither yes nor no", "each is neither yes nor no"), ("leaves its folder", "leave its folder")],
