@@ -1,6 +1,6 @@
 """Compare the naive design with ours on the same emulators and sizes: how fast, how exact, and where it breaks.
 
-    python benchmarks/naive.py [--images 100 1000 2500 5000 10000] [--duplicates 0.1] [--most-seconds 180] [--only ours]
+    python benchmarks/naive.py [--images 100 1000 2500 5000 10000] [--duplicates 0.1] [--max-seconds 180] [--only ours]
 
 The naive design: one document per batch that holds the counters (Increment) and the array of images, one message per
 image, all messages handled at once, no quota, no claims, no compare-and-set. The comparison is fair to it:
@@ -210,7 +210,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, nargs="+", default=[100, 1000, 2500, 5000, 10_000])
     parser.add_argument("--duplicates", type=float, default=0.1, help="share of messages that come twice")
-    parser.add_argument("--most-seconds", type=float, default=180.0, help="maximum duration of each naive run")
+    parser.add_argument("--max-seconds", type=float, default=180.0, help="maximum duration of each naive run")
     parser.add_argument("--only", choices=("naive", "ours"))
     given = parser.parse_args()
     figures: dict[str, list[Any]] = {"naive": [], "ours": []}

@@ -33,7 +33,7 @@ locals {
     RUUM_LIMITS                        = jsonencode(local.limits)
     RUUM_WORKER_IN_FLIGHT              = tostring(var.worker.in_flight)
     RUUM_FLEET_IMAGES_PER_INSTANCE     = tostring(var.worker.in_flight)
-    RUUM_FLEET_MAX_INSTANCES          = tostring(var.worker.max_instances)
+    RUUM_FLEET_MAX_INSTANCES           = tostring(var.worker.max_instances)
     RUUM_FLEET_POOL                    = local.worker_pool
     RUUM_BUCKETS_SIGNED_LINK_SECONDS   = tostring(var.signed_link_seconds)
     RUUM_TIERS_EXPRESS_FACTOR          = tostring(var.tier_factors.express)

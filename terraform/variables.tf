@@ -45,9 +45,9 @@ variable "worker_image" {
 variable "worker" {
   description = "Size of a worker, its images in flight, and the maximum number of workers. At 60 images a minute and 50 s an image, 50 are in flight. Their picture work takes 0.2 s of CPU each and 600 MiB in all."
   type = object({
-    cpu            = optional(string, "1")
-    memory         = optional(string, "2Gi")
-    in_flight      = optional(number, 50)
+    cpu           = optional(string, "1")
+    memory        = optional(string, "2Gi")
+    in_flight     = optional(number, 50)
     max_instances = optional(number, 4)
   })
   default  = {}

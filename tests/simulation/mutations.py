@@ -23,7 +23,7 @@ from tests.simulation.left_out import MUTATIONS, Patch
 from tests.simulation.run import run_seed
 from tests.simulation.scenarios import SCENARIOS, play
 
-SEEDS: Final = 60
+SEEDS: Final = 120
 SHOWN: Final = 110  # characters of a violation
 MAX_NAMED: Final = 2
 

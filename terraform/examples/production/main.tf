@@ -49,9 +49,9 @@ module "ruum_batch" {
   # 300 images a minute of 50 s keep 250 in flight: three workers. Their picture work, 0.2 s of CPU an image, is one CPU in
   # all, and an idle CPU costs as much as a busy one.
   worker = {
-    cpu            = "1"
-    memory         = "4Gi"
-    in_flight      = 100
+    cpu           = "1"
+    memory        = "4Gi"
+    in_flight     = 100
     max_instances = 4
   }
   vendor_limits = {
