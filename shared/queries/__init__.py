@@ -1,4 +1,4 @@
-"""What is asked of batches, with typed answers. Every face (command line, API, page) renders the same answers.
+"""Questions about batches, with typed answers that every interface (command line, API, page) renders.
 
-Questions change nothing. Each names what it reads, because reads cost money in the cloud.
+Questions change nothing. Each says what it reads, because reads cost money in the cloud.
 """

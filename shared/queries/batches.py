@@ -1,4 +1,4 @@
-"""How far batches are: one batch's status, and the line of a batch in a list."""
+"""The progress of batches: one batch's status, and its line in a list."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from shared.queries.pipeline import Pipeline
 from shared.results import names
 from shared.results.status import known_speed, progress_of
 
-# A speed measured longer ago says nothing about now: at one image a minute, the slowest that makes sense, five images
-# were settled since.
+# An older measurement of the speed says nothing about now. Even at one image a minute, the slowest plausible speed,
+# five images would have settled since.
 FRESH_SECONDS: Final = 300.0
 STATES: Final = ("open", "running", "paused", "cancelling", "closed", "failed", "rejected")
 
 
 class Listed(Status, frozen=True, kw_only=True):
-    """A batch in a list: its status, and what else people look for in it.
+    """A batch in a list: its status, and what else people look for there.
 
     `cost_usd` is None where finding it out would mean reading every image.
     """
@@ -33,7 +33,10 @@ class Listed(Status, frozen=True, kw_only=True):
 
 
 async def status(pipeline: Pipeline, batch: Batch) -> Status:
-    """A batch's progress, speed and time left as of now. Reads its tallies, status.json, and a ledger per model."""
+    """Return a batch's progress, speed and remaining time now.
+
+    Reads its tallies, status.json, and a ledger per model.
+    """
     store, now, settings = pipeline.backend.store, pipeline.clock.now(), pipeline.settings
     counts = await store.counts(batch.id)
     known = await pipeline.backend.objects.stat(settings.buckets.results, names.status_name(batch))
@@ -42,7 +45,10 @@ async def status(pipeline: Pipeline, batch: Batch) -> Status:
 
 
 async def listed(pipeline: Pipeline, batch: Batch, *, read_images: bool) -> Listed:
-    """A batch's line in a list. `read_images`: sum the cost of an open batch, which reads every image of it."""
+    """Return a batch's line in a list.
+
+    `read_images` sums the cost of an open batch, which reads every image of it.
+    """
     store = pipeline.backend.store
     if batch.is_open:
         found = await status(pipeline, batch)
@@ -60,15 +66,15 @@ async def listed(pipeline: Pipeline, batch: Batch, *, read_images: bool) -> List
 
 
 def speed_now(status: StoredObject | None, now: float) -> float | None:
-    """Images a second, as status.json last measured them; None when that was longer than `FRESH_SECONDS` ago.
+    """Return images per second, as status.json last measured them; None if that is older than `FRESH_SECONDS`.
 
-    Each settled image refreshes the file, so an old one means that nothing moves: workers that sleep or have halted.
+    Every settled image refreshes the file, so an old one means that nothing moves: workers sleep or have halted.
     """
     return known_speed(status) if status is not None and status.updated_at > now - FRESH_SECONDS else None
 
 
 def states_of(batch: Batch) -> set[str]:
-    """Every word of `STATES` that is true of a batch."""
+    """Return every word of `STATES` that applies to a batch."""
     if batch.state is BatchState.REJECTED:
         return {"rejected"}
     if batch.state is BatchState.CLOSED:

@@ -1,4 +1,4 @@
-"""What batches have cost, and what their clients pay."""
+"""What batches have cost us, and what their clients pay."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from shared.queries.pipeline import Pipeline
 class BatchCosts(Public, frozen=True, kw_only=True):
     """What a batch has cost so far, in US dollars.
 
-    `unfinished_usd` is the part of the cost for images that are not settled yet, `estimated_usd` the part whose use the
+    `unfinished_usd` is the part spent on images that are not settled yet. `estimated_usd` is the part whose usage the
     vendor did not report. `price_usd` is what the client pays.
     """
 
@@ -42,7 +42,10 @@ class ClientCosts(Public, frozen=True, kw_only=True):
 
 
 async def of_batch(pipeline: Pipeline, batch: Batch) -> BatchCosts:
-    """A closed batch knows its sums, and its price is the one that was announced. Of others every image is read."""
+    """Return a batch's costs.
+
+    A closed batch knows its sums, and its price is the announced one. For any other batch, every image is read.
+    """
     store, micro, unfinished, estimated = pipeline.backend.store, 0, 0, 0
     if batch.state is BatchState.CLOSED and batch.completion:
         done = batch.completion
@@ -71,7 +74,7 @@ async def of_batch(pipeline: Pipeline, batch: Batch) -> BatchCosts:
 
 
 def by_client(rows: Iterable[BatchCosts]) -> list[ClientCosts]:
-    """The sums of each client, in order of their names."""
+    """Return the sums of each client, in order of name."""
     found: dict[str, ClientCosts] = {}
     for row in rows:
         total = found.get(row.client, ClientCosts(client=row.client))

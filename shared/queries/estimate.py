@@ -1,4 +1,4 @@
-"""What a batch would cost and take, from the settings, the backlog and what earlier batches have cost."""
+"""Estimates the cost and time of a batch from the settings, the backlog and the costs of earlier batches."""
 
 from __future__ import annotations
 
@@ -14,13 +14,16 @@ from shared.queries.pipeline import Pipeline
 from shared.results import names
 from shared.vendors import spec_of
 
-# Earlier batches looked at for what a picture costs, and for what is in the cache: newer ones say more, and each of
-# 10,000 images is 10,000 reads.
+# How many earlier batches are read for the cost of a picture and the content of the cache. Newer ones say more, and a
+# batch of 10,000 images costs 10,000 reads.
 EARLIER_BATCHES: Final = 5
 
 
 async def of_manifest(pipeline: Pipeline, found: Manifest) -> forecast.Estimate:
-    """Cost and time of a manifest in each tier, by what the pipeline knows."""
+    """Return the cost and time of a manifest in each tier, as far as the pipeline knows.
+
+    Reads the list of batches, tallies and status.json of waiting ones, and the images of up to five earlier ones.
+    """
     store, now, settings = pipeline.backend.store, pipeline.clock.now(), pipeline.settings
     wishes = Counter((image.source, image.room_type, image.design_style) for image in found.images)
     backlog: Counter[Tier] = Counter()
@@ -60,7 +63,10 @@ async def of_manifest(pipeline: Pipeline, found: Manifest) -> forecast.Estimate:
 
 
 async def _capacity(pipeline: Pipeline, speed: float, waiting: int) -> forecast.Capacity:
-    """What the fleet can do; held to the speed measured now if so much waits that the speed is no lack of work."""
+    """Return what the fleet can do.
+
+    It is limited to the measured speed, if enough images wait that this speed does not just reflect a lack of work.
+    """
     store, settings, now = pipeline.backend.store, pipeline.settings, pipeline.clock.now()
     known = await fleet.capacity_now(store, settings, now)
     if not speed or waiting < known.images_per_second * settings.typical.image_seconds:

@@ -1,4 +1,4 @@
-"""What failed: the images one by one, and by code with what to do about it."""
+"""What failed: image by image, and by code with advice."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ OF_THE_WORLD: Final = {
 
 
 class Group(msgspec.Struct, frozen=True, rename="camel"):
-    """The images that failed with one code: `count` in all. `photos` names the first hundred, as the manifest does."""
+    """The images that failed with one code: `count` in all. `photos` names the first hundred, as in the manifest."""
 
     code: str
     count: int
@@ -51,7 +51,7 @@ MAX_NAMED: Final = 100
 
 
 async def of(store: BatchStore, batch: Batch) -> list[Group]:
-    """The failed images of a batch by code, the most frequent first."""
+    """Return the failed images of a batch by code, the most frequent first. Reads every failed image."""
     named: dict[str, list[str]] = {}
     counted: dict[str, int] = {}
     async for image in store.images(batch.id, ImageState.FAILED):
@@ -65,13 +65,13 @@ async def of(store: BatchStore, batch: Batch) -> list[Group]:
 
 
 def advice(code: str) -> str:
-    """What the reader may do about a code."""
+    """Return what the reader can do about a code."""
     known: dict[Any, str] = {**OF_THE_PHOTO, **OF_THE_WORLD}
     return known.get(code, "look at the log")
 
 
 class FailedImage(Public, frozen=True, kw_only=True):
-    """An image that failed for good in its latest round. `photo` is its source as the manifest names it."""
+    """An image that failed for good in its latest round. `photo` is its source as in the manifest."""
 
     batch: str
     index: int
@@ -87,7 +87,10 @@ class FailedImage(Public, frozen=True, kw_only=True):
 async def images(
     store: BatchStore, batch: Batch, codes: Iterable[str] = (), *, since: float = 0.0, before: float = math.inf
 ) -> list[FailedImage]:
-    """The failed images of a batch, in order; with these codes if any are named, failed between the two moments."""
+    """Return the failed images of a batch, in order; filtered by code and by the time of failure.
+
+    Reads every failed image.
+    """
     wanted = set(codes)
     return [
         _of(batch, image)

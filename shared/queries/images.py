@@ -1,4 +1,4 @@
-"""One image's whole story."""
+"""Everything known about one image."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from shared.worker.heartbeat import known_holder
 
 
 class Story(msgspec.Struct, frozen=True):
-    """An image, the worker that has claimed it (alive or not), and the id under which its log lines are found."""
+    """An image, the worker that has claimed it (alive or not), and the trace id of its log lines."""
 
     image: Image
     holder: Worker | None
@@ -19,7 +19,7 @@ class Story(msgspec.Struct, frozen=True):
 
 
 async def story(pipeline: Pipeline, batch: Batch, index: int) -> Story | None:
-    """The image with this place in the manifest; None when there is none. Two reads."""
+    """Return the image at this place in the manifest; None if there is none. Makes two reads."""
     if not 0 <= index < batch.total:
         return None
     store = pipeline.backend.store

@@ -1,4 +1,4 @@
-"""A pipeline that can be asked: its backend, its settings and its clock."""
+"""The pipeline that questions are asked of: its backend, settings and clock."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from shared.settings import Settings
 
 
 class Pipeline(msgspec.Struct, frozen=True):
-    """Where questions go to."""
+    """What every question needs."""
 
     backend: Backend
     settings: Settings

@@ -10,10 +10,10 @@ from shared.queries.pipeline import Pipeline
 
 
 class ModelQuota(Public, frozen=True, kw_only=True):
-    """A model's limit and use. `changed`: an operator's limit stands in place of the settings'.
+    """A model's limit and its use. `changed` says that an operator's limit replaces that of the settings.
 
-    `used` counts calls started in the last minute, or calls under way where only those are limited. `rate` is the share
-    of the limit in use after refusals (1.0: all of it).
+    `used` counts calls started in the last minute, or calls in progress if only those are limited. `rate` is the share
+    of the limit in use after refusals (1.0 is all of it).
     """
 
     model: str
@@ -29,12 +29,12 @@ class ModelQuota(Public, frozen=True, kw_only=True):
 
 
 async def of_models(pipeline: Pipeline) -> list[ModelQuota]:
-    """Every model that has a limit. Reads a ledger each."""
+    """Return the quota of every model that has a limit. Reads a ledger each."""
     return [_of(pipeline, *await ledger_now(pipeline, model)) for model in pipeline.settings.limits]
 
 
 async def ledger_now(pipeline: Pipeline, model: str) -> tuple[Ledger, float]:
-    """A ledger and the server's time, which its times are of: this machine's clock may be off."""
+    """Return a ledger and the server's time, in which its times are: this machine's clock may be wrong."""
     seen: list[tuple[Ledger, float]] = []
 
     def look(known: Ledger | None, now: float) -> Refusal:

@@ -1,6 +1,7 @@
-"""The three agents in a row: analyse the room, generate the furnished picture, verify it, and again if it is not good.
+"""The three agents in sequence: analyse the room, generate the furnished picture, verify it.
 
-What they need of their caller is a `StepRunner`: it pays for calls and keeps paid work safe.
+A picture that is not good is generated again. The caller is a `StepRunner`, which pays for calls and keeps paid work
+safe.
 """
 
 from __future__ import annotations
@@ -22,30 +23,30 @@ from shared.staging.shapes import frame
 
 T = TypeVar("T")
 
-MAX_DEFECTS = 8  # named to the next generation: more would drown the wish for the room itself
+MAX_DEFECTS = 8  # named to the next generation: more would drown the request for the room itself
 
 
 class StepRunner(Protocol):
-    """What the agents ask of their caller."""
+    """What the agents need of their caller."""
 
     @property
     def checkpoint(self) -> Checkpoint:
         """Paid work of earlier attempts."""
 
     async def buy(self, step: Step, call: Callable[[], Awaitable[Answer[T]]]) -> T:
-        """Make a paid call when quota and batch allow it; note what it cost."""
+        """Make a paid call once quota and batch allow it, and record its cost."""
 
     async def keep(self, checkpoint: Checkpoint, picture: bytes | None) -> None:
-        """Make paid work safe before going on; `picture` is one newly generated."""
+        """Keep paid work safe before continuing. `picture` is a newly generated one."""
 
     async def kept_picture(self) -> bytes | None:
-        """The picture of the checkpoint, if it still exists."""
+        """Return the picture of the checkpoint, if it still exists."""
 
     async def picture_work(self, step: PictureStep, work: Callable[[], Awaitable[T]]) -> T:
-        """Decode or write a picture, and know that it is being done: it may end the process."""
+        """Run work that decodes or writes a picture, and record that it runs: it may crash the process."""
 
     def measured(self, step: str, duration_ms: int) -> None:
-        """Note how long a step took."""
+        """Record how long a step took."""
 
 
 class Agents:
@@ -64,7 +65,8 @@ class Agents:
     async def stage(self, photo: Photo, request: Request, runner: StepRunner) -> Finished:
         """Return the verified picture.
 
-        Raises `ImageRejected` when no allowed generation is good (quality_rejected) or the vendor refuses every answer.
+        Raises `ImageRejected` when no generation is good enough (quality_rejected), or when the vendor refuses every
+        answer.
         """
         analysis = await self._analysis(photo, request, runner)
         kept = await runner.kept_picture()
@@ -83,7 +85,7 @@ class Agents:
             finished = None
 
     async def _bought(self, runner: StepRunner, name: str, call: Callable[[], Awaitable[Answer[T]]]) -> T:
-        """Buy an answer; one that the vendor's filter refuses is asked for again, as often as the rules allow."""
+        """Buy an answer. One that the vendor's filter refuses is asked for again, up to `max_refusals`."""
         while True:
             try:
                 return await runner.buy(self.spec.step(name), call)
@@ -98,14 +100,17 @@ class Agents:
         if runner.checkpoint.analysis is not None:
             return Analysis.model_validate_json(runner.checkpoint.analysis)
         analysis = await self._bought(runner, "analyse", lambda: self._model.analyse(photo, request))
-        # Noted with the next write only: an analysis is too cheap to deserve one of its own.
+        # Stored with the next write only: an analysis is too cheap for a write of its own.
         await runner.keep(msgspec.structs.replace(runner.checkpoint, analysis=analysis.model_dump_json()), None)
         return analysis
 
     async def _generated(
         self, photo: Photo, analysis: Analysis, request: Request, runner: StepRunner
     ) -> Finished | None:
-        """Buy a picture, look whether it can be used at all, and only then keep it. None: it is of another shape."""
+        """Buy a picture, check that it can be used, and only then keep it.
+
+        None if it has another shape than the photo.
+        """
         shown = photo
         if frame(photo.width, photo.height) is not None:
             shown = await runner.picture_work(PictureStep.FRAME, partial(self._pictures.framed, photo))
@@ -119,7 +124,10 @@ class Agents:
         return finished
 
     async def _finished(self, raw: bytes, photo: Photo, runner: StepRunner, bought: Checkpoint) -> Finished | None:
-        """The picture as it would be published. None: it has not its photo's shape, which is a defect like others."""
+        """Return the picture as it would be published.
+
+        None if it does not have its photo's shape, which counts as a defect like any other.
+        """
         try:
             return await runner.picture_work(PictureStep.FINISH, partial(self._pictures.finish, raw, photo))
         except WrongShape as error:
@@ -128,7 +136,7 @@ class Agents:
             return None
 
     async def _reject(self, runner: StepRunner, defects: tuple[str, ...]) -> None:
-        """Let the next generation know; raise `ImageRejected` when there is none."""
+        """Pass the defects to the next generation; raise `ImageRejected` if none is left."""
         bought = runner.checkpoint.generations
         if bought >= self._rules.max_generations:
             message = f"{bought} pictures failed verification; the last: {'; '.join(defects)}"
@@ -136,7 +144,7 @@ class Agents:
         await runner.keep(msgspec.structs.replace(runner.checkpoint, picture=None, defects=defects), None)
 
     def defects(self, verdict: Verdict) -> tuple[str, ...]:
-        """Why a picture is not good enough, in words for the next generation; empty when it is."""
+        """Return why a picture is not good enough, in words for the next generation; empty if it is."""
         low = [
             f"{name} scored {math.floor(score * 100) / 100:.2f}, needs {least:.2f}"
             for name, score, least in (

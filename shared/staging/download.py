@@ -72,7 +72,7 @@ def is_public(address: str) -> bool:
 
 
 async def resolve(host: str, port: int) -> list[str]:
-    """All addresses of a host name, as the system resolves it. Raises OSError."""
+    """Return all addresses of a host name, as the system resolves it. Raises `OSError`."""
     found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 
@@ -159,7 +159,7 @@ async def _raced(
 
 
 class Downloader:
-    """Fetches https addresses (http when allowed). One per process; `aclose` at the end."""
+    """Fetches https addresses (http when allowed). One per process; call `aclose` at the end."""
 
     def __init__(self, limits: DownloadLimits, max_bytes: int, resolve_name: Resolve = resolve) -> None:
         self._limits = limits

@@ -27,7 +27,7 @@ FORMATS: Final = (
     "PNG",
     "WEBP",
     "HEIF",
-)  # what cameras, phones and CRMs send; each decoder more is one more risk
+)  # what cameras, phones and CRMs send; every extra decoder is extra attack surface
 SMALLEST_DRAFT: Final = 0.97  # of the longest side: 2000 pixels will do where 2048 are wanted
 _BARS: Final = (128, 128, 128)
 _TAKEN_APART: Final = ("JPEG", "PNG", "WEBP")  # by `containers`, which the decoder's own metadata do not overrule
@@ -50,7 +50,10 @@ Reject = Callable[[ErrorCode, str], CodedError]
 
 
 def normalise(data: bytes, limits: PhotoLimits) -> Photo:
-    """A customer's photo as upright RGB JPEG within the size limit, without metadata. Raises `ImageRejected`."""
+    """Return a customer's photo as upright RGB JPEG within the size limit, without metadata.
+
+    Raises `ImageRejected`.
+    """
     picture, colours = _opened(data, limits, ImageRejected)
     with picture:
         if min(picture.size) < limits.min_pixels_side:

@@ -24,12 +24,15 @@ from shared.untrusted.confined import limit
 P = ParamSpec("P")
 R = TypeVar("R")
 
-# A subprocess is replaced after so many jobs: codecs leak and heaps fragment.
+# A subprocess is replaced after this many jobs, because codecs leak and heaps fragment.
 JOBS_PER_SUBPROCESS: Final = 200
 
 
 def _job(work: Callable[..., R], args: tuple[object, ...], kwargs: dict[str, object]) -> R:
-    """Run in the subprocess: whatever `work` raises arrives at the parent as an exception it can read."""
+    """Run `work` in the subprocess.
+
+    Whatever it raises has to reach the parent as an exception that can be unpickled.
+    """
     try:
         return work(*args, **kwargs)
     except Exception as error:
@@ -43,7 +46,7 @@ def _job(work: Callable[..., R], args: tuple[object, ...], kwargs: dict[str, obj
 
 
 class PicturePool:
-    """Implements `shared.ports.Pictures`, and runs other picture work (`run`). `close` at the end."""
+    """Implements `shared.ports.Pictures`, and runs other picture work (`run`). Call `close` at the end."""
 
     def __init__(self, limits: PhotoLimits) -> None:
         self._limits = limits
@@ -73,7 +76,10 @@ class PicturePool:
     async def run(
         self, blame: type[ImageRejected | WorldError], work: Callable[P, R], *args: P.args, **kwargs: P.kwargs
     ) -> R:
-        """Run `work` in a subprocess. One that dies or takes too long is `blame`d: the input's fault or the world's."""
+        """Run `work` in a subprocess.
+
+        If the subprocess dies or takes too long, an error of type `blame` is raised: the input's fault, or the world's.
+        """
         again = True
         while True:
             if self._closed:
@@ -120,7 +126,7 @@ class PicturePool:
         return blame(code, message)
 
     def close(self) -> None:
-        """End all subprocesses; work in them is lost, and waiting callers are cancelled."""
+        """End all subprocesses. Work in them is lost, and waiting callers are cancelled."""
         self._closed = True
         for waiting in self._open:
             waiting.cancel()

@@ -12,19 +12,19 @@ TOLERANCE: Final = 0.04
 
 
 def nearest_ratio(width: int, height: int) -> str:
-    """Return the aspect ratio, of those that image models draw, nearest to a picture's."""
+    """Return the aspect ratio nearest to a picture's, among those that image models draw."""
     return min(RATIOS, key=lambda ratio: _apart(width / height, _quotient(ratio)))
 
 
 def fits(width: int, height: int, photo_width: int, photo_height: int) -> bool:
-    """Whether a picture has its photo's shape, or that of the frame around it (`frame`)."""
+    """Return whether a picture has its photo's shape, or that of the frame around the photo (`frame`)."""
     photo = photo_width / photo_height
     asked = _quotient(nearest_ratio(photo_width, photo_height))
     return min(_apart(width / height, photo), _apart(width / height, asked)) <= TOLERANCE
 
 
 def frame(width: int, height: int) -> tuple[int, int] | None:
-    """The smallest size around a picture that has a shape models draw; None when its own shape is near enough."""
+    """Return the smallest size around a picture in a shape that models draw; None if its own shape is near enough."""
     asked = _quotient(nearest_ratio(width, height))
     if _apart(width / height, asked) <= TOLERANCE:
         return None

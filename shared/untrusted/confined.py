@@ -1,4 +1,7 @@
-"""Work on hostile files in a process of its own, limited in memory and time: what ends it ends nothing else."""
+"""Runs work on hostile files in a process of its own, limited in memory and time.
+
+If it crashes, nothing else does.
+"""
 
 from __future__ import annotations
 
@@ -21,23 +24,23 @@ _PR_SET_PDEATHSIG: Final = 1  # Linux: the kernel's signal to a child whose pare
 
 
 class Exceeded(Unusable):
-    """The work needed more memory or time than it may, or ended its process; the text says which."""
+    """The work exceeded its memory or time, or ended its process. The text says which."""
 
 
 def limit(address_space_bytes: int, parent: int) -> None:
-    """Runs first in each subprocess."""
+    """Limit this process. Runs first in each subprocess, which dies with its parent."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # it died before the kernel was told
+        if os.getppid() != parent:  # the parent died before the kernel was asked to signal that
             os._exit(1)
     resource.setrlimit(resource.RLIMIT_AS, (address_space_bytes, address_space_bytes))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle: it lets work in hand finish
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C, and lets the work in progress finish
     gc.freeze()
 
 
 def _quiet_limit(address_space_bytes: int, parent: int) -> None:
-    """As `limit`; what a library prints when it breaks down is nobody's to read."""
+    """Like `limit`, and discard what a crashing library prints."""
     limit(address_space_bytes, parent)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
@@ -45,7 +48,7 @@ def _quiet_limit(address_space_bytes: int, parent: int) -> None:
 def run_confined(
     address_space_bytes: int, seconds: float, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs
 ) -> R:
-    """Return what `work` returns (or raise what it raises) in a subprocess for this one call. Raises `Exceeded`."""
+    """Run `work` in a subprocess made for this one call; return or raise what it does. Raises `Exceeded`."""
     from pebble import ProcessExpired, ProcessPool  # only where there is such work: a manifest in JSON needs none
 
     context = multiprocessing.get_context("spawn")

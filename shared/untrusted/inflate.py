@@ -1,4 +1,4 @@
-"""Compressed bytes unpacked within a limit, a piece at a time: what unpacks to gigabytes never stands in memory."""
+"""Unpacks compressed bytes within a limit, piece by piece: a bomb of gigabytes is never in memory as a whole."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _GZIP_MAGIC: Final = b"\x1f\x8b"
 
 
 class TooLarge(Unusable):
-    """More bytes than allowed."""
+    """The bytes unpack to more than is allowed."""
 
 
 class NotCompressed(Unusable):
@@ -22,7 +22,7 @@ class NotCompressed(Unusable):
 
 
 class Inflate:
-    """gzip (also of several members) or deflate (with zlib's frame, as it should be, or raw, as some send it)."""
+    """Unpacks gzip (also with several members) or deflate (with zlib's frame, or raw, as some servers send it)."""
 
     def __init__(self, coding: str) -> None:
         self._gzip = coding == "gzip"
@@ -33,7 +33,7 @@ class Inflate:
         return zlib.decompressobj(bits | 16 if self._gzip else bits)
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """Yield what `data` unpacks to, in pieces of bounded size. Raises `NotCompressed`."""
+        """Yield the unpacked bytes of `data`, in pieces of bounded size. Raises `NotCompressed`."""
         if not self._started and data:
             self._started = True
             if not self._gzip and not _has_zlib_frame(data):
@@ -41,7 +41,7 @@ class Inflate:
         while data:
             if self._inflating.eof:
                 if not self._gzip or not data.startswith(_GZIP_MAGIC):
-                    return  # padding behind the end, as tape writers and some servers leave it
+                    return  # padding after the end, which tape writers and some servers add
                 self._inflating = self._new(zlib.MAX_WBITS)
             try:
                 piece = self._inflating.decompress(data, _PIECE_BYTES)
@@ -52,7 +52,7 @@ class Inflate:
             data = self._inflating.unconsumed_tail or self._inflating.unused_data
 
     def end(self) -> None:
-        """Raise `NotCompressed` when more should have come."""
+        """Raise `NotCompressed` when the data ended too early."""
         if self._started and not self._inflating.eof:
             raise NotCompressed("it ends too early")
 
@@ -62,18 +62,18 @@ def _has_zlib_frame(data: bytes) -> bool:
 
 
 def codings_of(content_encoding: str) -> list[str]:
-    """The compressions a Content-Encoding names that can be unpacked here, in the order they were applied.
+    """Return the compressions named in a Content-Encoding that can be unpacked here, in the order they were applied.
 
-    Whatever else stands there ("identity", "utf-8", "binary", "none", nothing) names none.
+    Anything else ("identity", "utf-8", "binary", "none", nothing) counts as no compression.
     """
     words = [word.strip().lower() for word in content_encoding.split(",")]
     return [_CODINGS[word] for word in words if word in _CODINGS]
 
 
 class Unpacking:
-    """Pieces unpacked by `codings` (gzip, deflate; in the order they were applied) into at most `max_bytes`.
+    """Unpacks pieces by `codings` (gzip, deflate; in the order they were applied) into at most `max_bytes`.
 
-    No more than that, and a piece for each coding, is ever held. `feed` and `end` raise `TooLarge` or `NotCompressed`.
+    It never holds more than that and one piece per coding. `feed` and `end` raise `TooLarge` or `NotCompressed`.
     """
 
     def __init__(self, codings: Iterable[str], max_bytes: int) -> None:
@@ -82,7 +82,7 @@ class Unpacking:
         self._whole = bytearray()
 
     def feed(self, piece: bytes) -> None:
-        """Take a piece as it came."""
+        """Take a piece as it was received."""
         self._feed(piece, 0)
 
     def _feed(self, piece: bytes, depth: int) -> None:
@@ -95,7 +95,7 @@ class Unpacking:
             raise TooLarge
 
     def end(self) -> bytes:
-        """Everything that came, unpacked."""
+        """Return everything, unpacked."""
         for layer in self._layers:
             layer.end()
         return bytes(self._whole)

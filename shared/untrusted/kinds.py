@@ -1,4 +1,4 @@
-"""What a file is by its first bytes: for messages that name what was sent instead of what was expected."""
+"""Recognises files by their first bytes, for messages that name what was sent instead of what was expected."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _MAGIC: Final = {
     b"PK\x03\x04": "a zip file or spreadsheet", b"%PDF": "a PDF file", b"\x1f\x8b": "a gzip file",
     b"\xd0\xcf\x11\xe0": "an old Excel or Word file", b"II*\x00": "a TIFF picture", b"MM\x00*": "a TIFF picture",
     b"8BPS": "a Photoshop file", b"\x00\x00\x00\x0cjP": "a JPEG 2000 picture", b"Rar!": "a RAR archive",
-    b"7z\xbc\xaf": "a 7-Zip archive", b"\x1aE\xdf\xa3": "a film", b"{\\rtf": "an RTF document",
+    b"7z\xbc\xaf": "a 7-Zip archive", b"\x1aE\xdf\xa3": "a video", b"{\\rtf": "an RTF document",
     b"\xff\x0a": "a JPEG XL picture", b"\x00\x00\x00\x0cJXL": "a JPEG XL picture", b"(\xb5/\xfd": "a Zstandard file",
 }  # fmt: skip
 _HEIC_BRANDS: Final = frozenset(
@@ -20,18 +20,18 @@ _READABLE: Final = frozenset({"a JPEG picture", "a PNG picture", "a WebP picture
 
 
 def is_picture(data: bytes) -> bool:
-    """Whether `data` begins as a picture of a kind that is staged."""
+    """Return whether `data` begins like a picture of a kind that can be staged."""
     return kind_of(data) in _READABLE
 
 
 def kind_of(data: bytes) -> str | None:
-    """Return what `data` is, as words after "is", such as "a PNG picture"; None when its start says nothing."""
+    """Return what `data` is, worded to follow "is", such as "a PNG picture"; None if its start says nothing."""
     if data[:4] == b"RIFF":
-        return "a WebP picture" if data[8:12] == b"WEBP" else "a sound or film file"
+        return "a WebP picture" if data[8:12] == b"WEBP" else "an audio or video file"
     if data[4:8] == b"ftyp":
         if data[8:12] in _HEIC_BRANDS:
             return "a HEIC picture"
-        return "an AVIF picture" if data[8:12] in (b"avif", b"avis") else "a film"
+        return "an AVIF picture" if data[8:12] in (b"avif", b"avis") else "a video"
     for magic, kind in _MAGIC.items():
         if data.startswith(magic):
             return kind

@@ -1,4 +1,4 @@
-"""Customers' text made safe to show: on terminals, in logs, in error reports."""
+"""Makes customers' text safe to show: on terminals, in logs, in error reports."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ import unicodedata
 from typing import Final
 
 _NOT_SLUG: Final = re.compile(r"[^A-Za-z0-9_-]+")
-# Control characters, invisible formatting (it turns or hides text), halves of characters, line and paragraph ends.
+# Control characters, invisible formatting (it reverses or hides text), lone surrogates, line and paragraph separators.
 _HOSTILE: Final = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 
 
 def is_hostile(text: str) -> bool:
-    """Whether any character could steer a terminal, turn or break a line, or has no UTF-8."""
+    """Return whether any character could control a terminal, reverse or break a line, or cannot be encoded in UTF-8."""
     return not text.isprintable() and any(unicodedata.category(character) in _HOSTILE for character in text)
 
 
 def shortened(text: str, max_characters: int) -> str:
-    """At most `most` characters, everything hostile escaped as in JSON."""
+    """Return at most `max_characters`, with everything hostile escaped as in JSON."""
     cut = text[: max_characters + 1]
     if is_hostile(cut):
         cut = "".join(_escaped(character) if is_hostile(character) else character for character in cut)
@@ -31,11 +31,14 @@ def _escaped(character: str) -> str:
 
 
 def slug(text: str, max_characters: int = 64) -> str:
-    """`text` as `[A-Za-z0-9_-]{0,most}`: accents dropped, everything else folded into single hyphens."""
+    """Return `text` as `[A-Za-z0-9_-]`, at most `max_characters`.
+
+    Accents are dropped, and everything else becomes single hyphens.
+    """
     plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
     return re.sub("-{2,}", "-", _NOT_SLUG.sub("-", plain)).strip("-_")[:max_characters].strip("-_")
 
 
 def client_slug(name: str) -> str:
-    """The client whose name this is, as ids and folders have it: `São João` is `sao-joao`; empty if nothing is left."""
+    """Return the client's slug, used in ids and folders: `sao-joao` for `São João`. Empty if nothing is left."""
     return slug(name).lower()
