@@ -30,7 +30,9 @@ if TYPE_CHECKING:
 
 MAX_REASON: Final = 300  # characters of a reason, which is shown in one line
 BatchOrNone = Annotated[str | None, typer.Argument(metavar="BATCH", help="A batch id, such as acme.demo.")]
-OfClient = Annotated[str | None, typer.Option("--client", metavar="NAME", help="Each batch of this client that it applies to.")]
+OfClient = Annotated[
+    str | None, typer.Option("--client", metavar="NAME", help="Each batch of this client that it applies to.")
+]
 OfAll = Annotated[bool, typer.Option("--all", help="Each batch that it applies to.")]
 Reason = Annotated[str | None, typer.Option("--reason", metavar="TEXT", help="The reason; the client sees it too.")]
 OwnReason = Annotated[str | None, typer.Option("--reason", metavar="TEXT", help="The reason; kept with the batch.")]

@@ -41,12 +41,6 @@ from shared.topology import EVENTS_TOPIC
 
 log = logging.getLogger(__name__)
 
-# --- pure decisions ---------------------------------------------------------------------------------------------------
-
-
-# --- the steps --------------------------------------------------------------------------------------------------------
-
-
 # Closing checks of a batch that changes during each of them. People pause and resume, so a second check mostly
 # succeeds.
 CHECK_TRIES: Final = 5

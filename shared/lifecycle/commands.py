@@ -23,12 +23,6 @@ log = logging.getLogger(__name__)
 PUBLISH_CHUNK = 500  # tasks published in one request when a batch is resumed
 
 
-# --- pure decisions
-
-
-# --- the steps
-
-
 class Operator:
     """Pauses, resumes and cancels batches, for the commands, for AGGREGATE's threshold and for reconcile.
 

@@ -60,12 +60,6 @@ OVERLAP_SECONDS: Final = 600.0
 ORPHANS_KEY: Final = "~work-objects"  # key of the record of the last search for orphans; no batch has this id
 
 
-# --- pure decisions
-
-
-# --- the steps
-
-
 class Report(msgspec.Struct, rename="camel"):
     """What a run did: the number of batches it looked at, and of the things it continued or repaired.
 

@@ -74,12 +74,6 @@ class Plan(msgspec.Struct, frozen=True):
         return sum(self.codes.values())
 
 
-# --- pure decisions
-
-
-# --- the steps
-
-
 class Replay:
     """Requeues the failed images of a batch. The operators' command, an uploaded failed.csv and reconcile run it.
 
