@@ -31,6 +31,7 @@ _HIDDEN: Final = 0.12  # share of a door that furniture may cover in the picture
 _SHRUNK: Final = (1.0, 0.85, 0.7, 0.58)  # sizes at which a rug is tried
 _TALL: Final = 1.25  # metres: what rises above this against a wall needs plain wall behind it
 _SLENDER: Final = ("floor lamp", "towel ladder")  # hide nothing of the wall
+_FRONT: Final = 4.0  # of merit, for a front that the camera does not see
 _STEP: Final = 0.16  # metres between the places tried along a wall
 
 Point = tuple[float, float]
@@ -212,6 +213,8 @@ class Planner:
                     merit += 1.5 * abs(share - 0.5)
                 merit += float(self._chance.uniform(0, 0.35))
                 origin = {"back": (along, sides.back), "left": (sides.left, along), "right": (sides.right, along)}[wall]
+                if group.front:
+                    merit -= _FRONT * (1.0 - _facing(origin, turn))
                 out.append(((float(origin[0]), float(origin[1])), turn, merit))
         return out
 
@@ -494,3 +497,10 @@ def rug_corners(decal: Decal) -> list[Point]:
 def meshes_of(plan: Plan) -> list[Mesh]:
     """Return the plan's meshes where they stand."""
     return [furniture.turned(piece.mesh, piece.turn, piece.at) for piece in plan.pieces]
+
+
+def _facing(at: Point, turn: float) -> float:
+    """Return the cosine between a piece's front and the way to the camera: 1 from the front, 0 from the side."""
+    away = math.hypot(*at)
+    c, s = math.cos(math.radians(turn)), math.sin(math.radians(turn))
+    return max(0.0, (c * at[1] - s * at[0]) / away) if away else 1.0

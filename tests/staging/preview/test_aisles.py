@@ -1,4 +1,4 @@
-"""Chairs can be pulled back: other groups keep away from them where the room allows it."""
+"""Chairs can be pulled back, and a washing machine is known by its front: where groups stand for their own sake."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 
 from shared.staging.preview import rooms
 from shared.staging.preview.families import stuff_of
-from shared.staging.preview.layout import Placed, Planner, Space, rectangle_overlap
+from shared.staging.preview.layout import Placed, Planner, Space, _facing, rectangle_overlap
 from shared.staging.preview.openings import Sides, Stretch
 from shared.staging.preview.views import View
 
@@ -39,3 +39,14 @@ def test_in_a_small_room_a_group_stands_close_rather_than_not_at_all() -> None:
     small = Space(SPACE.view, Sides(-1.9, 1.9, 4.0, 2.7), (), (Stretch("back", -1.9, 1.9),))
     plan = Planner(small, stuff_of("modern"), 3).follow(rooms.LAYOUTS["open_plan"][0])
     assert len(plan.pieces) >= 3
+
+
+@pytest.mark.parametrize("number", range(len(rooms.LAYOUTS["laundry"])))
+@pytest.mark.parametrize("seed", range(6))
+def test_a_washing_machine_shows_its_front(number: int, seed: int) -> None:
+    """From its side it is a white box."""
+    plan = Planner(SPACE, stuff_of("french"), seed).follow(rooms.LAYOUTS["laundry"][number])
+    machines = [piece for piece in plan.pieces if piece.name == "washing machine"]
+    assert machines
+    for machine in machines:
+        assert _facing(machine.at[:2], machine.turn) > 0.6, (machine.at, machine.turn)
