@@ -514,7 +514,7 @@ def shard_sizes(total: int, shards: int) -> list[int]:
 
 
 class Usage(msgspec.Struct, frozen=True):
-    """What one call used, in the units that its vendor charges by. `told` says whether the vendor reported it.
+    """What one call used, in the units that its vendor charges by. `reported` says whether the vendor reported it.
 
     `seconds` are of the vendor's work or of the video it made, as its price list counts them. `credits` are the
     vendor's own.
@@ -526,4 +526,4 @@ class Usage(msgspec.Struct, frozen=True):
     seconds: float = 0.0
     credits: float = 0.0
     pictures: int = 0
-    told: bool = True
+    reported: bool = True

@@ -101,7 +101,7 @@ def fold(tally: Tally, *, index: int, revision: int, state: ImageState) -> Tally
 # --- moving
 
 
-def move(batch: Batch, move: BatchMove, **changes: Unpack[Changes]) -> Batch | Refusal:
+def apply(batch: Batch, move: BatchMove, **changes: Unpack[Changes]) -> Batch | Refusal:
     """Apply `move` by the transition table together with `changes`.
 
     Refuses with `ILLEGAL` where the table has no entry.
@@ -132,7 +132,7 @@ def begin_closing(batch: Batch, *, seen_revision: int, lease: Lease, now: float)
     """
     if batch.revision != seen_revision:
         return Refusal.STALE_REVISION
-    return move(batch, BatchMove.BEGIN_CLOSING, closer=lease, closing_at=now)
+    return apply(batch, BatchMove.BEGIN_CLOSING, closer=lease, closing_at=now)
 
 
 def take_closer(batch: Batch, *, lease: Lease, now: float) -> Batch | Refusal:
@@ -164,7 +164,7 @@ def close(batch: Batch, *, holder: str, completion: Completion, now: float) -> B
     """
     if batch.closer is None or batch.closer.holder != holder:
         return Refusal.STALE_FENCE if batch.state is BatchState.CLOSING else Refusal.ILLEGAL
-    return move(batch, BatchMove.CLOSE, completion=completion, closer=None, closed_at=now)
+    return apply(batch, BatchMove.CLOSE, completion=completion, closer=None, closed_at=now)
 
 
 def note_announced(batch: Batch, *, round_announced: int) -> Batch | Refusal:
@@ -185,19 +185,21 @@ def note_progress(batch: Batch, *, round_now: int, tenth: int) -> Batch | Refusa
 
 
 class By(msgspec.Struct, frozen=True):
-    """Who asked for a change of control, and when. `person` is None when the pipeline itself did."""
+    """Who asked for a change of control, and when. `person` is None when the pipeline itself did.
+
+    `at` is in seconds since the epoch.
+    """
 
     person: str | None
     at: float
 
-    def note(self, batch: Batch | Refusal) -> Batch | Refusal:
-        """Return the changed batch with its author recorded; pass a refusal through."""
-        if isinstance(batch, Refusal):
-            return batch
-        return msgspec.structs.replace(batch, controlled_by=self.person, controlled_at=self.at)
+
+def _signed(changes: Changes, by: By | None) -> Changes:
+    """Return the changes of control with their author, if there is one to record."""
+    return changes if by is None else changes | Changes(controlled_by=by.person, controlled_at=by.at)
 
 
-def pause(batch: Batch, *, reason: str, seen: Batch | None = None) -> Batch | Refusal:
+def pause(batch: Batch, *, reason: str, seen: Batch | None = None, by: By | None = None) -> Batch | Refusal:
     """Move from run to paused, with a `reason` for people to read.
 
     `seen` is the batch whose counts were the reason (the failure threshold). If it was resumed or replayed since, those
@@ -209,10 +211,10 @@ def pause(batch: Batch, *, reason: str, seen: Batch | None = None) -> Batch | Re
         return Refusal.STALE_REVISION
     if batch.control is not Control.RUN:
         return Refusal.UNCHANGED if batch.control is Control.PAUSED else Refusal.ILLEGAL
-    return _changed(batch, control=Control.PAUSED, paused_reason=reason)
+    return _changed(batch, **_signed(Changes(control=Control.PAUSED, paused_reason=reason), by))
 
 
-def resume(batch: Batch, *, counts: Counts) -> Batch | Refusal:
+def resume(batch: Batch, *, counts: Counts, by: By | None = None) -> Batch | Refusal:
     """Move from paused to run, at a higher control epoch, and count failures for the threshold from `counts` on.
 
     Workers drop the tasks of a paused batch. The epoch shows that its queued images have to be published again. Without
@@ -222,13 +224,8 @@ def resume(batch: Batch, *, counts: Counts) -> Batch | Refusal:
         return Refusal.ILLEGAL
     if batch.control is Control.RUN:
         return Refusal.UNCHANGED
-    return _changed(
-        batch,
-        control=Control.RUN,
-        paused_reason=None,
-        control_epoch=batch.control_epoch + 1,
-        baseline=counts,
-    )
+    changes = Changes(control=Control.RUN, paused_reason=None, control_epoch=batch.control_epoch + 1, baseline=counts)
+    return _changed(batch, **_signed(changes, by))
 
 
 def note_published(batch: Batch, *, epoch: int) -> Batch | Refusal:
@@ -238,13 +235,13 @@ def note_published(batch: Batch, *, epoch: int) -> Batch | Refusal:
     return _changed(batch, epoch_published=epoch)
 
 
-def begin_cancel(batch: Batch, *, reason: str | None = None) -> Batch | Refusal:
+def begin_cancel(batch: Batch, *, reason: str | None = None, by: By | None = None) -> Batch | Refusal:
     """Cancel for good: a cancelling batch cannot run again."""
     if batch.state in FINAL_STATES or batch.state is BatchState.CLOSING:
         return Refusal.ILLEGAL
     if batch.control is Control.CANCELLING:
         return Refusal.UNCHANGED
-    return _changed(batch, control=Control.CANCELLING, cancel_reason=reason)
+    return _changed(batch, **_signed(Changes(control=Control.CANCELLING, cancel_reason=reason), by))
 
 
 def note_control_announced(batch: Batch, *, name: str) -> Batch | Refusal:
@@ -306,7 +303,7 @@ def begin_replay(
     if batch.state is not BatchState.CLOSED:
         if batch.control is Control.PAUSED:
             return Refusal.PAUSED  # the images would be queued but not run
-        return move(batch, BatchMove.REOPEN, **changes)
+        return apply(batch, BatchMove.REOPEN, **changes)
     if batch.announced_round < batch.round:
         return Refusal.BUSY  # the finished round must be announced first
     changes |= Changes(round=batch.round + 1, progress_announced=0)
@@ -315,7 +312,7 @@ def begin_replay(
     ):  # it closed while paused; clear the pause, or nothing in the new round would run
         epoch = batch.control_epoch + 1
         changes |= Changes(control=Control.RUN, paused_reason=None, control_epoch=epoch, epoch_published=epoch)
-    return move(batch, BatchMove.REOPEN, **changes)
+    return apply(batch, BatchMove.REOPEN, **changes)
 
 
 def may_carry_on(plan: ReplayPlan, drop: str, now: float) -> bool:
@@ -341,7 +338,7 @@ def end_replay(batch: Batch, *, holder: str, requeued: int) -> Batch | Refusal:
     if batch.replay is None or batch.replay.lease.holder != holder:
         return Refusal.BUSY
     left = msgspec.structs.replace(batch.baseline, failed=max(0, batch.baseline.failed - requeued))
-    return move(batch, BatchMove.RESUME, replay=None, baseline=left)
+    return apply(batch, BatchMove.RESUME, replay=None, baseline=left)
 
 
 # --- reconciling

@@ -38,7 +38,7 @@ def cost_micro_usd(prices: Mapping[str, Price], usage: Usage) -> int:
 
 def call_of(step: str, usage: Usage, usual: Usage, prices: Mapping[str, Price], duration_ms: int) -> Call:
     """Return the line of an image's bill for one call. If the vendor did not report its usage, `usual` is charged."""
-    counted = usage if usage.told else msgspec.structs.replace(usual, model=usage.model)
+    counted = usage if usage.reported else msgspec.structs.replace(usual, model=usage.model)
     return Call(
         step=step,
         model=counted.model,
@@ -49,7 +49,7 @@ def call_of(step: str, usage: Usage, usual: Usage, prices: Mapping[str, Price], 
         pictures=counted.pictures,
         cost_micro_usd=cost_micro_usd(prices, counted),
         duration_ms=duration_ms,
-        estimated=not usage.told,
+        estimated=not usage.reported,
     )
 
 

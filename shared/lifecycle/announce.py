@@ -18,18 +18,18 @@ async def announce_control(store: BatchStore, queue: Queue, clock: Clock, batch:
     Any process that finds it unannounced publishes it; the one that paused the batch may have crashed. A duplicate has
     the same event id.
     """
-    told: Public
+    data: Public
     if batch.control is Control.PAUSED:
         name = f"paused/{batch.control_epoch}"
-        told = BatchPaused(
+        data = BatchPaused(
             batch_id=batch.id, client=batch.client, control=batch.control.value, reason=batch.paused_reason or ""
         )
     elif batch.control is Control.CANCELLING:
         name = "cancelled"
-        told = BatchCancelled(batch_id=batch.id, client=batch.client, control=batch.control.value)
+        data = BatchCancelled(batch_id=batch.id, client=batch.client, control=batch.control.value)
     else:
         return
     if batch.control_announced != name:
-        event = batch_event(batch, f"{batch.id}/{name}", clock.now(), told)
+        event = batch_event(batch, f"{batch.id}/{name}", clock.now(), data)
         await queue.publish(EVENTS_TOPIC, [event.message()])
         await store.change_batch(batch.id, partial(decisions.batch.note_control_announced, name=name), clock.token())

@@ -51,7 +51,7 @@ class Operator:
         """
         who = By(by, self._clock.now())
         paused = await self._store.change_batch(
-            batch_id, lambda b: who.note(decisions.batch.pause(b, reason=reason, seen=seen)), self._clock.token()
+            batch_id, lambda b: decisions.batch.pause(b, reason=reason, seen=seen, by=who), self._clock.token()
         )
         if isinstance(paused, Batch):
             with bound(batch=paused.id, client=paused.client, round=paused.round):
@@ -68,7 +68,7 @@ class Operator:
         counts = await self._store.counts(batch_id)
         who = By(by, self._clock.now())
         resumed = await self._store.change_batch(
-            batch_id, lambda b: who.note(decisions.batch.resume(b, counts=counts)), self._clock.token()
+            batch_id, lambda b: decisions.batch.resume(b, counts=counts, by=who), self._clock.token()
         )
         if resumed is Refusal.UNCHANGED:
             resumed = await self._store.batch(batch_id) or Refusal.MISSING
@@ -101,7 +101,7 @@ class Operator:
         """
         who = By(by, self._clock.now())
         begun = await self._store.change_batch(
-            batch_id, lambda b: who.note(decisions.batch.begin_cancel(b, reason=reason)), self._clock.token()
+            batch_id, lambda b: decisions.batch.begin_cancel(b, reason=reason, by=who), self._clock.token()
         )
         if begun is Refusal.UNCHANGED:
             begun = await self._store.batch(batch_id) or Refusal.MISSING

@@ -23,7 +23,7 @@ class Field(msgspec.Struct, frozen=True, kw_only=True):
     words: str  # for the published schema
     in_header: bool = False
     in_image: bool = False
-    in_file: bool = False  # a table's row must have it: it has no default anywhere
+    required: bool = False  # a table must have its column: it has no default anywhere
     columns: tuple[str, ...] = ()
     attribute: str = ""
     of_batch: bool = False
@@ -34,7 +34,7 @@ FIELDS: Final = (
         name="clientName",
         words="The client the photos belong to. Its slug is the name of your folder.",
         in_header=True,
-        in_file=True,
+        required=True,
         columns=("client", "customer", "customer name", "cliente", "nome do cliente", "imobiliaria", "nome cliente"),
         attribute="client_name",
         of_batch=True,
@@ -45,7 +45,7 @@ FIELDS: Final = (
             "An https:// address, a gs:// address in a bucket we may read for you, or a path relative to the manifest."
         ),
         in_image=True,
-        in_file=True,
+        required=True,
         columns=(
             "photo", "photo url", "image", "image url", "link", "address", "foto", "url da foto", "link da foto",
             "imagem", "url da imagem", "link da imagem", "endereco da foto", "endereco", "arquivo", "file", "caminho",
@@ -68,7 +68,7 @@ FIELDS: Final = (
         ),
         in_header=True,
         in_image=True,
-        in_file=True,
+        required=True,
         columns=("room", "type of room", "comodo", "tipo de comodo", "ambiente", "tipo de ambiente", "tipo comodo"),
     ),
     Field(
@@ -79,7 +79,7 @@ FIELDS: Final = (
         ),
         in_header=True,
         in_image=True,
-        in_file=True,
+        required=True,
         columns=("style", "design", "estilo", "estilo de design", "decoracao", "estilo de decoracao"),
     ),
     Field(
@@ -127,7 +127,7 @@ RETRY_COLUMNS: Final = {
 HEADER_FIELDS: Final = tuple(field.name for field in FIELDS if field.in_header)
 IMAGE_FIELDS: Final = tuple(field.name for field in FIELDS if field.in_image)
 COLUMNS: Final = tuple(field.name for field in FIELDS)
-REQUIRED: Final = tuple(field.name for field in FIELDS if field.in_file)
+REQUIRED: Final = tuple(field.name for field in FIELDS if field.required)
 SAME_IN_ALL_ROWS: Final = tuple(field.name for field in FIELDS if field.in_header and not field.in_image)
 OF_BATCH: Final = tuple(field.attribute for field in FIELDS if field.of_batch)
 ALIASES: Final = {field.name: field.columns for field in FIELDS} | RETRY_COLUMNS

@@ -243,7 +243,7 @@ class Ingest:
         """
         await self._announce_acceptance(batch)
         return await self._store.change_batch(
-            batch.id, lambda known: decisions.batch.move(known, BatchMove.OPEN), self._clock.token()
+            batch.id, lambda known: decisions.batch.apply(known, BatchMove.OPEN), self._clock.token()
         )
 
     async def _announce_acceptance(self, batch: Batch) -> None:

@@ -373,7 +373,7 @@ class ClaimedImage:
         """Add the call to the image's bill. A call whose vendor reports no usage is billed as a usual one."""
         duration = self._elapsed_ms(started)
         self.measured(step.name, duration)
-        if not usage.told:
+        if not usage.reported:
             log.warning("%s did not say what a call used: counted as a usual %s", usage.model, step.name)
         call = decisions.money.call_of(step.name, usage, step.usual, self._tools.settings.prices, duration)
         self._calls.append(call)

@@ -195,7 +195,7 @@ def test_an_announcement_is_noted_once_and_never_taken_back(known: int, noted: i
 
 def test_closing_moves_raise_the_revision_so_that_a_replay_in_between_is_seen():
     batch = a_batch()
-    reopened = decisions.batch.move(batch, BatchMove.REOPEN)
-    resumed = decisions.batch.move(reopened, BatchMove.RESUME)
+    reopened = decisions.batch.apply(batch, BatchMove.REOPEN)
+    resumed = decisions.batch.apply(reopened, BatchMove.RESUME)
     assert resumed.state is B.PROCESSING
     assert decisions.batch.begin_closing(resumed, seen_revision=5, lease=LEASE, now=NOW) is Refusal.STALE_REVISION

@@ -370,7 +370,7 @@ def response(**usage: int) -> types.GenerateContentResponse:
 
 def test_an_answer_whose_tokens_are_not_counted_is_said_not_to_be() -> None:
     """Today the picture costs nothing."""
-    assert gemini._usage("m", response(promptTokenCount=1000)).told is False
+    assert gemini._usage("m", response(promptTokenCount=1000)).reported is False
 
 
 def test_the_answers_tokens_are_the_total_without_the_questions() -> None:

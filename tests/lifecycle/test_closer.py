@@ -117,7 +117,7 @@ class World:
 
     async def move(self, move: BatchMove, **changes: Any) -> None:
         moved = await self.store.change_batch(
-            "acme.a", lambda batch: decisions.batch.move(batch, move, **changes), self.clock.token()
+            "acme.a", lambda batch: decisions.batch.apply(batch, move, **changes), self.clock.token()
         )
         assert isinstance(moved, Batch)
 

@@ -69,7 +69,7 @@ def test_a_call_of_unknown_use_is_not_shown_as_free(step: str, told: bool) -> No
     """The sum beside the bar is the one that the images' own bills come to."""
     settings = Settings()
     model = settings.gemini.image_model if step == "generate" else settings.gemini.text_model
-    usage = Usage(model, 700, 90) if told else Usage(model, told=False)
+    usage = Usage(model, 700, 90) if told else Usage(model, reported=False)
 
     class Model:
         spec = spec_of(settings)

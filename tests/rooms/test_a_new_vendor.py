@@ -43,7 +43,7 @@ class Drawer:
     async def generate(
         self, photo: Photo, analysis: Analysis, request: Request, defects: Sequence[str]
     ) -> Answer[bytes]:
-        told = Usage(DRAWER, told=False) if self._silent else Usage(DRAWER, seconds=SECONDS, pictures=1)
+        told = Usage(DRAWER, reported=False) if self._silent else Usage(DRAWER, seconds=SECONDS, pictures=1)
         return Answer(b"drawn", told)
 
     async def verify(self, photo: Photo, picture: bytes, analysis: Analysis, request: Request) -> Answer[Verdict]:

@@ -51,7 +51,7 @@ def _begin_unannounced(batch: Any, **more: Any) -> Any:
 
 
 def _begin_closing_anyhow(batch: Any, *, seen_revision: int, lease: Any, now: float) -> Any:
-    return decisions.batch.move(batch, BatchMove.BEGIN_CLOSING, closer=lease, closing_at=now)
+    return decisions.batch.apply(batch, BatchMove.BEGIN_CLOSING, closer=lease, closing_at=now)
 
 
 def _begin_without_a_state(batch: Any, *, seen_revision: int, lease: Any, now: float) -> Any:

@@ -178,7 +178,7 @@ def test_the_image_table_is_the_designs():
 
 def try_batch_move(batch: Batch, move: BatchMove) -> list[Batch | Refusal]:
     lease = Lease(holder="d", until=NOW + 30)
-    answers = [decisions.batch.move(batch, move)]
+    answers = [decisions.batch.apply(batch, move)]
     if move is V.BEGIN_CLOSING:
         answers.append(decisions.batch.begin_closing(batch, seen_revision=batch.revision, lease=lease, now=NOW))
     if move is V.CLOSE:

@@ -115,7 +115,7 @@ def note_place(batch: Batch) -> Batch | Refusal:
 
 
 def open_batch(batch: Batch) -> Batch | Refusal:
-    return decisions.batch.move(batch, BatchMove.OPEN)
+    return decisions.batch.apply(batch, BatchMove.OPEN)
 
 
 def lease_of(batch: Batch) -> Lease:

@@ -49,9 +49,9 @@ def _credentials() -> Iterator[None]:
     try:
         yield
     except (GoogleAuthError, OSError, ValueError) as error:
-        told = str(error).strip().partition("\n")[0].rstrip(".")
+        reason = str(error).strip().partition("\n")[0].rstrip(".")
         raise ConfigurationError(
-            f"no usable Google credentials ({told}). On a workstation, run: gcloud auth application-default login"
+            f"no usable Google credentials ({reason}). On a workstation, run: gcloud auth application-default login"
         ) from error
 
 

@@ -217,11 +217,11 @@ def _usage(model: str, response: types.GenerateContentResponse) -> Usage:
     """
     used = response.usage_metadata
     if used is None or not used.prompt_token_count:
-        return Usage(model, told=False)
+        return Usage(model, reported=False)
     if used.candidates_token_count is None and used.total_token_count:
         return Usage(model, used.prompt_token_count, max(0, used.total_token_count - used.prompt_token_count))
     if used.candidates_token_count is None:
-        return Usage(model, told=False)
+        return Usage(model, reported=False)
     return Usage(
         model, used.prompt_token_count or 0, (used.candidates_token_count or 0) + (used.thoughts_token_count or 0)
     )

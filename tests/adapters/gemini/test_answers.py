@@ -89,7 +89,7 @@ def test_an_answer_without_usage_says_that_nothing_was_told(rig: Rig, usage: dic
     del body["usageMetadata"]
     if usage is not None:
         body["usageMetadata"] = usage
-    assert answer(rig.said(200, body, "verify")).usage == Usage(SETTINGS.text_model, told=False)
+    assert answer(rig.said(200, body, "verify")).usage == Usage(SETTINGS.text_model, reported=False)
 
 
 # --- what is sent

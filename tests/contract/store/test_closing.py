@@ -94,7 +94,7 @@ class ClosingRace:
 
         async def step() -> None:
             await store.change_batch(
-                batch.id, lambda known: decisions.batch.move(known, BatchMove.OPEN), self.backend.clock.token()
+                batch.id, lambda known: decisions.batch.apply(known, BatchMove.OPEN), self.backend.clock.token()
             )
             await closer.check(batch.id)
 
