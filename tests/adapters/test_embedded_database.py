@@ -10,7 +10,11 @@ import pytest
 
 from shared.adapters.embedded.database import VERSION, Database
 from shared.adapters.system_clock import SystemClock
+from shared.assembly.wiring import embedded
 from shared.errors import ConfigurationError
+from shared.model import BatchState, Lease
+from tests import builders
+from tests.clocks import VirtualClock, run_virtual
 
 
 def test_a_file_is_opened_again(tmp_path: Path) -> None:
@@ -36,3 +40,22 @@ def test_a_file_whose_making_was_cut_short_is_finished(tmp_path: Path) -> None:
     Database(path, SystemClock()).close()
     with closing(sqlite3.connect(path)) as left:
         assert ("tallies",) in left.execute("SELECT name FROM sqlite_schema").fetchall()
+
+
+def test_who_takes_a_folder_over_frees_its_closers() -> None:
+    """The dead closer's batch can be closed at once, and a write by what it had read is refused: the batch has moved."""
+
+    async def main(clock: VirtualClock) -> None:
+        parts = embedded(clock)
+        lease = Lease(holder="dead", until=clock.now() + 30)
+        closing = builders.a_batch(id="acme.a", state=BatchState.CLOSING, closer=lease, revision=7)
+        idle = builders.a_batch(id="acme.b", state=BatchState.PROCESSING, revision=3)
+        for batch in (closing, idle):
+            await parts.store.create_batch(batch)
+        await parts.store.take_over()
+        freed, untouched = await parts.store.batch("acme.a"), await parts.store.batch("acme.b")
+        assert freed is not None
+        assert untouched is not None
+        assert (freed.closer, freed.revision, untouched.revision) == (None, 8, 3)
+
+    run_virtual(main)

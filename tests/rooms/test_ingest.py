@@ -11,8 +11,9 @@ import msgspec
 import pytest
 
 from shared import decisions
+from shared.manifest.fields import FIELDS
 from shared.messages import ImageChanged, decode
-from shared.model import BatchState, Counts, Image, ImageState, Tier
+from shared.model import BatchState, Counts, FailureThreshold, Image, ImageState, Tier
 from shared.rooms import ingest
 from shared.topology import topic_of
 from tests.harness.faults import Fuse, Killed, fused, unreachable
@@ -488,3 +489,18 @@ async def test_a_rejection_interrupted_at_every_place(world: World, after: bool)
         assert {event["ce-id"] for event in events} == {f"{batch.id}/rejected"}
         assert all(event == events[0] for event in events)
         assert set(await world.kept("results")) == {NAME + ".errors.json"}
+
+
+@virtual
+async def test_what_the_header_says_of_the_batch_reaches_it(world: World) -> None:
+    """Each field that `of_batch` declares, with another value than its default."""
+    header = {"clientName": "acme", "priority": "express", "cache": False, "failureThreshold": "7"}
+    declared = {field.attribute for field in FIELDS if field.of_batch}
+    await put(world, manifest(1, **header))
+    batch = await world.rooms.ingest.handle("intake", NAME)
+    assert batch is not None
+    wanted = {
+        "client_name": "acme", "tier": Tier.EXPRESS, "cache": False, "threshold": FailureThreshold(count=7),
+    }  # fmt: skip
+    assert wanted.keys() == declared, "a new field wants its value here"
+    assert {name: getattr(batch, name) for name in declared} == wanted

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from typing import Any
 
 import msgspec
@@ -11,8 +12,10 @@ import pytest
 from shared.decisions.quota import Ledger
 from shared.errors import ErrorCode, ImageRejected, WorldError
 from shared.model import Batch, Control, Image, ImageState, Refusal
-from shared.settings import CacheRules
-from shared.worker.cache import CacheEntry, Lead, ask, let_go
+from shared.ports import Photo, Request
+from shared.settings import CacheRules, Settings
+from shared.vendors import spec_of
+from shared.worker.cache import CacheEntry, Lead, ask, key_of, let_go
 from shared.worker.disposition import Action
 from tests.harness.fakes import BAD, IMAGE, Stall, spec
 from tests.harness.world import SETTINGS, STALE_SECONDS, Hand, World, virtual
@@ -233,3 +236,27 @@ async def test_a_stale_hand_takes_no_lead_back(world: World) -> None:
     )
     assert ask(second, 2.0, lead=Lead("w2", "acme.b1/0", 2), **rules) == second, "asked again after a lost reply"
     assert let_go(second, 3.0, lead=Lead("w1", "acme.b1/0", 1)) is Refusal.UNCHANGED
+
+
+# --- the key
+
+
+PHOTO = Photo(jpeg=b"", width=4, height=3, sha256="f00d")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"text": "another"}, {"image": "another"}, {"prompts": "another"}],
+    ids=["text model", "image model", "prompts"],
+)
+def test_whatever_draws_another_picture_makes_another_key(changes: dict[str, str]) -> None:
+    request = Request(room_type="den", design_style="boho")
+    assert key_of("acme", PHOTO, request, spec(**changes)) != key_of("acme", PHOTO, request, spec())
+
+
+def test_the_key_stays_what_it_was() -> None:
+    """Every picture that was bought is in the cache under such a key: another way of making it buys all of them again."""
+    parts = "acme\nf00d\nden\nboho\nv1\ngemini-3.5-flash-lite\ngemini-nano-banana-2.1"
+    request = Request(room_type="den", design_style="boho")
+    key = key_of("acme", PHOTO, request, spec_of(Settings()))
+    assert key == hashlib.sha256(parts.encode()).hexdigest()

@@ -1,0 +1,1 @@
+"""Questions about batches, asked of the in-memory backend on virtual time."""
