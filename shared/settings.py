@@ -11,8 +11,9 @@ of them; it prints the comments behind the settings as their reasons.
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, get_args, get_origin
 
 import msgspec
 from msgspec import Meta
@@ -212,9 +213,9 @@ class Price(_Group, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         """Raise `ValueError` for a price that would make calls free by mistake."""
         if (self.input_usd is None) != (self.output_usd is None):
-            raise ValueError("input_usd and output_usd belong together")
+            raise ValueError("input_usd and output_usd must be given together")
         if all(getattr(self, name) is None for name in self.__struct_fields__):
-            raise ValueError("names no price; one of 0.0 is free")
+            raise ValueError("it has no price (for a free model write a price of 0)")
 
 
 PRICES: Final[dict[str, Price]] = {
@@ -322,15 +323,31 @@ def from_environment(environ: Mapping[str, str]) -> Settings:
             continue
         group = next((group for group in groups if name.startswith(group + "_")), None)
         if group is None or name.removeprefix(group + "_") not in groups[group]:
-            raise BadSetting(f"{variable} is not a setting; docs/settings.md lists all of them")
+            raise BadSetting(
+                f"{variable} is not a setting{_meant(variable, groups)}; docs/settings.md lists all of them"
+            )
         given.setdefault(group, {})[name.removeprefix(group + "_")] = value
     try:
         return msgspec.convert(given, Settings, strict=False)
     except msgspec.ValidationError as error:
-        place = str(error).rpartition("`$.")[2].rstrip("`")
-        table = next((table for table in TABLES if place.startswith(table)), None)
-        variable = table or place.replace(".", "_")
-        raise BadSetting(f"{ENVIRONMENT_PREFIX}{variable.upper()}: {error}") from None
+        reason, _, place = str(error).partition(" - at `$.")
+        group, _, name = place.rstrip("`").partition(".")
+        variable = f"{ENVIRONMENT_PREFIX}{group}_{name}".upper()
+        raise BadSetting(f"{variable}: {reason}{_choices(group, name)}") from None
+
+
+def _meant(variable: str, groups: Mapping[str, set[str]]) -> str:
+    """Return ` (did you mean …?)` for a name that is nearly a setting's, such as one of an earlier version."""
+    known = [f"{ENVIRONMENT_PREFIX}{group}_{name}".upper() for group, names in groups.items() for name in names]
+    near = difflib.get_close_matches(variable, known, 1, 0.8)
+    return f" (did you mean {near[0]}?)" if near else ""
+
+
+def _choices(group: str, name: str) -> str:
+    """Return ` (allowed: …)` for a setting that is a choice."""
+    (kind,) = (field.type for field in msgspec.structs.fields(Settings) if field.name == group)
+    (choice,) = (field.type for field in msgspec.structs.fields(kind) if field.name == name)
+    return f" (allowed: {', '.join(get_args(choice))})" if get_origin(choice) is Literal else ""
 
 
 def _table(variable: str, value: str) -> dict[str, Any]:
@@ -339,5 +356,11 @@ def _table(variable: str, value: str) -> dict[str, Any]:
         table = msgspec.json.decode(value, type=dict[str, Any])
     except msgspec.DecodeError as error:
         raise BadSetting(f'{variable} must be a JSON object such as {{"model": {{…}}}}: {error}') from None
-    defaults: dict[str, Any] = dict(LIMITS) if variable.endswith("LIMITS") else dict(PRICES)
+    kind, defaults = (Limit, dict[str, Any](LIMITS)) if variable.endswith("LIMITS") else (Price, dict[str, Any](PRICES))
+    for model, row in table.items():
+        try:
+            msgspec.convert(row, kind, strict=False)
+        except msgspec.ValidationError as error:
+            reason, _, place = str(error).partition(" - at `$.")
+            raise BadSetting(f"{variable}: model {model}{place and ', ' + place.rstrip('`')}: {reason}") from None
     return {name: msgspec.to_builtins(default) for name, default in defaults.items()} | table

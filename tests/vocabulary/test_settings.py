@@ -350,7 +350,24 @@ def test_a_wrong_table_is_named_as_it_was_given() -> None:
     """`RUUM_LIMITS[___]_PER_MINUTE` is no variable, and does not say which model is meant."""
     with pytest.raises(BadSetting) as caught:
         from_environment({"RUUM_LIMITS": '{"model-a": {"per_minute": 1}, "model-b": {"per_minute": 0}}'})
-    assert re.match("RUUM_LIMITS[: ]", str(caught.value))
+    assert str(caught.value).startswith("RUUM_LIMITS: model model-b, per_minute: ")
+
+
+@pytest.mark.parametrize(
+    ("before", "now"),
+    [
+        ("RUUM_MANIFEST_MOST_IMAGES", "RUUM_MANIFEST_MAX_IMAGES"), ("RUUM_PHOTO_LONGEST_SIDE_PIXELS", "RUUM_PHOTO_MAX_SIDE_PIXELS"),
+        ("RUUM_STAGING_LEAST_REALISM", "RUUM_STAGING_MIN_REALISM"), ("RUUM_WORKER_INFLIGHT", "RUUM_WORKER_IN_FLIGHT"),
+    ],
+)  # fmt: skip
+def test_a_name_that_is_nearly_a_setting_says_which(before: str, now: str) -> None:
+    with pytest.raises(BadSetting, match=f"{before} is not a setting .did you mean {now}"):
+        from_environment({before: "1"})
+
+
+def test_a_choice_says_what_is_allowed() -> None:
+    with pytest.raises(BadSetting, match=r"RUUM_STAGING_MODEL: .* \(allowed: gemini, preview\)"):
+        from_environment({"RUUM_STAGING_MODEL": "sculptor"})
 
 
 @pytest.mark.parametrize(
