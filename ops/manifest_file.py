@@ -18,7 +18,7 @@ from ops import run_notes, show
 from ops.cli_common import REJECTED, WRONG_USAGE, fail, readable
 from shared.errors import BadSetting, ManifestRejected, Problem
 from shared.manifest import reader
-from shared.manifest.reader import Manifest
+from shared.manifest.model import Manifest
 from shared.manifest.sources import SourceRules
 from shared.results import names, report
 from shared.settings import Settings, from_environment

@@ -14,7 +14,7 @@ from ops import run_notes, words
 from ops.cli_common import WRONG_USAGE, fail, readable
 
 if TYPE_CHECKING:
-    from shared.manifest.reader import Manifest
+    from shared.manifest.model import Manifest
 
 
 class Missing(msgspec.Struct, frozen=True):

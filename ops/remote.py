@@ -12,7 +12,7 @@ import msgspec
 
 from ops import batch_lookup, errors, photos
 from ops.target import Target
-from shared.manifest.reader import Manifest
+from shared.manifest.model import Manifest
 from shared.manifest.sources import SourceRules
 from shared.model import Batch, BatchState, Counts
 from shared.results import names
@@ -141,7 +141,7 @@ async def first_problems(target: Target, batch: Batch) -> tuple[list[str], str] 
     if got is None:
         return None
     from shared.errors import Problem
-    from shared.manifest.reader import in_words
+    from shared.manifest.problems import in_words
 
     listed = msgspec.json.decode(got[1], type=dict[str, Any]).get("problems", [])
     sentences = [sentence for sentence, _ in in_words(msgspec.convert(listed, list[Problem]))]

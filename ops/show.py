@@ -274,12 +274,12 @@ class BatchProgress:
 
 def problems(name: str, found: Sequence[Problem], written_to: str | None) -> None:
     """Print a rejected manifest's problems, a line for each cause."""
-    from shared.manifest import reader
+    from shared.manifest.problems import MORE_THAN_LISTED, in_words
 
-    is_cut = bool(found) and found[-1].reason.startswith(reader.MORE_THAN_LISTED)
+    is_cut = bool(found) and found[-1].reason.startswith(MORE_THAN_LISTED)
     number = len(found) - is_cut
     err.print(f"{name}: rejected, {'more than ' if is_cut else ''}{words.count(number, 'problem')}")
-    causes = reader.in_words(found[:number])
+    causes = in_words(found[:number])
     for sentence, _ in causes[:MAX_PROBLEMS_SHOWN]:
         err.print(f"  {sentence}")
     more = sum(places for _, places in causes[MAX_PROBLEMS_SHOWN:])

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from ops.target import Target
     from shared.lifecycle.replay import Plan
-    from shared.manifest.reader import Manifest
+    from shared.manifest.model import Manifest
     from shared.model import Image
     from shared.ports import BatchStore
 

@@ -22,7 +22,7 @@ from shared import decisions
 from shared.assembly import wiring
 from shared.decisions.quota import next_reset
 from shared.errors import ConfigurationError
-from shared.manifest.reader import Manifest
+from shared.manifest.model import Manifest
 from shared.model import Batch, BatchState, Control, Counts
 from shared.queries import failures
 from shared.results import names

@@ -24,7 +24,7 @@ from ops.cli_common import (
 if TYPE_CHECKING:
     from ops.remote import Awaited
     from ops.target import Target
-    from shared.manifest.reader import Manifest
+    from shared.manifest.model import Manifest
     from shared.model import Batch, Counts
 
 

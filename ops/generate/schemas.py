@@ -16,8 +16,8 @@ import msgspec
 
 from shared import events
 from shared.errors import ErrorCode
+from shared.manifest.checks import BATCH_ID, MAX_NAME_CHARACTERS
 from shared.manifest.fields import HEADER_FIELDS, IMAGE_FIELDS, WORDS
-from shared.manifest.reader import BATCH_ID, MAX_NAME_CHARACTERS
 from shared.manifest.vocabulary import ROOM_NAMES, STYLE_NAMES, TIER_NAMES
 from shared.messages import EVENT_SOURCE, EVENT_TYPE_PREFIX, Event, batch_event
 from shared.model import Batch, BatchState, Call, Control, Counts, Failure, Image, ImageState, ManifestRef, Output, Tier

@@ -14,7 +14,7 @@ from urllib.parse import unquote, urlsplit
 
 from shared.errors import Busy, ManifestRejected, Problem
 from shared.lifecycle.replay import Replay
-from shared.manifest.reader import Manifest, ManifestImage
+from shared.manifest.model import Manifest, ManifestImage
 from shared.manifest.sources import SourceRules, resolve
 from shared.model import Batch, BatchState, Control, Correction, Image, ImageState, Refusal
 from shared.ports import BatchStore, ObjectStore

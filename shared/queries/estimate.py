@@ -7,7 +7,7 @@ from typing import Final
 
 from shared.decisions import forecast
 from shared.lifecycle import fleet
-from shared.manifest.reader import Manifest
+from shared.manifest.model import Manifest
 from shared.model import BatchState, Control, ImageState, Tier
 from shared.queries.batches import speed_now
 from shared.queries.pipeline import Pipeline

@@ -24,7 +24,8 @@ from shared.lifecycle.fleet import Scaling
 from shared.lifecycle.retries import Retries
 from shared.manifest import reader
 from shared.manifest.fields import OF_BATCH
-from shared.manifest.reader import Manifest
+from shared.manifest.model import Manifest, rejected_id
+from shared.manifest.problems import in_words
 from shared.manifest.sources import SourceRules
 from shared.messages import batch_event, task_message
 from shared.model import Batch, BatchMove, BatchState, Image, ManifestRef, Refusal, Tier, shards_for
@@ -267,7 +268,7 @@ class Ingest:
         bucket = self._settings.buckets.results
         await self._objects.put(bucket, name, report.rejection(stored.name, listed), content_type="application/json")
         client = client_slug(folder) or "unknown"
-        identity = reader.rejected_id(client, stored.name, stored.generation)
+        identity = rejected_id(client, stored.name, stored.generation)
         batch = await self._store.create_batch(
             Batch(
                 id=identity,
@@ -287,7 +288,7 @@ class Ingest:
             client=client,
             manifest=self._objects.uri(stored.bucket, stored.name),
             problems=len(problems),
-            first_problems=tuple(sentence for sentence, _ in reader.in_words(problems)[:10]),
+            first_problems=tuple(sentence for sentence, _ in in_words(problems)[:10]),
             errors=self._objects.uri(bucket, name),
         )
         event = batch_event(batch, f"{identity}/rejected", batch.created_at, data)

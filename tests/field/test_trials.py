@@ -19,7 +19,7 @@ from shared.answers import Analysis
 from shared.decisions.quota import Grant
 from shared.errors import ConfigurationError, HostBusy, ImageRejected, ManifestRejected, WorldError
 from shared.manifest import reader
-from shared.manifest.reader import Manifest
+from shared.manifest.model import Manifest
 from shared.manifest.sources import SourceRules
 from shared.model import Tier
 from shared.settings import DownloadLimits, ManifestLimits, PhotoLimits

@@ -15,7 +15,8 @@ import xlsxwriter
 from shared.errors import ManifestRejected
 from shared.manifest import tables
 from shared.manifest.fields import ALIASES
-from shared.manifest.reader import Manifest, read
+from shared.manifest.model import Manifest
+from shared.manifest.reader import read
 from shared.manifest.sources import SourceRules
 from shared.settings import ManifestLimits
 

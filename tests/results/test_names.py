@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared.manifest.reader import batch_of
+from shared.manifest.model import batch_of
 from shared.model import Batch, Image
 from shared.results import names
 from tests import builders

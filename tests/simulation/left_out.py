@@ -14,10 +14,9 @@ from shared.decisions.quota import Circuit
 from shared.errors import ErrorCode, HostBusy, Throttled, WorkStopped, WorldError
 from shared.lifecycle import closing, reconcile, replay
 from shared.lifecycle import commands as operator
-from shared.manifest import reader
 from shared.model import Batch, BatchMove, BatchState, Checkpoint, Control, ImageState, Refusal
 from shared.results import names, report
-from shared.rooms import stage_image
+from shared.rooms import ingest, stage_image
 from shared.worker import cache, disposition, hosts, quota, slots, subscriber
 from shared.worker import claimed_image as claimed
 from tests.simulation import checker
@@ -343,7 +342,7 @@ MUTATIONS: Final[dict[str, list[Patch]]] = {
     "claims never die": [(decisions.image, "claim_is_alive", lambda image, holder, now: True)],
     "configuration spends an attempt": [(decisions.image, "release", _release_and_spend)],
     "rejections are told anew": [
-        (reader, "rejected_id", lambda client, name, generation: f"{client}.rejected~{next(_numbers)}")
+        (ingest, "rejected_id", lambda client, name, generation: f"{client}.rejected~{next(_numbers)}")
     ],
     "a 429 nacks": [(claimed.ClaimedImage, "buy", _buy_or_nack)],
     "a 429 spends an attempt": [(claimed.ClaimedImage, "buy", _buy_or_fail)],

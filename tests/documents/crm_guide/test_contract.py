@@ -13,7 +13,7 @@ from shared.decisions.fairness import TIER_WEIGHTS
 from shared.decisions.forecast import cost_per_image_usd
 from shared.errors import ErrorCode
 from shared.events import EVENTS
-from shared.manifest import reader
+from shared.manifest.checks import BATCH_ID
 from shared.messages import EVENT_TYPE_PREFIX
 from shared.model import BatchState, Control, ImageState, Tier
 from shared.topology import topology
@@ -211,8 +211,8 @@ def test_the_limits_are_the_settings(page: str) -> None:
     assert kept[1] == "365"
     assert re.search(r"one year|um ano", row(text, LIMITS, 4))
     assert re.search(r"1 (to|a) 64", prose(text))
-    assert reader.BATCH_ID.fullmatch("a" * 64)
-    assert not reader.BATCH_ID.fullmatch("a" * 65)
+    assert BATCH_ID.fullmatch("a" * 64)
+    assert not BATCH_ID.fullmatch("a" * 65)
 
 
 @pytest.mark.parametrize("page", GUIDES)

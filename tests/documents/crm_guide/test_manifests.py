@@ -11,9 +11,10 @@ import pytest
 from shared.assembly.wiring import google_rules
 from shared.errors import ManifestRejected
 from shared.manifest import reader
+from shared.manifest.checks import MAX_NAME_CHARACTERS
 from shared.manifest.fields import COLUMNS as CSV_COLUMNS
 from shared.manifest.fields import HEADER_FIELDS, IMAGE_FIELDS
-from shared.manifest.reader import MAX_NAME_CHARACTERS, Manifest
+from shared.manifest.model import Manifest
 from shared.manifest.vocabulary import ROOM_NAMES, ROOMS, STYLE_NAMES, STYLES, TIER_NAMES, TIERS
 from shared.model import BatchState, FailureThreshold, ImageState
 from shared.ports import StoredObject

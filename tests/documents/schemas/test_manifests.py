@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from shared.assembly.wiring import google_rules
 from shared.errors import ManifestRejected
 from shared.manifest.fields import HEADER_FIELDS, IMAGE_FIELDS
-from shared.manifest.reader import Manifest, read
+from shared.manifest.model import Manifest
+from shared.manifest.reader import read
 from shared.manifest.sources import SourceRules
 from shared.manifest.vocabulary import ROOM_ALIASES, ROOM_NAMES, STYLE_ALIASES, STYLE_NAMES, TIER_NAMES, Vocabulary
 from shared.ports import StoredObject

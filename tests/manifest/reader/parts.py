@@ -13,7 +13,8 @@ import pytest
 
 from shared.errors import ManifestRejected, Problem
 from shared.manifest import tables
-from shared.manifest.reader import Manifest, ManifestImage, read
+from shared.manifest.model import Manifest, ManifestImage
+from shared.manifest.reader import read
 from shared.manifest.sources import SourceRules
 from shared.settings import ManifestLimits
 

@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from shared.manifest.reader import Manifest, ManifestImage, batch_of
+from shared.manifest.model import Manifest, ManifestImage, batch_of
 from shared.manifest.vocabulary import ROOM_ALIASES, ROOMS, STYLE_ALIASES, STYLES
 from shared.model import Tier
 from tests.manifest.reader.parts import (

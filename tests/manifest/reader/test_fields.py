@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from shared.manifest.reader import Manifest
+from shared.manifest.model import Manifest
 from shared.manifest.vocabulary import ROOMS, STYLES
 from shared.model import Tier
 from tests.manifest.reader.parts import DEN, IMAGE, WRITERS, Writer, as_json, as_lines, attempt, only, refuse, take

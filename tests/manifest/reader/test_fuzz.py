@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from shared.errors import Problem
-from shared.manifest.reader import Manifest
+from shared.manifest.model import Manifest
 from shared.manifest.vocabulary import ROOMS, STYLES
 from tests.manifest.reader.parts import (
     BOM,

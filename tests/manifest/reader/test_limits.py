@@ -8,7 +8,8 @@ from typing import BinaryIO, cast
 import pytest
 
 from shared.errors import ManifestRejected, Problem
-from shared.manifest.reader import ManifestImage, read
+from shared.manifest.model import ManifestImage
+from shared.manifest.reader import read
 from shared.manifest.vocabulary import ROOMS
 from shared.settings import ManifestLimits
 from tests.manifest.reader.parts import (

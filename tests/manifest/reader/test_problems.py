@@ -10,7 +10,8 @@ import msgspec
 import pytest
 
 from shared.errors import ManifestRejected, Problem
-from shared.manifest.reader import MAX_VALUE_SHOWN, in_words, read, wrong_name
+from shared.manifest.problems import MAX_VALUE_SHOWN, in_words
+from shared.manifest.reader import read, wrong_name
 from shared.manifest.sources import SourceRules
 from shared.results import report
 from shared.settings import ManifestLimits

@@ -11,6 +11,7 @@ import msgspec
 
 from shared.errors import ManifestRejected
 from shared.manifest import reader
+from shared.manifest.model import Manifest
 from shared.manifest.sources import SourceRules
 from shared.model import Batch, BatchState, Call, Failure, Image, ImageState, Output
 from shared.results import report
@@ -66,7 +67,7 @@ def table(content: bytes) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(content.decode("utf-8-sig"), newline=""), strict=True))
 
 
-def read_again(content: bytes) -> reader.Manifest:
+def read_again(content: bytes) -> Manifest:
     try:
         return reader.read(io.BytesIO(content), "failed.csv", LIMITS, RULES)
     except ManifestRejected as error:
