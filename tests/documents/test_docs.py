@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from collections import Counter
 from pathlib import Path
 
 from ops.generate import settings_page
@@ -44,7 +45,7 @@ def test_every_module_has_its_line_in_the_architecture() -> None:
         .partition("## Where a line lives")[2]
         .partition("Imports point")[0]
     )
-    listed: set[str] = set()
+    listed: list[str] = []
     for row in re.findall(r"^\| (`.*?) \|", table, re.MULTILINE):
         folder = ""
         for name in re.findall(r"`([^`]+)`", row):
@@ -53,15 +54,25 @@ def test_every_module_has_its_line_in_the_architecture() -> None:
                 continue
             path = name if "/" in name else folder + name
             folder = path.rpartition("/")[0] + "/"
-            listed.add(path)
+            listed.append(path)
     modules = {
         path.relative_to(root).as_posix()
         for package in ("shared", "ops")
         for path in (root / package).rglob("*.py")
         if path.name != "__init__.py"
     }
-    assert modules - listed == set()
-    assert {path for path in listed - modules if not list(root.glob(path))} == set()
+    assert modules - set(listed) == set()
+    assert {path for path in set(listed) - modules if not list(root.glob(path))} == set()
+    assert [path for path, times in Counter(listed).items() if times > 1] == []
+
+
+def test_no_file_holds_both_sides_of_a_merge() -> None:
+    """Where no parser would notice: a branch's side stood in the architecture for an evening."""
+    root = DOCS.parent
+    folders = ("docs", "shared", "ops", "functions", "terraform", "tests", "benchmarks")
+    files = [*root.glob("*.*"), *(path for folder in folders for path in (root / folder).rglob("*.*"))]
+    marks = re.compile(rb"^(?:<{7}|>{7}) ", re.MULTILINE)
+    assert [path for path in files if path.is_file() and marks.search(path.read_bytes())] == []
 
 
 def test_the_newest_version_of_the_changelog_is_the_projects() -> None:
