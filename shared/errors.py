@@ -28,6 +28,7 @@
         |-- BadSource           a manifest may not name this address
         |-- SharedPage          a link leads to a page, and not to a photo
         |-- NotAnImageChange    an event is not about an image document of ours
+        |-- ReadingStopped      nothing more of a manifest is worth reading         (manifest/problems.py)
         |-- UnreadableWorkbook  a spreadsheet cannot be read                       (manifest/spreadsheet.py)
         |-- Damaged             a file cannot hold a whole picture                 (staging/containers.py)
         |-- Exceeded            work in a subprocess exceeded its limits           (untrusted/confined.py)

@@ -61,7 +61,10 @@ class Checks:
         self._styles: dict[str, str] = {}
 
     def take_header(self, fields: Mapping[str, Any], place: Place) -> None:
-        """Check the manifest's own fields and keep them as `header`. Raises `Stop` above the problems listed."""
+        """Check the manifest's own fields and keep them as `header`.
+
+        Raises `ReadingStopped` when there are more problems than are listed.
+        """
         self._unknown(fields, HEADER_FIELDS, place)
         plain_text: Callable[..., Any] = self._text
         readers: dict[str, Callable[..., Any]] = {
@@ -156,7 +159,7 @@ class Checks:
     def take_image(self, item: Any, place: Place, index: int | None = None) -> None:
         """Check one image and keep it if nothing is wrong with it; a retry has its `index`.
 
-        Above the images allowed it is only counted. Raises `Stop` above the problems listed.
+        Above the images allowed it is only counted. Raises `ReadingStopped` above the problems listed.
         """
         self.seen += 1
         if self.seen > self._limits.max_images:  # only counted, so that the customer knows how to split the file

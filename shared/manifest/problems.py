@@ -8,7 +8,7 @@ from typing import Any, Final, NoReturn
 
 import msgspec
 
-from shared.errors import Problem
+from shared.errors import Problem, Unusable
 from shared.settings import ManifestLimits
 from shared.untrusted.text import shortened
 
@@ -44,7 +44,7 @@ class Place(msgspec.Struct, frozen=True):
         return self if self.pointer is None else Place(pointer=f"{self.pointer}/{_pointer(field)}")
 
 
-class Stop(Exception):
+class ReadingStopped(Unusable):
     """Reading on is useless: the problems found so far are reported."""
 
 
@@ -60,19 +60,19 @@ class Problems:
 
     def note(self, reason: str, place: Place | None = None, *, field: str | None = None, value: Any = None,
              allowed: str | None = None) -> None:  # fmt: skip
-        """Note a problem. `value` is the offending one. Raises `Stop` above the number that is listed."""
+        """Note a problem. `value` is the offending one. Raises `ReadingStopped` above the number that is listed."""
         where = place or Place()
         excerpt = None if value is None else shown(value)
         if len(self.found) < self._limits.max_problems:
             self.found.append(Problem(reason, where.line, where.pointer, field, excerpt, allowed))
         else:
             self.found.append(Problem(f"{MORE_THAN_LISTED} the {self._limits.max_problems} listed"))
-            raise Stop
+            raise ReadingStopped
 
     def stop(self, reason: str, place: Place | None = None, **more: Any) -> NoReturn:
-        """Note a problem after which reading on is useless. Raises `Stop`."""
+        """Note a problem after which reading on is useless. Raises `ReadingStopped`."""
         self.note(reason, place, **more)
-        raise Stop
+        raise ReadingStopped
 
     def note_too_many(self, seen: int, *, exactly: bool) -> None:
         """Put the problem of too many images first. `exactly` says that all of the images `seen` were counted."""
@@ -87,7 +87,7 @@ class Problems:
         """Stop after the last problem, and say there that nothing below it was read."""
         last = self.found[-1]
         self.found[-1] = msgspec.structs.replace(last, reason=f"{last.reason}; nothing after this line was read")
-        raise Stop
+        raise ReadingStopped
 
 
 def short(text: str) -> str:

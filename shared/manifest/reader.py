@@ -22,7 +22,7 @@ from shared.manifest import spreadsheet, tables
 from shared.manifest.checks import Checks, Fields
 from shared.manifest.fields import COLUMNS, FIELDS, HEADER_FIELDS, IMAGE_FIELDS, REQUIRED, SAME_IN_ALL_ROWS
 from shared.manifest.model import Manifest
-from shared.manifest.problems import Place, Problems, Stop, short, shown
+from shared.manifest.problems import Place, Problems, ReadingStopped, short, shown
 from shared.manifest.sources import SourceRules
 from shared.settings import ManifestLimits
 from shared.untrusted.kinds import kind_of
@@ -92,7 +92,7 @@ class _Reader:
             suffix = next((suffix for suffix in SUFFIXES if self._name.lower().endswith(suffix)), None)
             if suffix is None:
                 self._problems.found.append(wrong_name(self._name))
-                raise Stop
+                raise ReadingStopped
             if suffix in spreadsheet.SUFFIXES:
                 self._spreadsheet(suffix)
             else:
@@ -101,7 +101,7 @@ class _Reader:
             if not self._checks.images and not self._problems:
                 self._problems.stop("names no image", allowed=f"1 to {self._limits.max_images:,} images")
             self._problems.note_too_many(self._checks.seen, exactly=True)
-        except Stop:
+        except ReadingStopped:
             self._problems.note_too_many(self._checks.seen, exactly=False)
         header = self._checks.header or {}
         client_name = header.get("clientName")
@@ -211,7 +211,7 @@ class _Reader:
             b"".join(raw for _, raw in self._lines()) if self._encoding != "utf-8" else self._whole(), 1
         )
         if text is None:
-            raise Stop
+            raise ReadingStopped
         document = self._parse(text, Place(pointer=""))
         if document is _NOT_KEPT:
             self._problems.stop(
@@ -292,7 +292,7 @@ class _Reader:
         else:
             return document
         if place.line is None:
-            raise Stop
+            raise ReadingStopped
         return None
 
     # --- tables
