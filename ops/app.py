@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Annotated, Any, Final
 
 import typer
@@ -88,3 +89,9 @@ for _group in (app, *(found.typer_instance for found in app.registered_groups)):
     for _command in _group.registered_commands if _group is not None else ():
         _command.cls = Command
         _command.context_settings = HELP_NAMES
+
+
+@functools.cache
+def command() -> Any:
+    """Return the command line as click reads it. typer takes 0.1 s to make it, at each call."""
+    return typer.main.get_command(app)

@@ -42,7 +42,7 @@ def run(arguments: Sequence[str]) -> int:
     try:
         with _log_on_stderr():
             signal.signal(signal.SIGINT, signal.default_int_handler)  # asyncio replaces only Python's own handler
-            answer = apps.app(args=list(arguments), prog_name="ruum-batch", standalone_mode=False)
+            answer = apps.command()(args=list(arguments), prog_name="ruum-batch", standalone_mode=False)
             code = answer if isinstance(answer, int) else OK
             sys.stdout.flush()
     except BaseException as error:

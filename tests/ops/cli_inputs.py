@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import typer
 from PIL import Image as Picture
 
 from ops import app, ending, local
@@ -37,7 +36,7 @@ def commands() -> dict[tuple[str, ...], Any]:
         else:
             found[words] = command
 
-    walk(typer.main.get_command(app.app), ())
+    walk(app.command(), ())
     return found
 
 
